@@ -1,0 +1,537 @@
+"""`forecast`: everything a person starts by hand. Errors say what to do next."""
+
+from __future__ import annotations
+
+import datetime as dt
+import importlib.metadata
+import json
+import os
+import shutil
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from forecast_platform.weeks import key
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from forecast_platform.runner import Outcome, Runner
+
+
+class _Friendly(click.Group):
+    """Errors a person can mend are one line; anything else keeps its traceback, because it is our fault."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from pydantic import ValidationError
+
+        try:
+            return super().invoke(ctx)
+        except ValidationError as error:
+            lines = [f"  FORECAST_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
+            raise click.ClickException("the settings are not right\n" + "\n".join(lines)) from error
+        except (ValueError, RuntimeError, OSError) as error:
+            # Every error of ours that a person can mend derives from these, with the way to mend it in its text.
+            if type(error).__module__.startswith("forecast_platform") or isinstance(error, OSError):
+                raise click.ClickException(str(error)) from error
+            raise
+
+
+@click.group(cls=_Friendly, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="forecast-platform")
+def main() -> None:
+    """Weekly department sales forecasts with DeepAR. All state lives under FORECAST_HOME (default ./.forecast)."""
+    warnings.filterwarnings("ignore", category=UserWarning, module="pyiceberg")
+
+
+# ---------------------------------------------------------------------------------------------- running the graph
+
+
+@main.command("import")
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--preset", default="", help="named mapping of columns and formats, remembered for later files")
+def import_files(files: tuple[Path, ...], preset: str) -> None:
+    """Land FILES (sales, stores, features, calendar: told apart by their columns), ingest and clean them."""
+    _remember_preset(preset)
+    from forecast_platform.landing.contract import kind_of
+
+    with _runner() as runner:
+        settings, landing = runner.settings, runner.platform.landing
+        for file in files:
+            data = file.read_bytes()
+            kind = kind_of(data, file.name, settings.contract)
+            landing.put(f"{kind}/{file.name}", data)
+            click.echo(f"landed {file.name} under {kind}/ ({len(data):,} bytes)")
+        outcome = runner.bring_in()
+        if outcome is None:
+            click.echo("These files are in the lake already; nothing to do.")
+            return
+        _report(outcome)
+    click.echo("Next: forecast run")
+
+
+@main.command()
+@click.option("--week", default="", help="week to forecast from, by the date it ends on; default: the newest complete")
+def run(week: str) -> None:
+    """Ingest what has landed, then forecast from one week: the same run the sensor would start."""
+    with _runner() as runner:
+        chosen = runner.settings.calendar.parse(week) if week else None
+        outcome = runner.bring_in()
+        if outcome is not None:
+            _report(outcome)
+        if chosen is None:
+            chosen = _newest_complete_week(runner)
+        _report(runner.run_week(chosen), title=f"week {chosen}")
+        _print_forecast(runner, chosen)
+
+
+@main.command()
+@click.argument("first")
+@click.argument("last")
+@click.option("--as-known-then", is_flag=True, help="use only the data versions that had landed by each week's time")
+def backfill(first: str, last: str, as_known_then: bool) -> None:
+    """Forecast again from every week FIRST .. LAST, oldest first."""
+    with _runner() as runner:
+        calendar = runner.settings.calendar
+        weeks = calendar.between(calendar.parse(first), calendar.parse(last))
+        if not weeks:
+            raise click.ClickException(f"{first} comes after {last}; give the earlier week first")
+        tags = {"forecast/backfill": f"{first}..{last}"}
+        failed = []
+        for number, week in enumerate(weeks, 1):
+            outcome = runner.run_week(week, as_known_then, tags)
+            seconds = sum(stage["seconds"] for stage in outcome.stages.values())
+            state = "done" if outcome.success else "FAILED " + (outcome.error or "; ".join(outcome.blocked))
+            click.echo(f"[{number}/{len(weeks)}] {week}  {seconds:6.1f} s  {state}")
+            if not outcome.success:
+                failed.append(week)
+    if failed:
+        raise click.ClickException(f"{len(failed)} of {len(weeks)} weeks failed; the others are published")
+
+
+@main.command()
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=3000, show_default=True)
+def ui(host: str, port: int) -> None:
+    """Dagster's UI, sensor and runs over FORECAST_HOME: `dagster dev` with the right DAGSTER_HOME."""
+    from forecast_platform.runner import prepare_home
+    from forecast_platform.settings import get_settings
+
+    prepare_home(get_settings())
+    dagster = str(Path(sys.executable).with_name("dagster"))
+    # Our own program beside our own interpreter, so the path is known; exec so that Ctrl-C reaches it.
+    os.execv(dagster, [dagster, "dev", "-m", "forecast_platform.definitions", "-h", host, "-p", str(port)])  # noqa: S606
+
+
+@main.command()
+@click.option("--seed", default=0, show_default=True)
+@click.option("--stores", default=12, show_default=True)
+@click.option("--depts", default=14, show_default=True)
+def demo(seed: int, stores: int, depts: int) -> None:
+    """A made-up retailer from landed files to published forecasts, and then the week after that."""
+    from forecast_platform import demo as retailer_data
+
+    with _runner() as runner:
+        if runner.settings.contract.name != "canonical" or runner.settings.contract.week_ends != "FRI":
+            raise click.ClickException("the demo lands canonical files with weeks ending on Friday; use another FORECAST_HOME")
+        landing = runner.platform.landing
+        retailer = retailer_data.make_retailer(seed=seed, stores=stores, depts=depts)
+        *_, before, last = retailer.weeks
+        _heading(f"1. A retailer's ETL lands its history: {stores} stores x {depts} departments, weeks up to {before}")
+        for name, data in retailer_data.history_files(retailer, until=before).items():
+            landing.put(name, data)
+            click.echo(f"   landing/{name}  {len(data):,} bytes")
+        outcome = runner.bring_in()
+        if outcome:
+            _report(outcome)
+        _heading(f"2. The graph runs for the newest week, {before}")
+        _report(runner.run_week(before))
+        _heading(f"3. The next week lands: {last}")
+        name, data = retailer_data.week_file(retailer, last)
+        landing.put(name, data)
+        click.echo(f"   landing/{name}  {len(data):,} bytes")
+        _report(runner.run_week(last))
+        _heading("4. The forecast table")
+        _print_forecast(runner, last)
+    forecast = os.path.relpath(Path(sys.executable).with_name("forecast"))
+    click.echo(
+        f"\nLook around:\n  {forecast} ui        the lineage, every run, and the sensor that watches {landing.url}\n"
+        f'  {forecast} query "SELECT * FROM latest_forecast WHERE store = 1 AND dept = 1"\n'
+        f'  {forecast} query "SELECT source_key, line, rule, value, message FROM quarantine"'
+    )
+
+
+# ---------------------------------------------------------------------------------------------- asking
+
+
+@main.command()
+@click.argument("sql")
+@click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
+@click.option("--rows", default=40, show_default=True, help="rows shown of a table (csv and json give all)")
+def query(sql: str, form: str, rows: int) -> None:
+    """Run SQL over the lake's tables and views, also while a pipeline writes."""
+    from forecast_platform.lake.lake import Lake
+    from forecast_platform.settings import get_settings
+
+    settings = get_settings()
+    _echo_table(Lake.local(settings.warehouse, settings.quantile_columns).query(sql), form, rows)
+
+
+@main.command()
+@click.option("--data", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--cutoff", "cutoffs", required=True, multiple=True, help="last week known to the models; repeatable")
+@click.option("--horizon", default=12, show_default=True, help="weeks forecast and scored")
+@click.option("--preset", default="", help="named mapping of columns and formats")
+@click.option("--week-ends", default="", help="weekday a week ends on, MON .. SUN")
+@click.option("--column", "columns", multiple=True, metavar="NAME=IN_FILE", help="column mapping; repeatable")
+@click.option("--date-format", default="", help="strptime format of the dates")
+@click.option("--delimiter", default="", help="CSV delimiter")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="write the scores here")
+@click.option("--forecasts", "forecasts_path", type=click.Path(dir_okay=False, path_type=Path), help="write Parquet here")
+def backtest(
+    data: Path, cutoffs: tuple[str, ...], horizon: int, preset: str, week_ends: str, columns: tuple[str, ...],
+    date_format: str, delimiter: str, seed: int, json_path: Path | None, forecasts_path: Path | None,
+) -> None:
+    """Score the shipped model and the 52-week seasonal naive on a folder of sales files, as of past weeks."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from forecast_platform import engine
+    from forecast_platform.evaluation.backtest import backtest as run_backtest
+    from forecast_platform.evaluation.backtest import summary_table, to_json
+    from forecast_platform.evaluation.baselines import seasonal_naive
+    from forecast_platform.settings import Settings
+
+    changes: dict[str, Any] = {
+        name: value for name, value in (
+            ("preset", preset), ("week_ends", week_ends), ("date_format", date_format), ("delimiter", delimiter),
+            ("columns", dict(_pair(c) for c in columns)),
+        ) if value
+    }
+    settings = Settings(**changes)
+    panel = _read_panel(data, settings)
+    parameters = engine.hyperparameters(settings.context_length, horizon, seed, settings.hyperparameters)
+    with _bar() as show:
+        results = run_backtest(
+            panel, [settings.calendar.parse(c) for c in cutoffs], horizon,
+            {
+                "deepar": engine.deepar_forecaster(parameters, settings.num_samples, show),
+                "seasonal_naive": seasonal_naive,
+            },
+            quantiles=settings.quantiles, progress=lambda message: click.echo(message, err=True),
+        )
+    click.echo(summary_table(results))
+    if json_path:
+        report = {"data": str(data), "seed": seed, "hyperparameters": parameters, **to_json(results)}
+        json_path.write_text(json.dumps(report, indent=1))
+    if forecasts_path:
+        pq.write_table(pa.concat_tables([r.forecasts for r in results]), forecasts_path)
+
+
+@main.command()
+def doctor() -> None:
+    """Check settings, access and versions; each finding says how to mend it."""
+    from forecast_platform.lake.lake import Lake
+    from forecast_platform.landing.store import open_landing
+    from forecast_platform.runner import prepare_home
+    from forecast_platform.settings import get_settings
+
+    settings = get_settings()
+
+    def versions() -> str:
+        core, duck = (importlib.metadata.version(p) for p in ("dagster", "dagster-duckdb"))
+        wanted = f"0.{int(core.split('.')[1]) + 16}.{core.split('.')[2]}"
+        if duck != wanted:
+            raise RuntimeError(f"dagster {core} needs dagster-duckdb {wanted}, found {duck}: pip install -c constraints.txt")
+        return f"Python {sys.version.split()[0]}, dagster {core} with dagster-duckdb {duck}"
+
+    def torch() -> str:
+        import torch
+
+        return f"torch {torch.__version__}, {'GPU ' + torch.cuda.get_device_name() if torch.cuda.is_available() else 'CPU'}"
+
+    def home() -> str:
+        prepare_home(settings)
+        probe = settings.home / ".doctor"
+        probe.write_text("ok")
+        probe.unlink()
+        free = shutil.disk_usage(settings.home).free / 1e9
+        if free < 2:
+            raise RuntimeError(f"{settings.home} has {free:.1f} GB free; give it 2 GB, or move it with FORECAST_HOME")
+        return f"{settings.home} is writable, {free:.0f} GB free"
+
+    def landing() -> str:
+        return f"{settings.landing}: {len(open_landing(settings.landing).list())} files"
+
+    def lake() -> str:
+        rows = Lake.local(settings.warehouse, settings.quantile_columns).query(
+            "SELECT (SELECT count(*) FROM raw_sales), (SELECT max(week) FROM cleaned_series), "
+            "(SELECT max(forecast_week) FROM forecasts)"
+        )
+        count, week, forecast = (column[0].as_py() for column in rows.columns)
+        return f"{settings.warehouse}: {count:,} raw rows, newest week {week or 'none'}, newest forecast {forecast or 'none'}"
+
+    def contract() -> str:
+        c = settings.contract
+        return f"{c.name}: weeks end on {settings.calendar.weekday_name}, dates as {c.date_format}, columns {dict(c.columns) or 'canonical'}"
+
+    failures = 0
+    for name, check in {
+        "versions": versions, "torch": torch, "home": home, "contract": contract, "landing": landing, "lake": lake,
+    }.items():
+        try:
+            click.echo(f"ok    {name:9} {check()}")
+        except Exception as error:
+            # A doctor that stops at the first finding is no use: whatever goes wrong is a finding.
+            failures += 1
+            click.echo(f"FAIL  {name:9} {error}")
+    if failures:
+        raise click.ClickException(f"{failures} findings to mend")
+
+
+# ---------------------------------------------------------------------------------------------- DeepAR alone
+
+
+@main.group("deepar")
+def deepar_group() -> None:
+    """The engine alone, under SageMaker's DeepAR contract: JSON Lines in, model.tar.gz, JSON Lines out."""
+
+
+@deepar_group.command()
+@click.option("--train", "train_path", required=True, type=click.Path(exists=True, path_type=Path), help="file or folder")
+@click.option("--test", "test_path", type=click.Path(exists=True, path_type=Path), help="file or folder, scored")
+@click.option("--hyperparameters", "file", type=click.Path(exists=True, path_type=Path), help="JSON object of strings")
+@click.option("-p", "--parameter", "parameters", multiple=True, metavar="NAME=VALUE", help="repeatable; wins over the file")
+@click.option("--model", "model_path", default=Path("model.tar.gz"), show_default=True, type=click.Path(path_type=Path))
+def train(
+    train_path: Path, test_path: Path | None, file: Path | None, parameters: tuple[str, ...], model_path: Path
+) -> None:
+    """Train on JSON Lines (or Parquet) records and write model.tar.gz."""
+    from forecast_platform import deepar
+
+    values = json.loads(file.read_text()) if file else {}
+    hp = deepar.HyperParameters.parse({**values, **dict(_pair(p) for p in parameters)})
+    series = deepar.read_records(train_path, time_freq=hp.time_freq)
+    test = deepar.read_records(test_path, time_freq=hp.time_freq) if test_path else None
+    with _bar() as show:
+        model = deepar.train(
+            series, hp, test=test, progress=lambda done, total, _: show("train", done, total),
+            log=None if sys.stderr.isatty() else lambda line: click.echo(line, err=True),
+        )
+    version = deepar.save_artifact(model, model_path)
+    click.echo(f"{model_path}: model {version}, final loss {min(model.loss_curve):.4f}")
+    if model.test_metrics:
+        click.echo(json.dumps(model.test_metrics, indent=1))
+
+
+@deepar_group.command()
+@click.argument("input_path", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("output_path", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--model", "model_path", default=Path("model.tar.gz"), show_default=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--config", default="", help='DEEPAR_INFERENCE_CONFIG, e.g. {"num_samples": 50, "quantiles": ["0.5"]}')
+@click.option("--seed", default=0, show_default=True)
+def predict(input_path: Path, output_path: Path, model_path: Path, config: str, seed: int) -> None:
+    """Forecast every line of INPUT_PATH, one JSON object a line, in the same order."""
+    from forecast_platform import deepar
+
+    model = deepar.load_artifact(model_path)
+    lines = deepar.transform(model, input_path, output_path, json.loads(config) if config else None, seed=seed)
+    click.echo(f"{output_path}: {lines:,} forecasts")
+
+
+# ---------------------------------------------------------------------------------------------- shared
+
+
+def _runner() -> Runner:
+    from forecast_platform.runner import Runner
+
+    return Runner()
+
+
+def _remember_preset(preset: str) -> None:
+    """Keep the preset in settings.toml, so that the sensor reads later files the same way."""
+    from forecast_platform.landing.contract import SalesContract
+    from forecast_platform.settings import get_settings, home
+
+    if not preset:
+        return
+    SalesContract.named(preset)
+    path = home() / "settings.toml"
+    current = get_settings().preset
+    if current and current != preset:
+        raise click.ClickException(f"{path} says preset {current!r}; this home reads one kind of file, use another FORECAST_HOME")
+    if not current:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            file.write(f'preset = "{preset}"\n')
+        get_settings.cache_clear()
+
+
+def _newest_complete_week(runner: Runner) -> dt.date:
+    from forecast_platform.series.cleaning import newest_complete_week
+
+    week = newest_complete_week(runner.platform.lake, runner.settings.complete_share)
+    if week is None:
+        raise click.ClickException("the lake holds no complete week yet; bring sales in with: forecast import FILE...")
+    return week
+
+
+def _read_panel(folder: Path, settings: Any) -> Any:
+    """The panel of all sales files in a folder, by the settings' contract."""
+    import pyarrow as pa
+
+    from forecast_platform.landing.contract import FileRefused, kind_of, parse_sales
+    from forecast_platform.series.panel import Panel
+
+    tables: list[pa.Table] = []
+    names = []
+    newest = settings.calendar.last_started(dt.datetime.now(dt.UTC))
+    for path in sorted(folder.iterdir()):
+        if not path.name.endswith((".csv", ".csv.gz", ".parquet")):
+            continue
+        data = path.read_bytes()
+        try:
+            if kind_of(data, path.name, settings.contract) != "sales":
+                continue
+        except FileRefused as refusal:
+            if refusal.rule == "unknown_kind":
+                continue
+            raise
+        parsed = parse_sales(data, path.name, settings.contract, settings.calendar, newest)
+        names.append(path.name)
+        click.echo(f"{path.name}: {len(parsed.accepted):,} rows, {len(parsed.rejected):,} rejected", err=True)
+        for bad in parsed.rejected.slice(0, 3).to_pylist():
+            click.echo(f"  line {bad['line']}: {bad['rule']}: {bad['message']}", err=True)
+        tables.append(parsed.accepted)
+    if not tables:
+        raise click.ClickException(
+            f"no sales file in {folder}: a .csv, .csv.gz or .parquet with the columns store, dept, date, weekly_sales "
+            "(map other names with --column weekly_sales=NAME, or use --preset)"
+        )
+    return Panel.from_table(pa.concat_tables(tables))
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise click.ClickException(f"{text!r} should read NAME=VALUE")
+    return name.strip(), value.strip()
+
+
+class _bar:
+    """A progress bar for whatever reports progress; silent bars when standard error is no terminal."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._what = ""
+
+    def __enter__(self) -> Callable[[str, int, int], None]:
+        return self.show
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def show(self, what: str, done: int, total: int) -> None:
+        from tqdm import tqdm
+
+        if total == 0:
+            self._close()
+            click.echo(f"   {what} ...", err=True)
+            return
+        if self._bar is None or self._what != what or done < self._bar.n:
+            self._close()
+            # Where nobody watches (a pipe, CI) one line at the end is enough.
+            interval = 0.1 if sys.stderr.isatty() else 3600
+            self._bar = tqdm(total=total, desc=f"   {what}", file=sys.stderr, mininterval=interval, leave=True, ncols=90)
+            self._what = what
+        self._bar.update(done - self._bar.n)
+        if done >= total:
+            self._close()
+
+
+def _heading(text: str) -> None:
+    click.secho(f"\n{text}", bold=True)
+
+
+_NUMBERS = (
+    "files", "rows_accepted", "rows_quarantined", "rows", "weeks", "series", "without_forecast", "trained_as_of",
+    "verdict", "why", "series_per_second", "seconds_from_landing",
+)
+
+
+def _report(outcome: Outcome, title: str = "") -> None:
+    """Stages with their costs; then whatever did not pass.
+
+    Raises:
+        click.ClickException: the run failed.
+    """
+    if title:
+        _heading(title)
+    for name, numbers in outcome.stages.items():
+        told = ", ".join(
+            f"{n.replace('_', ' ')} {numbers[n]:,}" if isinstance(numbers[n], int | float) else f"{n.replace('_', ' ')} {numbers[n]}"
+            for n in _NUMBERS if n in numbers and numbers[n] not in (None, "")
+        )
+        click.echo(f"   {name:18} {numbers['seconds']:7.1f} s  {numbers['process_peak_mb']:6,} MB  {told}")
+    for check in outcome.failed_checks:
+        click.secho(f"   check  {check}", fg="yellow")
+    if not outcome.success:
+        reasons = outcome.blocked or [outcome.error or "the run failed"]
+        raise click.ClickException("\n".join(reasons) + f"\nThe run is {outcome.run_id}; see it with: forecast ui")
+
+
+def _print_forecast(runner: Runner, week: dt.date) -> None:
+    rows = runner.platform.lake.query(
+        """
+        SELECT level, store, dept, target_week, horizon, round(p10) AS p10, round(p50) AS p50, round(p90) AS p90
+        FROM forecasts WHERE forecast_week = ? AND (level = 'total' OR (level = 'series' AND horizon = 1))
+        ORDER BY level = 'total' DESC, TRY_CAST(store AS INT), store, TRY_CAST(dept AS INT), dept, target_week
+        LIMIT 20
+        """,
+        [week],
+    )
+    _echo_table(rows, "table", 20)
+    total = runner.platform.lake.query(
+        "SELECT count(*), count(DISTINCT (store, dept)) FROM forecasts WHERE forecast_week = ? AND level = 'series'", [week]
+    )
+    count, series = (column[0].as_py() for column in total.columns)
+    click.echo(f"{count:,} rows for {series:,} series, forecast from the week of {key(week)}")
+
+
+def _echo_table(rows: pa.Table, form: str, limit: int) -> None:
+    if form == "csv":
+        import pyarrow.csv
+
+        pyarrow.csv.write_csv(rows, sys.stdout.buffer)
+        return
+    if form == "json":
+        click.echo(json.dumps(rows.to_pylist(), default=str))
+        return
+    shown = rows.slice(0, limit).to_pylist()
+    names = rows.column_names
+    cells: Sequence[Sequence[str]] = [[_cell(row[name]) for name in names] for row in shown]
+    widths = [max([len(name), *(len(c[i]) for c in cells)]) for i, name in enumerate(names)]
+    click.echo("  ".join(name.ljust(width) for name, width in zip(names, widths, strict=True)))
+    click.echo("  ".join("-" * width for width in widths))
+    for row in cells:
+        click.echo("  ".join(c.rjust(w) if c[:1].isdigit() or c[:1] == "-" else c.ljust(w) for c, w in zip(row, widths, strict=True)))
+    if len(rows) > limit:
+        click.echo(f"... {len(rows) - limit:,} more rows; see them with --rows or --format csv")
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:,.2f}" if value % 1 else f"{value:,.0f}"
+    return str(value)

@@ -1,0 +1,187 @@
+"""model.tar.gz: safetensors and JSON, named by content, read back without trust and without pickle.
+
+The archive holds `model.json` (schema version, hyperparameters, cardinality, lags, moments, losses, the
+weights' SHA-256 and the version) and `model.safetensors`. Equal models give equal bytes: members are sorted
+and carry no time, owner or mode of their own.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import secrets
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from forecast_platform.deepar.hyperparameters import ContractError, HyperParameters
+from forecast_platform.deepar.model import Model, network_shape
+from forecast_platform.deepar.network import DeepARNetwork
+from forecast_platform.deepar.windows import Standardiser
+
+SCHEMA = 1
+_CONFIG, _WEIGHTS = "model.json", "model.safetensors"
+_MAX_MEMBER = 1 << 30  # a model is far below this; an archive that claims more is refused unread
+
+
+def content_version(model: Model) -> str:
+    """ "deepar-" and the first 16 hexadecimal digits of the SHA-256 over weights and configuration."""
+    return _version(_content(model), _weights(model))
+
+
+def save_artifact(model: Model, path: str | os.PathLike[str]) -> str:
+    """Write model.tar.gz to `path` (whole or not at all) and return its version."""
+    weights, content = _weights(model), _content(model)
+    version = _version(content, weights)
+    config = {**content, "schema": SCHEMA, "version": version, "weights_sha256": _sha(weights)}
+    text = json.dumps(config, sort_keys=True, indent=1, allow_nan=False).encode()
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in sorted({_CONFIG: text, _WEIGHTS: weights}.items()):
+            member = tarfile.TarInfo(name)
+            member.size, member.mode = len(data), 0o644
+            tar.addfile(member, io.BytesIO(data))
+    packed = io.BytesIO()
+    with gzip.GzipFile(filename="", fileobj=packed, mode="wb", mtime=0) as gz:
+        gz.write(raw.getvalue())
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    try:
+        temporary.write_bytes(packed.getvalue())
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return version
+
+
+def load_artifact(path: str | os.PathLike[str]) -> Model:
+    """Read a model back. Raises ContractError for anything but an intact artifact of this schema."""
+    members = _read_members(Path(path))
+    try:
+        config: dict[str, Any] = json.loads(members[_CONFIG])
+        schema = config["schema"]
+        if schema != SCHEMA:
+            raise ContractError(f"{path}: the artifact has schema {schema}; this code reads schema {SCHEMA}")
+        stated = config["weights_sha256"]
+        actual = _sha(members[_WEIGHTS])
+        if actual != stated:
+            raise ContractError(
+                f"{path}: the weights hash to {actual[:12]}, the artifact states {str(stated)[:12]}"
+            )
+        content = {k: v for k, v in config.items() if k not in ("schema", "version", "weights_sha256")}
+        actual = _version(content, members[_WEIGHTS])
+        if actual != config["version"]:
+            raise ContractError(f"{path}: the content is {actual}, the artifact says {config['version']}")
+        return _build(content, load_tensors(members[_WEIGHTS]))
+    except ContractError:
+        raise
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, SafetensorError) as e:
+        raise ContractError(f"{path} is not a model artifact of this package: {e}") from e
+
+
+def _content(model: Model) -> dict[str, Any]:
+    moments = model.moments
+    return {
+        "hyperparameters": model.hyperparameters.to_strings(),
+        "cardinality": list(model.cardinality),
+        "num_dynamic_feat": model.num_dynamic_feat,
+        "lags": list(model.lags),
+        "moments": {
+            "log_scale_mean": moments.log_scale_mean,
+            "log_scale_std": moments.log_scale_std,
+            "feat_mean": moments.feat_mean.tolist(),
+            "feat_std": moments.feat_std.tolist(),
+        },
+        "loss_curve": model.loss_curve,
+        "test_metrics": _finite(model.test_metrics),
+        "train_windows": model.train_windows,
+    }
+
+
+def _finite(metrics: dict[str, float] | None) -> dict[str, float | None] | None:
+    # wQL of an all-zero test set is undefined, and JSON has no NaN
+    if metrics is None:
+        return None
+    return {k: v if np.isfinite(v) else None for k, v in metrics.items()}
+
+
+def _weights(model: Model) -> bytes:
+    tensors = {k: v.detach().cpu().contiguous() for k, v in model.network.state_dict().items()}
+    return bytes(save_tensors(dict(sorted(tensors.items()))))
+
+
+def _build(content: dict[str, Any], tensors: dict[str, Tensor]) -> Model:
+    hp = HyperParameters.parse(content["hyperparameters"])
+    m = content["moments"]
+    moments = Standardiser(
+        float(m["log_scale_mean"]),
+        float(m["log_scale_std"]),
+        np.asarray(m["feat_mean"], dtype=np.float32),
+        np.asarray(m["feat_std"], dtype=np.float32),
+    )
+    cardinality, lags = tuple(content["cardinality"]), tuple(content["lags"])
+    network = DeepARNetwork(network_shape(hp, cardinality, content["num_dynamic_feat"], lags))
+    network.load_state_dict(tensors)
+    if not all(bool(torch.isfinite(t).all()) for t in tensors.values()):
+        raise ContractError("the artifact's weights are not all finite")
+    metrics = content["test_metrics"]
+    if metrics is not None:
+        metrics = {k: float("nan") if v is None else v for k, v in metrics.items()}
+    return Model(
+        hyperparameters=hp,
+        cardinality=cardinality,
+        num_dynamic_feat=content["num_dynamic_feat"],
+        lags=lags,
+        moments=moments,
+        network=network.eval(),
+        loss_curve=list(content["loss_curve"]),
+        test_metrics=metrics,
+        train_windows=content["train_windows"],
+    )
+
+
+def _read_members(path: Path) -> dict[str, bytes]:
+    """The two members, read in memory: nothing is ever extracted to disk, so no name can lead anywhere."""
+    out: dict[str, bytes] = {}
+    try:
+        with tarfile.open(path, mode="r:gz") as tar:
+            for member in tar:
+                if member.name not in (_CONFIG, _WEIGHTS) or not member.isreg() or member.name in out:
+                    raise ContractError(
+                        f"{path}: unexpected member {member.name!r}; an artifact holds exactly the files "
+                        f"{_CONFIG} and {_WEIGHTS}"
+                    )
+                if member.size > _MAX_MEMBER:
+                    raise ContractError(
+                        f"{path}: {member.name} claims {member.size} bytes; at most {_MAX_MEMBER} are read"
+                    )
+                handle = tar.extractfile(member)
+                assert handle is not None
+                out[member.name] = handle.read()
+    except (tarfile.TarError, EOFError, gzip.BadGzipFile, OSError) as e:
+        if isinstance(e, FileNotFoundError):
+            raise ContractError(f"{path}: there is no such model artifact") from e
+        raise ContractError(f"{path} is not a readable model.tar.gz: {e}") from e
+    missing = {_CONFIG, _WEIGHTS} - out.keys()
+    if missing:
+        raise ContractError(f"{path}: the artifact lacks {', '.join(sorted(missing))}")
+    return out
+
+
+def _version(content: dict[str, Any], weights: bytes) -> str:
+    text = json.dumps(content, sort_keys=True, allow_nan=False).encode()
+    return "deepar-" + hashlib.sha256(text + b"\0" + weights).hexdigest()[:16]
+
+
+def _sha(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

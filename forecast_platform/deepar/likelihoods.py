@@ -1,0 +1,165 @@
+"""Distributions: from the network's raw outputs to log-likelihoods and to samples.
+
+Every function is elementwise over tensors of one shape. Raw outputs come as a list of `num_outputs` tensors;
+targets are in units of the series' scale, except for counts (negative-binomial), which the scale enters
+through the mean (Salinas et al. 2020, DeepAR, section 3.1), and beta, which has no scale.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from forecast_platform.deepar.hyperparameters import ContractError
+from forecast_platform.deepar.series import SeriesSet
+
+_FLOOR = 1e-4  # keeps widths and shapes away from zero, where the likelihood is unbounded
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """One distribution family.
+
+    Attributes:
+        name: SageMaker's spelling.
+        num_outputs: raw network outputs per step.
+        scaled_input: whether the network sees targets divided by the series' scale (not for beta).
+        scaled_output: whether z and the draws are in units of the scale (not for counts).
+        num_uniforms: uniforms one sample needs.
+    """
+
+    name: str
+    num_outputs: int
+    scaled_input: bool
+    scaled_output: bool
+    num_uniforms: int
+
+    def parameters(self, raw: Sequence[Tensor], scale: Tensor) -> list[Tensor]:
+        """Raw outputs to distribution parameters; `scale` broadcasts against them.
+
+        student-t: df, loc, width. gaussian: loc, width. negative-binomial: mean, alpha (in counts).
+        beta: a, b. deterministic-L1: loc.
+        """
+        if self.name == "student-t":
+            return [2.0 + softplus(raw[0]), raw[1], softplus(raw[2]) + _FLOOR]
+        if self.name == "gaussian":
+            return [raw[0], softplus(raw[1]) + _FLOOR]
+        if self.name == "negative-binomial":
+            return [(softplus(raw[0]) + _FLOOR) * scale, (softplus(raw[1]) + _FLOOR) / scale.sqrt()]
+        if self.name == "beta":
+            return [softplus(raw[0]) + _FLOOR, softplus(raw[1]) + _FLOOR]
+        return [raw[0]]
+
+    def log_prob(self, params: Sequence[Tensor], z: Tensor) -> Tensor:
+        """Log density (or mass) of z under `params`; for deterministic-L1 minus the absolute error."""
+        if self.name == "student-t":
+            df, loc, width = params
+            y = (z - loc) / width
+            half = 0.5 * (df + 1.0)
+            norm = torch.lgamma(half) - torch.lgamma(0.5 * df) - 0.5 * torch.log(df * math.pi) - width.log()
+            return norm - half * torch.log1p(y * y / df)
+        if self.name == "gaussian":
+            loc, width = params
+            y = (z - loc) / width
+            return -0.5 * y * y - width.log() - 0.5 * math.log(2.0 * math.pi)
+        if self.name == "negative-binomial":
+            mean, alpha = params
+            size = 1.0 / alpha
+            log1 = torch.log1p(alpha * mean)
+            choose = torch.lgamma(z + size) - torch.lgamma(size) - torch.lgamma(z + 1.0)
+            return choose - (z + size) * log1 + z * (alpha * mean).log()
+        if self.name == "beta":
+            a, b = params
+            norm = torch.lgamma(a + b) - torch.lgamma(a) - torch.lgamma(b)
+            return norm + (a - 1.0) * z.log() + (b - 1.0) * torch.log1p(-z)
+        return -(z - params[0]).abs()
+
+    def prepare(self, uniforms: Tensor) -> list[Tensor]:
+        """The part of a draw that needs no parameters: uniforms (num_uniforms, ...) to base variates.
+
+        student-t: log u1 and cos(2 pi u2) (Bailey 1994). gaussian: a standard normal (Box and Muller 1958).
+        """
+        if self.name == "student-t":
+            return [uniforms[0].log(), torch.cos(2.0 * math.pi * uniforms[1])]
+        if self.name == "gaussian":
+            return [torch.sqrt(-2.0 * uniforms[0].log()) * torch.cos(2.0 * math.pi * uniforms[1])]
+        return [uniforms[k] for k in range(self.num_uniforms)]
+
+    def sample(self, params: Sequence[Tensor], base: Sequence[Tensor]) -> Tensor:
+        """One draw per element from `prepare`d variates."""
+        if self.name == "student-t":
+            df, loc, width = params
+            # Bailey: t = sqrt(df (u1^(-2/df) - 1)) cos(2 pi u2); expm1 keeps digits where u1 is near 1.
+            radius = torch.sqrt(df * torch.expm1(base[0] * (-2.0 / df)))
+            return loc + width * radius * base[1]
+        if self.name == "gaussian":
+            return params[0] + params[1] * base[0]
+        if self.name == "negative-binomial":
+            draws = _nbinom_ppf(_np(base[0]), _np(params[0]), _np(params[1]))
+        elif self.name == "beta":
+            from scipy.special import betaincinv
+
+            draws = betaincinv(_np(params[0]), _np(params[1]), _np(base[0]))
+            # float32 must not round a draw onto the border of (0, 1), where the density may be infinite
+            draws = np.clip(draws, 1e-6, 1.0 - 1e-6)
+        else:
+            return params[0]
+        return torch.from_numpy(draws.astype(np.float32)).to(params[0].device)
+
+    def check_domain(self, series: SeriesSet) -> None:
+        """Raise ContractError naming the first series and value outside the distribution's domain."""
+        v = series.values
+        seen = ~np.isnan(v)
+        if self.name == "negative-binomial":
+            bad, rule = seen & ((v < 0) | (v != np.floor(v))), "counts: whole numbers from 0"
+        elif self.name == "beta":
+            bad, rule = seen & ((v <= 0) | (v >= 1)), "values above 0 and below 1"
+        else:
+            return
+        if bad.any():
+            at = int(bad.argmax())
+            i = int(np.searchsorted(series.indptr, at, side="right")) - 1
+            raise ContractError(
+                f"{series.name(i)}: target value {at - int(series.indptr[i])} is {v[at]:g}; likelihood "
+                f"{self.name} takes {rule}. Use student-t or gaussian for other data"
+            )
+
+
+_ALL = {
+    "student-t": Likelihood("student-t", 3, True, True, 2),
+    "gaussian": Likelihood("gaussian", 2, True, True, 2),
+    "negative-binomial": Likelihood("negative-binomial", 2, True, False, 1),
+    "beta": Likelihood("beta", 2, False, False, 1),
+    "deterministic-L1": Likelihood("deterministic-L1", 1, True, True, 0),
+}
+
+
+def get_likelihood(name: str) -> Likelihood:
+    """The family of that name, as HyperParameters spells it."""
+    return _ALL[name]
+
+
+def _np(x: Tensor) -> NDArray[np.float64]:
+    return x.detach().cpu().numpy().astype(np.float64)
+
+
+def _nbinom_ppf(
+    u: NDArray[np.float64], mean: NDArray[np.float64], alpha: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Smallest count whose cumulative probability reaches u."""
+    from scipy.special import betainc, nbdtrik
+
+    size = 1.0 / alpha
+    p = 1.0 / (1.0 + alpha * mean)
+    k = np.maximum(np.ceil(np.nan_to_num(nbdtrik(u, size, p))), 0.0)
+    # nbdtrik solves for a real count; rounding can leave the whole one a step off in either direction
+    k = np.where((k > 0) & (betainc(size, np.maximum(k, 1.0), p) >= u), k - 1.0, k)
+    out: NDArray[np.float64] = np.where(betainc(size, k + 1.0, p) < u, k + 1.0, k)
+    return out

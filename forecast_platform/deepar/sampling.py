@@ -1,0 +1,254 @@
+"""Ancestral sampling: the context once per series, then H steps over all sample paths.
+
+Everything that does not depend on the sampled path (calendar, static features, lags that reach behind the
+cutoff) is projected beforehand per series and broadcast over paths. A step then costs the recurrent product,
+the few lags a path feeds itself, the cell and the draw. Dimension letters as in network.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from forecast_platform.deepar.hyperparameters import ContractError
+from forecast_platform.deepar.model import Model
+from forecast_platform.deepar.network import lstm_cell
+from forecast_platform.deepar.randomness import series_keys, uniforms
+from forecast_platform.deepar.series import SeriesSet
+from forecast_platform.deepar.windows import WindowSource
+
+DEFAULT_QUANTILES = ("0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7", "0.8", "0.9")
+OUTPUT_TYPES = ("mean", "quantiles", "samples")
+DECODE_COLUMNS = 2000  # paths decoded together; at 2 x 40 cells a step's buffers then stay in cache
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Forecasts of N series over H steps; what was not asked for is None.
+
+    mean (N, H), quantiles (N, Q, H) and samples (N, S, H), float32, in the target's units. quantile_levels
+    are the Q labels as asked for.
+    """
+
+    mean: Floats | None
+    quantiles: Floats | None
+    samples: Floats | None
+    quantile_levels: tuple[str, ...]
+
+
+def predict(
+    model: Model,
+    series: SeriesSet,
+    num_samples: int = 100,
+    quantiles: Sequence[str] = DEFAULT_QUANTILES,
+    seed: int = 0,
+    output_types: Sequence[str] = ("mean", "quantiles"),
+    batch_series: int = 500,
+    device: str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+) -> Forecast:
+    """Forecast the prediction_length steps after each series.
+
+    A series' paths depend on its own content and `seed` alone, never on the other series, their order or
+    `batch_series` (series encoded together). Two identical series get identical paths. Quantiles
+    interpolate linearly between the ordered samples. `progress` receives (series done, series).
+
+    Raises:
+        ContractError: series or arguments the model can't serve.
+    """
+    levels = check_request(num_samples, quantiles, output_types)
+    used = model.prepare(series)
+    n, horizon = len(used), model.hyperparameters.prediction_length
+    mean = np.empty((n, horizon), np.float32) if "mean" in output_types else None
+    quant = np.empty((n, len(levels), horizon), np.float32) if "quantiles" in output_types else None
+    samples = np.empty((n, num_samples, horizon), np.float32) if "samples" in output_types else None
+    keys = series_keys(used, seed)
+    network = model.network.to(device).eval()
+    try:
+        with torch.no_grad():
+            decoder = _Decoder(model, num_samples, device)
+            for low in range(0, n, batch_series):
+                at = np.arange(low, min(low + batch_series, n))
+                encoded = decoder.encode(used.take(at), batch_series)
+                for first in range(0, len(at), decoder.chunk):
+                    part = at[first : first + decoder.chunk]
+                    paths = decoder.decode(encoded, first, keys[part])  # (H, b, S)
+                    if mean is not None:
+                        mean[part] = paths.mean(axis=2, dtype=np.float64).T
+                    if samples is not None:
+                        samples[part] = paths.transpose(1, 2, 0)
+                    if quant is not None:
+                        quant[part] = _quantiles(paths, levels)
+                if progress is not None:
+                    progress(int(at[-1]) + 1, n)
+    finally:
+        network.to("cpu")
+    return Forecast(mean, quant, samples, tuple(quantiles))
+
+
+def check_request(num_samples: int, quantiles: Sequence[str], output_types: Sequence[str]) -> list[float]:
+    """The quantile levels as numbers. Raises ContractError on a bad request."""
+    if isinstance(num_samples, bool) or not isinstance(num_samples, int) or not 1 <= num_samples <= 100_000:
+        raise ContractError(f"num_samples is {num_samples!r}; give a whole number from 1 to 100000")
+    unknown = [t for t in output_types if t not in OUTPUT_TYPES]
+    if unknown or not output_types:
+        raise ContractError(
+            f"output_types is {list(output_types)}; use one or more of {', '.join(OUTPUT_TYPES)}"
+        )
+    levels = []
+    for q in quantiles:
+        try:
+            level = float(q)
+        except (TypeError, ValueError):
+            level = -1.0
+        if not 0.0 < level < 1.0:
+            raise ContractError(f'quantile {q!r} is not a number above 0 and below 1, such as "0.9"')
+        levels.append(level)
+    return levels
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """Series after their context: pre (H, 4N, B), first hidden (N, B), states per layer, scale (B,)."""
+
+    count: int
+    pre: Tensor
+    hidden: Tensor
+    states: list[tuple[Tensor, Tensor]]
+    scale: Tensor
+
+
+class _Decoder:
+    """Fused weights and buffers for decoding chunks of `chunk` series times S paths.
+
+    Rows of the buffer, so that each layer reads one contiguous block: a one-hot row per series of the chunk,
+    the lags a path feeds itself, h of layer 1, a row of ones, h of layer 2, ones, ... The one-hot rows carry
+    each series' precomputed projection into the same matrix product, the ones carry the biases.
+    """
+
+    def __init__(self, model: Model, num_samples: int, device: str) -> None:
+        self.model, self.device = model, device
+        net, hp = model.network, model.hyperparameters
+        self.family = model.likelihood
+        self.paths = 1 if self.family.num_uniforms == 0 else num_samples
+        self.num_samples = num_samples
+        # more one-hot rows than this would cost more than they save
+        self.chunk = min(max(1, DECODE_COLUMNS // self.paths), 32)
+        self.own_lags = [lag for lag in model.lags if lag < hp.prediction_length]
+        k, n, layers = len(self.own_lags), hp.num_cells, hp.num_layers
+        first = self.chunk + k
+        columns = self.chunk * self.paths
+        self.rows = torch.ones(first + layers * (n + 1), columns, device=device)
+        self.rows[: self.chunk] = torch.eye(self.chunk, device=device).repeat_interleave(self.paths, 1)
+        self.lags = self.rows[self.chunk : first]
+        tops = [first + i * (n + 1) for i in range(layers)]
+        self.h = [self.rows[top : top + n] for top in tops]
+        self.c = [torch.zeros(n, columns, device=device) for _ in range(layers)]
+        self.gates = torch.empty(4 * n, columns, device=device)
+        self.parts = [
+            self.gates[low * n : high * n] for low, high in ((0, 3), (0, 1), (1, 2), (2, 3), (3, 4))
+        ]
+        self.squashed = torch.empty(n, columns, device=device)
+        # weights and the rows they read; the first block of layer 1 is filled in per chunk and step
+        blank = torch.zeros(4 * n, self.chunk, device=device)
+        self.weights = [torch.cat([blank, net.w_in[0][:, :k], net.w_rec[0]], 1)]
+        self.inputs = [self.rows[: first + n]]
+        for layer in range(1, layers):
+            blocks = [net.w_in[layer], net.bias[layer][:, None], net.w_rec[layer]]
+            self.weights.append(torch.cat(blocks, 1))
+            self.inputs.append(self.rows[tops[layer - 1] : tops[layer] + n])
+        self.w_out = torch.cat([net.w_out, net.b_out[:, None]], 1)
+        self.top = self.rows[tops[-1] :]
+        self.z = torch.zeros(hp.prediction_length, columns, device=device)
+        self.draws = self.z if self.family.scaled_output else torch.zeros_like(self.z)
+
+    def encode(self, series: SeriesSet, size: int) -> _Encoded:
+        """Run the context and the first forecast step, which depend on no path, once per series.
+
+        The batch is filled up to `size`: matrix products then have one shape whatever the set's size, and a
+        series' forecast does not change in its last digit with the company it comes in.
+        """
+        model, hp = self.model, self.model.hyperparameters
+        count = len(series)
+        source = WindowSource(
+            series,
+            time_freq=hp.time_freq,
+            lags=model.lags,
+            context=hp.context_length,
+            horizon=hp.prediction_length,
+            scaled=self.family.scaled_input,
+            moments=model.moments,
+            device=self.device,
+        )
+        which = np.zeros(max(size, count), dtype=np.int64)
+        which[:count] = np.arange(count)
+        ends = torch.from_numpy(series.lengths[which]).to(self.device)
+        batch = source.windows(torch.from_numpy(which).to(self.device), ends)
+        varying, k = batch.varying, len(model.lags)
+        for i, lag in enumerate(self.own_lags):
+            varying[hp.context_length + lag :, k + i] = 1.0  # what a path draws, it has observed
+        net = model.network
+        static = net.static_features(batch.log_scale, batch.cat)
+        split = hp.context_length + 1
+        hidden, states = net.encode(varying[:split], static)
+        pre = net.project_first(varying[split:], static)
+        # in a shared product 0 x infinity would reach the neighbours
+        pre = pre.nan_to_num_()
+        return _Encoded(count, pre, hidden, states, batch.scale)
+
+    def decode(self, encoded: _Encoded, first: int, keys: NDArray[np.uint64]) -> Floats:
+        """Sample series first .. first + len(keys): (H, b, S) in the target's units."""
+        count, paths, horizon = len(keys), self.paths, self.z.shape[0]
+        net, family = self.model.network, self.family
+        n = net.shape.num_cells
+        at = torch.arange(first, first + self.chunk, device=self.device).clamp_(max=encoded.pre.shape[2] - 1)
+        scale = encoded.scale[at].repeat_interleave(paths)
+        base: list[Tensor] = []
+        if family.num_uniforms:
+            padded = np.zeros(self.chunk, dtype=np.uint64)
+            padded[:count] = keys
+            u = torch.from_numpy(uniforms(padded, horizon, paths, family.num_uniforms)).to(self.device)
+            base = family.prepare(u.view(family.num_uniforms, horizon, -1))
+        for layer, (h, c) in enumerate(encoded.states):
+            self.h[layer].view(n, self.chunk, paths).copy_(h[:, at, None])
+            self.c[layer].view(n, self.chunk, paths).copy_(c[:, at, None])
+        pre = encoded.pre.index_select(2, at)
+        self.lags.zero_()
+        for step in range(horizon):
+            if step:
+                for row, lag in zip(self.lags, self.own_lags, strict=True):
+                    if lag <= step:
+                        row.copy_(self.z[step - lag])
+                self.weights[0][:, : self.chunk] = pre[step - 1]
+                for layer, h in enumerate(self.h):
+                    torch.mm(self.weights[layer], self.inputs[layer], out=self.gates)
+                    lstm_cell(self.parts, self.c[layer], h, self.c[layer], self.squashed)
+            raw = list(torch.mm(self.w_out, self.top).unbind(0))
+            draw = family.sample(family.parameters(raw, scale), [b[step] for b in base])
+            self.draws[step].copy_(draw)
+            if not family.scaled_output:
+                torch.div(draw, scale, out=self.z[step])
+        out = self.draws * scale if family.scaled_output else self.draws
+        sampled: Floats = out.view(horizon, self.chunk, paths)[:, :count].cpu().numpy()
+        if paths < self.num_samples:
+            return np.repeat(sampled, self.num_samples, axis=2)
+        return sampled.copy() if not family.scaled_output else sampled
+
+
+def _quantiles(paths: Floats, levels: list[float]) -> Floats:
+    """(H, b, S) to (b, Q, H): linear interpolation between order statistics. Sorts `paths` in place."""
+    paths.sort(axis=2)
+    position = np.asarray(levels) * (paths.shape[2] - 1)
+    low = np.floor(position).astype(np.int64)
+    high = np.minimum(low + 1, paths.shape[2] - 1)
+    part = (position - low).astype(np.float32)
+    below = paths[:, :, low]
+    out: Floats = (below + (paths[:, :, high] - below) * part).transpose(1, 2, 0)
+    return out

@@ -1,0 +1,165 @@
+"""One padded tensor for all series, and windows cut from it by index arithmetic on the whole batch.
+
+A window around forecast start t covers positions t - C .. t + H - 1. Dimension letters as in network.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from forecast_platform.deepar.features import Calendar, Frequency
+from forecast_platform.deepar.series import SeriesSet
+
+
+@dataclass(frozen=True)
+class Standardiser:
+    """Training moments: of the log scale, and of each dynamic feature (F_dyn,). Stored with the model."""
+
+    log_scale_mean: float
+    log_scale_std: float
+    feat_mean: NDArray[np.float32]
+    feat_std: NDArray[np.float32]
+
+    @classmethod
+    def fit(cls, series: SeriesSet, *, use_features: bool) -> Standardiser:
+        """Moments over the training set. A constant gets std 1, so that it becomes 0."""
+        size = np.abs(np.nan_to_num(series.values)).astype(np.float64)
+        count = np.add.reduceat((~np.isnan(series.values)).astype(np.int64), series.indptr[:-1])
+        mean = np.add.reduceat(size, series.indptr[:-1]) / np.maximum(count, 1)
+        logs = np.log(mean[mean > 0]) if (mean > 0).any() else np.zeros(1)
+        feat_mean = feat_std = np.zeros(0, dtype=np.float32)
+        if use_features and series.dynamic_feat is not None:
+            x = series.dynamic_feat.astype(np.float64)
+            std = x.std(axis=0)
+            feat_mean = x.mean(axis=0).astype(np.float32)
+            feat_std = np.where(std > 1e-9 * np.abs(x).max(initial=1.0), std, 1.0).astype(np.float32)
+        std_log = float(logs.std())
+        return cls(float(logs.mean()), std_log if std_log > 1e-6 else 1.0, feat_mean, feat_std)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Inputs of B windows of T steps, and their targets.
+
+    varying (T, 2L + F, B) as network.py orders it; log_scale, scale (B,); z, observed (T, B): targets in
+    original units (0 where missing) and whether they count; cat (B, n_cat) or None.
+    """
+
+    varying: Tensor
+    log_scale: Tensor
+    scale: Tensor
+    z: Tensor
+    observed: Tensor
+    cat: Tensor | None
+
+
+class WindowSource:
+    """A set of series on a device, ready to be cut into windows.
+
+    Padding of C + longest lag on the left and H on the right keeps every index of a window inside the
+    tensor: no branch, no clamp. Missing cells and padding are NaN there; a window turns them into
+    0 plus an observed mask.
+    """
+
+    def __init__(
+        self,
+        series: SeriesSet,
+        *,
+        time_freq: str,
+        lags: tuple[int, ...],
+        context: int,
+        horizon: int,
+        scaled: bool,
+        moments: Standardiser,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.context, self.horizon, self.scaled = context, horizon, scaled
+        self.device = torch.device(device)
+        self.moments = moments
+        self.pad = context + max(lags)
+        lengths = series.lengths
+        width = self.pad + int(lengths.max()) + horizon
+        padded = np.full((len(series), width), np.nan, dtype=np.float32)
+        row = np.repeat(np.arange(len(series)), lengths)
+        within = np.arange(len(series.values)) - np.repeat(series.indptr[:-1], lengths)
+        padded[row, self.pad + within] = series.values
+        self.values = torch.from_numpy(padded).to(self.device)
+        self.width = width
+        # Window offsets: a slice of length pad + H in front of which nothing is ever read.
+        steps = context + horizon
+        ref = torch.arange(max(lags), max(lags) + steps)
+        lag = torch.tensor(lags)
+        self.lag_rows = (ref[:, None] - lag[None]).reshape(-1).to(self.device)  # (T * L,)
+        self.ref_rows = slice(max(lags), max(lags) + steps)
+        self.num_lags = len(lags)
+        calendar = Calendar.build(
+            series.start, Frequency.parse(time_freq), context, lengths.astype(np.int64) + horizon
+        )
+        self.calendar = torch.from_numpy(calendar.table).to(self.device)
+        self.calendar_first = torch.from_numpy(calendar.first).to(self.device)
+        self.stride = calendar.stride
+        ages = torch.arange(int(lengths.max()) + horizon, dtype=torch.float32, device=self.device)
+        self.age = torch.log10(2.0 + ages)
+        self.cat = None if series.cat is None else torch.from_numpy(series.cat).to(self.device)
+        self.feats: Tensor | None = None
+        if len(moments.feat_mean) and series.dynamic_feat is not None and series.feat_indptr is not None:
+            x = (series.dynamic_feat - moments.feat_mean) / moments.feat_std
+            self.feats = torch.from_numpy(x).to(self.device)
+            self.feat_first = torch.from_numpy(series.feat_indptr[:-1]).to(self.device)
+            self.feat_len = torch.from_numpy(np.diff(series.feat_indptr)).to(self.device)
+
+    @property
+    def num_features(self) -> int:
+        """F: time features, age and dynamic features."""
+        return self.calendar.shape[1] + 1 + len(self.moments.feat_mean)
+
+    def windows(self, which: Tensor, start: Tensor) -> Batch:
+        """Windows of series `which` (B,) with forecast starts `start` (B,), positions in the series."""
+        steps = self.context + self.horizon
+        span = self.pad + self.horizon
+        rows = self.values.view(-1).unfold(0, span, 1)
+        # One contiguous slice per window, then time in front so that each lag is a row copy.
+        cut = rows.index_select(0, which * self.width + start).t().contiguous()  # (span, B)
+        observed = ~cut.isnan()
+        cut = cut.nan_to_num_(0.0)
+        mask = observed.to(cut.dtype)
+        scale = self._scale(cut, mask, which, start)
+        z = cut[self.ref_rows].clone()
+        seen = mask[self.ref_rows].clone()
+        batch = len(which)
+        lags = cut.div_(scale).index_select(0, self.lag_rows).view(steps, self.num_lags, batch)
+        flags = mask.index_select(0, self.lag_rows).view(steps, self.num_lags, batch)
+        position = start + torch.arange(-self.context, self.horizon, device=self.device)[:, None]  # (T, B)
+        calendar = self.calendar[self.calendar_first[which] + self.stride * position].transpose(1, 2)
+        age = self.age[position.clamp(min=0)][:, None]
+        parts = [lags, flags, calendar, age]
+        if self.feats is not None:
+            inside = (position >= 0) & (position < self.feat_len[which])
+            at = self.feat_first[which] + position.clamp(min=0).minimum(self.feat_len[which] - 1)
+            parts.append((self.feats[at] * inside[..., None]).transpose(1, 2))
+        log_scale = (scale.log() - self.moments.log_scale_mean) / self.moments.log_scale_std
+        if not self.scaled:
+            log_scale = torch.zeros_like(scale)
+        cat = None if self.cat is None else self.cat[which]
+        return Batch(torch.cat(parts, 1), log_scale, scale, z, seen, cat)
+
+    def _scale(self, cut: Tensor, mask: Tensor, which: Tensor, start: Tensor) -> Tensor:
+        """Mean absolute observed context; where that is empty or 0, of the whole history before; else 1."""
+        if not self.scaled:
+            return torch.ones(len(which), device=self.device)
+        context = slice(self.pad - self.context, self.pad)
+        scale = cut[context].abs().sum(0) / mask[context].sum(0).clamp(min=1.0)
+        flat = torch.nonzero(scale <= 0).view(-1)
+        if len(flat):  # rare, so the whole history is read only for these
+            past = self.values[which[flat]]
+            known = ~past.isnan() & (
+                torch.arange(self.width, device=self.device) < (self.pad + start[flat])[:, None]
+            )
+            total = torch.where(known, past, 0.0).abs().sum(1)
+            scale[flat] = total / known.sum(1).clamp(min=1)
+        return torch.where(scale > 0, scale, 1.0)

@@ -1,0 +1,69 @@
+"""Sampled forecasts of every active series: input shards, a manifest of who is on which line, verified outputs."""
+
+import datetime as dt
+
+import dagster as dg
+from dagster_duckdb import DuckDBResource
+
+from forecast_platform.defs.cleaned_series import cleaned_series
+from forecast_platform.defs.deepar_model import deepar_model
+from forecast_platform.defs.partitions import OWNERS, as_known, history, weekly, weeks_of
+from forecast_platform.defs.resources import Platform, lake_connection
+from forecast_platform.defs.stage import Stage
+from forecast_platform.engine import Model
+from forecast_platform.series.batch import Batch, write_batch
+from forecast_platform.series.cleaning import read_panel
+from forecast_platform.series.publishing import forecastable
+from forecast_platform.weeks import key
+
+
+def model_in_force(platform: Platform, week: dt.date) -> Model:
+    """The model of a week, as the `models` table names it.
+
+    Raises:
+        dagster.Failure: there is none, or it saw weeks after `week`.
+    """
+    from pyiceberg.expressions import EqualTo
+
+    rows = platform.lake.read("models", EqualTo("week", key(week))).to_pylist()
+    if not rows:
+        raise dg.Failure(f"no model for {week}; materialize deepar_model for this partition first", allow_retries=False)
+    model = Model.load(platform.engine.models / rows[0]["training_digest"])
+    if model.trained_as_of > week:
+        raise dg.Failure(
+            f"model {model.version} was trained on weeks up to {model.trained_as_of}, which {week} did not know",
+            allow_retries=False,
+        )
+    return model
+
+
+def batch_of(platform: Platform, week: dt.date) -> Batch:
+    return Batch(platform.settings.transforms / key(week))
+
+
+@dg.asset(
+    deps=[dg.AssetDep(cleaned_series, partition_mapping=history), deepar_model], partitions_def=weekly,
+    backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=1), group_name="forecast",
+    kinds={"pytorch", "deepar"}, owners=OWNERS, code_version="1", description=__doc__,
+)
+def batch_predictions(
+    context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform], duckdb: DuckDBResource
+) -> dg.MaterializeResult:
+    stage, (week,), settings = Stage(context), weeks_of(context), platform.settings
+    model = model_in_force(platform, week)
+    with lake_connection(platform, duckdb) as con:
+        panel, without = forecastable(read_panel(con, week, as_known(context)), settings.active_weeks)
+    batch = write_batch(batch_of(platform, week).folder, panel, model.categories, settings.transform_shards)
+    before = stage.elapsed()
+    lines = platform.engine.transform(
+        model, batch, settings.num_samples, settings.quantiles, settings.seed, stage.progress
+    )
+    seconds, cpu_seconds = (max(after - b, 1e-9) for after, b in zip(stage.elapsed(), before, strict=True))
+    return dg.MaterializeResult(
+        metadata=stage.metadata(
+            series=lines, without_forecast=len(without), model_version=model.version,
+            trained_as_of=str(model.trained_as_of), sample_paths=settings.num_samples, shards=len(batch.shards()),
+            series_per_second=round(lines / seconds), series_per_cpu_second=round(lines / cpu_seconds),
+            folder=dg.MetadataValue.path(str(batch.folder)),
+        )
+    )

@@ -1,0 +1,158 @@
+"""Checks that guard the chain. A blocking check that fails stops what comes after it in the same run."""
+
+import dagster as dg
+import numpy as np
+import pyarrow.compute as pc
+from dagster_duckdb import DuckDBResource
+
+from forecast_platform.defs.batch_predictions import batch_of, batch_predictions, model_in_force
+from forecast_platform.defs.cleaned_series import cleaned_series
+from forecast_platform.defs.deepar_model import deepar_model
+from forecast_platform.defs.forecast_accuracy import forecast_accuracy
+from forecast_platform.defs.forecast_table import forecast_table
+from forecast_platform.defs.partitions import weeks_of
+from forecast_platform.defs.resources import Platform, lake_connection
+from forecast_platform.series.batch import BatchError, read_batch
+from forecast_platform.series.cleaning import completeness
+from forecast_platform.weeks import key
+
+ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
+
+
+@dg.asset_check(asset=cleaned_series, blocking=True, description="enough of the recently active series reported")
+def week_complete(
+    context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform], duckdb: DuckDBResource
+) -> dg.AssetCheckResult:
+    weeks, threshold = weeks_of(context), platform.settings.complete_share
+    with lake_connection(platform, duckdb) as con:
+        # Of a history only its end can be waited for; nothing is forecast from a run of several weeks.
+        last = con.execute("SELECT max(week) FROM cleaned_series WHERE observed AND week <= ?", [weeks[-1]]).fetchone()
+        week = weeks[0] if len(weeks) == 1 else (last[0] if last and last[0] else weeks[-1])
+        result = completeness(con, [week])[0]
+    missing = ", ".join(result.missing_stores[:10]) or "none"
+    return dg.AssetCheckResult(
+        passed=result.complete(threshold), severity=ERROR if len(weeks) == 1 else WARN,
+        description=(
+            f"week {week}: {result.present:,} of {result.expected:,} recently active series reported "
+            f"({result.share:.0%}; complete at {threshold:.0%}); stores not heard of: {missing}"
+        ),
+        metadata={
+            "week": key(week), "expected": result.expected, "present": result.present, "share": result.share,
+            "missing_stores": list(result.missing_stores),
+        },
+    )
+
+
+@dg.asset_check(asset=deepar_model, description="the model beat last year's week in its rolling backtest")
+def beats_seasonal_naive(
+    context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]
+) -> dg.AssetCheckResult:
+    judgement = model_in_force(platform, weeks_of(context)[-1]).judgement
+    return dg.AssetCheckResult(
+        passed=judgement.verdict != "below_naive", severity=WARN, description=judgement.why,
+        metadata={"verdict": judgement.verdict},
+    )
+
+
+@dg.asset_check(
+    asset=batch_predictions, blocking=True, description="neither model nor inputs know anything after the week"
+)
+def no_future_data(
+    context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]
+) -> dg.AssetCheckResult:
+    week = weeks_of(context)[-1]
+    last = pc.max(batch_of(platform, week).manifest["last_week"]).as_py()
+    trained = model_in_force(platform, week).trained_as_of
+    return dg.AssetCheckResult(
+        passed=last <= week and trained <= week,
+        description=f"newest week in the inputs {last}, model trained as of {trained}, forecast from {week}",
+    )
+
+
+@dg.asset_check(
+    asset=batch_predictions, blocking=True,
+    description="every line has its whole horizon, finite, quantiles in order, and belongs to the series it was asked for",
+)
+def outputs_verified(
+    context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]
+) -> dg.AssetCheckResult:
+    settings, batch = platform.settings, batch_of(platform, weeks_of(context)[-1])
+    try:
+        series = sum(len(s.mean) for s in read_batch(batch, settings.quantiles, settings.prediction_length))
+    except BatchError as error:
+        return dg.AssetCheckResult(passed=False, description=str(error))
+    return dg.AssetCheckResult(passed=True, description=f"{series:,} series verified", metadata={"series": series})
+
+
+@dg.asset_check(asset=forecast_table, blocking=True, description="every known series has a forecast or a reason")
+def forecast_or_reason(
+    context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform], duckdb: DuckDBResource
+) -> dg.AssetCheckResult:
+    week, horizon = weeks_of(context)[-1], platform.settings.prediction_length
+    with lake_connection(platform, duckdb) as con:
+        known, whole, reasons, lost, both = con.execute(
+            """
+            WITH known AS (SELECT DISTINCT store, dept FROM raw_sales WHERE week <= $week AND sales IS NOT NULL),
+            forecast AS (
+                SELECT store, dept, count(*) AS weeks FROM forecasts
+                WHERE forecast_week = $week AND level = 'series' GROUP BY store, dept
+            ),
+            reason AS (SELECT store, dept FROM no_forecast WHERE forecast_week = $week),
+            superseded AS (
+                SELECT store, dept FROM known
+                ANTI JOIN (SELECT DISTINCT store, dept FROM cleaned_series WHERE observed) USING (store, dept)
+            )
+            SELECT (SELECT count(*) FROM known), (SELECT count(*) FROM forecast WHERE weeks = $horizon),
+                   (SELECT count(*) FROM reason),
+                   (SELECT count(*) FROM known ANTI JOIN forecast USING (store, dept) ANTI JOIN reason USING (store, dept)
+                    ANTI JOIN superseded USING (store, dept)),
+                   (SELECT count(*) FROM forecast SEMI JOIN reason USING (store, dept))
+                   + (SELECT count(*) FROM forecast WHERE weeks <> $horizon)
+            """,
+            {"week": week, "horizon": horizon},
+        ).fetchone() or (0, 0, 0, 0, 0)
+    return dg.AssetCheckResult(
+        passed=lost == 0 and both == 0,
+        description=f"{known:,} series known by {week}: {whole:,} forecast, {reasons:,} with a reason, {lost:,} with neither",
+        metadata={"known": known, "forecast": whole, "reasons": reasons, "neither": lost, "wrong": both},
+    )
+
+
+@dg.asset_check(asset=forecast_table, blocking=True, description="published quantiles ascend and are finite")
+def quantiles_ordered(
+    context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]
+) -> dg.AssetCheckResult:
+    from pyiceberg.expressions import EqualTo
+
+    columns = platform.settings.quantile_columns
+    rows = platform.lake.read("forecasts", EqualTo("forecast_week", key(weeks_of(context)[-1])), columns)
+    values = np.stack([rows[c].to_numpy() for c in columns])
+    bad = int((~np.isfinite(values).all(axis=0) | (np.diff(values, axis=0) < 0).any(axis=0)).sum())
+    return dg.AssetCheckResult(passed=bad == 0, description=f"{len(rows):,} rows, {bad} of them wrong")
+
+
+@dg.asset_check(asset=forecast_accuracy, description="realised coverage of the published interval is near its nominal level")
+def interval_coverage(
+    context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform], duckdb: DuckDBResource
+) -> dg.AssetCheckResult:
+    quantiles = platform.settings.quantiles
+    nominal = quantiles[-1] - quantiles[0]
+    with lake_connection(platform, duckdb) as con:
+        row = con.execute(
+            "SELECT avg(in_interval::INT), count(*) FROM forecast_accuracy WHERE level = 'series' AND week BETWEEN ? AND ?",
+            [weeks_of(context)[0], weeks_of(context)[-1]],
+        ).fetchone()
+    coverage, cells = row if row else (None, 0)
+    if not cells:
+        return dg.AssetCheckResult(passed=True, description="no earlier forecast of these weeks to score yet")
+    return dg.AssetCheckResult(
+        passed=abs(coverage - nominal) <= 0.1, severity=WARN,
+        description=f"{coverage:.1%} of {cells:,} actuals fell into the {nominal:.0%} interval",
+        metadata={"coverage": coverage, "nominal": nominal, "cells": cells},
+    )
+
+
+all_checks = [
+    week_complete, beats_seasonal_naive, no_future_data, outputs_verified, forecast_or_reason, quantiles_ordered,
+    interval_coverage,
+]

@@ -1,0 +1,40 @@
+"""The weekly grid: one row per active series and week, in the version in force; gaps are null, returns are flagged."""
+
+import dagster as dg
+from dagster_duckdb import DuckDBResource
+
+from forecast_platform.defs.partitions import OWNERS, weekly, weeks_of
+from forecast_platform.defs.raw_sales import raw_sales
+from forecast_platform.defs.resources import Platform, lake_connection
+from forecast_platform.defs.stage import Stage
+from forecast_platform.series.cleaning import clean_weeks
+from forecast_platform.weeks import key
+
+
+@dg.asset(
+    deps=[raw_sales], partitions_def=weekly, backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=500),
+    group_name="series", kinds={"iceberg", "duckdb"}, owners=OWNERS, code_version="1", description=__doc__,
+)
+def cleaned_series(
+    context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform], duckdb: DuckDBResource
+) -> dg.MaterializeResult:
+    stage, weeks, lake = Stage(context), weeks_of(context), platform.lake
+    with lake_connection(platform, duckdb) as con:
+        rows = clean_weeks(con, weeks[0], weeks[-1], platform.settings.active_weeks)
+        con.register("rows", rows)
+        counts = {
+            week: dict(zip(("series", "gaps", "returns", "restated"), numbers, strict=True))
+            for week, *numbers in con.execute(
+                """
+                SELECT week, count(*), count(*) FILTER (NOT observed), count(*) FILTER (is_return),
+                       count(*) FILTER (is_restated)
+                FROM rows GROUP BY week
+                """
+            ).fetchall()
+        }
+    changed = lake.replace_weeks("cleaned_series", weeks, rows)
+    for week in weeks:
+        context.add_asset_metadata(counts.get(week, {"series": 0}), partition_key=key(week))
+    return dg.MaterializeResult(
+        metadata=stage.metadata(lake.specs["cleaned_series"].schema, rows=len(rows), weeks=len(weeks), changed=changed)
+    )

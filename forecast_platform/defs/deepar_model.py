@@ -1,0 +1,62 @@
+"""The DeepAR model in force at a week: trained on weeks up to it (or pointing to the last training), and judged."""
+
+import json
+
+import dagster as dg
+import pyarrow as pa
+from dagster_duckdb import DuckDBResource
+
+from forecast_platform import engine
+from forecast_platform.defs import pictures
+from forecast_platform.defs.cleaned_series import cleaned_series
+from forecast_platform.defs.partitions import OWNERS, as_known, history, weekly, weeks_of
+from forecast_platform.defs.resources import Platform, lake_connection
+from forecast_platform.defs.stage import Stage
+from forecast_platform.lake.lake import run_columns
+from forecast_platform.series.cleaning import read_panel
+
+
+@dg.asset(
+    deps=[dg.AssetDep(cleaned_series, partition_mapping=history)], partitions_def=weekly,
+    backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=1), group_name="model",
+    kinds={"pytorch", "deepar"}, owners=OWNERS, code_version="1", description=__doc__,
+)
+def deepar_model(
+    context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform], duckdb: DuckDBResource
+) -> dg.MaterializeResult:
+    stage, (week,), mode = Stage(context), weeks_of(context), as_known(context)
+    settings, lake = platform.settings, platform.lake
+    parameters = engine.hyperparameters(
+        settings.context_length, settings.prediction_length, settings.seed, settings.hyperparameters
+    )
+    with lake_connection(platform, duckdb) as con:
+        panel = read_panel(con, week, mode)
+    # The fixed rhythm may point to a week with too little history for a model; then this week is its own start.
+    trained_as_of = engine.training_week(week, settings.calendar, settings.retrain_every_weeks)
+    if panel.position(trained_as_of) + 1 >= settings.context_length + 2 * settings.prediction_length:
+        panel = panel.until(trained_as_of)
+    try:
+        model = platform.engine.train(panel, parameters, stage.progress, settings.num_samples)
+    except engine.TooLittleHistory as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
+    judgement = model.judgement
+    row = {
+        "week": week, "version": model.version, "trained_as_of": model.trained_as_of, "training_digest": model.digest,
+        "as_known": mode, "series": model.series, "observations": model.observations,
+        "hyperparameters": json.dumps(model.hyperparameters, sort_keys=True), "backtest_cutoff": judgement.cutoff,
+        "backtest_wape": judgement.wape, "backtest_wql": judgement.wql, "backtest_coverage80": judgement.coverage80,
+        "naive_wape": judgement.naive_wape, "naive_wql": judgement.naive_wql, "verdict": judgement.verdict,
+        "why": judgement.why, **run_columns(context.run_id),
+    }
+    schema = lake.specs["models"].schema
+    lake.replace_weeks("models", [week], pa.Table.from_pylist([row], schema=schema))
+    return dg.MaterializeResult(
+        metadata=stage.metadata(
+            schema, version=model.version, trained_as_of=str(model.trained_as_of), series=model.series,
+            observations=model.observations, verdict=judgement.verdict, why=judgement.why,
+            training_seconds=round(model.train_seconds, 1), training_windows=model.train_windows,
+            artifact=dg.MetadataValue.path(str(model.artifact)),
+            hyperparameters=dg.MetadataValue.json(model.hyperparameters),
+            loss=pictures.loss_curve(model.loss_curve),
+        )
+    )

@@ -1,0 +1,48 @@
+"""Realised accuracy: as a week's sales land, every earlier forecast of it is scored, beside last year's week."""
+
+import dagster as dg
+from dagster_duckdb import DuckDBResource
+
+from forecast_platform.defs.cleaned_series import cleaned_series
+from forecast_platform.defs.forecast_table import forecast_table
+from forecast_platform.defs.partitions import OWNERS, weekly, weeks_of
+from forecast_platform.defs.resources import Platform, lake_connection
+from forecast_platform.defs.stage import Stage
+from forecast_platform.evaluation.accuracy import score_weeks
+from forecast_platform.settings import get_settings
+from forecast_platform.weeks import key
+
+# Week W is scored against the forecasts made in the weeks before it.
+_earlier = dg.TimeWindowPartitionMapping(
+    start_offset=-get_settings().prediction_length, end_offset=-1, allow_nonexistent_upstream_partitions=True
+)
+
+
+@dg.asset(
+    deps=[cleaned_series, dg.AssetDep(forecast_table, partition_mapping=_earlier)], partitions_def=weekly,
+    backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=500), group_name="accuracy",
+    kinds={"iceberg", "duckdb"}, owners=OWNERS, code_version="1", description=__doc__,
+)
+def forecast_accuracy(
+    context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform], duckdb: DuckDBResource
+) -> dg.MaterializeResult:
+    stage, weeks, settings, lake = Stage(context), weeks_of(context), platform.settings, platform.lake
+    with lake_connection(platform, duckdb) as con:
+        rows = score_weeks(con, weeks[0], weeks[-1], settings.quantiles, settings.quantile_columns)
+        con.register("rows", rows)
+        scores = con.execute(
+            """
+            SELECT week, count(DISTINCT forecast_week) AS forecasts, sum(abs_error) / sum(abs(actual)) AS wape,
+                   sum(quantile_loss) / sum(abs(actual)) AS wql, avg(in_interval::INT) AS coverage,
+                   sum(naive_abs_error) / sum(abs(actual)) FILTER (naive IS NOT NULL) AS naive_wape
+            FROM rows WHERE level = 'series' GROUP BY week
+            """
+        ).fetchall()
+    lake.replace_weeks("forecast_accuracy", weeks, rows)
+    for week, *numbers in scores:
+        names = ("forecasts_scored", "wape", "wql", "coverage", "naive_wape")
+        metadata = {name: value for name, value in zip(names, numbers, strict=True) if value is not None}
+        context.add_asset_metadata(metadata, partition_key=key(week))
+    return dg.MaterializeResult(
+        metadata=stage.metadata(lake.specs["forecast_accuracy"].schema, rows=len(rows))
+    )

@@ -1,0 +1,57 @@
+"""The published forecasts: one row per series and week ahead with its quantiles, totals by store and department, and a
+reason for every series that has none. Replaced whole, in one commit, so a reader sees the old week or the new one."""
+
+import datetime as dt
+
+import dagster as dg
+import pyarrow as pa
+import pyarrow.compute as pc
+from dagster_duckdb import DuckDBResource
+
+from forecast_platform.defs import pictures
+from forecast_platform.defs.batch_predictions import batch_of, batch_predictions, model_in_force
+from forecast_platform.defs.partitions import OWNERS, as_known, weekly, weeks_of
+from forecast_platform.defs.resources import Platform, lake_connection
+from forecast_platform.defs.stage import Stage
+from forecast_platform.lake.lake import run_columns, with_columns
+from forecast_platform.series.batch import read_batch
+from forecast_platform.series.cleaning import read_panel
+from forecast_platform.series.publishing import forecast_rows, forecastable
+
+
+@dg.asset(
+    deps=[batch_predictions], partitions_def=weekly, backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=1),
+    group_name="forecast", kinds={"iceberg", "table"}, owners=OWNERS, code_version="1", description=__doc__,
+)
+def forecast_table(
+    context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform], duckdb: DuckDBResource
+) -> dg.MaterializeResult:
+    stage, (week,), mode = Stage(context), weeks_of(context), as_known(context)
+    settings, lake = platform.settings, platform.lake
+    model = model_in_force(platform, week)
+    shards = read_batch(batch_of(platform, week), settings.quantiles, settings.prediction_length)
+    run = run_columns(context.run_id)
+    rows = with_columns(
+        forecast_rows(shards, week, settings.quantiles, settings.quantile_columns),
+        model_version=model.version, as_known=mode, **run,
+    )
+    with lake_connection(platform, duckdb) as con:
+        _, without = forecastable(read_panel(con, week, mode), settings.active_weeks)
+        landed = con.execute("SELECT max(landed_at) FROM cleaned_series WHERE week = ?", [week]).fetchone()
+    series = pc.sum(pc.equal(rows["level"], "series")).as_py() // settings.prediction_length
+    lake.replace_weeks("no_forecast", [week], with_columns(without, forecast_week=pa.scalar(week, pa.date32()), **run))
+    changed = lake.replace_weeks("forecasts", [week], rows)
+    metadata = {}
+    if landed and landed[0]:
+        delay = (dt.datetime.now(dt.UTC) - landed[0].astimezone(dt.UTC)).total_seconds()
+        metadata["seconds_from_landing"] = round(delay, 1)
+        context.log.info(f"published {week}: {delay:.1f} s after the week's sales landed")
+    with lake_connection(platform, duckdb) as con:
+        picture = pictures.total_with_fan(con, week, settings.quantile_columns)
+    return dg.MaterializeResult(
+        metadata=stage.metadata(
+            lake.specs["forecasts"].schema, rows=len(rows), series=series,
+            without_forecast=len(without), changed=changed, model_version=model.version, as_known=mode,
+            forecast=picture, **metadata,
+        )
+    )

@@ -1,0 +1,44 @@
+"""The weekly partitions, and what a run is about: its weeks and how much it may know."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import dagster as dg
+
+from forecast_platform.settings import get_settings
+from forecast_platform.weeks import key
+
+# A partition is a business week, its key the date it ends on. With end_offset=1 the newest key exists from that date.
+_calendar = get_settings().calendar
+weekly = dg.WeeklyPartitionsDefinition(
+    start_date=key(_calendar.first_week), day_offset=_calendar.day_offset, end_offset=1
+)
+
+# Weeks of history a week's series, model and forecast are said to depend on in the lineage view; what they read is all.
+LINEAGE_WEEKS = 52
+history = dg.TimeWindowPartitionMapping(start_offset=-LINEAGE_WEEKS, allow_nonexistent_upstream_partitions=True)
+
+OWNERS = ["team:forecasting"]
+
+# Tag of a run (or backfill) that asks for forecasts from the data versions that had landed at the time.
+AS_KNOWN = "forecast/as_known"
+
+
+def weeks_of(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> list[dt.date]:
+    """The weeks of this run, ascending."""
+    if not context.has_partition_key_range and not context.has_partition_key:
+        return []
+    return sorted(dt.date.fromisoformat(k) for k in context.partition_keys)
+
+
+def as_known(context: dg.AssetExecutionContext) -> str:
+    """How much the run may know, "now" or "then", from its tag.
+
+    Raises:
+        dagster.Failure: any other value.
+    """
+    mode = context.run.tags.get(AS_KNOWN, "now")
+    if mode not in ("now", "then"):
+        raise dg.Failure(f"the run's tag {AS_KNOWN} is {mode!r}; use now or then")
+    return mode

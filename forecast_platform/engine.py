@@ -1,0 +1,253 @@
+"""The DeepAR engine as the platform uses it: train a model for a week, transform a batch with it.
+
+A model is addressed by the digest of everything that decides it (data, hyperparameters, seed, engine code). Asking for
+the same training again returns the stored model, so reruns and backfills in any order give equal forecasts.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from forecast_platform import deepar
+from forecast_platform.evaluation.backtest import Forecaster, backtest
+from forecast_platform.evaluation.baselines import seasonal_naive
+from forecast_platform.series.batch import Batch
+from forecast_platform.series.encoding import Categories, digest, to_series_set
+from forecast_platform.series.panel import Panel
+from forecast_platform.weeks import WEEK, WeekCalendar
+
+Progress = Callable[[str, int, int], None]  # (what, done, total)
+
+# The network the platform ships, in SageMaker's names. Measured on the Walmart protocol; see README.
+SHIPPED: dict[str, str] = {
+    "epochs": "60",
+    "learning_rate": "0.005",
+    "learning_rate_schedule": "cosine",
+    "embedding_dimension": "4",
+    "likelihood": "student-t",
+}
+
+
+class TooLittleHistory(ValueError):
+    """There is not enough data to train on; the message says how much there is and how much is needed."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A model's rolling backtest against last year's week, made before the model was trained on everything.
+
+    `why` says in words what the figures mean; the scores are None when the history was too short to hold out weeks.
+    """
+
+    verdict: str  # "passed", "below_naive" or "unjudged"
+    why: str
+    cutoff: dt.date | None = None
+    wape: float | None = None
+    wql: float | None = None
+    coverage80: float | None = None
+    naive_wape: float | None = None
+    naive_wql: float | None = None
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model on disk: model.tar.gz and training.json in `folder`."""
+
+    folder: Path
+    version: str
+    digest: str
+    trained_as_of: dt.date
+    categories: Categories
+    hyperparameters: dict[str, str]
+    series: int
+    observations: int
+    judgement: Judgement
+    loss_curve: list[float] = field(default_factory=list)
+    train_seconds: float = 0.0
+    train_windows: int = 0
+
+    @property
+    def artifact(self) -> Path:
+        return self.folder / "model.tar.gz"
+
+    def save(self) -> None:
+        data = {**asdict(self), "categories": self.categories.to_json(), "folder": None}
+        text = json.dumps(data, indent=1, default=str)
+        (self.folder / "training.json").write_text(text)
+
+    @classmethod
+    def load(cls, folder: Path) -> Model:
+        data = json.loads((folder / "training.json").read_text())
+        judgement = Judgement(**data.pop("judgement"))
+        if judgement.cutoff:
+            judgement = Judgement(**{**asdict(judgement), "cutoff": dt.date.fromisoformat(str(judgement.cutoff))})
+        data |= {
+            "folder": folder, "categories": Categories.from_json(data["categories"]), "judgement": judgement,
+            "trained_as_of": dt.date.fromisoformat(data["trained_as_of"]),
+        }
+        return cls(**data)
+
+
+@functools.cache
+def code_version() -> str:
+    """Hash of the engine's source: a change of code is a change of model."""
+    content = hashlib.sha256()
+    for path in sorted(Path(deepar.__file__).parent.glob("*.py")):
+        content.update(path.read_bytes())
+    return content.hexdigest()[:12]
+
+
+def training_week(week: dt.date, calendar: WeekCalendar, retrain_every_weeks: int) -> dt.date:
+    """The week whose model serves `week`: the last one of a fixed rhythm, so that it depends on nothing but the
+    calendar and every order of a backfill gives the same models."""
+    position = int(calendar.index(week))
+    return week - (position % retrain_every_weeks) * WEEK
+
+
+def hyperparameters(context_length: int, prediction_length: int, seed: int, changes: Mapping[str, str]) -> dict[str, str]:
+    """The shipped hyperparameters with an installation's own changes; all values strings, as SageMaker wants them."""
+    return {
+        **SHIPPED, "time_freq": "1W", "context_length": str(context_length),
+        "prediction_length": str(prediction_length), "seed": str(seed), **changes,
+    }
+
+
+def deepar_forecaster(
+    parameters: Mapping[str, str], num_samples: int = 100, progress: Progress | None = None
+) -> Forecaster:
+    """DeepAR as a backtest's forecaster: trained on the history it is given, then sampled."""
+
+    def forecast(history: Panel, horizon: int, quantiles: Sequence[float]) -> NDArray[np.float64]:
+        model, categories = _fit({**parameters, "prediction_length": str(horizon)}, history, progress, None)
+        result = deepar.predict(
+            model, to_series_set(history, categories), num_samples=num_samples,
+            quantiles=tuple(f"{q:g}" for q in quantiles), seed=int(parameters.get("seed", "0")),
+        )
+        return result.quantiles.astype(np.float64)
+
+    return forecast
+
+
+class LocalEngine:
+    """DeepAR in this process, models in a folder.
+
+    Args:
+        models: where models are kept, one folder per digest.
+    """
+
+    def __init__(self, models: Path) -> None:
+        self.models = models
+
+    def train(
+        self, panel: Panel, parameters: Mapping[str, str], progress: Progress | None = None, num_samples: int = 100
+    ) -> Model:
+        """The model for a panel that ends at its cutoff: stored, or trained now and judged by a backtest.
+
+        Raises:
+            TooLittleHistory: fewer weeks than one training window, or fewer observations than DeepAR accepts.
+        """
+        cutoff = panel.weeks[-1].astype(dt.date)
+        text = json.dumps(dict(sorted(parameters.items())))
+        key = digest(panel, text, str(num_samples), code_version())
+        folder = self.models / key
+        if (folder / "training.json").exists():
+            return Model.load(folder)
+        need = int(parameters["context_length"]) + int(parameters["prediction_length"])
+        observations = int(panel.observed.sum())
+        if len(panel.weeks) < need or observations < 300:
+            raise TooLittleHistory(
+                f"{len(panel.weeks)} weeks and {observations} observations up to {cutoff}; a model needs {need} weeks "
+                "(context_length + prediction_length) and 300 observations. Land more history under sales/."
+            )
+        judgement = _judge(panel, parameters, num_samples, progress)
+        self.models.mkdir(parents=True, exist_ok=True)
+        checkpoint = self.models / f"{key}.checkpoint"
+        started = time.perf_counter()
+        model, categories = _fit(parameters, panel, progress, checkpoint)
+        building = self.models / f"{key}.{os.getpid()}.building"
+        shutil.rmtree(building, ignore_errors=True)
+        building.mkdir()
+        version = deepar.save_artifact(model, building / "model.tar.gz")
+        Model(
+            building, version, key, cutoff, categories, dict(parameters), len(panel), observations, judgement,
+            [float(loss) for loss in model.loss_curve], time.perf_counter() - started, int(model.train_windows),
+        ).save()
+        try:
+            building.rename(folder)
+        except OSError:  # another run finished the same training first, and it gave the same model
+            shutil.rmtree(building)
+        shutil.rmtree(checkpoint, ignore_errors=True)
+        return Model.load(folder)
+
+    def transform(
+        self, model: Model, batch: Batch, num_samples: int, quantiles: Sequence[float], seed: int,
+        progress: Progress | None = None,
+    ) -> int:
+        """Write the outputs of a batch. Returns the number of series."""
+        network = deepar.load_artifact(model.artifact)
+        config = {
+            "num_samples": num_samples, "output_types": ["mean", "quantiles", "samples"],
+            "quantiles": [f"{q:g}" for q in quantiles],
+        }
+        shards = batch.shards()
+        lines = 0
+        for number, (source, output) in enumerate(shards, 1):
+            lines += deepar.transform(network, source, output, config, seed=seed)
+            if progress:
+                progress("predict", number, len(shards))
+        return lines
+
+
+def _fit(
+    parameters: Mapping[str, str], panel: Panel, progress: Progress | None, checkpoint: Path | None
+) -> tuple[Any, Categories]:
+    """Train on the series long enough to train on; their categories are the model's coding."""
+    long_enough = (len(panel.weeks) - panel.first) >= int(parameters["prediction_length"])
+    panel = panel.select(long_enough)
+    categories = Categories.of(panel)
+
+    def report(done: int, total: int, metrics: dict[str, float]) -> None:
+        if progress:
+            progress("train", done, total)
+
+    model = deepar.train(
+        to_series_set(panel, categories), deepar.HyperParameters.parse(dict(parameters)), progress=report,
+        checkpoint=checkpoint,
+    )
+    return model, categories
+
+
+def _judge(
+    panel: Panel, parameters: Mapping[str, str], num_samples: int, progress: Progress | None
+) -> Judgement:
+    """Train without the last prediction_length weeks, forecast them, and compare with last year's week."""
+    horizon = int(parameters["prediction_length"])
+    if len(panel.weeks) < 2 * horizon + int(parameters["context_length"]):
+        return Judgement("unjudged", f"{len(panel.weeks)} weeks of history are too few to hold out {horizon} of them")
+    cutoff = panel.weeks[-1 - horizon].astype(dt.date)
+    deep, naive = backtest(
+        panel, [cutoff], horizon,
+        {"deepar": deepar_forecaster(parameters, num_samples, progress), "seasonal_naive": seasonal_naive},
+        min_weeks=horizon,
+    )
+    better = deep.scores.wape <= naive.scores.wape
+    why = (
+        f"WAPE {deep.scores.wape:.4f} against {naive.scores.wape:.4f} of last year's week, {horizon} weeks after {cutoff}"
+    )
+    return Judgement(
+        "passed" if better else "below_naive", why, cutoff, deep.scores.wape, deep.scores.wql, deep.scores.coverage80,
+        naive.scores.wape, naive.scores.wql,
+    )

@@ -1,0 +1,342 @@
+"""Where files land: a folder, or a prefix of an S3 bucket, behind one small protocol.
+
+Both twins show the files under the folders named in KINDS, and those lying directly in the root: their kind
+is None, so that a misplaced file can be named. Other folders are somebody else's and not looked into. Names
+that start with "." or "_" or end like an unfinished copy are passed over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import functools
+import hashlib
+import os
+import stat
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+
+from forecast_platform.landing.contract import KINDS
+
+UNFINISHED = (".tmp", ".part", ".partial", ".crdownload")
+
+
+class LandingError(Exception):
+    """The landing place, or an object in it, can't be reached: what happened and how to mend it."""
+
+
+@dataclass(frozen=True)
+class LandingObject:
+    """One version of one landed file.
+
+    Attributes:
+        key: path below the root, with "/": "sales/2012-10-26.csv".
+        version: changes with the content. Folder: the first 16 hex digits of its SHA-256. S3: the ETag, which
+            listings carry at no extra request, also for buckets without versioning.
+        size: bytes.
+        arrived_at: when it came to lie here, UTC. Folder: the later of mtime and ctime. S3: LastModified.
+        modified_at: when its content was last written, UTC. Folder: mtime. S3: LastModified.
+    """
+
+    key: str
+    version: str
+    size: int
+    arrived_at: dt.datetime
+    modified_at: dt.datetime
+
+    @property
+    def kind(self) -> str | None:
+        """The folder it lies in, if that is one of KINDS."""
+        top, _, rest = self.key.partition("/")
+        return top if rest and top in KINDS else None
+
+
+class Landing(Protocol):
+    """A place where files land."""
+
+    url: str
+
+    def list(self, known: Mapping[str, LandingObject] = {}) -> list[LandingObject]:
+        """The objects that lie here now, by (arrived_at, key).
+
+        Args:
+            known: objects of an earlier listing by key; what did not change since need not be hashed again.
+
+        Raises:
+            LandingError: the place can't be listed; that is never the same as "no files".
+        """
+        ...
+
+    def read(self, obj: LandingObject) -> bytes:
+        """The bytes of exactly this version.
+
+        Raises:
+            LandingError: it can't be read, or was replaced since it was listed.
+        """
+        ...
+
+    def put(self, key: str, data: bytes) -> LandingObject:
+        """Land `data` under `key`, whole or not at all, replacing what was there.
+
+        Raises:
+            LandingError: it can't be written.
+            ValueError: the key leaves the landing place.
+        """
+        ...
+
+
+def open_landing(url: str) -> Landing:
+    """The landing place at `url`: "s3://bucket/prefix", else a folder, which is created when missing.
+
+    Raises:
+        LandingError: the folder can't be created, or the address is of another kind.
+    """
+    if url.startswith("s3://"):
+        return S3Landing(url)
+    if "://" in url:
+        raise LandingError(f"{url} is no landing place; use a folder or s3://bucket/prefix")
+    return FolderLanding(url)
+
+
+def _wanted(key: str) -> bool:
+    parts = key.split("/")
+    return (
+        (len(parts) == 1 or parts[0] in KINDS)
+        and all(part and part[0] not in "._" for part in parts)
+        and not key.lower().endswith(UNFINISHED)
+    )
+
+
+def _checked(key: str) -> str:
+    parts = key.split("/")
+    if "\\" in key or "\0" in key or any(part in ("", ".", "..") for part in parts):
+        raise ValueError(f"{key!r} is no key; write a path such as sales/2012-10-26.csv")
+    return key
+
+
+def _oldest_first(objects: Iterator[LandingObject]) -> list[LandingObject]:
+    return sorted(objects, key=lambda obj: (obj.arrived_at, obj.key))
+
+
+# --- folder
+
+
+class FolderLanding:
+    """A folder. Links are followed to files below the root only; linked folders are not entered.
+
+    Args:
+        path: the folder, created when missing.
+        settle_seconds: files that changed less than this ago are left for the next look, because a copy may
+            still be under way.
+    """
+
+    def __init__(self, path: str | Path, settle_seconds: float = 1.0) -> None:
+        self.root = Path(path).expanduser().resolve()
+        self.url = str(self.root)
+        self.settle_seconds = settle_seconds
+        with self._explained(self.url):
+            self.root.mkdir(parents=True, exist_ok=True)
+
+    def list(self, known: Mapping[str, LandingObject] = {}) -> list[LandingObject]:
+        """See Landing.list."""
+        with self._explained(self.url):
+            return _oldest_first(self._objects(known))
+
+    def read(self, obj: LandingObject) -> bytes:
+        """See Landing.read."""
+        with self._explained(obj.key):
+            data = self._path(obj.key).read_bytes()
+        if _digest(data) != obj.version:
+            raise LandingError(f"{obj.key} in {self.url} was replaced since it was listed; look again")
+        return data
+
+    def put(self, key: str, data: bytes) -> LandingObject:
+        """See Landing.put."""
+        path = self._path(_checked(key))
+        with self._explained(key):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # In the same folder, so that the replace is atomic; listings pass over its name.
+            handle, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide it from other users
+                os.replace(temporary, path)
+            except BaseException:
+                os.unlink(temporary)
+                raise
+            return _landed(key, _digest(data), path.stat())
+
+    def _objects(self, known: Mapping[str, LandingObject]) -> Iterator[LandingObject]:
+        for path in self._files():
+            key = path.relative_to(self.root).as_posix()
+            with self._explained(key), contextlib.suppress(FileNotFoundError):  # gone again: not landed
+                obj = self._look(key, path, known.get(key))
+                if obj is not None:
+                    yield obj
+
+    def _files(self) -> Iterator[Path]:
+        def fail(error: OSError) -> None:
+            raise error
+
+        for folder, folders, names in os.walk(self.root, onerror=fail):
+            if folder == str(self.root):
+                folders[:] = [name for name in folders if name in KINDS]
+            for name in names:
+                path = Path(folder, name)
+                if _wanted(path.relative_to(self.root).as_posix()):
+                    yield path
+
+    def _look(self, key: str, path: Path, known: LandingObject | None) -> LandingObject | None:
+        """The object at `path`, or None for what is no file, lies outside, or is still changing."""
+        if path.is_symlink() and not path.resolve().is_relative_to(self.root):
+            return None
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        # By ctime, which a copy can't set. One in the future is a skewed clock, not a copy under way.
+        if 0 <= time.time() - status.st_ctime < self.settle_seconds:
+            return None
+        try:
+            key.encode()
+        except UnicodeEncodeError:
+            raise LandingError(f"the file name {key!r} is not UTF-8; rename it") from None
+        obj = _landed(key, "", status)
+        if known is not None and (known.size, known.arrived_at) == (obj.size, obj.arrived_at):
+            return _landed(key, known.version, status)
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        after = path.stat()
+        changed = (after.st_size, after.st_mtime_ns, after.st_ctime_ns) != (
+            status.st_size, status.st_mtime_ns, status.st_ctime_ns
+        )
+        return None if changed else _landed(key, digest, status)
+
+    def _path(self, key: str) -> Path:
+        return self.root / PurePosixPath(key)
+
+    @contextlib.contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except PermissionError as error:
+            raise LandingError(
+                f"{what}: access denied in {self.url}; let the user who runs this read and write there"
+            ) from error
+        except FileNotFoundError as error:
+            if self.root.is_dir():
+                raise LandingError(f"{what} is no longer in {self.url}; look again") from error
+            raise LandingError(f"{self.url} is gone; create it or set FORECAST_LANDING_URL") from error
+        except OSError as error:
+            reason = error.strerror or error
+            raise LandingError(f"{what} in {self.url}: {reason}; check the path and the disk") from error
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def _landed(key: str, version: str, status: os.stat_result) -> LandingObject:
+    modified = _moment(status.st_mtime_ns)
+    return LandingObject(key, version, status.st_size, max(modified, _moment(status.st_ctime_ns)), modified)
+
+
+def _moment(nanoseconds: int) -> dt.datetime:
+    return dt.datetime.fromtimestamp(0, dt.UTC) + dt.timedelta(microseconds=nanoseconds // 1000)
+
+
+# --- S3
+
+
+class S3Landing:
+    """A prefix of an S3 bucket. Credentials, region and endpoint (AWS_ENDPOINT_URL) are boto3's own business.
+
+    Args:
+        url: s3://bucket or s3://bucket/prefix.
+    """
+
+    def __init__(self, url: str) -> None:
+        bucket, _, prefix = url.removeprefix("s3://").partition("/")
+        if not bucket:
+            raise LandingError(f"{url} names no bucket; write s3://bucket/prefix")
+        self.bucket = bucket
+        self.prefix = prefix.strip("/") + "/" if prefix.strip("/") else ""
+        self.url = f"s3://{bucket}/{self.prefix}".rstrip("/")
+
+    @functools.cached_property
+    def _client(self) -> Any:
+        import boto3  # half a second that folders need not pay
+        from botocore.config import Config
+
+        retries = {"mode": "standard", "max_attempts": 5}
+        # A session of our own: boto3's default one is shared by threads and remembers old credentials.
+        return boto3.Session().client("s3", config=Config(retries=retries, connect_timeout=10))
+
+    def list(self, known: Mapping[str, LandingObject] = {}) -> list[LandingObject]:
+        """See Landing.list. Listings carry the ETag, so `known` saves nothing here."""
+        with self._explained(self.url, "s3:ListBucket"):
+            return _oldest_first(self._objects())
+
+    def read(self, obj: LandingObject) -> bytes:
+        """See Landing.read."""
+        with self._explained(obj.key, "s3:GetObject"):
+            reply = self._client.get_object(
+                Bucket=self.bucket, Key=self.prefix + obj.key, IfMatch=f'"{obj.version}"'
+            )
+            data: bytes = reply["Body"].read()
+        return data
+
+    def put(self, key: str, data: bytes) -> LandingObject:
+        """See Landing.put."""
+        where = {"Bucket": self.bucket, "Key": self.prefix + _checked(key)}
+        with self._explained(key, "s3:PutObject and s3:GetObject"):
+            self._client.put_object(**where, Body=data)
+            head = self._client.head_object(**where)
+        return _s3_object(key, head["ETag"], head["ContentLength"], head["LastModified"])
+
+    def _objects(self) -> Iterator[LandingObject]:
+        paginator = self._client.get_paginator("list_objects_v2")
+        root = {"Prefix": self.prefix, "Delimiter": "/"}
+        for place in (root, *({"Prefix": f"{self.prefix}{kind}/"} for kind in KINDS)):
+            for page in paginator.paginate(Bucket=self.bucket, **place):
+                for item in page.get("Contents", ()):
+                    key = item["Key"].removeprefix(self.prefix)
+                    if _wanted(key):
+                        yield _s3_object(key, item["ETag"], item["Size"], item["LastModified"])
+
+    @contextlib.contextmanager
+    def _explained(self, what: str, permission: str) -> Iterator[None]:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            yield
+        except ClientError as error:
+            code = str(error.response.get("Error", {}).get("Code"))
+            advice = self._advice(code, permission)
+            raise LandingError(f"{what}: {advice} ({code} from {self.url})") from error
+        except BotoCoreError as error:
+            raise LandingError(
+                f"{what}: {error}; check the AWS credentials, AWS_REGION and AWS_ENDPOINT_URL of this process"
+            ) from error
+
+    def _advice(self, code: str, permission: str) -> str:
+        if code in ("NoSuchBucket", "404"):
+            return f"there is no bucket {self.bucket}; create it or set FORECAST_LANDING_URL"
+        if code in ("PreconditionFailed", "412", "NoSuchKey"):
+            return "it was replaced or removed since it was listed; look again"
+        if code in ("AccessDenied", "403", "AllAccessDisabled"):
+            return f"access denied; allow {permission} on the bucket to the identity this process runs as"
+        if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"):
+            return "the AWS credentials were refused; renew them"
+        return "S3 refused the request; see the code and try again"
+
+
+def _s3_object(key: str, etag: str, size: int, modified: dt.datetime) -> LandingObject:
+    moment = modified.astimezone(dt.UTC)
+    return LandingObject(key, etag.strip('"'), size, moment, moment)

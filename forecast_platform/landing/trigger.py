@@ -1,0 +1,153 @@
+"""What landed files start: a pure function from (what is new, what is remembered) to run requests.
+
+Rules. One run a week for all its files, earliest week first, one run at a time, so weeks follow each other in order. A
+drop of many weeks is history: one run brings all of it in, then one forecast is made from the newest complete week. A
+week behind the newest is restated, and the newest week is forecast again afterwards. Files whose weeks have not begun,
+or lie before the first week, are parked and named. Files without a readable week still get a run, which quarantines
+them with a reason.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from forecast_platform.landing.contract import FileRefused
+from forecast_platform.landing.store import LandingObject
+from forecast_platform.weeks import WeekCalendar, key
+
+
+@dataclass(frozen=True)
+class Request:
+    """One run to start.
+
+    kind: "week" runs the whole graph for `last` (= `first`), "history" brings in first .. last without forecasting,
+    "files" only reads files that belong to no week.
+    """
+
+    kind: Literal["week", "history", "files"]
+    first: dt.date
+    last: dt.date
+    run_key: str
+
+
+@dataclass
+class Memory:
+    """The sensor's cursor.
+
+    Attributes:
+        epoch: when this memory began; part of every run key, so that a reset cursor never meets an old key.
+        sent: number of requests so far; part of every run key, so that content that comes back runs again.
+        requested: object key -> version that a run has been asked for, until the ledger shows it.
+        pending: week -> versions waiting for their run.
+        loose: versions that belong to no week and wait for a run.
+        parked: object key -> why it waits.
+        refresh: the newest complete week is to be forecast when nothing else waits.
+    """
+
+    epoch: str
+    sent: int = 0
+    requested: dict[str, str] = field(default_factory=dict)
+    pending: dict[str, list[str]] = field(default_factory=dict)
+    loose: list[str] = field(default_factory=list)
+    parked: dict[str, str] = field(default_factory=dict)
+    refresh: bool = False
+
+    @classmethod
+    def load(cls, cursor: str | None, now: dt.datetime) -> Memory:
+        return cls(**json.loads(cursor)) if cursor else cls(epoch=f"{now:%Y%m%d%H%M%S}")
+
+    def dump(self) -> str:
+        return json.dumps(self.__dict__, sort_keys=True)
+
+    def _request(self, kind: Literal["week", "history", "files"], first: dt.date, last: dt.date, why: Sequence[str]) -> Request:
+        content = hashlib.sha256("\0".join(sorted(why)).encode()).hexdigest()[:12]
+        self.sent += 1
+        # A run reads everything that has landed, so nothing loose is left to wait for.
+        self.loose = []
+        return Request(kind, first, last, f"{key(last)}:{content}:{self.epoch}.{self.sent}")
+
+
+def notice(
+    memory: Memory,
+    new: Sequence[LandingObject],
+    weeks_in: Callable[[LandingObject], Sequence[dt.date]],
+    calendar: WeekCalendar,
+    now: dt.datetime,
+    byte_limit: int = 256 * 1024 * 1024,
+) -> None:
+    """Put new objects into the memory: under the weeks they hold, or parked, or loose.
+
+    Args:
+        new: objects whose content the ledger does not hold, oldest arrival first.
+        weeks_in: the weeks a sales file holds; raises FileRefused when that cannot be told.
+        byte_limit: size of the files looked into at one time; the rest is noticed the next time.
+    """
+    newest = calendar.last_started(now)
+    memory.requested = {o.key: o.version for o in new if memory.requested.get(o.key) == o.version}
+    memory.parked = {}
+    looked_into = 0
+    for obj in new:
+        if obj.kind is None or obj.key in memory.requested:
+            continue
+        if looked_into and looked_into + obj.size > byte_limit:
+            break
+        looked_into += obj.size
+        try:
+            weeks = list(weeks_in(obj)) if obj.kind == "sales" else []
+        except FileRefused:
+            weeks = []
+        known = [w for w in weeks if calendar.first_week <= w <= newest]
+        if weeks and not known:
+            ahead = min(weeks) > newest
+            memory.parked[obj.key] = (
+                f"its first week {min(weeks)} has not begun" if ahead
+                else f"its last week {max(weeks)} lies before the first week {calendar.first_week}; set FORECAST_FIRST_WEEK"
+            )
+            continue
+        memory.requested[obj.key] = obj.version
+        for week in known:
+            memory.pending.setdefault(key(week), []).append(obj.version)
+        if not known:
+            memory.loose.append(obj.version)
+
+
+def next_request(
+    memory: Memory,
+    history_weeks: int,
+    newest_landed: dt.date | None,
+    newest_complete: Callable[[], dt.date | None],
+    arrival_week: dt.date,
+) -> Request | None:
+    """The next run to start, taken out of the memory; None when nothing waits. Ask only while no such run is going.
+
+    Args:
+        history_weeks: a drop of more weeks than this is history.
+        newest_landed: the newest week already in the lake.
+        newest_complete: the newest complete week in the lake; asked only when a forecast is to be refreshed.
+        arrival_week: the week that runs for files without a week are filed under.
+    """
+    weeks = sorted(dt.date.fromisoformat(k) for k in memory.pending)
+    if len(weeks) > history_weeks:
+        versions = [v for waiting in memory.pending.values() for v in waiting]
+        memory.pending = {}
+        memory.refresh = True
+        return memory._request("history", weeks[0], weeks[-1], versions)
+    if weeks:
+        week = weeks[0]
+        versions = memory.pending.pop(key(week))
+        if not memory.pending and newest_landed and week < newest_landed:
+            memory.refresh = True
+        return memory._request("week", week, week, versions)
+    if memory.loose:
+        return memory._request("files", arrival_week, arrival_week, memory.loose)
+    if memory.refresh:
+        memory.refresh = False
+        week_or_none = newest_complete()
+        if week_or_none:
+            return memory._request("week", week_or_none, week_or_none, ["refresh"])
+    return None

@@ -1,0 +1,140 @@
+"""Runs of the asset graph from the command line, in this process and in the same Dagster instance the UI shows."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from forecast_platform.landing.contract import FileRefused, weeks_in
+from forecast_platform.landing.ingest import Ledger
+from forecast_platform.settings import Settings, get_settings
+from forecast_platform.weeks import key
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+@dataclass
+class Outcome:
+    """What a run did, for people: numbers per asset, checks that did not pass, and why it stopped."""
+
+    run_id: str
+    success: bool
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    failed_checks: list[str] = field(default_factory=list)
+    blocked: list[str] = field(default_factory=list)
+    error: str = ""
+
+
+def prepare_home(settings: Settings) -> None:
+    """Create $FORECAST_HOME with Dagster's settings, and point Dagster and child processes at it."""
+    settings.dagster_home.mkdir(parents=True, exist_ok=True)
+    if not (settings.dagster_home / "dagster.yaml").exists():
+        shutil.copy(Path(__file__).with_name("dagster.yaml"), settings.dagster_home / "dagster.yaml")
+    if "://" not in settings.landing:
+        for kind in ("sales", "stores", "features", "calendar"):
+            (Path(settings.landing) / kind).mkdir(parents=True, exist_ok=True)
+    os.environ["FORECAST_HOME"] = str(settings.home)
+    os.environ["DAGSTER_HOME"] = str(settings.dagster_home)
+
+
+class Runner:
+    """Starts the jobs. Opens Dagster once; `close` it, or use it as a context manager."""
+
+    def __init__(self) -> None:
+        self.settings = get_settings()
+        prepare_home(self.settings)
+        warnings.filterwarnings("ignore", module="dagster")
+        import dagster as dg
+
+        from forecast_platform.definitions import defs
+        from forecast_platform.defs.resources import Platform
+
+        self.defs = defs
+        self.instance = dg.DagsterInstance.get()
+        self.platform = Platform(self.settings)
+
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.instance.dispose()
+
+    def new_weeks(self) -> tuple[list[dt.date], bool]:
+        """Weeks of the files that have landed but are not in the lake, and whether there are such files at all."""
+        settings, landing = self.settings, self.platform.landing
+        # A file written a moment ago counts only once it has settled; whoever asks now means that one too.
+        time.sleep(getattr(landing, "settle_seconds", 0))
+        ledger = Ledger.of(self.platform.lake)
+        newest = settings.calendar.last_started(dt.datetime.now(dt.UTC))
+        weeks: set[dt.date] = set()
+        new = [o for o in landing.list(known=ledger.objects) if ledger.is_news(o)]
+        for obj in new:
+            if obj.kind == "sales":
+                try:
+                    weeks |= set(weeks_in(landing.read(obj), obj.key, settings.contract, settings.calendar))
+                except FileRefused:
+                    continue  # the run quarantines it, with the reason
+        return sorted(w for w in weeks if settings.calendar.first_week <= w <= newest), bool(new)
+
+    def bring_in(self) -> Outcome | None:
+        """Ingest and clean whatever has landed, in one run; None when nothing new has."""
+        weeks, new = self.new_weeks()
+        if weeks:
+            return self._run(
+                "ingest_history",
+                tags={
+                    "dagster/asset_partition_range_start": key(weeks[0]),
+                    "dagster/asset_partition_range_end": key(weeks[-1]),
+                },
+            )
+        if new:
+            week = self.settings.calendar.last_started(dt.datetime.now(dt.UTC))
+            return self._run("ingest_history", week, only=["raw_sales"])
+        return None
+
+    def run_week(self, week: dt.date, as_known_then: bool = False, tags: dict[str, str] | None = None) -> Outcome:
+        """The whole graph for one week."""
+        mode = {"forecast/as_known": "then"} if as_known_then else {}
+        return self._run("weekly_forecast", week, tags={**(tags or {}), **mode})
+
+    def _run(
+        self, job: str, week: dt.date | None = None, tags: dict[str, str] | None = None, only: Sequence[str] | None = None
+    ) -> Outcome:
+        import dagster as dg
+
+        result = self.defs.resolve_job_def(job).execute_in_process(
+            instance=self.instance, partition_key=key(week) if week else None, tags=tags or {}, raise_on_error=False,
+            run_config=_QUIET, asset_selection=[dg.AssetKey(name) for name in only] if only else None,
+        )
+        return _outcome(result)
+
+
+def _outcome(result: dg.ExecuteInProcessResult) -> Outcome:
+    outcome = Outcome(result.run_id, result.success)
+    for event in result.all_events:
+        if event.is_step_materialization:
+            materialization = event.step_materialization_data.materialization
+            numbers = {name: value.value for name, value in materialization.metadata.items()}
+            if "seconds" in numbers:
+                outcome.stages[materialization.asset_key.to_user_string()] = numbers
+        elif event.event_type_value == "ASSET_CHECK_EVALUATION":
+            check = event.asset_check_evaluation_data
+            if not check.passed:
+                text = f"{check.asset_key.to_user_string()}.{check.check_name}: {check.description or 'failed'}"
+                (outcome.blocked if check.blocking else outcome.failed_checks).append(text)
+        elif event.is_step_failure and not outcome.error:
+            error = event.step_failure_data.error
+            cause = event.step_failure_data.user_failure_data
+            text = cause.description if cause and cause.description else (error.cause or error).message if error else ""
+            outcome.error = f"{event.step_key}: {text.strip()}"
+    return outcome

@@ -1,0 +1,140 @@
+"""Batch prediction files: input shards in DeepAR's JSON Lines, a manifest that says which line is which series, and
+verified outputs joined back to their series. The same files serve the local engine and SageMaker Batch Transform, whose
+output carries neither ids nor dates."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from forecast_platform.series.encoding import Categories, ragged
+from forecast_platform.series.panel import Panel
+
+
+class BatchError(RuntimeError):
+    """A batch's output does not fit its manifest; the message names the shard and line."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One folder: input/shard-000.json .., manifest.parquet, output/shard-000.json.out .."""
+
+    folder: Path
+
+    @property
+    def manifest(self) -> pa.Table:
+        """One row per series: shard, line, store, dept, last_week, sha256 of the input line."""
+        return pq.read_table(self.folder / "manifest.parquet")
+
+    def shards(self) -> list[tuple[Path, Path]]:
+        """(input, output) of each shard."""
+        inputs = sorted((self.folder / "input").glob("*.json"))
+        return [(path, self.folder / "output" / f"{path.name}.out") for path in inputs]
+
+
+@dataclass(frozen=True)
+class ShardForecast:
+    """Verified output of one shard of B series.
+
+    Attributes:
+        rows: the shard's rows of the manifest.
+        mean: shape (B, H). quantiles: (B, Q, H), ascending in Q. samples: (B, S, H).
+    """
+
+    rows: pa.Table
+    mean: NDArray[np.float64]
+    quantiles: NDArray[np.float64]
+    samples: NDArray[np.float64]
+
+
+def write_batch(folder: Path, panel: Panel, categories: Categories, shards: int) -> Batch:
+    """Input shards and manifest for all series of `panel`, which ends at the cutoff. Replaces `folder`."""
+    building = folder.with_name(folder.name + ".building")
+    shutil.rmtree(building, ignore_errors=True)
+    (building / "input").mkdir(parents=True)
+    (building / "output").mkdir()
+    values, indptr = ragged(panel)
+    cat = categories.encode(panel).tolist()
+    starts = [f"{day} 00:00:00" for day in panel.weeks[panel.first].astype(str)]
+    lines = [
+        # orjson writes NaN as null, which is how DeepAR spells a missing value.
+        orjson.dumps(
+            {"start": starts[i], "target": values[indptr[i] : indptr[i + 1]], "cat": cat[i]},
+            option=orjson.OPT_SERIALIZE_NUMPY,
+        )
+        for i in range(len(panel))
+    ]
+    shard_of = np.arange(len(panel)) * min(shards, len(panel)) // len(panel)
+    line_of = np.arange(len(panel)) - np.searchsorted(shard_of, shard_of)
+    for shard in np.unique(shard_of):
+        members = np.flatnonzero(shard_of == shard)
+        (building / "input" / f"shard-{shard:03d}.json").write_bytes(b"".join(lines[i] + b"\n" for i in members))
+    manifest = pa.table({
+        "shard": pa.array([f"shard-{s:03d}.json" for s in shard_of]), "line": pa.array(line_of),
+        "store": pa.array(panel.store.tolist()), "dept": pa.array(panel.dept.tolist()),
+        "last_week": pa.array(panel.weeks[panel.last].astype("datetime64[D]")),
+        "sha256": pa.array([hashlib.sha256(line).hexdigest() for line in lines]),
+    })
+    pq.write_table(manifest, building / "manifest.parquet")
+    shutil.rmtree(folder, ignore_errors=True)
+    building.rename(folder)
+    return Batch(folder)
+
+
+def read_batch(batch: Batch, quantiles: tuple[float, ...], horizon: int) -> Iterator[ShardForecast]:
+    """Outputs shard by shard, each verified and joined to its series.
+
+    Raises:
+        BatchError: an output is missing or short, a line does not parse, has the wrong length, holds a value that is
+            not finite, or quantiles that cross; or an input is no longer the one the manifest describes.
+    """
+    manifest = batch.manifest
+    names = [f"{q:g}" for q in quantiles]
+    for source, output in batch.shards():
+        rows = manifest.filter(pa.compute.equal(manifest["shard"], source.name))
+        for line, (text, expected) in enumerate(
+            zip(source.read_bytes().splitlines(), rows["sha256"].to_pylist(), strict=True), 1
+        ):
+            if hashlib.sha256(text).hexdigest() != expected:
+                raise BatchError(f"{source}: line {line} is not the one in the manifest; run batch_predictions again")
+        if not output.exists():
+            raise BatchError(f"{output} is missing: the transform of {source.name} did not finish; run it again")
+        lines = output.read_bytes().splitlines()
+        if len(lines) != len(rows):
+            raise BatchError(f"{output} has {len(lines)} lines for {len(rows)} series; run batch_predictions again")
+        answers = [_parse(output, number, text) for number, text in enumerate(lines, 1)]
+        try:
+            mean = np.array([a["mean"] for a in answers], dtype=np.float64)
+            q = np.array([[a["quantiles"][name] for name in names] for a in answers], dtype=np.float64)
+            samples = np.array([a["samples"] for a in answers], dtype=np.float64)
+        except (KeyError, ValueError, TypeError) as error:
+            raise BatchError(f"{output}: lines differ in shape or lack {error}; expected mean, quantiles, samples") from error
+        for name, array in (("mean", mean), ("quantiles", q), ("samples", samples)):
+            if array.shape[-1] != horizon:
+                raise BatchError(f"{output}: {name} has {array.shape[-1]} weeks, prediction_length is {horizon}")
+            bad = ~np.isfinite(array).reshape(len(rows), -1).all(axis=1)
+            if bad.any():
+                raise BatchError(f"{output}: line {bad.argmax() + 1}: {name} is not finite")
+        crossed = (np.diff(q, axis=1) < 0).any(axis=(1, 2))
+        if crossed.any():
+            raise BatchError(f"{output}: line {crossed.argmax() + 1}: quantiles cross")
+        yield ShardForecast(rows, mean, q, samples)
+
+
+def _parse(output: Path, number: int, text: bytes) -> dict[str, object]:
+    try:
+        answer = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise BatchError(f"{output}: line {number} is not JSON: {error}") from error
+    if not isinstance(answer, dict):
+        raise BatchError(f"{output}: line {number} is not a JSON object")
+    return answer

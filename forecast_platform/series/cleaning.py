@@ -1,0 +1,172 @@
+"""From landed rows to clean series: which version of a row counts, and the weekly grid with its gaps.
+
+A landed object is superseded by the next version of the same key, as a whole. Across objects the row that landed last
+counts. What was superseded stays in `raw_sales`, so the same question can be asked as of any earlier moment.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import duckdb
+import pyarrow as pa
+
+from forecast_platform.lake.lake import Lake
+from forecast_platform.series.panel import Panel
+
+RECENT_WEEKS = 4
+
+# One row per (store, dept, week) up to a week: the version in force at a moment.
+_IN_FORCE = """
+    WITH landing AS (
+        SELECT source_key, max(landed_at) AS landed_at
+        FROM landings WHERE kind = 'sales' AND status = 'ingested' AND landed_at < $known_before
+        GROUP BY source_key
+    )
+    SELECT store, dept, week,
+           arg_max({sales: sales, is_holiday: is_holiday, landed_at: r.landed_at, source_key: r.source_key},
+                   (r.landed_at, r.source_key, r.line)) AS row
+    FROM raw_sales AS r
+    JOIN landing ON landing.source_key = r.source_key AND landing.landed_at = r.landed_at
+    WHERE week <= $last
+    GROUP BY store, dept, week
+"""
+
+# Each observation covers the grid from its own week to the week before the series' next one, or until the series
+# counts as closed. So a gap is a row with null sales, and a closed series stops having rows.
+_GRID = f"""  -- every date here is a week end, so steps of 7 days from any of them stay on the grid
+    WITH in_force AS ({_IN_FORCE}),
+    versions AS (
+        SELECT store, dept, week FROM raw_sales WHERE week BETWEEN $first AND $last AND landed_at < $known_before
+        GROUP BY store, dept, week HAVING count(*) > 1
+    ),
+    holiday AS (SELECT week, bool_or(row.is_holiday) AS is_holiday FROM in_force GROUP BY week),
+    observation AS (
+        SELECT store, dept, week, row,
+               least(coalesce(lead(week) OVER (PARTITION BY store, dept ORDER BY week) - 7, $last),
+                     week + CAST($open_days AS INTEGER), $last) AS covers_to
+        FROM in_force WHERE row.sales IS NOT NULL
+    ),
+    grid AS (
+        SELECT store, dept, row, week AS observed_week,
+               unnest(generate_series(greatest(week, $first), covers_to, INTERVAL 7 DAY))::DATE AS week
+        FROM observation WHERE covers_to >= $first
+    )
+    SELECT g.week, g.store, g.dept,
+           CASE WHEN g.week = g.observed_week THEN g.row.sales END AS sales,
+           g.week = g.observed_week AS observed,
+           g.week = g.observed_week AND g.row.sales < 0 AS is_return,
+           v.week IS NOT NULL AS is_restated,
+           coalesce(h.is_holiday, false) AS is_holiday,
+           CASE WHEN g.week = g.observed_week THEN g.row.landed_at END AS landed_at,
+           CASE WHEN g.week = g.observed_week THEN g.row.source_key END AS source_key
+    FROM grid AS g
+    LEFT JOIN versions AS v ON v.store = g.store AND v.dept = g.dept AND v.week = g.week
+    LEFT JOIN holiday AS h ON h.week = g.week
+"""
+
+_EVER = dt.datetime(9999, 1, 1, tzinfo=dt.UTC)
+
+
+def clean_weeks(con: duckdb.DuckDBPyConnection, first: dt.date, last: dt.date, active_weeks: int) -> pa.Table:
+    """Rows of `cleaned_series` for the weeks first .. last, from all rows of weeks <= last that have landed.
+
+    Args:
+        con: connection the lake is attached to.
+        active_weeks: a series without sales for this many weeks is closed and has no row.
+    """
+    parameters = {"first": first, "last": last, "known_before": _EVER, "open_days": 7 * (active_weeks - 1)}
+    return con.sql(_GRID, params=parameters).to_arrow_table()
+
+
+def known_by(week: dt.date) -> dt.datetime:
+    """The moment up to which `as_known_then` looks: the end of the week after `week` (exclusive), UTC.
+
+    A week's own sales land in the days after it ends, before the next week does.
+    """
+    return dt.datetime.combine(week + dt.timedelta(days=7), dt.time(), dt.UTC)
+
+
+def read_panel(con: duckdb.DuckDBPyConnection, cutoff: dt.date, as_known: str = "now") -> Panel:
+    """All series up to `cutoff`.
+
+    Args:
+        as_known: "now" reads `cleaned_series`; "then" the versions that had landed by `known_by(cutoff)`.
+
+    Raises:
+        ValueError: nothing had been observed by then.
+    """
+    if as_known == "then":
+        sql = f"SELECT store, dept, week, row.sales AS sales FROM ({_IN_FORCE})"
+        rows = con.sql(sql, params={"last": cutoff, "known_before": known_by(cutoff)}).to_arrow_table()
+    else:
+        sql = "SELECT store, dept, week, sales FROM cleaned_series WHERE week <= ? AND observed"
+        rows = con.sql(sql, params=[cutoff]).to_arrow_table()
+    return Panel.from_table(rows).until(cutoff)
+
+
+@dataclass(frozen=True)
+class Completeness:
+    """How much of a week has been reported.
+
+    Attributes:
+        expected: series observed in the RECENT_WEEKS weeks before.
+        present: those of them observed in the week.
+        rows: series observed in the week, new ones too.
+        missing_stores: stores of which no expected series reported.
+    """
+
+    week: dt.date
+    expected: int
+    present: int
+    rows: int
+    missing_stores: tuple[str, ...] = ()
+
+    @property
+    def share(self) -> float:
+        """Share of the expected series that reported; 1 for the first weeks, of which nothing was expected."""
+        return self.present / self.expected if self.expected else float(self.rows > 0)
+
+    def complete(self, threshold: float) -> bool:
+        return self.rows > 0 and self.share >= threshold
+
+
+def completeness(con: duckdb.DuckDBPyConnection, weeks: Sequence[dt.date]) -> list[Completeness]:
+    """Completeness of each week, from `cleaned_series`."""
+    result = []
+    for week in weeks:
+        row = con.execute(
+            """
+            WITH recent AS (
+                SELECT DISTINCT store, dept FROM cleaned_series
+                WHERE observed AND week < $week AND week >= $since
+            ),
+            this_week AS (SELECT store, dept FROM cleaned_series WHERE observed AND week = $week)
+            SELECT (SELECT count(*) FROM recent),
+                   (SELECT count(*) FROM recent SEMI JOIN this_week USING (store, dept)),
+                   (SELECT count(*) FROM this_week),
+                   (SELECT list(DISTINCT store ORDER BY store) FROM recent
+                    WHERE store NOT IN (SELECT store FROM this_week))
+            """,
+            {"week": week, "since": week - dt.timedelta(weeks=RECENT_WEEKS)},
+        ).fetchone()
+        assert row is not None
+        result.append(Completeness(week, row[0], row[1], row[2], tuple(row[3] or ())))
+    return result
+
+
+def newest_complete_week(lake: Lake, threshold: float) -> dt.date | None:
+    """The last week whose sales are complete, None while there is none."""
+    con = lake.attach(duckdb.connect())
+    try:
+        weeks = [r[0] for r in con.execute(
+            "SELECT DISTINCT week FROM cleaned_series WHERE observed ORDER BY week DESC"
+        ).fetchall()]
+        for week in weeks:
+            if completeness(con, [week])[0].complete(threshold):
+                return week
+        return None
+    finally:
+        con.close()

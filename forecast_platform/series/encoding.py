@@ -1,0 +1,67 @@
+"""From the panel to DeepAR's records: ragged targets and dense categories."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from forecast_platform import deepar
+from forecast_platform.series.panel import Panel, natural_key
+
+
+@dataclass(frozen=True)
+class Categories:
+    """Dense codes of one training snapshot: DeepAR wants every code 0 .. cardinality-1 to occur in training, so the
+    coding belongs to the model and is stored with it."""
+
+    stores: tuple[str, ...]
+    depts: tuple[str, ...]
+
+    @classmethod
+    def of(cls, panel: Panel) -> Categories:
+        return cls(*(tuple(sorted(set(names.tolist()), key=natural_key)) for names in (panel.store, panel.dept)))
+
+    def encode(self, panel: Panel) -> NDArray[np.int64]:
+        """Codes (store, dept), shape (N, 2); a name the model never saw gets the code `cardinality`, which the engine
+        serves with the average embedding."""
+        return np.stack([_encode(panel.store, self.stores), _encode(panel.dept, self.depts)], axis=1)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"stores": list(self.stores), "depts": list(self.depts)}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Categories:
+        return cls(tuple(data["stores"]), tuple(data["depts"]))
+
+
+def _encode(names: NDArray[np.str_], known: tuple[str, ...]) -> NDArray[np.int64]:
+    codes = {name: code for code, name in enumerate(known)}
+    distinct, inverse = np.unique(names, return_inverse=True)
+    return np.array([codes.get(str(name), len(known)) for name in distinct], dtype=np.int64)[inverse]
+
+
+def ragged(panel: Panel) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Each series from its first observation to the panel's end: flat values and indptr, shapes (M,) and (N+1,)."""
+    keep = np.arange(len(panel.weeks)) >= panel.first[:, None]
+    return panel.sales[keep], np.concatenate([[0], np.cumsum(keep.sum(axis=1))])
+
+
+def to_series_set(panel: Panel, categories: Categories) -> deepar.SeriesSet:
+    """The panel as DeepAR's input: series start at their first week and end at the panel's cutoff."""
+    return deepar.SeriesSet.from_arrays(
+        start=panel.weeks[panel.first], targets=ragged(panel), cat=categories.encode(panel), dynamic_feat=None
+    )
+
+
+def digest(panel: Panel, *context: str) -> str:
+    """Content hash of a panel and whatever else decides a result (hyperparameters, seed, versions)."""
+    content = hashlib.sha256()
+    for text in ("\0".join(panel.store.tolist()), "\0".join(panel.dept.tolist()), *context):
+        content.update(hashlib.sha256(text.encode()).digest())
+    content.update(panel.weeks.astype("datetime64[D]").astype("<i8").tobytes())
+    content.update(panel.sales.astype("<f8").tobytes())
+    return content.hexdigest()[:20]

@@ -1,0 +1,102 @@
+"""The panel: all series of a retailer on one weekly grid."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Panel:
+    """N series over T consecutive weeks.
+
+    Attributes:
+        store, dept: identifiers, shape (N,), str; sorted by (store, dept) with numbers in number order.
+        weeks: week-ending dates, shape (T,), datetime64[D], seven days apart.
+        sales: shape (N, T), float64, NaN where nothing was observed. Each row has at least one observation.
+    """
+
+    store: NDArray[np.str_]
+    dept: NDArray[np.str_]
+    weeks: NDArray[np.datetime64]
+    sales: NDArray[np.float64]
+
+    @classmethod
+    def from_table(cls, table: pa.Table) -> Panel:
+        """Panel from a long table (store, dept, week, sales); null sales are unobserved.
+
+        Raises:
+            ValueError: the table holds no observation, or a (store, dept, week) twice.
+        """
+        table = table.filter(table["sales"].is_valid())
+        if not len(table):
+            raise ValueError("no observed sales: nothing to build series from")
+        week = table["week"].to_numpy().astype("datetime64[D]")
+        stores, s = _codes(table["store"])
+        depts, d = _codes(table["dept"])
+        pair, row = np.unique(s * len(depts) + d, return_inverse=True)
+        weeks = np.arange(week.min(), week.max() + 1, 7)
+        column = (week - weeks[0]).astype(np.int64) // 7
+        cell = row * len(weeks) + column
+        if len(np.unique(cell)) != len(cell):
+            raise ValueError("a (store, dept, week) occurs twice; the panel needs one value a cell")
+        sales = np.full((len(pair), len(weeks)), np.nan)
+        sales.ravel()[cell] = table["sales"].to_numpy()
+        return cls(stores[pair // len(depts)], depts[pair % len(depts)], weeks, sales)
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    @property
+    def observed(self) -> NDArray[np.bool_]:
+        """Shape (N, T)."""
+        return ~np.isnan(self.sales)
+
+    @property
+    def first(self) -> NDArray[np.int64]:
+        """Position of each series' first observation, shape (N,)."""
+        return self.observed.argmax(axis=1)
+
+    @property
+    def last(self) -> NDArray[np.int64]:
+        """Position of each series' last observation, shape (N,)."""
+        return len(self.weeks) - 1 - self.observed[:, ::-1].argmax(axis=1)
+
+    def position(self, week: dt.date | np.datetime64) -> int:
+        """Position of `week` on the grid; may lie outside 0 .. T-1."""
+        return int((np.datetime64(week, "D") - self.weeks[0]).astype(int) // 7)
+
+    def until(self, cutoff: dt.date | np.datetime64) -> Panel:
+        """What was known at `cutoff`: weeks up to it, and only the series seen by then. The grid always ends at
+        `cutoff`, padded with unobserved weeks where the data stops earlier."""
+        end = self.position(cutoff) + 1
+        if end <= 0:
+            raise ValueError(f"no data up to {cutoff}: the first week is {self.weeks[0]}")
+        sales = self.sales[:, :end]
+        if end > len(self.weeks):
+            sales = np.pad(sales, ((0, 0), (0, end - len(self.weeks))), constant_values=np.nan)
+        keep = ~np.isnan(sales).all(axis=1)
+        weeks = self.weeks[0] + 7 * np.arange(end)
+        return Panel(self.store[keep], self.dept[keep], weeks, sales[keep])
+
+    def select(self, keep: NDArray[np.bool_]) -> Panel:
+        return Panel(self.store[keep], self.dept[keep], self.weeks, self.sales[keep])
+
+
+def _codes(column: pa.ChunkedArray) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
+    """Distinct values in natural order (2 before 10) and each row's index into them."""
+    encoded = pa.chunked_array([column.combine_chunks()]).dictionary_encode().combine_chunks()
+    values = np.array(encoded.dictionary.to_pylist(), dtype=np.str_)
+    order = np.array(sorted(range(len(values)), key=lambda i: natural_key(values[i])), dtype=np.int64)
+    rank = np.empty(len(values), np.int64)
+    rank[order] = np.arange(len(values))
+    return values[order], rank[encoded.indices.to_numpy()]
+
+
+def natural_key(value: str) -> tuple[int, float, str]:
+    """Sort key that puts numbers in number order before text."""
+    return (0, float(value), "") if value.isascii() and value.isdigit() else (1, 0.0, value)

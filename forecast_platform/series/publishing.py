@@ -1,0 +1,98 @@
+"""From verified batch output to the rows people query: dates, levels, totals, and a reason for whoever has none."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from forecast_platform.series.batch import ShardForecast
+from forecast_platform.series.panel import Panel
+from forecast_platform.weeks import WEEK
+
+LEVELS = ("series", "store", "dept", "total")
+
+
+def forecastable(panel: Panel, active_weeks: int) -> tuple[Panel, pa.Table]:
+    """Split the series at a cutoff into those to forecast and those that get a reason instead.
+
+    Returns:
+        The panel of active series, and rows (store, dept, last_week, reason) for the others.
+    """
+    idle = len(panel.weeks) - 1 - panel.last
+    closed = idle >= active_weeks
+    last_week = panel.weeks[panel.last].astype("datetime64[D]")
+    reasons = [
+        f"closed: no sales for {weeks} weeks, the last in the week of {week}; a series is closed after {active_weeks}"
+        for weeks, week in zip(idle[closed], last_week[closed].astype(str), strict=True)
+    ]
+    rows = pa.table({
+        "store": pa.array(panel.store[closed].tolist(), pa.string()),
+        "dept": pa.array(panel.dept[closed].tolist(), pa.string()),
+        "last_week": pa.array(last_week[closed], pa.date32()), "reason": pa.array(reasons, pa.string()),
+    })
+    return panel.select(~closed), rows
+
+
+def forecast_rows(
+    shards: Iterable[ShardForecast], cutoff: dt.date, quantiles: tuple[float, ...], columns: tuple[str, ...]
+) -> pa.Table:
+    """Rows of `forecasts` for one cutoff: every series, and totals by store, by department and over all.
+
+    Totals come from summed sample paths, because quantiles do not add up. The paths of different series are drawn
+    independently given the model, so totals carry no common shock and their intervals are a lower bound of the truth;
+    `forecast_accuracy` measures by how much.
+
+    Args:
+        quantiles: levels, ascending; `columns` are their column names.
+    """
+    parts: list[pa.Table] = []
+    totals: dict[tuple[str, str, str], NDArray[np.float64]] = {}
+    for shard in shards:
+        store, dept = (np.array(shard.rows[c].to_pylist(), dtype=np.str_) for c in ("store", "dept"))
+        parts.append(_rows("series", store, dept, shard.mean, shard.quantiles, cutoff, columns))
+        _add(totals, "total", np.full(len(store), ""), shard.samples)
+        _add(totals, "store", store, shard.samples)
+        _add(totals, "dept", dept, shard.samples)
+    for level in LEVELS[1:]:
+        members = [key for key in totals if key[0] == level]
+        paths = np.stack([totals[key] for key in members])  # (G, S, H)
+        q = np.moveaxis(np.quantile(paths, quantiles, axis=1), 0, 1)
+        stores, depts = np.array([k[1] for k in members]), np.array([k[2] for k in members])
+        parts.append(_rows(level, stores, depts, paths.mean(axis=1), q, cutoff, columns))
+    return pa.concat_tables(parts)
+
+
+def _add(
+    totals: dict[tuple[str, str, str], NDArray[np.float64]], level: str, group: NDArray[np.str_],
+    samples: NDArray[np.float64],
+) -> None:
+    names, member = np.unique(group, return_inverse=True)
+    sums = np.zeros((len(names), *samples.shape[1:]))
+    np.add.at(sums, member, samples)
+    for name, value in zip(names.tolist(), sums, strict=True):
+        key = (level, name if level == "store" else "", name if level == "dept" else "")
+        totals[key] = totals[key] + value if key in totals else value
+
+
+def _rows(
+    level: str, store: NDArray[np.str_], dept: NDArray[np.str_], mean: NDArray[np.float64],
+    quantiles: NDArray[np.float64], cutoff: dt.date, columns: tuple[str, ...],
+) -> pa.Table:
+    n, horizon = mean.shape
+    week = np.datetime64(cutoff, "D")
+    steps = np.arange(1, horizon + 1)
+
+    def names(values: NDArray[np.str_]) -> pa.Array:
+        return pa.array([v or None for v in np.repeat(values, horizon).tolist()], pa.string())
+
+    return pa.table({
+        "forecast_week": pa.array(np.full(n * horizon, week), pa.date32()), "level": [level] * (n * horizon),
+        "store": names(store), "dept": names(dept),
+        "target_week": pa.array(np.tile(week + steps * np.timedelta64(WEEK), n).astype("datetime64[D]"), pa.date32()),
+        "horizon": pa.array(np.tile(steps, n), pa.int32()), "mean": mean.ravel(),
+        **{column: quantiles[:, i].ravel() for i, column in enumerate(columns)},
+    })

@@ -1,0 +1,147 @@
+"""Settings: the one reader of environment variables.
+
+Sources, strongest first: arguments, `FORECAST_*` environment variables, `$FORECAST_HOME/settings.toml`, defaults.
+`forecast import --preset walmart` writes the chosen preset to settings.toml so that the sensor reads later files
+the same way.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PrivateAttr, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from forecast_platform.landing.contract import PRESETS, SalesContract
+from forecast_platform.weeks import WeekCalendar
+
+DEFAULT_HOME = ".forecast"
+
+
+def home() -> Path:
+    """The one folder that holds all state: landing, lake, models, Dagster's own storage."""
+    return Path(os.environ.get("FORECAST_HOME") or DEFAULT_HOME).expanduser().resolve()
+
+
+class Settings(BaseSettings):
+    """Everything an operator may set. Each field is `FORECAST_<NAME>` in the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="FORECAST_", extra="ignore", frozen=True)
+
+    profile: Literal["local"] = Field("local", description="which twins of the resources to use")
+    landing_url: str = Field("", description="folder or s3://bucket/prefix to watch; empty: $FORECAST_HOME/landing")
+
+    # The business week
+    week_ends: str = Field("", description="weekday a week ends on, MON .. SUN; empty: the preset's, else FRI")
+    first_week: dt.date = Field(dt.date(2010, 1, 1), description="no week before this one exists")
+
+    # Reading other people's files
+    preset: str = Field("", description=f"named mapping of columns and formats: {', '.join(PRESETS)}; empty: canonical")
+    columns: dict[str, str] = Field(
+        default_factory=dict, description='canonical name -> name in the file, e.g. {"weekly_sales": "Umsatz"}'
+    )
+    date_format: str = Field("", description="strptime format of dates in the files; empty: the preset's")
+    delimiter: str = Field("", description="CSV delimiter; empty: the preset's")
+
+    # The week's completeness and the series that are forecast
+    complete_share: float = Field(
+        0.8, gt=0, le=1, description="a week is complete when this share of the recently active series reported"
+    )
+    active_weeks: int = Field(52, ge=1, description="a series with no sales for this many weeks counts as closed")
+    history_weeks: int = Field(4, ge=1, description="a drop of more weeks than this is history: one forecast for all")
+
+    # The model
+    context_length: int = Field(12, ge=1, description="weeks the network is conditioned on")
+    prediction_length: int = Field(12, ge=1, description="weeks forecast ahead")
+    quantiles: Annotated[tuple[float, ...], NoDecode] = Field(
+        (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9), description="quantiles published, as columns p10, p50, ..."
+    )
+    num_samples: int = Field(100, ge=10, description="sample paths per series")
+    seed: int = Field(0, ge=0, description="seed of training and sampling")
+    retrain_every_weeks: int = Field(4, ge=1, description="weeks between trainings; between them the last model serves")
+    hyperparameters: dict[str, str] = Field(
+        default_factory=dict, description="DeepAR hyperparameters that override the shipped ones (all values strings)"
+    )
+    transform_shards: int = Field(2, ge=1, description="input shards of a batch prediction")
+
+    _home: Path = PrivateAttr(default_factory=home)
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource, dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, home() / "settings.toml")
+
+    @field_validator("quantiles", mode="before")
+    @classmethod
+    def _split_quantiles(cls, value: Any) -> Any:
+        return tuple(float(v) for v in value.split(",")) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _check(self) -> Settings:
+        qs = self.quantiles
+        if list(qs) != sorted(set(qs)) or not all(0 < q < 1 for q in qs) or 0.5 not in qs:
+            raise ValueError(f"quantiles must ascend between 0 and 1 and hold 0.5; got {qs}")
+        if any(round(q * 100, 6) % 1 for q in qs):
+            raise ValueError(f"quantiles are published as columns p1 .. p99: whole percents only; got {qs}")
+        _ = self.contract, self.calendar  # both validate themselves
+        return self
+
+    @property
+    def home(self) -> Path:
+        return self._home
+
+    @property
+    def landing(self) -> str:
+        return self.landing_url or str(self.home / "landing")
+
+    @property
+    def warehouse(self) -> Path:
+        """Folder of the Iceberg tables and their catalog."""
+        return self.home / "lake"
+
+    @property
+    def models(self) -> Path:
+        return self.home / "models"
+
+    @property
+    def transforms(self) -> Path:
+        """Inputs, manifests and outputs of batch predictions."""
+        return self.home / "transforms"
+
+    @property
+    def dagster_home(self) -> Path:
+        return self.home / "dagster"
+
+    @functools.cached_property
+    def contract(self) -> SalesContract:
+        """How sales files are read: the preset with this installation's own changes."""
+        return SalesContract.named(self.preset or "canonical").replace(
+            week_ends=self.week_ends, columns=self.columns, date_format=self.date_format, delimiter=self.delimiter
+        )
+
+    @functools.cached_property
+    def calendar(self) -> WeekCalendar:
+        return WeekCalendar(ends=self.contract.week_ends, first_week=self.first_week)
+
+    @property
+    def quantile_columns(self) -> tuple[str, ...]:
+        return tuple(f"p{round(q * 100)}" for q in self.quantiles)
+
+
+@functools.cache
+def get_settings() -> Settings:
+    """The process's settings, read once."""
+    return Settings()

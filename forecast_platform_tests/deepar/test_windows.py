@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import datetime as dt
+
+import numpy as np
+import pytest
+import torch
+
+from forecast_platform.deepar import SeriesSet
+from forecast_platform.deepar.features import Calendar, Frequency, calendar_features, lags_for
+from forecast_platform.deepar.windows import Standardiser, WindowSource
+
+from .conftest import make_series
+
+LAGS = (1, 2, 5, 12)
+NONE = Standardiser(0.0, 1.0, np.zeros(0, np.float32), np.zeros(0, np.float32))
+
+
+def source_of(series, scaled=True, moments=NONE, context=6, horizon=4, freq="1W", lags=LAGS):
+    return WindowSource(
+        series, time_freq=freq, lags=lags, context=context, horizon=horizon, scaled=scaled, moments=moments
+    )
+
+
+def test_each_lag_of_a_ramp_is_the_reference_minus_the_lag():
+    series = SeriesSet.from_arrays(["2010-02-05"] * 2, [np.arange(1.0, 41), np.arange(101.0, 131)])
+    starts = torch.tensor([20, 25])
+    batch = source_of(series, scaled=False).windows(torch.tensor([0, 1]), starts)
+    ref = torch.stack([torch.arange(15.0, 25), torch.arange(120.0, 130)], 1)  # values at t - C .. t + H - 1
+    assert torch.equal(batch.z, ref)
+    for k, lag in enumerate(LAGS):
+        assert torch.equal(batch.varying[:, k], ref - lag)
+        assert batch.varying[:, len(LAGS) + k].min() == 1
+
+
+def test_before_the_start_lags_are_zero_and_unobserved():
+    series = SeriesSet.from_arrays(["2010-02-05"], [np.arange(1.0, 31)])
+    batch = source_of(series, scaled=False).windows(torch.tensor([0]), torch.tensor([3]))
+    lag5, seen5 = batch.varying[:, 2, 0], batch.varying[:, len(LAGS) + 2, 0]
+    position = torch.arange(-3, 7)
+    assert torch.equal(seen5, (position >= 5).float())
+    assert torch.equal(lag5, torch.where(position >= 5, position - 4.0, 0.0))
+    assert torch.equal(batch.observed[:, 0], (position >= 0).float())
+
+
+def test_a_missing_week_is_zero_and_unobserved_at_every_lag():
+    target = np.arange(1.0, 41)
+    target[18] = np.nan
+    batch = source_of(SeriesSet.from_arrays(["2010-02-05"], [target]), scaled=False).windows(
+        torch.tensor([0]), torch.tensor([20])
+    )
+    position = torch.arange(14, 24)
+    for k, lag in enumerate(LAGS):
+        missing = position - lag == 18
+        assert torch.equal(batch.varying[:, len(LAGS) + k, 0] == 0, missing)
+        assert (batch.varying[missing, k] == 0).all()
+
+
+def test_scale_is_mean_absolute_observed_context_then_history_then_one():
+    def scale(target, start):
+        series = SeriesSet.from_arrays(["2010-02-05"], [target])
+        return float(source_of(series).windows(torch.tensor([0]), torch.tensor([start])).scale[0])
+
+    target = np.full(40, -2.0)
+    target[14:17] = [np.nan, 4.0, 4.0]
+    assert scale(target, 20) == pytest.approx((4 + 4 + 2 + 2 + 2) / 5)
+    gap = np.full(40, 3.0)
+    gap[14:20] = np.nan
+    gap[20:] = 1e6  # the future, which the fallback must not see
+    assert scale(gap, 20) == pytest.approx(3.0)
+    gap[14:20] = 0.0
+    assert scale(gap, 20) == pytest.approx(3.0 * 14 / 20)
+    assert scale(np.r_[np.zeros(30), 5.0], 20) == 1.0
+
+
+def test_the_future_changes_no_input_before_it():
+    rng = np.random.default_rng(0)
+    target = rng.normal(5, 1, 60)
+    for at in range(30, 34):
+        changed = target.copy()
+        changed[at:] += 100
+        before, after = (
+            source_of(SeriesSet.from_arrays(["2010-02-05"], [t])).windows(torch.tensor([0]), torch.tensor([30]))
+            for t in (target, changed)
+        )
+        row = at - (30 - 6)
+        assert torch.equal(before.scale, after.scale)
+        assert torch.equal(before.varying[: row + 1], after.varying[: row + 1])
+        if row + 1 < len(before.varying):
+            assert not torch.equal(before.varying[row + 1], after.varying[row + 1])
+
+
+def test_callers_arrays_are_never_changed():
+    series = make_series(features=1)
+    values, feats = series.values.copy(), series.dynamic_feat.copy()
+    moments = Standardiser.fit(series, use_features=True)
+    source = source_of(series, moments=moments)
+    source.windows(torch.arange(12), torch.full((12,), 30))
+    source.windows(torch.arange(12), torch.full((12,), 30))
+    assert np.array_equal(series.values, values, equal_nan=True)
+    assert np.array_equal(series.dynamic_feat, feats)
+
+
+def test_dynamic_features_are_standardised_and_aligned():
+    feat = np.arange(40.0)[None]
+    series = SeriesSet.from_arrays(["2010-02-05"], [np.ones(40)], dynamic_feat=[feat])
+    moments = Standardiser.fit(series, use_features=True)
+    batch = source_of(series, moments=moments).windows(torch.tensor([0]), torch.tensor([3]))
+    position = np.arange(-3, 7)
+    expected = np.where(position >= 0, (position - feat.mean()) / feat.std(), 0.0)
+    assert batch.varying[:, -1, 0].numpy() == pytest.approx(expected, abs=1e-5)
+
+
+def test_weekly_features_are_day_of_month_and_iso_week():
+    days = [dt.date(2010, 2, 5) + dt.timedelta(7 * k) for k in range(400)]
+    got = calendar_features(np.array(days, dtype="datetime64[D]").astype(np.int64), Frequency.parse("1W"))
+    want = [((d.day - 1) / 30 - 0.5, (d.isocalendar().week - 1) / 52 - 0.5) for d in days]
+    assert got == pytest.approx(np.array(want), abs=1e-6)
+
+
+@pytest.mark.parametrize("freq", ["1M", "3M", "1W", "1D", "2H", "15min"])
+def test_calendar_features_stay_in_range_and_follow_each_start(freq):
+    f = Frequency.parse(freq)
+    start = np.array(["2011-12-30T05:30:00", "2012-02-29T23:00:00"], dtype="datetime64[s]")
+    calendar = Calendar.build(start, f, before=9, last=np.array([50, 40]))
+    assert calendar.table.shape[1] == f.num_features
+    assert np.abs(calendar.table).max() <= 0.5
+    for i in range(2):
+        for t in (-9, 0, 17, 40):
+            ordinal = f.ordinals(start[i : i + 1]) + t * f.step
+            row = calendar.table[calendar.first[i] + calendar.stride * t]
+            assert np.array_equal(row, calendar_features(ordinal, f)[0])
+
+
+def test_minute_features_by_the_clock():
+    moment = dt.datetime(2012, 2, 29, 17, 45)
+    ordinal = np.array([moment], dtype="datetime64[m]").astype(np.int64)
+    got = calendar_features(ordinal, Frequency.parse("15min"))[0] + 0.5
+    want = [moment.weekday() / 6, 28 / 30, (moment.timetuple().tm_yday - 1) / 365, 17 / 23, 45 / 59]
+    assert got == pytest.approx(want, abs=1e-6)
+
+
+def test_aligned_series_share_a_calendar_row_a_step():
+    start = np.array(["2010-02-05", "2010-02-12"], dtype="datetime64[s]")
+    calendar = Calendar.build(start, Frequency.parse("1W"), before=2, last=np.array([10, 10]))
+    assert calendar.stride == 1
+    assert len(calendar.table) == 2 + 10 + 1 + 1
+
+
+def test_lags_per_frequency():
+    assert lags_for("1W", 1000) == (*range(1, 9), 12, 51, 52, 53, 103, 104, 105, 155, 156, 157)
+    assert lags_for("1W", 104) == (*range(1, 9), 12, 51, 52, 53, 103)
+    assert lags_for("1W", 1) == (1,)
+    assert {12, 24, 36} <= set(lags_for("1M", 100))
+    assert {7, 14, 364, 365} <= set(lags_for("1D", 1000))
+    assert {24, 168, 8736} <= set(lags_for("1H", 10000))
+    assert {4, 96, 672} <= set(lags_for("15min", 10000))
+    assert {26, 52} <= set(lags_for("2W", 1000))
+
+
+def test_times_keep_the_weekday_of_the_start():
+    start = np.array(["2010-02-05T00:00:00"], dtype="datetime64[s]")
+    assert Frequency.parse("1W").times(start, np.array([3]))[0] == np.datetime64("2010-02-26")
+    assert Frequency.parse("2M").times(start, np.array([6]))[0] == np.datetime64("2011-02")
