@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import importlib.metadata
 import json
@@ -9,7 +10,7 @@ import os
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,7 +141,7 @@ def demo(seed: int, stores: int, depts: int) -> None:
             raise click.ClickException("the demo lands canonical files with weeks ending on Friday; use another FORECAST_HOME")
         landing = runner.platform.landing
         retailer = retailer_data.make_retailer(seed=seed, stores=stores, depts=depts)
-        *_, before, last = retailer.weeks
+        before, last = (w.astype(dt.date) for w in retailer.weeks[-2:])
         _heading(f"1. A retailer's ETL lands its history: {stores} stores x {depts} departments, weeks up to {before}")
         for name, data in retailer_data.history_files(retailer, until=before).items():
             landing.put(name, data)
@@ -154,6 +155,7 @@ def demo(seed: int, stores: int, depts: int) -> None:
         name, data = retailer_data.week_file(retailer, last)
         landing.put(name, data)
         click.echo(f"   landing/{name}  {len(data):,} bytes")
+        runner.settle()
         _report(runner.run_week(last))
         _heading("4. The forecast table")
         _print_forecast(runner, last)
@@ -347,10 +349,15 @@ def predict(input_path: Path, output_path: Path, model_path: Path, config: str, 
 # ---------------------------------------------------------------------------------------------- shared
 
 
-def _runner() -> Runner:
+@contextlib.contextmanager
+def _runner() -> Iterator[Runner]:
+    """The graph in this process, showing its progress as bars."""
+    from forecast_platform.defs.stage import show_progress
     from forecast_platform.runner import Runner
 
-    return Runner()
+    with Runner() as runner, _bar() as show:
+        show_progress(show)
+        yield runner
 
 
 def _remember_preset(preset: str) -> None:

@@ -6,6 +6,7 @@ the same training again returns the stored model, so reruns and backfills in any
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import functools
 import hashlib
@@ -13,7 +14,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -132,10 +133,11 @@ def deepar_forecaster(
 
     def forecast(history: Panel, horizon: int, quantiles: Sequence[float]) -> NDArray[np.float64]:
         model, categories = _fit({**parameters, "prediction_length": str(horizon)}, history, progress, None)
-        result = deepar.predict(
-            model, to_series_set(history, categories), num_samples=num_samples,
-            quantiles=tuple(f"{q:g}" for q in quantiles), seed=int(parameters.get("seed", "0")),
-        )
+        with _one_thread():
+            result = deepar.predict(
+                model, to_series_set(history, categories), num_samples=num_samples,
+                quantiles=tuple(f"{q:g}" for q in quantiles), seed=int(parameters.get("seed", "0")),
+            )
         return result.quantiles.astype(np.float64)
 
     return forecast
@@ -205,10 +207,24 @@ class LocalEngine:
         shards = batch.shards()
         lines = 0
         for number, (source, output) in enumerate(shards, 1):
-            lines += deepar.transform(network, source, output, config, seed=seed)
+            with _one_thread():
+                lines += deepar.transform(network, source, output, config, seed=seed)
             if progress:
                 progress("predict", number, len(shards))
         return lines
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Networks this small lose more to threads waiting for each other than they gain; cores are for other processes."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _fit(
@@ -223,10 +239,11 @@ def _fit(
         if progress:
             progress("train", done, total)
 
-    model = deepar.train(
-        to_series_set(panel, categories), deepar.HyperParameters.parse(dict(parameters)), progress=report,
-        checkpoint=checkpoint,
-    )
+    with _one_thread():
+        model = deepar.train(
+            to_series_set(panel, categories), deepar.HyperParameters.parse(dict(parameters)), progress=report,
+            checkpoint=checkpoint,
+        )
     return model, categories
 
 

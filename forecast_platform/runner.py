@@ -69,11 +69,14 @@ class Runner:
     def __exit__(self, *_: object) -> None:
         self.instance.dispose()
 
+    def settle(self) -> None:
+        """Wait until a file written just now counts as landed: a folder leaves it alone until it stops changing."""
+        time.sleep(getattr(self.platform.landing, "settle_seconds", 0))
+
     def new_weeks(self) -> tuple[list[dt.date], bool]:
         """Weeks of the files that have landed but are not in the lake, and whether there are such files at all."""
         settings, landing = self.settings, self.platform.landing
-        # A file written a moment ago counts only once it has settled; whoever asks now means that one too.
-        time.sleep(getattr(landing, "settle_seconds", 0))
+        self.settle()
         ledger = Ledger.of(self.platform.lake)
         newest = settings.calendar.last_started(dt.datetime.now(dt.UTC))
         weeks: set[dt.date] = set()
@@ -88,10 +91,12 @@ class Runner:
 
     def bring_in(self) -> Outcome | None:
         """Ingest and clean whatever has landed, in one run; None when nothing new has."""
+        from forecast_platform.defs.jobs import history_assets
+
         weeks, new = self.new_weeks()
         if weeks:
             return self._run(
-                "ingest_history",
+                "ingest_history", only=history_assets(self.platform.lake),
                 tags={
                     "dagster/asset_partition_range_start": key(weeks[0]),
                     "dagster/asset_partition_range_end": key(weeks[-1]),

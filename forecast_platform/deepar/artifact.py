@@ -75,9 +75,7 @@ def load_artifact(path: str | os.PathLike[str]) -> Model:
         stated = config["weights_sha256"]
         actual = _sha(members[_WEIGHTS])
         if actual != stated:
-            raise ContractError(
-                f"{path}: the weights hash to {actual[:12]}, the artifact states {str(stated)[:12]}"
-            )
+            raise ContractError(f"{path}: the weights hash to {actual[:12]}, the artifact states {str(stated)[:12]}")
         content = {k: v for k, v in config.items() if k not in ("schema", "version", "weights_sha256")}
         actual = _version(content, members[_WEIGHTS])
         if actual != config["version"]:

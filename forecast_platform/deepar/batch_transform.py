@@ -74,9 +74,7 @@ def predictions(
     """The response objects of `series`, in order: {"mean": .., "quantiles": {"0.1": ..}, "samples": ..}."""
     for low in range(0, len(series), BLOCK):
         part = series.take(range(low, min(low + BLOCK, len(series))))
-        forecast = predict(
-            model, part, config.num_samples, config.quantiles, seed, config.output_types, device=device
-        )
+        forecast = predict(model, part, config.num_samples, config.quantiles, seed, config.output_types, device=device)
         for i in range(len(part)):
             out: dict[str, Any] = {}
             if forecast.mean is not None:

@@ -121,9 +121,7 @@ class Calendar:
     stride: int
 
     @classmethod
-    def build(
-        cls, start: NDArray[np.datetime64], freq: Frequency, before: int, last: NDArray[np.int64]
-    ) -> Calendar:
+    def build(cls, start: NDArray[np.datetime64], freq: Frequency, before: int, last: NDArray[np.int64]) -> Calendar:
         """`before` positions of padding in front of each start; `last` (N,) is each series' last position."""
         ordinal = freq.ordinals(start)
         low = int(ordinal.min()) - before * freq.step

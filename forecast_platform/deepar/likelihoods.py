@@ -150,9 +150,7 @@ def _np(x: Tensor) -> NDArray[np.float64]:
     return x.detach().cpu().numpy().astype(np.float64)
 
 
-def _nbinom_ppf(
-    u: NDArray[np.float64], mean: NDArray[np.float64], alpha: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _nbinom_ppf(u: NDArray[np.float64], mean: NDArray[np.float64], alpha: NDArray[np.float64]) -> NDArray[np.float64]:
     """Smallest count whose cumulative probability reaches u."""
     from scipy.special import betainc, nbdtrik
 

@@ -14,7 +14,7 @@ from forecast_platform.deepar.series import SeriesSet, check_dynamic_feat
 from forecast_platform.deepar.windows import Standardiser
 
 
-@dataclass
+@dataclass(eq=False)
 class Model:
     """What `train` returns and an artifact holds.
 

@@ -62,9 +62,7 @@ class _Layer(torch.autograd.Function):
         hidden[0], cell[0] = 0.0, 0.0
         squashed = gates.new_empty(steps, n, batch)
         h, c = hidden.unbind(0), cell.unbind(0)
-        for t, (parts, s) in enumerate(
-            zip(zip(*_split(gates, n), strict=True), squashed.unbind(0), strict=True)
-        ):
+        for t, (parts, s) in enumerate(zip(zip(*_split(gates, n), strict=True), squashed.unbind(0), strict=True)):
             gates[t].addmm_(w_rec, h[t])
             lstm_cell(parts, c[t], h[t + 1], c[t + 1], s)
         ctx.save_for_backward(x, w_in, constant, w_rec, gates, hidden, cell, squashed)

@@ -49,22 +49,36 @@ def read_records(paths: Paths, time_freq: str | None = None) -> SeriesSet:
     return builder.build()
 
 
+def from_objects(objects: Sequence[Any]) -> SeriesSet:
+    """Records already parsed from JSON, such as an endpoint request's "instances". Raises ContractError."""
+    builder = _Builder()
+    for number, record in enumerate(objects):
+        where = f"instance {number}"
+        if not isinstance(record, dict):
+            raise ContractError(f"{where}: a record is a JSON object; this is a {type(record).__name__}")
+        builder.add(_check_record(record, where), where)
+    return builder.build()
+
+
 def list_files(paths: Paths) -> list[Path]:
-    """The record files under `paths`. Raises ContractError when there is none or an ending is unknown."""
+    """The record files under `paths`. Raises ContractError when there is none or an ending is unknown.
+
+    A file named outright is taken whatever its ending, and read as JSON Lines unless it ends in .parquet.
+    """
     given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
     found: list[Path] = []
     for entry in map(Path, given):
         if entry.is_dir():
             inside = (p for p in sorted(entry.rglob("*")) if p.is_file())
-            hidden = [p for p in inside if not _skipped(p.relative_to(entry))]
-            found += hidden
+            shown = [p for p in inside if not _skipped(p.relative_to(entry))]
+            for path in shown:
+                if not path.name.endswith(_ENDINGS):
+                    raise ContractError(f"{path}: unknown ending; name record files {', '.join(_ENDINGS)}")
+            found += shown
         elif entry.is_file():
             found.append(entry)
         else:
             raise ContractError(f"{entry}: there is no such file or folder")
-    for path in found:
-        if not path.name.endswith(_ENDINGS):
-            raise ContractError(f"{path}: unknown ending; name record files {', '.join(_ENDINGS)}")
     if not found:
         raise ContractError(f"no record files under {', '.join(map(str, given))}")
     return found
@@ -224,8 +238,7 @@ def _parse_target(values: Any, where: str) -> np.ndarray[Any, Any]:
         for position, v in enumerate(values):
             if v is not None and type(v) not in _NUMBERS and v != "NaN":
                 raise ContractError(
-                    f"{where}: target[{position}] is {_short(v)}; write a number, "
-                    'or null or "NaN" when missing'
+                    f'{where}: target[{position}] is {_short(v)}; write a number, or null or "NaN" when missing'
                 )
     return np.array(values, dtype=np.float64)  # None and "NaN" both become NaN
 

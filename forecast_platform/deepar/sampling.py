@@ -29,7 +29,7 @@ DECODE_COLUMNS = 2000  # paths decoded together; at 2 x 40 cells a step's buffer
 Floats = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Forecast:
     """Forecasts of N series over H steps; what was not asked for is None.
 
@@ -57,8 +57,10 @@ def predict(
     """Forecast the prediction_length steps after each series.
 
     A series' paths depend on its own content and `seed` alone, never on the other series, their order or
-    `batch_series` (series encoded together). Two identical series get identical paths. Quantiles
-    interpolate linearly between the ordered samples. `progress` receives (series done, series).
+    `batch_series` (series encoded together; a round-off of the last digit apart). Two identical series get
+    identical paths. Quantiles interpolate linearly between the ordered samples. `progress` receives (series
+    done, series). Beyond SageMaker: a category equal to its cardinality stands for one that training did not
+    see, and takes the mean embedding.
 
     Raises:
         ContractError: series or arguments the model can't serve.
@@ -99,9 +101,7 @@ def check_request(num_samples: int, quantiles: Sequence[str], output_types: Sequ
         raise ContractError(f"num_samples is {num_samples!r}; give a whole number from 1 to 100000")
     unknown = [t for t in output_types if t not in OUTPUT_TYPES]
     if unknown or not output_types:
-        raise ContractError(
-            f"output_types is {list(output_types)}; use one or more of {', '.join(OUTPUT_TYPES)}"
-        )
+        raise ContractError(f"output_types is {list(output_types)}; use one or more of {', '.join(OUTPUT_TYPES)}")
     levels = []
     for q in quantiles:
         try:
@@ -114,7 +114,7 @@ def check_request(num_samples: int, quantiles: Sequence[str], output_types: Sequ
     return levels
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Encoded:
     """Series after their context: pre (H, 4N, B), first hidden (N, B), states per layer, scale (B,)."""
 
@@ -152,9 +152,7 @@ class _Decoder:
         self.h = [self.rows[top : top + n] for top in tops]
         self.c = [torch.zeros(n, columns, device=device) for _ in range(layers)]
         self.gates = torch.empty(4 * n, columns, device=device)
-        self.parts = [
-            self.gates[low * n : high * n] for low, high in ((0, 3), (0, 1), (1, 2), (2, 3), (3, 4))
-        ]
+        self.parts = [self.gates[low * n : high * n] for low, high in ((0, 3), (0, 1), (1, 2), (2, 3), (3, 4))]
         self.squashed = torch.empty(n, columns, device=device)
         # weights and the rows they read; the first block of layer 1 is filled in per chunk and step
         blank = torch.zeros(4 * n, self.chunk, device=device)

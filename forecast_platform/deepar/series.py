@@ -19,7 +19,7 @@ Ints = NDArray[np.int64]
 Starts = NDArray[np.datetime64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SeriesSet:
     """N series of one frequency.
 
@@ -39,7 +39,7 @@ class SeriesSet:
     cat: Ints | None = None
     dynamic_feat: Floats | None = None
     feat_indptr: Ints | None = None
-    labels: Sequence[str] = field(default=(), compare=False, repr=False)
+    labels: Sequence[str] = field(default=(), repr=False)
 
     @classmethod
     def from_arrays(
@@ -65,8 +65,7 @@ class SeriesSet:
             indptr = _offsets([len(p) for p in parts])
         if len(indptr) != len(first) + 1 or indptr[0] != 0 or indptr[-1] != len(values):
             raise ContractError(
-                f"{len(first)} start times were given for {len(indptr) - 1} targets "
-                f"holding {len(values)} values"
+                f"{len(first)} start times were given for {len(indptr) - 1} targets holding {len(values)} values"
             )
         categories = None
         if cat is not None:

@@ -31,17 +31,14 @@ def check_training_data(series: SeriesSet, hp: HyperParameters) -> tuple[tuple[i
     observed = ~np.isnan(series.values)
     if int(observed.sum()) < MIN_OBSERVATIONS:
         raise ContractError(
-            f"the training set holds {int(observed.sum())} observations; "
-            f"DeepAR needs at least {MIN_OBSERVATIONS}"
+            f"the training set holds {int(observed.sum())} observations; DeepAR needs at least {MIN_OBSERVATIONS}"
         )
     if not np.any(series.values[observed]):
         raise ContractError("training time series consist of only zeros")
     get_likelihood(hp.likelihood).check_domain(series)
     num_feat = 0 if hp.num_dynamic_feat == "ignore" else series.num_dynamic_feat
     if isinstance(hp.num_dynamic_feat, int) and num_feat != hp.num_dynamic_feat:
-        raise ContractError(
-            f"num_dynamic_feat is {hp.num_dynamic_feat}; the series have {num_feat} dynamic features"
-        )
+        raise ContractError(f"num_dynamic_feat is {hp.num_dynamic_feat}; the series have {num_feat} dynamic features")
     if num_feat:
         check_dynamic_feat(series, hp.prediction_length, inference=False)
     return _check_categories(series, hp, keep), num_feat
@@ -60,8 +57,7 @@ def _check_categories(series: SeriesSet, hp: HyperParameters, keep: NDArray[Any]
     if isinstance(hp.cardinality, tuple):
         if len(hp.cardinality) != cat.shape[1]:
             raise ContractError(
-                f"cardinality names {len(hp.cardinality)} categorical features; "
-                f"the series have {cat.shape[1]}"
+                f"cardinality names {len(hp.cardinality)} categorical features; the series have {cat.shape[1]}"
             )
         for k, (have, want) in enumerate(zip(counts, hp.cardinality, strict=True)):
             if have > want:

@@ -16,7 +16,7 @@ from forecast_platform.deepar.features import Calendar, Frequency
 from forecast_platform.deepar.series import SeriesSet
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Standardiser:
     """Training moments: of the log scale, and of each dynamic feature (F_dyn,). Stored with the model."""
 
@@ -42,7 +42,7 @@ class Standardiser:
         return cls(float(logs.mean()), std_log if std_log > 1e-6 else 1.0, feat_mean, feat_std)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
     """Inputs of B windows of T steps, and their targets.
 
@@ -97,9 +97,7 @@ class WindowSource:
         self.lag_rows = (ref[:, None] - lag[None]).reshape(-1).to(self.device)  # (T * L,)
         self.ref_rows = slice(max(lags), max(lags) + steps)
         self.num_lags = len(lags)
-        calendar = Calendar.build(
-            series.start, Frequency.parse(time_freq), context, lengths.astype(np.int64) + horizon
-        )
+        calendar = Calendar.build(series.start, Frequency.parse(time_freq), context, lengths.astype(np.int64) + horizon)
         self.calendar = torch.from_numpy(calendar.table).to(self.device)
         self.calendar_first = torch.from_numpy(calendar.first).to(self.device)
         self.stride = calendar.stride
@@ -157,9 +155,7 @@ class WindowSource:
         flat = torch.nonzero(scale <= 0).view(-1)
         if len(flat):  # rare, so the whole history is read only for these
             past = self.values[which[flat]]
-            known = ~past.isnan() & (
-                torch.arange(self.width, device=self.device) < (self.pad + start[flat])[:, None]
-            )
+            known = ~past.isnan() & (torch.arange(self.width, device=self.device) < (self.pad + start[flat])[:, None])
             total = torch.where(known, past, 0.0).abs().sum(1)
             scale[flat] = total / known.sum(1).clamp(min=1)
         return torch.where(scale > 0, scale, 1.0)

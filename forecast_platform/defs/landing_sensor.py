@@ -4,7 +4,7 @@ import datetime as dt
 
 import dagster as dg
 
-from forecast_platform.defs.jobs import ingest_history, weekly_forecast
+from forecast_platform.defs.jobs import history_assets, ingest_history, weekly_forecast
 from forecast_platform.defs.partitions import weekly
 from forecast_platform.defs.resources import Platform
 from forecast_platform.landing.contract import weeks_in
@@ -46,18 +46,18 @@ def landing_sensor(context: dg.SensorEvaluationContext, platform: dg.ResourcePar
     if request:
         if parked:
             context.log.info(parked)
-        return dg.SensorResult(run_requests=[_run_request(request)], cursor=memory.dump())
+        return dg.SensorResult(run_requests=[_run_request(request, history_assets(lake))], cursor=memory.dump())
     waiting = sorted(memory.pending)
     reason = f"a run is going, {len(waiting)} weeks wait: {waiting[:5]}" if busy and waiting else "nothing new landed"
     return dg.SensorResult(skip_reason="; ".join(filter(None, [reason, parked])), cursor=memory.dump())
 
 
-def _run_request(request: Request) -> dg.RunRequest:
+def _run_request(request: Request, history: list[str]) -> dg.RunRequest:
     if request.kind == "history":
         first, last = (key(w) for w in (request.first, request.last))
         return dg.RunRequest(
             run_key=request.run_key, job_name=ingest_history.name,
-            tags={
+            asset_selection=[dg.AssetKey(name) for name in history], tags={
                 **LANDING_TAG, "dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last,
             },
         )

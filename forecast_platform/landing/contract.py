@@ -313,7 +313,8 @@ class _Review:
 
     def required(self, column: str) -> pa.Array:
         text = self.file.text(column)
-        message = f"{self.file.label(column)} is missing; every row needs one"
+        absent = ", ".join(marker for marker in self.file.missing.to_pylist() if marker)
+        message = f"{self.file.label(column)} is missing (empty or one of {absent}); every row needs one"
         self.reject(f"missing_{column}", column, _mask(pc.is_null(text)), lambda _: message)
         return text
 

@@ -24,8 +24,7 @@ def make_series(n: int = 12, length: int = 60, seed: int = 0, features: int = 0,
     lengths = length - rng.integers(0, 10, n)
     level = 10 ** rng.uniform(0, 4, n)
     targets = [
-        level[i] * (1 + 0.3 * np.sin(np.arange(m) / 4) + 0.1 * rng.normal(size=m))
-        for i, m in enumerate(lengths)
+        level[i] * (1 + 0.3 * np.sin(np.arange(m) / 4) + 0.1 * rng.normal(size=m)) for i, m in enumerate(lengths)
     ]
     for t in targets:
         t[rng.integers(1, len(t) - 1, 3)] = np.nan

@@ -14,7 +14,7 @@ NEEDED = {"context_length": "12", "prediction_length": "12", "epochs": "10", "ti
 
 def test_names_and_defaults_are_sagemakers():
     assert sorted(REQUIRED) == ["context_length", "epochs", "prediction_length", "time_freq"]
-    assert DEFAULTS == {
+    assert {
         "cardinality": "auto",
         "num_dynamic_feat": "auto",
         "dropout_rate": "0.10",
@@ -27,7 +27,7 @@ def test_names_and_defaults_are_sagemakers():
         "num_layers": "2",
         "num_eval_samples": "100",
         "test_quantiles": json.dumps([q / 10 for q in range(1, 10)]),
-    }
+    } == DEFAULTS
     assert set(EXTENSIONS) == {"seed", "learning_rate_schedule", "gradient_clip"}
 
 

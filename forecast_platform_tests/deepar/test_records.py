@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from forecast_platform.deepar import ContractError, SeriesSet, read_records, write_records
+from forecast_platform.deepar.records import from_objects
 from forecast_platform.deepar.series import check_dynamic_feat
 
 GOOD = {"start": "2010-02-05 00:00:00", "target": [1.0, None, 3], "cat": [0, 1]}
@@ -80,7 +81,7 @@ def test_folders_are_read_recursively_without_hidden_names(tmp_path):
         ('{"start":"2010-02-05","target":[]}', "at least one value"),
         ('{"start":"2010-02-05","target":[1,"2"]}', r"target\[1\] is '2'; write a number, or null"),
         ('{"start":"2010-02-05","target":[true]}', r"target\[0\] is True"),
-        ('{"start":"2010-02-05","target":[1e39]}', "target value 0 is infinite or beyond"),
+        ('{"start":"2010-02-05","target":[1e39],"cat":[0,1]}', "target value 0 is infinite or beyond"),
         ('{"start":"2010-02-05","target":[1],"cat":[0,1.5]}', "cat is .* whole numbers from 0"),
         ('{"start":"2010-02-05","target":[1],"cat":[0,-1]}', "whole numbers from 0"),
         ('{"start":"2010-02-05","target":[1],"cat":[0]}', "cat has 1 values, in a.json line 1 it has 2"),
@@ -107,6 +108,7 @@ def test_bad_files_are_named(tmp_path):
     write(tmp_path / "a.jsonl", GOOD)
     with pytest.raises(ContractError, match="unknown ending; name record files"):
         read_records(tmp_path)
+    assert len(read_records(tmp_path / "a.jsonl")) == 1  # named outright, it is JSON Lines
     (tmp_path / "a.jsonl").unlink()
     (tmp_path / "a.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(ContractError, match=r"a.parquet: not a readable Parquet file"):
@@ -191,3 +193,11 @@ def test_take_keeps_each_series_together():
     assert part.values.tolist() == [4, 5, 6, 1]
     assert part.cat.tolist() == [[2], [0]]
     assert part.features(0).tolist() == [[3, 3, 3], [3, 3, 3]]
+
+
+def test_objects_of_a_request_are_checked_like_lines():
+    same(from_objects([GOOD]), SeriesSet.from_arrays([GOOD["start"].replace(" ", "T")], [[1, np.nan, 3]], [[0, 1]]))
+    with pytest.raises(ContractError, match="instance 1: field 'start' is missing"):
+        from_objects([GOOD, {"target": [1]}])
+    with pytest.raises(ContractError, match="instance 0: a record is a JSON object"):
+        from_objects([3])

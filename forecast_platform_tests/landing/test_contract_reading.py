@@ -1,4 +1,4 @@
-"""Reading: formats mean the same, line numbers are right, no row is lost, and no bytes raise anything else."""
+"""Reading: formats mean the same, line numbers are right, no row is lost, bad bytes are refused politely."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ CALENDAR = WeekCalendar()
 NEWEST = dt.date(2012, 10, 26)
 HEADER = "store,dept,date,weekly_sales,is_holiday\n"
 TEXT = (
-    HEADER
-    + "1,1,2012-10-19,24924.5,FALSE\n1,1,2012-10-26,-3,TRUE\n007,b b,2012-10-26,NA,\n2,1,2012-10-26,1e-07,TRUE\n"
+    HEADER + "1,1,2012-10-19,24924.5,FALSE\n1,1,2012-10-26,-3,TRUE\n"
+    "007,b b,2012-10-26,NA,\n2,1,2012-10-26,1e-07,TRUE\n"
 )
 
 

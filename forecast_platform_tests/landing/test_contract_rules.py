@@ -395,7 +395,10 @@ def test_stores_without_attributes_are_accepted() -> None:
 
 
 def test_features_become_long_numbers() -> None:
-    text = b"Store,Date,Temperature,Is_Holiday\n1,2012-10-26,42.31,TRUE\n1,2030-01-04,NA,false\n1,2012-10-25,1,\n2,2012-10-26,warm,\n"
+    text = (
+        b"Store,Date,Temperature,Is_Holiday\n1,2012-10-26,42.31,TRUE\n1,2030-01-04,NA,false\n"
+        b"1,2012-10-25,1,\n2,2012-10-26,warm,\n"
+    )
     parsed = parse_features(text, "f.csv", CANONICAL, CALENDAR)
     assert parsed.accepted.schema == FEATURES_SCHEMA
     assert [tuple(row.values()) for row in parsed.accepted.to_pylist()] == [
@@ -423,7 +426,10 @@ def test_features_may_speak_of_departments() -> None:
 
 
 def test_a_calendar_holds_any_weekday() -> None:
-    text = b"Holiday,Date,note\nChristmas,2012-12-25,x\nChristmas,2013-12-25,\nChristmas,2013-12-25,y\n,2013-01-01,\nNone,bad,\n"
+    text = (
+        b"Holiday,Date,note\nChristmas,2012-12-25,x\nChristmas,2013-12-25,\n"
+        b"Christmas,2013-12-25,y\n,2013-01-01,\nNone,bad,\n"
+    )
     parsed = parse_calendar(text, "c.csv", CANONICAL)
     assert parsed.accepted.schema == CALENDAR_SCHEMA
     assert [tuple(row.values()) for row in parsed.accepted.to_pylist()] == [

@@ -28,7 +28,8 @@ NEWEST = dt.date(2012, 10, 26)
 
 pytestmark = pytest.mark.skipif(
     not (FOLDER / "sales.csv.gz").is_file(),
-    reason="the Walmart files are not here; set FORECAST_WALMART_DIR to a folder of sales.csv.gz, features.csv.gz, stores.csv",
+    reason="the Walmart files are not here; set FORECAST_WALMART_DIR to the folder of sales.csv.gz, "
+    "features.csv.gz and stores.csv",
 )
 
 

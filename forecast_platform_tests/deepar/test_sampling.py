@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+import datetime as dt
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from forecast_platform import deepar
+from forecast_platform.deepar import ContractError, SeriesSet
+from forecast_platform.deepar.model import Model, network_shape
+from forecast_platform.deepar.network import DeepARNetwork
+from forecast_platform.deepar.randomness import series_keys, uniforms
+from forecast_platform.deepar.windows import Standardiser
+
+from .conftest import make_hp, make_series
+
+ALL = ("mean", "quantiles", "samples")
+
+
+def reference_paths(model: Model, series: SeriesSet, i: int, num_samples: int, seed: int) -> np.ndarray:
+    """The sampling path in plain float64, one path and one step at a time: (S, H)."""
+    hp, moments = model.hyperparameters, model.moments
+    w = {k: v.double().numpy() for k, v in model.network.state_dict().items()}
+    y, past = series.target(i).astype(float), len(series.target(i))
+    start = series.start[i].astype(object).date()
+    feats = series.features(i)
+    context = y[max(0, past - hp.context_length) :]
+    scale = float(np.nanmean(np.abs(context))) if (~np.isnan(context)).any() else 0.0
+    scale = scale or float(np.nanmean(np.abs(y))) or 1.0
+    static = [(math.log(scale) - moments.log_scale_mean) / moments.log_scale_std]
+    for k, c in enumerate(series.cat[i]):
+        static += list(w[f"embedding.{k}"][c])
+    u = uniforms(series_keys(series, seed)[i : i + 1], hp.prediction_length, num_samples, 2)[:, :, 0].astype(float)
+    out = np.zeros((num_samples, hp.prediction_length))
+    for s in range(num_samples):
+        history = list(y)
+        state = [(np.zeros(hp.num_cells), np.zeros(hp.num_cells)) for _ in range(hp.num_layers)]
+        for t in range(past - hp.context_length, past + hp.prediction_length):
+            lagged = [history[t - lag] if t - lag >= 0 else np.nan for lag in model.lags]
+            day = start + dt.timedelta(7 * t)
+            x = [0.0 if np.isnan(v) else v / scale for v in lagged]
+            x += [0.0 if np.isnan(v) else 1.0 for v in lagged]
+            x += [(day.day - 1) / 30 - 0.5, (day.isocalendar().week - 1) / 52 - 0.5, math.log10(2 + max(t, 0))]
+            if feats is not None:
+                x += list((feats[:, t] - moments.feat_mean) / moments.feat_std if t >= 0 else feats[:, 0] * 0)
+            below = np.array(x)
+            for layer in range(hp.num_layers):
+                h, c = state[layer]
+                gates = w[f"w_in.{layer}"] @ below + w[f"w_rec.{layer}"] @ h + w[f"bias.{layer}"]
+                if layer == 0:
+                    gates = gates + w["w_static"] @ np.array(static)
+                gi, gf, go, gg = np.split(gates, 4)
+                c = c / (1 + np.exp(-gf)) + np.tanh(gg) / (1 + np.exp(-gi))
+                h = np.tanh(c) / (1 + np.exp(-go))
+                state[layer], below = (h, c), h
+            if t >= past:
+                raw = w["w_out"] @ below + w["b_out"]
+                df, width = 2 + np.logaddexp(0, raw[0]), np.logaddexp(0, raw[2]) + 1e-4
+                u1, u2 = u[:, t - past, s]
+                draw = raw[1] + width * math.sqrt(df * (u1 ** (-2 / df) - 1)) * math.cos(2 * math.pi * u2)
+                out[s, t - past] = draw * scale
+                history.append(draw * scale)
+    return out
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_the_fast_path_equals_the_slow_reference(layers):
+    train = make_series(features=2)
+    model = deepar.train(train, make_hp(num_layers=layers))
+    series = make_series(features=2, extra=6)
+    got = deepar.predict(model, series, 5, seed=3, output_types=("samples",)).samples
+    for i in (0, 4, 11):
+        assert got[i] == pytest.approx(
+            reference_paths(model, series, i, 5, 3), rel=1e-3, abs=1e-3 * float(np.abs(got[i]).mean())
+        )
+
+
+def test_a_lag_longer_than_the_context_is_fed_from_the_path():
+    series = make_series()
+    model = deepar.train(series, make_hp(context_length=2, prediction_length=14, epochs=1))
+    assert {1, 8, 12} <= set(model.lags)
+    got = deepar.predict(model, series, 3, output_types=("samples",)).samples
+    assert got[1] == pytest.approx(
+        reference_paths(model, series, 1, 3, 0), rel=1e-3, abs=1e-3 * float(np.abs(got[1]).mean())
+    )
+
+
+def test_company_order_and_sharding_do_not_matter(model, series):
+    whole = deepar.predict(model, series, 30, output_types=ALL)
+    order = np.random.default_rng(0).permutation(len(series))
+    shuffled = deepar.predict(model, series.take(order), 30, output_types=ALL)
+    chunked = deepar.predict(model, series, 30, output_types=ALL, batch_series=5)
+    alone = [deepar.predict(model, series.take([i]), 30, output_types=ALL) for i in range(len(series))]
+    for name in ("mean", "quantiles", "samples"):
+        want = getattr(whole, name)
+        close = {"rtol": 1e-4, "atol": 1e-4 * np.abs(want).mean()}
+        # bit-equal where matrix products treat all columns alike; other processors may differ in round-off
+        assert np.allclose(getattr(shuffled, name), want[order], **close)
+        assert np.allclose(np.concatenate([getattr(a, name) for a in alone]), want, **close)
+        assert np.allclose(getattr(chunked, name), want, **close)
+
+
+def test_more_samples_extend_the_same_paths(model, series):
+    few, many = (deepar.predict(model, series, n, output_types=("samples",)).samples for n in (20, 60))
+    assert np.allclose(few, many[:, :20], rtol=1e-4, atol=1e-4 * np.abs(many).mean())
+
+
+def test_the_seed_matters_and_repeats(model, series):
+    a, b, c = (deepar.predict(model, series, seed=s).mean for s in (0, 0, 1))
+    assert np.array_equal(a, b)
+    assert not np.array_equal(a, c)
+
+
+def test_mean_and_quantiles_are_those_of_the_samples(model, series):
+    f = deepar.predict(model, series, 41, quantiles=("0.05", "0.5", "0.9"), output_types=ALL)
+    assert f.mean.shape == (12, 6)
+    assert f.quantiles.shape == (12, 3, 6)
+    assert f.samples.shape == (12, 41, 6)
+    assert {x.dtype for x in (f.mean, f.quantiles, f.samples)} == {np.dtype("float32")}
+    assert np.allclose(f.mean, f.samples.mean(axis=1), rtol=1e-5, atol=1e-3)
+    want = np.quantile(f.samples, [0.05, 0.5, 0.9], axis=1).transpose(1, 0, 2)
+    assert np.allclose(f.quantiles, want, rtol=1e-5, atol=1e-3)
+    assert (np.diff(f.quantiles, axis=1) >= 0).all()
+    assert f.quantile_levels == ("0.05", "0.5", "0.9")
+
+
+def test_only_what_was_asked_for_comes_back(model, series):
+    f = deepar.predict(model, series, 5, output_types=("quantiles",))
+    assert (f.mean, f.samples) == (None, None)
+
+
+def test_a_one_value_series_an_all_missing_one_and_short_ones_get_forecasts(model):
+    nan = np.nan
+    series = SeriesSet.from_arrays(
+        ["2010-02-05"] * 4, [[7.0], [nan], [1.0, nan, nan], [0.0] * 30], cat=[[0, 0], [1, 1], [3, 4], [2, 2]]
+    )
+    f = deepar.predict(model, series)
+    assert np.isfinite(f.mean).all()
+    assert np.isfinite(f.quantiles).all()
+
+
+def test_missing_weeks_are_not_zeros(model, series):
+    values = series.values.copy()
+    values[np.isnan(values)] = 0.0
+    zeros = SeriesSet.from_arrays(series.start, (values, series.indptr), series.cat)
+    assert not np.allclose(deepar.predict(model, series).mean, deepar.predict(model, zeros).mean, rtol=0.01)
+
+
+def test_l1_gives_degenerate_quantiles(series):
+    model = deepar.train(series, make_hp(likelihood="deterministic-L1"))
+    f = deepar.predict(model, series, 10, output_types=ALL)
+    assert f.samples.shape == (12, 10, 6)
+    assert np.array_equal(f.quantiles, np.repeat(f.mean[:, None], 9, axis=1))
+
+
+@pytest.mark.parametrize(
+    ("cat", "message"),
+    [
+        ([[0, 5]], r"series 0: cat\[1\] is 5; training saw 0 .. 3, and 4 stands for a category not seen"),
+        ([[-1, 0]], r"cat\[0\] is -1"),
+        ([[0]], "the model uses 2 categories per series; this set has 1"),
+        (None, "the model uses 2 categories per series; this set has 0"),
+    ],
+)
+def test_bad_categories_at_inference_are_named(model, cat, message):
+    with pytest.raises(ContractError, match=message):
+        deepar.predict(model, SeriesSet.from_arrays(["2010-02-05"], [[1.0]], cat))
+
+
+def test_dynamic_features_must_reach_over_the_horizon(feature_model):
+    with pytest.raises(ContractError, match=r"series 0: .* inference it needs len\(target\) \+ prediction_length"):
+        deepar.predict(feature_model, make_series(features=2))
+    with pytest.raises(ContractError, match="uses 2 dynamic features per series; this set has 0"):
+        deepar.predict(feature_model, make_series())
+
+
+def test_future_dynamic_features_matter_from_their_own_step_on(feature_model):
+    base = make_series(features=2, extra=6)
+    feats = [base.features(i).copy() for i in range(len(base))]
+    for f in feats:
+        f[:, -3] += 5.0
+    changed = SeriesSet.from_arrays(base.start, (base.values, base.indptr), base.cat, feats)
+    keys = series_keys(base, 0)
+    import forecast_platform.deepar.sampling as sampling
+
+    original = sampling.series_keys
+    sampling.series_keys = lambda series, seed: keys  # the paths' numbers follow content; hold them still
+    try:
+        a, b = (deepar.predict(feature_model, s, 20, output_types=("samples",)).samples for s in (base, changed))
+    finally:
+        sampling.series_keys = original
+    assert np.array_equal(a[:, :, :3], b[:, :, :3])
+    assert not np.allclose(a[:, :, 3:], b[:, :, 3:])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_samples": 0}, "num_samples is 0"),
+        ({"quantiles": ("1.5",)}, "quantile '1.5'"),
+        ({"quantiles": ("half",)}, "quantile 'half'"),
+        ({"output_types": ("median",)}, r"output_types is \['median'\]; use one or more of"),
+        ({"output_types": ()}, "output_types is"),
+    ],
+)
+def test_bad_requests_are_named(model, series, changes, message):
+    with pytest.raises(ContractError, match=message):
+        deepar.predict(model, series, **changes)
+
+
+def test_golden_slice_of_a_pinned_model():
+    """Weights by formula, no training: a change of any formula on the way to a forecast shows here."""
+    hp, lags = make_hp(num_cells=4), (1, 2, 4, 52)
+    network = DeepARNetwork(network_shape(hp, (2,), 0, lags))
+    with torch.no_grad():
+        for k, p in enumerate(network.parameters()):
+            p.copy_((torch.arange(p.numel()) * 0.7 + k).sin().view_as(p) * 0.5)
+    none = np.zeros(0, np.float32)
+    model = Model(hp, (2,), 0, lags, Standardiser(2.0, 1.5, none, none), network.eval())
+    t = np.arange(70.0)
+    series = SeriesSet.from_arrays(["2010-02-05", "2011-11-04"], [50 + 20 * np.sin(t / 5), 10 + t[:30]], [[0], [1]])
+    f = deepar.predict(model, series, 200, quantiles=("0.1", "0.9"), seed=1)
+    assert f.mean[:, :3] == pytest.approx(np.array(GOLDEN_MEAN), rel=1e-4)
+    assert f.quantiles[:, :, 5] == pytest.approx(np.array(GOLDEN_QUANTILES), rel=1e-4)
+
+
+GOLDEN_MEAN = [[31.554253, 36.500256, 32.439205], [18.891886, 15.228645, 19.032295]]
+GOLDEN_QUANTILES = [[-9.141052, 85.904266], [-13.489438, 47.643269]]
