@@ -138,7 +138,7 @@ def demo(seed: int, stores: int, depts: int) -> None:
 
     with _runner() as runner:
         if runner.settings.contract.name != "canonical" or runner.settings.contract.week_ends != "FRI":
-            raise click.ClickException("the demo lands canonical files with weeks ending on Friday; use another FORECAST_HOME")
+            raise click.ClickException("the demo lands canonical files, weeks end on Friday; use another FORECAST_HOME")
         landing = runner.platform.landing
         retailer = retailer_data.make_retailer(seed=seed, stores=stores, depts=depts)
         before, last = (w.astype(dt.date) for w in retailer.weeks[-2:])
@@ -160,11 +160,12 @@ def demo(seed: int, stores: int, depts: int) -> None:
         _heading("4. The forecast table")
         _print_forecast(runner, last)
     forecast = os.path.relpath(Path(sys.executable).with_name("forecast"))
-    click.echo(
-        f"\nLook around:\n  {forecast} ui        the lineage, every run, and the sensor that watches {landing.url}\n"
-        f'  {forecast} query "SELECT * FROM latest_forecast WHERE store = 1 AND dept = 1"\n'
-        f'  {forecast} query "SELECT source_key, line, rule, value, message FROM quarantine"'
-    )
+    click.echo(f"\nLook around:\n  {forecast} ui        the lineage, every run, and the sensor that watches {landing.url}")
+    for sql in (
+        "SELECT * FROM latest_forecast WHERE store = 1 AND dept = 1",
+        "SELECT source_key, line, rule, value, message FROM quarantine",
+    ):
+        click.echo(f'  {forecast} query "{sql}"')
 
 
 # ---------------------------------------------------------------------------------------------- asking
@@ -194,7 +195,7 @@ def query(sql: str, form: str, rows: int) -> None:
 @click.option("--delimiter", default="", help="CSV delimiter")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="write the scores here")
-@click.option("--forecasts", "forecasts_path", type=click.Path(dir_okay=False, path_type=Path), help="write Parquet here")
+@click.option("--forecasts", "forecasts_path", type=click.Path(dir_okay=False, path_type=Path), help="write rows here")
 def backtest(
     data: Path, cutoffs: tuple[str, ...], horizon: int, preset: str, week_ends: str, columns: tuple[str, ...],
     date_format: str, delimiter: str, seed: int, json_path: Path | None, forecasts_path: Path | None,
@@ -249,13 +250,14 @@ def doctor() -> None:
         core, duck = (importlib.metadata.version(p) for p in ("dagster", "dagster-duckdb"))
         wanted = f"0.{int(core.split('.')[1]) + 16}.{core.split('.')[2]}"
         if duck != wanted:
-            raise RuntimeError(f"dagster {core} needs dagster-duckdb {wanted}, found {duck}: pip install -c constraints.txt")
+            raise RuntimeError(f"dagster {core} needs dagster-duckdb {wanted}, not {duck}: make clean install")
         return f"Python {sys.version.split()[0]}, dagster {core} with dagster-duckdb {duck}"
 
     def torch() -> str:
         import torch
 
-        return f"torch {torch.__version__}, {'GPU ' + torch.cuda.get_device_name() if torch.cuda.is_available() else 'CPU'}"
+        device = f"GPU {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "CPU"
+        return f"torch {torch.__version__}, {device}"
 
     def home() -> str:
         prepare_home(settings)
@@ -276,11 +278,12 @@ def doctor() -> None:
             "(SELECT max(forecast_week) FROM forecasts)"
         )
         count, week, forecast = (column[0].as_py() for column in rows.columns)
-        return f"{settings.warehouse}: {count:,} raw rows, newest week {week or 'none'}, newest forecast {forecast or 'none'}"
+        return f"{settings.warehouse}: {count:,} raw rows, newest week {week}, newest forecast {forecast}"
 
     def contract() -> str:
         c = settings.contract
-        return f"{c.name}: weeks end on {settings.calendar.weekday_name}, dates as {c.date_format}, columns {dict(c.columns) or 'canonical'}"
+        names = dict(c.columns) or "canonical"
+        return f"{c.name}: weeks end on {settings.calendar.weekday_name}, dates as {c.date_format}, columns {names}"
 
     failures = 0
     for name, check in {
@@ -299,16 +302,19 @@ def doctor() -> None:
 # ---------------------------------------------------------------------------------------------- DeepAR alone
 
 
+_EXISTING = click.Path(exists=True, path_type=Path)
+
+
 @main.group("deepar")
 def deepar_group() -> None:
     """The engine alone, under SageMaker's DeepAR contract: JSON Lines in, model.tar.gz, JSON Lines out."""
 
 
 @deepar_group.command()
-@click.option("--train", "train_path", required=True, type=click.Path(exists=True, path_type=Path), help="file or folder")
-@click.option("--test", "test_path", type=click.Path(exists=True, path_type=Path), help="file or folder, scored")
-@click.option("--hyperparameters", "file", type=click.Path(exists=True, path_type=Path), help="JSON object of strings")
-@click.option("-p", "--parameter", "parameters", multiple=True, metavar="NAME=VALUE", help="repeatable; wins over the file")
+@click.option("--train", "train_path", required=True, type=_EXISTING, help="file or folder")
+@click.option("--test", "test_path", type=_EXISTING, help="file or folder, scored")
+@click.option("--hyperparameters", "file", type=_EXISTING, help="JSON object of strings")
+@click.option("-p", "--parameter", "parameters", multiple=True, metavar="NAME=VALUE", help="wins over the file")
 @click.option("--model", "model_path", default=Path("model.tar.gz"), show_default=True, type=click.Path(path_type=Path))
 def train(
     train_path: Path, test_path: Path | None, file: Path | None, parameters: tuple[str, ...], model_path: Path
@@ -334,7 +340,7 @@ def train(
 @deepar_group.command()
 @click.argument("input_path", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("output_path", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--model", "model_path", default=Path("model.tar.gz"), show_default=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--model", "model_path", default=Path("model.tar.gz"), show_default=True, type=_EXISTING)
 @click.option("--config", default="", help='DEEPAR_INFERENCE_CONFIG, e.g. {"num_samples": 50, "quantiles": ["0.5"]}')
 @click.option("--seed", default=0, show_default=True)
 def predict(input_path: Path, output_path: Path, model_path: Path, config: str, seed: int) -> None:
@@ -371,7 +377,7 @@ def _remember_preset(preset: str) -> None:
     path = home() / "settings.toml"
     current = get_settings().preset
     if current and current != preset:
-        raise click.ClickException(f"{path} says preset {current!r}; this home reads one kind of file, use another FORECAST_HOME")
+        raise click.ClickException(f"{path} says preset {current!r}; a home reads one kind of file: use another one")
     if not current:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a") as file:
@@ -459,7 +465,7 @@ class _bar:
             self._close()
             # Where nobody watches (a pipe, CI) one line at the end is enough.
             interval = 0.1 if sys.stderr.isatty() else 3600
-            self._bar = tqdm(total=total, desc=f"   {what}", file=sys.stderr, mininterval=interval, leave=True, ncols=90)
+            self._bar = tqdm(total=total, desc=f"   {what}", file=sys.stderr, mininterval=interval, ncols=90)
             self._what = what
         self._bar.update(done - self._bar.n)
         if done >= total:
@@ -486,8 +492,8 @@ def _report(outcome: Outcome, title: str = "") -> None:
         _heading(title)
     for name, numbers in outcome.stages.items():
         told = ", ".join(
-            f"{n.replace('_', ' ')} {numbers[n]:,}" if isinstance(numbers[n], int | float) else f"{n.replace('_', ' ')} {numbers[n]}"
-            for n in _NUMBERS if n in numbers and numbers[n] not in (None, "")
+            f"{n.replace('_', ' ')} " + (f"{numbers[n]:,}" if isinstance(numbers[n], int | float) else str(numbers[n]))
+            for n in _NUMBERS if n in numbers
         )
         click.echo(f"   {name:18} {numbers['seconds']:7.1f} s  {numbers['process_peak_mb']:6,} MB  {told}")
     for check in outcome.failed_checks:
@@ -509,7 +515,8 @@ def _print_forecast(runner: Runner, week: dt.date) -> None:
     )
     _echo_table(rows, "table", 20)
     total = runner.platform.lake.query(
-        "SELECT count(*), count(DISTINCT (store, dept)) FROM forecasts WHERE forecast_week = ? AND level = 'series'", [week]
+        "SELECT count(*), count(DISTINCT (store, dept)) FROM forecasts WHERE forecast_week = ? AND level = 'series'",
+        [week],
     )
     count, series = (column[0].as_py() for column in total.columns)
     click.echo(f"{count:,} rows for {series:,} series, forecast from the week of {key(week)}")
@@ -531,7 +538,9 @@ def _echo_table(rows: pa.Table, form: str, limit: int) -> None:
     click.echo("  ".join(name.ljust(width) for name, width in zip(names, widths, strict=True)))
     click.echo("  ".join("-" * width for width in widths))
     for row in cells:
-        click.echo("  ".join(c.rjust(w) if c[:1].isdigit() or c[:1] == "-" else c.ljust(w) for c, w in zip(row, widths, strict=True)))
+        numeric = [c[:1].isdigit() or c[:1] == "-" for c in row]
+        padded = (c.rjust(w) if n else c.ljust(w) for c, w, n in zip(row, widths, numeric, strict=True))
+        click.echo("  ".join(padded))
     if len(rows) > limit:
         click.echo(f"... {len(rows) - limit:,} more rows; see them with --rows or --format csv")
 

@@ -118,7 +118,9 @@ def training_week(week: dt.date, calendar: WeekCalendar, retrain_every_weeks: in
     return week - (position % retrain_every_weeks) * WEEK
 
 
-def hyperparameters(context_length: int, prediction_length: int, seed: int, changes: Mapping[str, str]) -> dict[str, str]:
+def hyperparameters(
+    context_length: int, prediction_length: int, seed: int, changes: Mapping[str, str]
+) -> dict[str, str]:
     """The shipped hyperparameters with an installation's own changes; all values strings, as SageMaker wants them."""
     return {
         **SHIPPED, "time_freq": "1W", "context_length": str(context_length),
@@ -138,6 +140,7 @@ def deepar_forecaster(
                 model, to_series_set(history, categories), num_samples=num_samples,
                 quantiles=tuple(f"{q:g}" for q in quantiles), seed=int(parameters.get("seed", "0")),
             )
+        assert result.quantiles is not None
         return result.quantiles.astype(np.float64)
 
     return forecast
@@ -261,10 +264,8 @@ def _judge(
         min_weeks=horizon,
     )
     better = deep.scores.wape <= naive.scores.wape
-    why = (
-        f"WAPE {deep.scores.wape:.4f} against {naive.scores.wape:.4f} of last year's week, {horizon} weeks after {cutoff}"
-    )
+    scores = f"WAPE {deep.scores.wape:.4f}, last year's week {naive.scores.wape:.4f}"
     return Judgement(
-        "passed" if better else "below_naive", why, cutoff, deep.scores.wape, deep.scores.wql, deep.scores.coverage80,
-        naive.scores.wape, naive.scores.wql,
+        "passed" if better else "below_naive", f"{scores}, over the {horizon} weeks after {cutoff}", cutoff,
+        deep.scores.wape, deep.scores.wql, deep.scores.coverage80, naive.scores.wape, naive.scores.wql,
     )

@@ -113,7 +113,8 @@ class Runner:
         return self._run("weekly_forecast", week, tags={**(tags or {}), **mode})
 
     def _run(
-        self, job: str, week: dt.date | None = None, tags: dict[str, str] | None = None, only: Sequence[str] | None = None
+        self, job: str, week: dt.date | None = None, tags: dict[str, str] | None = None,
+        only: Sequence[str] | None = None,
     ) -> Outcome:
         import dagster as dg
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
 
 from forecast_platform.deepar.hyperparameters import ContractError
 from forecast_platform.deepar.model import Model
@@ -24,6 +25,9 @@ from forecast_platform.deepar.windows import WindowSource
 
 DEFAULT_QUANTILES = ("0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7", "0.8", "0.9")
 OUTPUT_TYPES = ("mean", "quantiles", "samples")
+# Matrix kernels treat the last columns of an uneven shape otherwise than the rest. With whole blocks a series
+# gets the same bits wherever in a batch it stands.
+BLOCK = 64
 DECODE_COLUMNS = 2000  # paths decoded together; at 2 x 40 cells a step's buffers then stay in cache
 
 Floats = NDArray[np.float32]
@@ -50,17 +54,16 @@ def predict(
     quantiles: Sequence[str] = DEFAULT_QUANTILES,
     seed: int = 0,
     output_types: Sequence[str] = ("mean", "quantiles"),
-    batch_series: int = 500,
+    batch_series: int = 512,
     device: str = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> Forecast:
     """Forecast the prediction_length steps after each series.
 
     A series' paths depend on its own content and `seed` alone, never on the other series, their order or
-    `batch_series` (series encoded together; a round-off of the last digit apart). Two identical series get
-    identical paths. Quantiles interpolate linearly between the ordered samples. `progress` receives (series
-    done, series). Beyond SageMaker: a category equal to its cardinality stands for one that training did not
-    see, and takes the mean embedding.
+    `batch_series` (series encoded together). Two identical series get identical paths. Quantiles interpolate
+    linearly between the ordered samples. `progress` receives (series done, series). Beyond SageMaker: a
+    category equal to its cardinality stands for one that training did not see, and takes the mean embedding.
 
     Raises:
         ContractError: series or arguments the model can't serve.
@@ -144,9 +147,11 @@ class _Decoder:
         self.own_lags = [lag for lag in model.lags if lag < hp.prediction_length]
         k, n, layers = len(self.own_lags), hp.num_cells, hp.num_layers
         first = self.chunk + k
-        columns = self.chunk * self.paths
+        self.used = self.chunk * self.paths
+        columns = -(-self.used // BLOCK) * BLOCK
         self.rows = torch.ones(first + layers * (n + 1), columns, device=device)
-        self.rows[: self.chunk] = torch.eye(self.chunk, device=device).repeat_interleave(self.paths, 1)
+        self.rows[: self.chunk] = 0.0
+        self.rows[: self.chunk, : self.used] = torch.eye(self.chunk, device=device).repeat_interleave(self.paths, 1)
         self.lags = self.rows[self.chunk : first]
         tops = [first + i * (n + 1) for i in range(layers)]
         self.h = [self.rows[top : top + n] for top in tops]
@@ -185,7 +190,7 @@ class _Decoder:
             moments=model.moments,
             device=self.device,
         )
-        which = np.zeros(max(size, count), dtype=np.int64)
+        which = np.zeros(-(-max(size, count) // BLOCK) * BLOCK, dtype=np.int64)
         which[:count] = np.arange(count)
         ends = torch.from_numpy(series.lengths[which]).to(self.device)
         batch = source.windows(torch.from_numpy(which).to(self.device), ends)
@@ -204,19 +209,19 @@ class _Decoder:
     def decode(self, encoded: _Encoded, first: int, keys: NDArray[np.uint64]) -> Floats:
         """Sample series first .. first + len(keys): (H, b, S) in the target's units."""
         count, paths, horizon = len(keys), self.paths, self.z.shape[0]
-        net, family = self.model.network, self.family
-        n = net.shape.num_cells
+        family = self.family
         at = torch.arange(first, first + self.chunk, device=self.device).clamp_(max=encoded.pre.shape[2] - 1)
-        scale = encoded.scale[at].repeat_interleave(paths)
+        spare = (0, self.h[0].shape[1] - self.used)
+        scale = pad(encoded.scale[at].repeat_interleave(paths), spare, value=1.0)
         base: list[Tensor] = []
         if family.num_uniforms:
             padded = np.zeros(self.chunk, dtype=np.uint64)
             padded[:count] = keys
             u = torch.from_numpy(uniforms(padded, horizon, paths, family.num_uniforms)).to(self.device)
-            base = family.prepare(u.view(family.num_uniforms, horizon, -1))
+            base = family.prepare(pad(u.view(family.num_uniforms, horizon, -1), spare, value=0.5))
         for layer, (h, c) in enumerate(encoded.states):
-            self.h[layer].view(n, self.chunk, paths).copy_(h[:, at, None])
-            self.c[layer].view(n, self.chunk, paths).copy_(c[:, at, None])
+            for wide, own in ((self.h[layer], h), (self.c[layer], c)):
+                wide[:, : self.used].view(-1, self.chunk, paths).copy_(own[:, at, None])
         pre = encoded.pre.index_select(2, at)
         self.lags.zero_()
         for step in range(horizon):
@@ -234,7 +239,7 @@ class _Decoder:
             if not family.scaled_output:
                 torch.div(draw, scale, out=self.z[step])
         out = self.draws * scale if family.scaled_output else self.draws
-        sampled: Floats = out.view(horizon, self.chunk, paths)[:, :count].cpu().numpy()
+        sampled: Floats = out[:, : self.used].reshape(horizon, self.chunk, paths)[:, :count].cpu().numpy()
         if paths < self.num_samples:
             return np.repeat(sampled, self.num_samples, axis=2)
         return sampled.copy() if not family.scaled_output else sampled

@@ -4,5 +4,5 @@ import warnings
 
 import dagster as dg
 
-# Backfill policies and partition offsets are marked beta; the version is pinned, so the reminder at every load is noise.
+# Backfill policies and partition offsets are marked beta; the version is pinned, so a reminder at every load is noise.
 warnings.filterwarnings("ignore", category=dg.BetaWarning)

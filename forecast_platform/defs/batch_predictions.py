@@ -11,6 +11,7 @@ from forecast_platform.defs.partitions import OWNERS, as_known, history, weekly,
 from forecast_platform.defs.resources import Platform, lake_connection
 from forecast_platform.defs.stage import Stage
 from forecast_platform.engine import Model
+from forecast_platform.lake.lake import any_of
 from forecast_platform.series.batch import Batch, write_batch
 from forecast_platform.series.cleaning import read_panel
 from forecast_platform.series.publishing import forecastable
@@ -23,9 +24,7 @@ def model_in_force(platform: Platform, week: dt.date) -> Model:
     Raises:
         dagster.Failure: there is none, or it saw weeks after `week`.
     """
-    from pyiceberg.expressions import EqualTo
-
-    rows = platform.lake.read("models", EqualTo("week", key(week))).to_pylist()
+    rows = platform.lake.read("models", any_of("week", [key(week)])).to_pylist()
     if not rows:
         raise dg.Failure(f"no model for {week}; materialize deepar_model for this partition first", allow_retries=False)
     model = Model.load(platform.engine.models / rows[0]["training_digest"])

@@ -12,6 +12,7 @@ from forecast_platform.defs.forecast_accuracy import forecast_accuracy
 from forecast_platform.defs.forecast_table import forecast_table
 from forecast_platform.defs.partitions import weeks_of
 from forecast_platform.defs.resources import Platform, lake_connection
+from forecast_platform.lake.lake import any_of
 from forecast_platform.series.batch import BatchError, read_batch
 from forecast_platform.series.cleaning import completeness
 from forecast_platform.weeks import key
@@ -71,7 +72,7 @@ def no_future_data(
 
 @dg.asset_check(
     asset=batch_predictions, blocking=True,
-    description="every line has its whole horizon, finite, quantiles in order, and belongs to the series it was asked for",
+    description="every line has its whole horizon, is finite, in order, and belongs to the series it was asked for",
 )
 def outputs_verified(
     context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]
@@ -104,8 +105,8 @@ def forecast_or_reason(
             )
             SELECT (SELECT count(*) FROM known), (SELECT count(*) FROM forecast WHERE weeks = $horizon),
                    (SELECT count(*) FROM reason),
-                   (SELECT count(*) FROM known ANTI JOIN forecast USING (store, dept) ANTI JOIN reason USING (store, dept)
-                    ANTI JOIN superseded USING (store, dept)),
+                   (SELECT count(*) FROM known ANTI JOIN forecast USING (store, dept)
+                    ANTI JOIN reason USING (store, dept) ANTI JOIN superseded USING (store, dept)),
                    (SELECT count(*) FROM forecast SEMI JOIN reason USING (store, dept))
                    + (SELECT count(*) FROM forecast WHERE weeks <> $horizon)
             """,
@@ -113,7 +114,9 @@ def forecast_or_reason(
         ).fetchone() or (0, 0, 0, 0, 0)
     return dg.AssetCheckResult(
         passed=lost == 0 and both == 0,
-        description=f"{known:,} series known by {week}: {whole:,} forecast, {reasons:,} with a reason, {lost:,} with neither",
+        description=(
+            f"{known:,} series known by {week}: {whole:,} forecast, {reasons:,} with a reason, {lost:,} with neither"
+        ),
         metadata={"known": known, "forecast": whole, "reasons": reasons, "neither": lost, "wrong": both},
     )
 
@@ -122,16 +125,14 @@ def forecast_or_reason(
 def quantiles_ordered(
     context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]
 ) -> dg.AssetCheckResult:
-    from pyiceberg.expressions import EqualTo
-
     columns = platform.settings.quantile_columns
-    rows = platform.lake.read("forecasts", EqualTo("forecast_week", key(weeks_of(context)[-1])), columns)
+    rows = platform.lake.read("forecasts", any_of("forecast_week", [key(weeks_of(context)[-1])]), columns)
     values = np.stack([rows[c].to_numpy() for c in columns])
     bad = int((~np.isfinite(values).all(axis=0) | (np.diff(values, axis=0) < 0).any(axis=0)).sum())
     return dg.AssetCheckResult(passed=bad == 0, description=f"{len(rows):,} rows, {bad} of them wrong")
 
 
-@dg.asset_check(asset=forecast_accuracy, description="realised coverage of the published interval is near its nominal level")
+@dg.asset_check(asset=forecast_accuracy, description="realised coverage of the published interval is near nominal")
 def interval_coverage(
     context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform], duckdb: DuckDBResource
 ) -> dg.AssetCheckResult:
@@ -139,7 +140,8 @@ def interval_coverage(
     nominal = quantiles[-1] - quantiles[0]
     with lake_connection(platform, duckdb) as con:
         row = con.execute(
-            "SELECT avg(in_interval::INT), count(*) FROM forecast_accuracy WHERE level = 'series' AND week BETWEEN ? AND ?",
+            "SELECT avg(in_interval::INT), count(*) FROM forecast_accuracy "
+            "WHERE level = 'series' AND week BETWEEN ? AND ?",
             [weeks_of(context)[0], weeks_of(context)[-1]],
         ).fetchone()
     coverage, cells = row if row else (None, 0)

@@ -20,8 +20,9 @@ from forecast_platform.series.publishing import forecast_rows, forecastable
 
 
 @dg.asset(
-    deps=[batch_predictions], partitions_def=weekly, backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=1),
-    group_name="forecast", kinds={"iceberg", "table"}, owners=OWNERS, code_version="1", description=__doc__,
+    deps=[batch_predictions], partitions_def=weekly,
+    backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=1), group_name="forecast",
+    kinds={"iceberg", "table"}, owners=OWNERS, code_version="1", description=__doc__,
 )
 def forecast_table(
     context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform], duckdb: DuckDBResource

@@ -10,7 +10,8 @@ from forecast_platform.lake.lake import Lake
 _INGEST = ["raw_sales", "cleaned_series", "forecast_accuracy"]
 
 weekly_forecast = dg.define_asset_job(
-    "weekly_forecast", selection=dg.AssetSelection.assets(*_INGEST, "deepar_model", "batch_predictions", "forecast_table"),
+    "weekly_forecast",
+    selection=dg.AssetSelection.assets(*_INGEST, "deepar_model", "batch_predictions", "forecast_table"),
     partitions_def=weekly, description="One week, from landed files to published forecasts.",
 )
 

@@ -45,7 +45,8 @@ def total_with_fan(
     """History of the total and its forecast: p50 with the outermost quantiles as a fan."""
     low, high = columns[0], columns[-1]
     past = con.execute(
-        "SELECT week, sum(sales) FROM cleaned_series WHERE observed AND week <= ? AND week > ? GROUP BY week ORDER BY week",
+        "SELECT week, sum(sales) FROM cleaned_series WHERE observed AND week <= ? AND week > ? "
+        "GROUP BY week ORDER BY week",
         [week, week - dt.timedelta(weeks=52 * years)],
     ).fetchall()
     ahead = con.execute(

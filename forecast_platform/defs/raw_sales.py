@@ -1,6 +1,7 @@
 """What landed, checked against the contract: every accepted row in every version, every rejected line in quarantine."""
 
 import datetime as dt
+from typing import Any
 
 import dagster as dg
 from dagster_duckdb import DuckDBResource
@@ -13,8 +14,8 @@ from forecast_platform.weeks import key
 
 
 @dg.asset(
-    partitions_def=weekly, backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=500), group_name="landing",
-    kinds={"iceberg", "parquet"}, owners=OWNERS, code_version="1", description=__doc__,
+    partitions_def=weekly, backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=500),
+    group_name="landing", kinds={"iceberg", "parquet"}, owners=OWNERS, code_version="1", description=__doc__,
     check_specs=[
         dg.AssetCheckSpec(
             "landing_contract", asset="raw_sales",
@@ -49,8 +50,8 @@ def raw_sales(
         ).fetchall()
         troubled = con.execute(
             """
-            SELECT q.source_key, q.rule, count(*) AS lines, min(q.line) AS first_line, arg_min(q.value, q.line) AS value,
-                   arg_min(q.message, q.line) AS message
+            SELECT q.source_key, q.rule, count(*) AS lines, min(q.line) AS first_line,
+                   arg_min(q.value, q.line) AS value, arg_min(q.message, q.line) AS message
             FROM quarantine AS q
             JOIN landings AS l USING (source_key, source_version, landed_at)
             WHERE q.source_key IN (SELECT unnest($new))
@@ -89,7 +90,7 @@ def raw_sales(
     )
 
 
-def _summary(troubled: list[tuple], drift: list[tuple]) -> str:
+def _summary(troubled: list[tuple[Any, ...]], drift: list[tuple[Any, ...]]) -> str:
     parts = [f"{r[0]}: {r[2]:,} x {r[1]}" + (f" (first in line {r[3]})" if r[3] else "") for r in troubled[:5]]
     parts += [f"{source}: unknown columns ignored: {columns}" for source, columns in drift[:5]]
     return "; ".join(parts) or "every line accepted"
@@ -105,7 +106,7 @@ def _landed_table(done: list[Ingested]) -> str:
     return "\n".join(lines)
 
 
-def _quarantine_table(troubled: list[tuple]) -> str:
+def _quarantine_table(troubled: list[tuple[Any, ...]]) -> str:
     if not troubled:
         return "nothing quarantined"
     lines = ["| file | rule | lines | first line | value there | what to do |", "|---|---|---:|---:|---|---|"]

@@ -11,6 +11,10 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 
+# Dagster keeps the local variables of whoever makes the first value of a kind, for ever: here there are none worth keeping
+# (in an asset it would be a database connection, which then outlives the process's end).
+dg.MarkdownMetadataValue("")
+
 # Where progress is shown besides the run's log. The command line sets it for runs in its own process.
 _show: Callable[[str, int, int], None] | None = None
 

@@ -51,5 +51,5 @@ def score_weeks(
         f"2 * greatest({q!r} * (a.sales - f.{c}), ({q!r} - 1) * (a.sales - f.{c}))"
         for q, c in zip(quantiles, columns, strict=True)
     )
-    sql = _ACCURACY.format(losses=losses, n=len(columns), low=columns[0], high=columns[-1])  # noqa: S608
+    sql = _ACCURACY.format(losses=losses, n=len(columns), low=columns[0], high=columns[-1])
     return con.sql(sql, params={"first": first, "last": last}).to_arrow_table()

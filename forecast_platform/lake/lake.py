@@ -139,16 +139,14 @@ class Lake:
             except (CommitFailedException, ValidationException, CommitStateUnknownException):
                 # Refused because another writer was first, or the outcome is unknown. Either way nothing is cleaned
                 # up: the next round reads back what the table holds now, and a commit that did land is seen there.
-                time.sleep(min(2.0, 0.05 * 2**attempt) * random.uniform(0.5, 1.0))
+                time.sleep(min(2.0, 0.05 * 2**attempt) * random.uniform(0.5, 1.0))  # noqa: S311 (jitter)
         raise LakeError(f"{name}: {_CONFLICT_RETRIES} commits in a row met another writer; run again when it is done")
 
     def replace_weeks(self, name: str, weeks: Iterable[dt.date], rows: pa.Table) -> bool:
         """`replace` for whole weeks of a week-partitioned table, many weeks in one commit."""
-        from pyiceberg.expressions import In
-
         partition = self.specs[name].partition
         assert partition is not None, f"{name} is not partitioned by week"
-        return self.replace(name, In(partition, {w.isoformat() for w in weeks}), rows)
+        return self.replace(name, any_of(partition, [w.isoformat() for w in weeks]), rows)
 
     def read(self, name: str, where: BooleanExpression | None = None, columns: Sequence[str] | None = None) -> pa.Table:
         """Rows as Arrow, in key order."""
@@ -168,16 +166,16 @@ class Lake:
             table = self.table(name)
             tasks = list(table.scan().plan_files())
             if any(task.delete_files for task in tasks):
-                raise LakeError(f"{name} holds merge-on-read deletes, which this platform never writes; compact it first")
+                raise LakeError(f"{name} holds merge-on-read deletes, which we never write; compact the table first")
             if tasks:
                 # Files of before and after a change of columns differ; reading by name costs all their footers.
                 evolved = ", union_by_name=true" if len(table.schemas()) > 1 else ""
                 files = ", ".join(_literal(_local_path(task.file.file_path)) for task in tasks)
-                source = f"SELECT * FROM read_parquet([{files}], hive_partitioning=false{evolved})"
+                source = f"SELECT * FROM read_parquet([{files}], hive_partitioning=false{evolved})"  # noqa: S608
                 con.execute(f"CREATE OR REPLACE VIEW {name} AS {source}")
             else:
                 con.register(f"_{name}", spec.schema.empty_table())
-                con.execute(f"CREATE OR REPLACE VIEW {name} AS SELECT * FROM _{name}")
+                con.execute(f"CREATE OR REPLACE VIEW {name} AS SELECT * FROM _{name}")  # noqa: S608
         for view, sql in VIEWS.items():
             con.execute(f"CREATE OR REPLACE VIEW {view} AS {sql}")
         return con
@@ -209,6 +207,13 @@ class Lake:
         """Identifier of the table's current state, None while it is empty. A key for caches and provenance."""
         current = self.table(name).current_snapshot()
         return current.snapshot_id if current else None
+
+
+def any_of(column: str, values: Iterable[str]) -> BooleanExpression:
+    """Filter for `replace` and `read`: the column holds one of these values (dates and times in ISO format)."""
+    from pyiceberg.expressions import In
+
+    return In(column, set(values))  # type: ignore[call-arg]  # pydantic's plugin does not know its __init__
 
 
 def with_columns(rows: pa.Table, **values: Any) -> pa.Table:
@@ -243,7 +248,8 @@ def _conform(rows: pa.Table, spec: TableSpec) -> pa.Table:
             same = equal if same is None else pc.and_(same, equal)
         if pc.any(same).as_py():
             at = pc.index(same, True).as_py()
-            raise LakeError(f"{spec.name}: two rows for the key {json.dumps(rows.select(spec.key).slice(at, 1).to_pylist()[0], default=str)}")
+            (twice,) = rows.select(spec.key).slice(at, 1).to_pylist()
+            raise LakeError(f"{spec.name}: two rows for the key {json.dumps(twice, default=str)}")
     return rows
 
 

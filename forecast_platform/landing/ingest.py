@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from forecast_platform.lake.lake import Lake, with_columns
+from forecast_platform.lake.lake import Lake, any_of, with_columns
 from forecast_platform.landing import contract as contracts
 from forecast_platform.landing.contract import FileRefused, Parsed, SalesContract
 from forecast_platform.landing.store import Landing, LandingObject
@@ -156,14 +156,13 @@ def _ingest(
             # Every version is kept: a restated week never destroys what was known before.
             _replace_source(lake, table, _with_source(parsed.accepted, obj, landed_at), obj, landed_at)
         else:
-            _replace_key(lake, table, _with_source(parsed.accepted, obj, landed_at), obj)
-        quarantined = len(pc.unique(parsed.rejected["line"]))
+            lake.replace(table, any_of("source_key", [obj.key]), _with_source(parsed.accepted, obj, landed_at))
         weeks: Sequence[dt.date] = ()
         if "week" in parsed.accepted.column_names:
             weeks = sorted(w for w in pc.unique(parsed.accepted["week"]).to_pylist() if w)
         result = Ingested(
-            obj.key, obj.version, obj.kind, landed_at, "ingested", parsed.rows, parsed.rows - quarantined, quarantined,
-            tuple(weeks), ignored_columns=parsed.ignored_columns,
+            obj.key, obj.version, obj.kind, landed_at, "ingested", parsed.rows, parsed.accepted_rows,
+            len(parsed.rejected), tuple(weeks), ignored_columns=parsed.ignored_columns,
         )
     _replace_source(lake, "landings", _ledger_row(lake, obj, result), obj, landed_at)
     return result
@@ -194,16 +193,9 @@ def _quarantine_rows(rejected: pa.Table, obj: LandingObject, landed_at: dt.datet
 
 
 def _replace_source(lake: Lake, table: str, rows: pa.Table, obj: LandingObject, landed_at: dt.datetime) -> None:
-    from pyiceberg.expressions import And, EqualTo
+    from pyiceberg.expressions import And
 
-    where = And(EqualTo("source_key", obj.key), EqualTo("landed_at", landed_at.isoformat()))
-    lake.replace(table, where, rows)
-
-
-def _replace_key(lake: Lake, table: str, rows: pa.Table, obj: LandingObject) -> None:
-    from pyiceberg.expressions import EqualTo
-
-    lake.replace(table, EqualTo("source_key", obj.key), rows)
+    lake.replace(table, And(any_of("source_key", [obj.key]), any_of("landed_at", [landed_at.isoformat()])), rows)
 
 
 def _ledger_row(lake: Lake, obj: LandingObject, result: Ingested) -> pa.Table:

@@ -20,6 +20,8 @@ from forecast_platform.landing.contract import FileRefused
 from forecast_platform.landing.store import LandingObject
 from forecast_platform.weeks import WeekCalendar, key
 
+Kind = Literal["week", "history", "files"]
+
 
 @dataclass(frozen=True)
 class Request:
@@ -29,7 +31,7 @@ class Request:
     "files" only reads files that belong to no week.
     """
 
-    kind: Literal["week", "history", "files"]
+    kind: Kind
     first: dt.date
     last: dt.date
     run_key: str
@@ -64,7 +66,7 @@ class Memory:
     def dump(self) -> str:
         return json.dumps(self.__dict__, sort_keys=True)
 
-    def _request(self, kind: Literal["week", "history", "files"], first: dt.date, last: dt.date, why: Sequence[str]) -> Request:
+    def _request(self, kind: Kind, first: dt.date, last: dt.date, why: Sequence[str]) -> Request:
         content = hashlib.sha256("\0".join(sorted(why)).encode()).hexdigest()[:12]
         self.sent += 1
         # A run reads everything that has landed, so nothing loose is left to wait for.
@@ -106,7 +108,7 @@ def notice(
             ahead = min(weeks) > newest
             memory.parked[obj.key] = (
                 f"its first week {min(weeks)} has not begun" if ahead
-                else f"its last week {max(weeks)} lies before the first week {calendar.first_week}; set FORECAST_FIRST_WEEK"
+                else f"its last week {max(weeks)} lies before {calendar.first_week}; set FORECAST_FIRST_WEEK"
             )
             continue
         memory.requested[obj.key] = obj.version

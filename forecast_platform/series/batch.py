@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
@@ -117,7 +118,7 @@ def read_batch(batch: Batch, quantiles: tuple[float, ...], horizon: int) -> Iter
             q = np.array([[a["quantiles"][name] for name in names] for a in answers], dtype=np.float64)
             samples = np.array([a["samples"] for a in answers], dtype=np.float64)
         except (KeyError, ValueError, TypeError) as error:
-            raise BatchError(f"{output}: lines differ in shape or lack {error}; expected mean, quantiles, samples") from error
+            raise BatchError(f"{output}: lines lack mean, quantiles or samples, or differ in shape: {error}") from error
         for name, array in (("mean", mean), ("quantiles", q), ("samples", samples)):
             if array.shape[-1] != horizon:
                 raise BatchError(f"{output}: {name} has {array.shape[-1]} weeks, prediction_length is {horizon}")
@@ -130,7 +131,7 @@ def read_batch(batch: Batch, quantiles: tuple[float, ...], horizon: int) -> Iter
         yield ShardForecast(rows, mean, q, samples)
 
 
-def _parse(output: Path, number: int, text: bytes) -> dict[str, object]:
+def _parse(output: Path, number: int, text: bytes) -> dict[str, Any]:
     try:
         answer = orjson.loads(text)
     except orjson.JSONDecodeError as error:

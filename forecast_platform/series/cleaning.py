@@ -65,7 +65,7 @@ _GRID = f"""  -- every date here is a week end, so steps of 7 days from any of t
     FROM grid AS g
     LEFT JOIN versions AS v ON v.store = g.store AND v.dept = g.dept AND v.week = g.week
     LEFT JOIN holiday AS h ON h.week = g.week
-"""
+"""  # noqa: S608 (only our own SQL is composed)
 
 _EVER = dt.datetime(9999, 1, 1, tzinfo=dt.UTC)
 
@@ -99,7 +99,7 @@ def read_panel(con: duckdb.DuckDBPyConnection, cutoff: dt.date, as_known: str = 
         ValueError: nothing had been observed by then.
     """
     if as_known == "then":
-        sql = f"SELECT store, dept, week, row.sales AS sales FROM ({_IN_FORCE})"
+        sql = f"SELECT store, dept, week, row.sales AS sales FROM ({_IN_FORCE})"  # noqa: S608 (only our own SQL is composed)
         rows = con.sql(sql, params={"last": cutoff, "known_before": known_by(cutoff)}).to_arrow_table()
     else:
         sql = "SELECT store, dept, week, sales FROM cleaned_series WHERE week <= ? AND observed"
@@ -161,9 +161,8 @@ def newest_complete_week(lake: Lake, threshold: float) -> dt.date | None:
     """The last week whose sales are complete, None while there is none."""
     con = lake.attach(duckdb.connect())
     try:
-        weeks = [r[0] for r in con.execute(
-            "SELECT DISTINCT week FROM cleaned_series WHERE observed ORDER BY week DESC"
-        ).fetchall()]
+        newest_first = "SELECT DISTINCT week FROM cleaned_series WHERE observed ORDER BY week DESC"
+        weeks: list[dt.date] = [row[0] for row in con.execute(newest_first).fetchall()]
         for week in weeks:
             if completeness(con, [week])[0].complete(threshold):
                 return week

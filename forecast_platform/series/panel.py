@@ -59,18 +59,18 @@ class Panel:
     @property
     def first(self) -> NDArray[np.int64]:
         """Position of each series' first observation, shape (N,)."""
-        return self.observed.argmax(axis=1)
+        return np.asarray(self.observed.argmax(axis=1), dtype=np.int64)
 
     @property
     def last(self) -> NDArray[np.int64]:
         """Position of each series' last observation, shape (N,)."""
-        return len(self.weeks) - 1 - self.observed[:, ::-1].argmax(axis=1)
+        return np.asarray(len(self.weeks) - 1 - self.observed[:, ::-1].argmax(axis=1), dtype=np.int64)
 
-    def position(self, week: dt.date | np.datetime64) -> int:
+    def position(self, week: dt.date) -> int:
         """Position of `week` on the grid; may lie outside 0 .. T-1."""
         return int((np.datetime64(week, "D") - self.weeks[0]).astype(int) // 7)
 
-    def until(self, cutoff: dt.date | np.datetime64) -> Panel:
+    def until(self, cutoff: dt.date) -> Panel:
         """What was known at `cutoff`: weeks up to it, and only the series seen by then. The grid always ends at
         `cutoff`, padded with unobserved weeks where the data stops earlier."""
         end = self.position(cutoff) + 1
@@ -91,7 +91,7 @@ def _codes(column: pa.ChunkedArray) -> tuple[NDArray[np.str_], NDArray[np.int64]
     """Distinct values in natural order (2 before 10) and each row's index into them."""
     encoded = pa.chunked_array([column.combine_chunks()]).dictionary_encode().combine_chunks()
     values = np.array(encoded.dictionary.to_pylist(), dtype=np.str_)
-    order = np.array(sorted(range(len(values)), key=lambda i: natural_key(values[i])), dtype=np.int64)
+    order = np.array(sorted(range(len(values)), key=lambda i: natural_key(str(values[i]))), dtype=np.int64)
     rank = np.empty(len(values), np.int64)
     rank[order] = np.arange(len(values))
     return values[order], rank[encoded.indices.to_numpy()]
