@@ -48,6 +48,7 @@ class Memory:
         pending: week -> versions waiting for their run.
         loose: versions that belong to no week and wait for a run.
         parked: object key -> why it waits.
+        spans: object key -> [version, first week, last week] of the parked, which need not be looked into again.
         refresh: the newest complete week is to be forecast when nothing else waits.
     """
 
@@ -58,6 +59,7 @@ class Memory:
     loose: list[str] = field(default_factory=list)
     parked: dict[str, str] = field(default_factory=dict)
     refresh: bool = False
+    spans: dict[str, list[str]] = field(default_factory=dict)
 
     @classmethod
     def load(cls, cursor: str | None, now: dt.datetime) -> Memory:
@@ -91,11 +93,17 @@ def notice(
     """
     newest = calendar.last_started(now)
     memory.requested = {o.key: o.version for o in new if memory.requested.get(o.key) == o.version}
-    memory.parked = {}
+    spans = {o.key: memory.spans[o.key] for o in new if memory.spans.get(o.key, [""])[0] == o.version}
+    memory.parked, memory.spans = {}, {}
     looked_into = 0
     for obj in new:
         if obj.kind is None or obj.key in memory.requested:
             continue
+        if obj.key in spans:
+            _, first, last = spans[obj.key]
+            if why := _waits(dt.date.fromisoformat(first), dt.date.fromisoformat(last), calendar, newest):
+                memory.parked[obj.key], memory.spans[obj.key] = why, spans[obj.key]
+                continue
         if looked_into and looked_into + obj.size > byte_limit:
             break
         looked_into += obj.size
@@ -104,18 +112,23 @@ def notice(
         except FileRefused:
             weeks = []
         known = [w for w in weeks if calendar.first_week <= w <= newest]
-        if weeks and not known:
-            ahead = min(weeks) > newest
-            memory.parked[obj.key] = (
-                f"its first week {min(weeks)} has not begun" if ahead
-                else f"its last week {max(weeks)} lies before {calendar.first_week}; set FORECAST_FIRST_WEEK"
-            )
+        if weeks and not known and (why := _waits(min(weeks), max(weeks), calendar, newest)):
+            memory.parked[obj.key], memory.spans[obj.key] = why, [obj.version, key(min(weeks)), key(max(weeks))]
             continue
         memory.requested[obj.key] = obj.version
         for week in known:
             memory.pending.setdefault(key(week), []).append(obj.version)
         if not known:
             memory.loose.append(obj.version)
+
+
+def _waits(first: dt.date, last: dt.date, calendar: WeekCalendar, newest: dt.date) -> str:
+    """Why a file of these weeks waits; empty when it does not."""
+    if first > newest:
+        return f"its first week {first} has not begun"
+    if last < calendar.first_week:
+        return f"its last week {last} lies before {calendar.first_week}; set FORECAST_FIRST_WEEK"
+    return ""
 
 
 def next_request(

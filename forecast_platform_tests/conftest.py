@@ -1,0 +1,124 @@
+"""Shared by all tests: a small retailer, an isolated FORECAST_HOME, and the asset graph over it.
+
+| fixture | what it gives |
+|---|---|
+| `retailer` | 3 stores x 3 departments, 57 Friday weeks up to 2025-01-31, about 375 observations |
+| `home` | an empty FORECAST_HOME of this test's own, also in the environment for child processes |
+| `lake` | the Iceberg lake of that home |
+| `graph` | the assets, checks and jobs over that home (forecast_platform_tests/defs/graph.py) |
+| `with_history` | the same, with all but the retailer's last three weeks landed, ingested and cleaned |
+
+What the environment of whoever runs the tests says about FORECAST_* settings is taken away first: the partitions are
+built from the settings when `forecast_platform.definitions` is imported, so within a process they stay the default
+ones. Tests of other calendars start a process of their own.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from forecast_platform.demo import Retailer, history_files, make_retailer
+from forecast_platform.lake.lake import Lake
+from forecast_platform.lake.tables import PROVENANCE
+from forecast_platform.settings import Settings
+
+if TYPE_CHECKING:
+    from forecast_platform_tests.defs.graph import Graph
+
+for _field in Settings.model_fields:
+    os.environ.pop(f"FORECAST_{_field.upper()}", None)
+# No settings.toml lies there. Nothing is written either: each test that writes has a home of its own.
+os.environ["FORECAST_HOME"] = str(Path(tempfile.gettempdir()) / "forecast-tests-have-no-home")
+# Before torch is imported; the tests run several processes on few cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# The smallest settings the whole graph runs with: a weekly run takes about two seconds.
+SMALL: dict[str, Any] = {
+    "context_length": 4, "prediction_length": 4, "num_samples": 20, "quantiles": (0.1, 0.5, 0.9),
+    "hyperparameters": {"epochs": "1", "num_cells": "8", "num_layers": "1"},
+}
+
+
+@pytest.fixture(scope="session")
+def retailer() -> Retailer:
+    return make_retailer(stores=3, depts=3, first=dt.date(2024, 1, 5), last=dt.date(2025, 1, 31))
+
+
+def weeks_of(retailer: Retailer) -> list[dt.date]:
+    return retailer.weeks.astype(dt.date).tolist()
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "home"
+    monkeypatch.setenv("FORECAST_HOME", str(path))
+    return path
+
+
+@pytest.fixture
+def lake(home: Path) -> Lake:
+    return Lake.local(home / "lake", ("p10", "p50", "p90"))
+
+
+@pytest.fixture
+def graph(home: Path) -> Graph:
+    from forecast_platform_tests.defs.graph import Graph
+
+    return Graph(Settings(**SMALL))
+
+
+@pytest.fixture(scope="session")
+def _history(tmp_path_factory: pytest.TempPathFactory, retailer: Retailer) -> tuple[Path, Path]:
+    """(home, a copy of it) after the history was brought in. Iceberg writes down absolute paths, so the copy is of use
+    only when it is put back where it came from."""
+    from forecast_platform_tests.defs.graph import Graph
+
+    home = tmp_path_factory.mktemp("history") / "home"
+    before = os.environ["FORECAST_HOME"]
+    os.environ["FORECAST_HOME"] = str(home)
+    try:
+        graph = Graph(Settings(**SMALL))
+    finally:
+        os.environ["FORECAST_HOME"] = before
+    weeks = weeks_of(retailer)[:-3]
+    # Each week's file landed the day after the week, as far as as_known_then is concerned: the last one's did.
+    graph.land(history_files(retailer, weeks[-1], dirty_rows=0), at=landing_day(weeks[-1]))
+    assert graph.history(weeks[0], weeks[-1]).success
+    shutil.copytree(home, home.with_name("copy"))
+    return home, home.with_name("copy")
+
+
+@pytest.fixture
+def with_history(_history: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> Graph:
+    from forecast_platform_tests.defs.graph import Graph
+
+    home, copy = _history
+    shutil.rmtree(home)
+    shutil.copytree(copy, home)
+    monkeypatch.setenv("FORECAST_HOME", str(home))
+    return Graph(Settings(**SMALL))
+
+
+def landing_day(week: dt.date) -> dt.datetime:
+    """The morning after a week, when its file usually lands."""
+    return dt.datetime.combine(week + dt.timedelta(days=1), dt.time(6), dt.UTC)
+
+
+def contents(lake: Lake, ignoring: tuple[str, ...] = PROVENANCE) -> dict[str, list[dict[str, Any]]]:
+    """Every table's rows in key order, without the columns that differ from run to run."""
+    return {
+        name: lake.read(name, columns=[c for c in spec.schema.names if c not in ignoring]).to_pylist()
+        for name, spec in lake.specs.items()
+    }
+
+
+def snapshots(lake: Lake) -> dict[str, int | None]:
+    """Every table's state, to see that nothing was committed."""
+    return {name: lake.snapshot(name) for name in lake.specs}
