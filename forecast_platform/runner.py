@@ -84,7 +84,8 @@ class Runner:
         for obj in new:
             if obj.kind == "sales":
                 try:
-                    weeks |= set(weeks_in(landing.read(obj), obj.key, settings.contract, settings.calendar))
+                    found = weeks_in(landing.read(obj), obj.key, settings.contract, settings.calendar)
+                    weeks |= set(ledger.touched(obj, found, settings.calendar, newest))
                 except FileRefused:
                     continue  # the run quarantines it, with the reason
         return sorted(w for w in weeks if settings.calendar.first_week <= w <= newest), bool(new)

@@ -43,7 +43,7 @@ def forecast_table(
     lake.replace_weeks("no_forecast", [week], with_columns(without, forecast_week=pa.scalar(week, pa.date32()), **run))
     changed = lake.replace_weeks("forecasts", [week], rows)
     metadata = {}
-    if landed and landed[0]:
+    if changed and landed and landed[0]:
         delay = (dt.datetime.now(dt.UTC) - landed[0].astimezone(dt.UTC)).total_seconds()
         metadata["seconds_from_landing"] = round(delay, 1)
         context.log.info(f"published {week}: {delay:.1f} s after the week's sales landed")

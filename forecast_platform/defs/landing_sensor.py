@@ -9,6 +9,7 @@ from forecast_platform.defs.partitions import weekly
 from forecast_platform.defs.resources import Platform
 from forecast_platform.landing.contract import weeks_in
 from forecast_platform.landing.ingest import Ledger
+from forecast_platform.landing.store import LandingObject
 from forecast_platform.landing.trigger import Memory, Request, next_request, notice
 from forecast_platform.series.cleaning import newest_complete_week
 from forecast_platform.weeks import key
@@ -31,10 +32,12 @@ def landing_sensor(context: dg.SensorEvaluationContext, platform: dg.ResourcePar
     memory = Memory.load(context.cursor, now)
     ledger = Ledger.of(lake)
     new = [o for o in landing.list(known=ledger.objects) if ledger.is_news(o)]
-    notice(
-        memory, new, lambda o: weeks_in(landing.read(o), o.key, settings.contract, settings.calendar),
-        settings.calendar, now,
-    )
+
+    def weeks_touched(obj: LandingObject) -> list[dt.date]:
+        weeks = weeks_in(landing.read(obj), obj.key, settings.contract, settings.calendar)
+        return ledger.touched(obj, weeks, settings.calendar, settings.calendar.last_started(now))
+
+    notice(memory, new, weeks_touched, settings.calendar, now)
     parked = "; ".join(f"{name} waits: {why}" for name, why in sorted(memory.parked.items()))
     busy = context.instance.get_runs_count(dg.RunsFilter(tags=LANDING_TAG, statuses=_UNFINISHED))
     request = None
@@ -47,8 +50,8 @@ def landing_sensor(context: dg.SensorEvaluationContext, platform: dg.ResourcePar
         if parked:
             context.log.info(parked)
         return dg.SensorResult(run_requests=[_run_request(request, history_assets(lake))], cursor=memory.dump())
-    waiting = sorted(memory.pending)
-    reason = f"a run is going, {len(waiting)} weeks wait: {waiting[:5]}" if busy and waiting else "nothing new landed"
+    waiting = ", ".join(sorted(memory.pending)[:5]) or "nothing"
+    reason = f"a run is going; waiting for it: {waiting}" if busy else "nothing new landed"
     return dg.SensorResult(skip_reason="; ".join(filter(None, [reason, parked])), cursor=memory.dump())
 
 

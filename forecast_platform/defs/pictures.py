@@ -61,5 +61,5 @@ def total_with_fan(
         axes.fill_between(weeks, lower, upper, color=BLUE, alpha=0.25, linewidth=0)
         axes.plot([past[-1][0], *weeks], [past[-1][1], *p50], color=BLUE, linewidth=1.6, linestyle="--", label="p50")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value / 1e6:,.1f}M" if abs(value) >= 1e5 else f"{value:,.0f}")
-    axes.legend(frameon=False, fontsize=8, loc="upper left")
+    axes.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
     return _markdown(figure, f"total sales and forecast from {week}")

@@ -49,12 +49,15 @@ def local_catalog(warehouse: Path) -> Catalog:
     from filelock import FileLock
     from pyiceberg.catalog.sql import SqlCatalog
 
+    if set("?#") & set(str(warehouse)):
+        raise LakeError(f"the lake's folder is {warehouse}; ? and # cannot be part of a table's address, rename it")
     warehouse.mkdir(parents=True, exist_ok=True)
     # Two processes creating the catalog's tables at once can hang, so creation is done under a lock. The default
     # wait of 5 s for SQLite's write lock ends in "database is locked" when several runs commit; 30 s does not.
+    # The address is not Path.as_uri(): pyiceberg would take its %20 for the folder's name and write beside `warehouse`.
     with FileLock(warehouse / ".catalog.lock", timeout=60):
         catalog = SqlCatalog(
-            NAMESPACE, uri=f"sqlite:///{warehouse / 'catalog.db'}?timeout=30", warehouse=warehouse.as_uri()
+            NAMESPACE, uri=f"sqlite:///{warehouse / 'catalog.db'}?timeout=30", warehouse=f"file://{warehouse}"
         )
         catalog.create_namespace_if_not_exists(NAMESPACE)
     return catalog
@@ -77,34 +80,44 @@ class Lake:
     def local(cls, warehouse: Path, quantile_columns: Sequence[str]) -> Lake:
         return cls(lambda: local_catalog(warehouse), quantile_columns)
 
+    @property
+    def catalog(self) -> Catalog:
+        """The catalog, opened at first use."""
+        if self._catalog is None:
+            self._catalog = self._open()
+        return self._catalog
+
     def table(self, name: str) -> Table:
         """The current state of a table, created when missing and widened when the settings gained columns."""
-        from pyiceberg.exceptions import NoSuchTableError, TableAlreadyExistsError
+        from pyiceberg.exceptions import CommitFailedException, NoSuchTableError, TableAlreadyExistsError
 
         spec = self.specs.get(name)
         if spec is None:
             raise LakeError(f"no table {name!r}; the lake holds {', '.join(self.specs)}")
-        if self._catalog is None:
-            self._catalog = self._open()
         identifier = (NAMESPACE, name)
         try:
-            table = self._catalog.load_table(identifier)
+            table = self.catalog.load_table(identifier)
         except NoSuchTableError:
             try:
-                with self._catalog.create_table_transaction(
+                with self.catalog.create_table_transaction(
                     identifier, schema=spec.schema, properties={**_PROPERTIES, "comment": spec.about}
                 ) as transaction:
                     if spec.partition:
                         with transaction.update_spec() as partitioning:
                             partitioning.add_identity(spec.partition)
-            except TableAlreadyExistsError:
+            except (TableAlreadyExistsError, CommitFailedException):
                 pass  # another process was quicker
-            table = self._catalog.load_table(identifier)
-        if not set(spec.schema.names) <= set(table.schema().column_names):
-            with table.update_schema() as update:
-                update.union_by_name(spec.schema)
-            table = self._catalog.load_table(identifier)
-        return table
+            table = self.catalog.load_table(identifier)
+        for attempt in range(_CONFLICT_RETRIES):
+            if set(spec.schema.names) <= set(table.schema().column_names):
+                return table
+            try:
+                with table.update_schema() as update:
+                    update.union_by_name(spec.schema)
+            except CommitFailedException:
+                _wait(attempt)  # another process wrote first, perhaps these columns
+            table = self.catalog.load_table(identifier)
+        raise LakeError(f"{name}: could not add columns, {_CONFLICT_RETRIES} times another writer was first; run again")
 
     def replace(self, name: str, where: BooleanExpression, rows: pa.Table) -> bool:
         """Exchange the rows matching `where` for `rows`, in one atomic commit.
@@ -123,10 +136,11 @@ class Lake:
 
         spec = self.specs[name]
         rows = _conform(rows, spec)
+        unknown = False
         for attempt in range(_CONFLICT_RETRIES):
             table = self.table(name)
             if _same_content(table.scan(row_filter=where).to_arrow(), rows, spec):
-                return False
+                return unknown  # a commit of ours that was reported lost had landed
             try:
                 with warnings.catch_warnings(), table.transaction() as transaction:
                     # The first write of a week has nothing to delete, which pyiceberg warns about.
@@ -136,17 +150,26 @@ class Lake:
                     else:
                         transaction.delete(where)
                 return True
-            except (CommitFailedException, ValidationException, CommitStateUnknownException):
+            except (CommitFailedException, ValidationException, CommitStateUnknownException) as error:
                 # Refused because another writer was first, or the outcome is unknown. Either way nothing is cleaned
                 # up: the next round reads back what the table holds now, and a commit that did land is seen there.
-                time.sleep(min(2.0, 0.05 * 2**attempt) * random.uniform(0.5, 1.0))  # noqa: S311 (jitter)
+                unknown = unknown or isinstance(error, CommitStateUnknownException)
+                _wait(attempt)
         raise LakeError(f"{name}: {_CONFLICT_RETRIES} commits in a row met another writer; run again when it is done")
 
     def replace_weeks(self, name: str, weeks: Iterable[dt.date], rows: pa.Table) -> bool:
-        """`replace` for whole weeks of a week-partitioned table, many weeks in one commit."""
+        """`replace` for whole weeks of a week-partitioned table, many weeks in one commit.
+
+        Raises:
+            LakeError: also when `rows` holds another week, which would be added instead of replaced.
+        """
         partition = self.specs[name].partition
         assert partition is not None, f"{name} is not partitioned by week"
-        return self.replace(name, any_of(partition, [w.isoformat() for w in weeks]), rows)
+        keys = {w.isoformat() for w in weeks}
+        found = {str(w) for w in pc.unique(rows[partition]).to_pylist()} if partition in rows.column_names else set()
+        if strays := found - keys:
+            raise LakeError(f"{name}: rows of {sorted(strays)} are outside the weeks replaced")
+        return self.replace(name, any_of(partition, keys), rows)
 
     def read(self, name: str, where: BooleanExpression | None = None, columns: Sequence[str] | None = None) -> pa.Table:
         """Rows as Arrow, in key order."""
@@ -167,29 +190,35 @@ class Lake:
             tasks = list(table.scan().plan_files())
             if any(task.delete_files for task in tasks):
                 raise LakeError(f"{name} holds merge-on-read deletes, which we never write; compact the table first")
+            # Files of before and after a change of columns differ; reading by name costs all their footers. The empty
+            # table brings the columns that no file has yet.
+            evolved = len(table.schemas()) > 1
+            sources = []
             if tasks:
-                # Files of before and after a change of columns differ; reading by name costs all their footers.
-                evolved = ", union_by_name=true" if len(table.schemas()) > 1 else ""
                 files = ", ".join(_literal(_local_path(task.file.file_path)) for task in tasks)
-                source = f"SELECT * FROM read_parquet([{files}], hive_partitioning=false{evolved})"  # noqa: S608
-                con.execute(f"CREATE OR REPLACE VIEW {name} AS {source}")
-            else:
+                by_name = ", union_by_name=true" if evolved else ""
+                sources.append(f"SELECT * FROM read_parquet([{files}], hive_partitioning=false{by_name})")  # noqa: S608
+            if evolved or not tasks:
                 con.register(f"_{name}", spec.schema.empty_table())
-                con.execute(f"CREATE OR REPLACE VIEW {name} AS SELECT * FROM _{name}")  # noqa: S608
+                sources.append(f"SELECT * FROM _{name}")  # noqa: S608
+            con.execute(f"CREATE OR REPLACE VIEW {name} AS {' UNION ALL BY NAME '.join(sources)}")
         for view, sql in VIEWS.items():
             con.execute(f"CREATE OR REPLACE VIEW {view} AS {sql}")
         return con
 
     def query(self, sql: str, parameters: Any = None) -> pa.Table:
-        """Run one SQL text over all tables and views.
+        """Run one SELECT (or WITH, FROM, VALUES, DESCRIBE, SHOW, SUMMARIZE) over all tables and views.
 
-        The connection is in memory, so nothing it does can change the lake, and it is closed to every file outside.
+        Nothing else is run: COPY and ATTACH could write into the lake's folder, which the connection has to be able to
+        read. It is closed to every file outside.
 
         Raises:
-            LakeError: the SQL is wrong; the message is DuckDB's, with the tables there are.
+            LakeError: the SQL is wrong or does not only read; the message lists the tables there are.
         """
         con = duckdb.connect()
         try:
+            if [s.type for s in con.extract_statements(sql)] != [duckdb.StatementType.SELECT]:
+                raise duckdb.InvalidInputException("only SELECT can be asked here, one statement at a time")
             self.attach(con)
             folder = _local_path(self.table("forecasts").location()).rsplit("/", 2)[0]
             con.execute(f"SET allowed_directories = [{_literal(folder)}]")
@@ -260,6 +289,11 @@ def _same_content(old: pa.Table, new: pa.Table, spec: TableSpec) -> bool:
     order = [(c, "ascending") for c in spec.key]
     old = old.select(spec.schema.names).cast(spec.schema).sort_by(order).select(columns)
     return bool(old.equals(new.select(columns)))
+
+
+def _wait(attempt: int) -> None:
+    """Let another writer finish: .05 s, doubling up to 2 s, at random so that two do not meet again."""
+    time.sleep(min(2.0, 0.05 * 2**attempt) * random.uniform(0.5, 1.0))  # noqa: S311 (jitter)
 
 
 def _local_path(location: str) -> str:

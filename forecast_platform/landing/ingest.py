@@ -48,6 +48,7 @@ class Ledger:
     objects: dict[str, LandingObject]
     landed_at: dict[str, dt.datetime]
     newest_week: dt.date | None
+    spans: dict[str, tuple[dt.date, dt.date]]  # first and last week of the version in force
 
     @classmethod
     def of(cls, lake: Lake) -> Ledger:
@@ -61,6 +62,7 @@ class Ledger:
             },
             {r["source_key"]: r["landed_at"] for r in rows},
             max((r["last_week"] for r in rows if r["kind"] == "sales" and r["last_week"]), default=None),
+            {r["source_key"]: (r["first_week"], r["last_week"]) for r in rows if r["status"] == "ingested"},
         )
 
     def twin(self, obj: LandingObject) -> str | None:
@@ -75,6 +77,17 @@ class Ledger:
         known = self.objects.get(obj.key)
         same = known is not None and known.version == obj.version
         return obj.kind is not None and not same and self.twin(obj) is None
+
+    def touched(
+        self, obj: LandingObject, weeks: Sequence[dt.date], calendar: WeekCalendar, newest_week: dt.date
+    ) -> list[dt.date]:
+        """The weeks that change when a sales file holding `weeks` goes in: those, and the ones that the version it
+        replaces held, since rows it no longer has must go. A file of future weeks waits, so it touches its own only.
+        """
+        first, last = self.spans.get(obj.key, (None, None))
+        if first is None or last is None or (weeks and min(weeks) > newest_week):
+            return list(weeks)
+        return sorted({*weeks, *calendar.between(first, last)})
 
 
 def ingest_landed(
@@ -106,6 +119,8 @@ def ingest_landed(
             progress(f"{obj.key}: waits, its weeks have not begun")
             continue
         done.append(_ingest(lake, obj, data, contract, calendar, newest_week, ledger.landed_at.get(obj.key)))
+        # A copy further down the list is then known as one, as it would be after an interruption here.
+        ledger.objects[obj.key] = obj
         progress(f"{obj.key}: {done[-1].accepted:,} rows accepted, {done[-1].quarantined:,} quarantined")
     return done
 

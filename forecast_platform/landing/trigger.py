@@ -105,7 +105,7 @@ def notice(
                 memory.parked[obj.key], memory.spans[obj.key] = why, spans[obj.key]
                 continue
         if looked_into and looked_into + obj.size > byte_limit:
-            break
+            continue
         looked_into += obj.size
         try:
             weeks = list(weeks_in(obj)) if obj.kind == "sales" else []

@@ -1,0 +1,162 @@
+"""Keeping the lake small: old states are forgotten, and files that no state names are deleted.
+
+Every replacement leaves the files it replaced, and pyiceberg deletes none of them. `maintain` forgets the states
+(snapshots) that were replaced more than `keep` ago, then sweeps each table's folder. A file goes only when nothing
+reachable names it and it is older than `grace`: so a commit under way, or one whose outcome is unknown, keeps its
+files, as does a reader who opened the table within `grace`. Choose `grace` longer than the longest run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import json
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from forecast_platform.lake.lake import Lake
+from forecast_platform.lake.tables import NAMESPACE
+
+if TYPE_CHECKING:
+    from pyiceberg.manifest import ManifestFile
+    from pyiceberg.table import Table
+
+DAY = dt.timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class TableReport:
+    """What was done to one table.
+
+    Attributes:
+        expired: snapshots forgotten.
+        deleted, deleted_bytes: files swept away.
+        left, left_bytes: files in the table's folder afterwards.
+        skipped: why nothing was swept; empty when it was.
+    """
+
+    name: str
+    expired: int = 0
+    deleted: int = 0
+    deleted_bytes: int = 0
+    left: int = 0
+    left_bytes: int = 0
+    skipped: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    tables: tuple[TableReport, ...]
+
+    def __str__(self) -> str:
+        return "\n".join(
+            f"{t.name}: {t.expired} states forgotten, {t.deleted} files ({t.deleted_bytes:,} bytes) deleted, "
+            f"{t.left} ({t.left_bytes:,} bytes) left" + (f"; not swept: {t.skipped}" if t.skipped else "")
+            for t in self.tables
+        )
+
+
+def maintain(lake: Lake, keep: dt.timedelta, now: dt.datetime, grace: dt.timedelta = DAY) -> Report:
+    """Expire and sweep every table of a lake on local disk. Writers and readers may go on meanwhile.
+
+    Args:
+        keep: how far back time travel reaches; at least `grace`, so that no open reader loses its files.
+        now: the present, timezone-aware.
+        grace: age below which a file is never deleted.
+    """
+    if now.tzinfo is None:
+        raise ValueError(f"now is {now}, without a time zone; pass datetime.now(UTC)")
+    return Report(tuple(_maintain(lake, name, now - max(keep, grace), now - grace) for name in lake.specs))
+
+
+def _maintain(lake: Lake, name: str, keep_from: dt.datetime, young_from: dt.datetime) -> TableReport:
+    from pyiceberg.exceptions import CommitFailedException, NoSuchTableError
+
+    expired = 0
+    try:
+        table = lake.catalog.load_table((NAMESPACE, name))  # Lake.table would create it over another one's files
+        old = _superseded(table, keep_from)
+        try:
+            if old:
+                table.maintenance.expire_snapshots().by_ids(old).commit()
+                expired = len(old)
+        except CommitFailedException:
+            pass  # a writer was first; the next maintenance forgets them
+        folder = _folder(table)
+        files = list(_files(folder))  # listed before the state is read: what is committed in between is seen as named
+        table = lake.catalog.load_table((NAMESPACE, name))
+        named = _named(table)
+        _refuse_other_tables(table, [path for path, _ in files if path not in named])
+    except NoSuchTableError:
+        return TableReport(name, expired, skipped="it does not exist")
+    except Exception as error:  # whatever it is, an unreadable table keeps every file
+        return TableReport(name, expired, skipped=f"{type(error).__name__}: {error}")
+    dead = [(path, file) for path, file in files if path not in named and file.st_mtime < young_from.timestamp()]
+    for path, _ in dead:
+        path.unlink(missing_ok=True)
+    size, dead_size = (sum(file.st_size for _, file in group) for group in (files, dead))
+    return TableReport(name, expired, len(dead), dead_size, len(files) - len(dead), size - dead_size)
+
+
+def _superseded(table: Table, keep_from: dt.datetime) -> list[int]:
+    """Snapshots that were no longer in force at `keep_from`: all before the one that was, but for named ones."""
+    before = [entry for entry in table.history() if entry.timestamp_ms <= keep_from.timestamp() * 1000]
+    in_force = {entry.snapshot_id for entry in before[-1:]} | {ref.snapshot_id for ref in table.metadata.refs.values()}
+    started = before[-1].timestamp_ms if before else 0
+    return [s.snapshot_id for s in table.snapshots() if s.timestamp_ms <= started and s.snapshot_id not in in_force]
+
+
+def _folder(table: Table) -> Path:
+    """The table's folder. ValueError when it is not inside the catalog's warehouse on this machine."""
+    warehouse, folder = (_path(at).resolve() for at in (table.catalog.properties["warehouse"], table.location()))
+    if warehouse not in folder.parents:
+        raise ValueError(f"its folder {folder} is outside the warehouse {warehouse}")
+    return folder
+
+
+def _path(location: str) -> Path:
+    path = location.removeprefix("file://")  # pyiceberg takes the rest as it is, never %-decoded
+    if not path.startswith("/"):
+        raise ValueError(f"{location} is not on this machine")
+    return Path(path)
+
+
+def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Regular files under a folder; links are neither followed nor listed."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            path = Path(parent, name)
+            with contextlib.suppress(FileNotFoundError):  # a commit deletes metadata of long ago
+                found = path.lstat()
+                if stat.S_ISREG(found.st_mode):
+                    yield path, found
+
+
+def _named(table: Table) -> set[Path]:
+    """Every file the table's metadata or one of its snapshots needs."""
+    metadata = table.metadata
+    named = {table.metadata_location, *(entry.metadata_file for entry in metadata.metadata_log)}
+    named |= {file.statistics_path for file in (*metadata.statistics, *metadata.partition_statistics)}
+    manifests: dict[str, ManifestFile] = {}
+    for snapshot in metadata.snapshots:
+        named.add(snapshot.manifest_list)
+        manifests |= {manifest.manifest_path: manifest for manifest in snapshot.manifests(table.io)}
+    for path, manifest in manifests.items():
+        named |= {path, *(entry.data_file.file_path for entry in manifest.fetch_manifest_entry(table.io))}
+    return {_path(location).resolve() for location in named}
+
+
+def _refuse_other_tables(table: Table, unnamed: list[Path]) -> None:
+    """ValueError when the folder also holds another table's states, as it does after the catalog was lost and made
+    anew: to this table all their files would look forgotten."""
+    for path in unnamed:
+        if not path.name.endswith(".metadata.json"):
+            continue
+        with contextlib.suppress(FileNotFoundError):
+            other = json.loads(path.read_text())
+            if other.get("snapshots") and other.get("table-uuid") != str(table.metadata.table_uuid):
+                raise ValueError(f"{path} is the state of another table; move that table's files away first")

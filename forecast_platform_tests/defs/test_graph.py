@@ -1,0 +1,409 @@
+"""The asset graph: what is defined, what loading it costs, and what weekly runs and backfills leave in the lake."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import duckdb
+import numpy as np
+import pytest
+
+from forecast_platform.definitions import defs
+from forecast_platform.demo import Retailer, history_files, week_file
+from forecast_platform.settings import Settings
+from forecast_platform.weeks import key
+from forecast_platform_tests.conftest import SMALL, contents, landing_day, snapshots, weeks_of
+from forecast_platform_tests.defs.graph import Graph
+
+ASSETS = ["raw_sales", "cleaned_series", "deepar_model", "batch_predictions", "forecast_table", "forecast_accuracy"]
+
+# asset: group, kinds, upstream, weeks a backfill run takes, code version
+TABLE = {
+    "raw_sales": ("landing", {"iceberg", "parquet"}, set(), 500, "1"),
+    "cleaned_series": ("series", {"iceberg", "duckdb"}, {"raw_sales"}, 500, "1"),
+    "deepar_model": ("model", {"pytorch", "deepar"}, {"cleaned_series"}, 1, "1"),
+    "batch_predictions": ("forecast", {"pytorch", "deepar"}, {"cleaned_series", "deepar_model"}, 1, "1"),
+    "forecast_table": ("forecast", {"iceberg", "table"}, {"batch_predictions"}, 1, "1"),
+    "forecast_accuracy": ("accuracy", {"iceberg", "duckdb"}, {"cleaned_series", "forecast_table"}, 500, "1"),
+}
+# check: asset, whether a failure stops what comes after
+CHECKS = {
+    "landing_contract": ("raw_sales", False),
+    "row_conservation": ("raw_sales", False),
+    "week_complete": ("cleaned_series", True),
+    "beats_seasonal_naive": ("deepar_model", False),
+    "no_future_data": ("batch_predictions", True),
+    "outputs_verified": ("batch_predictions", True),
+    "forecast_or_reason": ("forecast_table", True),
+    "quantiles_ordered": ("forecast_table", True),
+    "interval_coverage": ("forecast_accuracy", False),
+}
+
+
+# --- definitions
+
+
+def test_the_definitions_load():
+    dg.Definitions.validate_loadable(defs)
+
+
+def test_every_asset_is_as_written_here():
+    graph = defs.resolve_asset_graph()
+    found = {}
+    for node in graph.asset_nodes:
+        assert node.owners == ["team:forecasting"], node.key
+        assert node.description, node.key
+        assert node.backfill_policy is not None
+        found[node.key.to_user_string()] = (
+            node.group_name, set(node.kinds), {k.to_user_string() for k in node.parent_keys},
+            node.backfill_policy.max_partitions_per_run, node.code_version,
+        )
+    assert found == TABLE
+
+
+def test_every_asset_has_the_friday_weeks_from_2010_on():
+    for node in defs.resolve_asset_graph().asset_nodes:
+        partitions = node.partitions_def
+        assert partitions is not None
+        assert partitions.get_first_partition_key() == "2010-01-01"
+        assert partitions.has_partition_key("2012-10-26")
+        assert not partitions.has_partition_key("2012-10-25")
+
+
+def test_the_newest_partition_exists_from_its_own_date_on():
+    partitions = defs.resolve_asset_graph().get(dg.AssetKey("raw_sales")).partitions_def
+    assert isinstance(partitions, dg.WeeklyPartitionsDefinition)
+    for now, newest in [("2025-01-30T23:59", "2025-01-24"), ("2025-01-31T00:00", "2025-01-31")]:
+        at = dt.datetime.fromisoformat(now).replace(tzinfo=dt.UTC)
+        assert partitions.get_last_partition_key(current_time=at) == newest
+
+
+def test_every_check_is_as_written_here():
+    nodes = defs.resolve_asset_graph().asset_check_nodes
+    assert {n.key.name: (n.key.asset_key.to_user_string(), n.blocking) for n in nodes} == CHECKS
+    assert all(n.description for n in nodes)
+
+
+def test_jobs_and_sensor():
+    assert {s.name for s in defs.sensors or ()} == {"landing_sensor"}
+    for name, assets in {
+        "weekly_forecast": set(ASSETS), "ingest_history": {"raw_sales", "cleaned_series", "forecast_accuracy"}
+    }.items():
+        job = defs.resolve_job_def(name)
+        assert {k.to_user_string() for k in job.asset_layer.executable_asset_keys} == assets
+
+
+def test_loading_the_definitions_imports_nothing_heavy(home: Path):
+    code = (
+        "import sys, forecast_platform.definitions\n"
+        "heavy = ('torch', 'matplotlib', 'pyiceberg', 'boto3', 'sagemaker', 'scipy')\n"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    assert not home.exists(), "loading writes nothing"
+
+
+@pytest.mark.parametrize(("week_ends", "key"), [("SUN", "2025-02-02"), ("WED", "2025-02-05")])
+def test_another_weekday_gives_other_partitions(home: Path, week_ends: str, key: str):
+    code = (
+        "from forecast_platform.defs.partitions import weekly\n"
+        "print([k for k in ('2025-01-31', '2025-02-02', '2025-02-05') if weekly.has_partition_key(k)])"
+    )
+    env = os.environ | {"FORECAST_WEEK_ENDS": week_ends}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
+    assert done.stdout.strip() == str([key])
+
+
+# --- a weekly run
+
+
+def test_a_weekly_run_from_landed_file_to_published_forecast(with_history: Graph, retailer: Retailer):
+    graph, (before, week, *_) = with_history, weeks_of(retailer)[-4:]
+    assert graph.week(before).success
+    graph.land(dict([week_file(retailer, week)]), at=landing_day(week))
+    result = graph.week(week)
+    assert result.success, result.failures
+    assert result.materialized == {asset: [key(week)] for asset in ASSETS}
+    assert set(result.checks) == set(CHECKS)
+    assert [name for name, check in result.checks.items() if check.blocking and not check.passed] == []
+    assert result.checks["landing_contract"].passed
+    assert result.checks["row_conservation"].passed
+
+    observed = int((~np.isnan(retailer.sales[:, :, -3])).sum())
+    known = int((~np.isnan(retailer.sales[:, :, :-2])).any(axis=2).sum())
+    query = graph.lake.query
+    assert query("SELECT count(*) AS n FROM raw_sales WHERE week = ?", [week]).to_pylist() == [{"n": observed}]
+    (series,) = query(
+        "SELECT count(*) AS n, count(*) FILTER (observed) AS observed FROM cleaned_series WHERE week = ?", [week]
+    ).to_pylist()
+    assert series["observed"] == observed
+    assert series["n"] == known
+
+    forecasts = query("SELECT * FROM forecasts WHERE forecast_week = ?", [week])
+    rows = forecasts.to_pylist()
+    levels = {level: sum(r["level"] == level for r in rows) for level in ("series", "store", "dept", "total")}
+    assert levels == {"series": known * 4, "store": 3 * 4, "dept": 3 * 4, "total": 4}
+    assert {r["target_week"] - week for r in rows} == {dt.timedelta(weeks=h) for h in (1, 2, 3, 4)}
+    assert all((r["target_week"] - week).days == 7 * r["horizon"] for r in rows)
+    assert all(r["p10"] <= r["p50"] <= r["p90"] for r in rows)
+    assert all(np.isfinite([r["mean"], r["p10"], r["p90"]]).all() for r in rows)
+    assert {(r["run_id"], r["as_known"]) for r in rows} == {(result.run_id, "now")}
+    assert graph.lake.read("no_forecast").to_pylist() == []
+
+    (model,) = query("SELECT * FROM models WHERE week = ?", [week]).to_pylist()
+    assert model["trained_as_of"] <= week
+    assert {r["model_version"] for r in rows} == {model["version"]}
+    assert model["verdict"] in ("passed", "below_naive")
+    scored = query("SELECT DISTINCT week, forecast_week, horizon FROM forecast_accuracy").to_pylist()
+    assert scored == [{"week": week, "forecast_week": before, "horizon": 1}]
+
+    # The numbers people see are the numbers in the lake, and the costs are shown.
+    shown = result.metadata("forecast_table")
+    assert shown["rows"] == len(rows)
+    assert shown["series"] == known
+    for asset in ASSETS:
+        assert {"seconds", "cpu_seconds", "process_peak_mb"} <= set(result.metadata(asset))
+
+
+def test_the_same_week_again_commits_nothing(with_history: Graph, retailer: Retailer):
+    week = weeks_of(retailer)[-4]
+    assert with_history.week(week).success
+    rows, states = contents(with_history.lake, ignoring=()), snapshots(with_history.lake)
+    assert with_history.week(week).success
+    assert contents(with_history.lake, ignoring=()) == rows, "run_id and created_at too: the first run wrote them"
+    assert snapshots(with_history.lake) == states
+
+
+def test_a_forecast_does_not_change_when_later_weeks_land(with_history: Graph, retailer: Retailer):
+    graph, (week, *later) = with_history, weeks_of(retailer)[-4:]
+    assert graph.week(week).success
+    rows, state = contents(graph.lake), graph.lake.snapshot("forecasts")
+    graph.land(dict(week_file(retailer, w) for w in later))
+    assert graph.history(later[0], later[-1]).success
+    assert graph.week(week).success
+    again = contents(graph.lake)
+    for table in ("models", "forecasts", "no_forecast"):
+        assert again[table] == rows[table]
+    assert graph.lake.snapshot("forecasts") == state
+
+
+def test_a_backfill_gives_equal_forecasts_in_any_order(_history: tuple[Path, Path], retailer: Retailer, request):
+    weeks, found = weeks_of(retailer)[-6:-3:2], []
+    for order in (weeks, weeks[::-1]):
+        graph: Graph = _restored(request, _history)
+        for week in order:
+            assert graph.week(week).success
+        found.append({t: contents(graph.lake)[t] for t in ("models", "forecasts", "no_forecast", "forecast_accuracy")})
+    in_order, reversed_order = found
+    assert in_order["forecasts"] == reversed_order["forecasts"]
+    assert in_order["models"] == reversed_order["models"]
+    assert {r["forecast_week"] for r in in_order["forecasts"]} == set(weeks)
+
+
+def _restored(request: pytest.FixtureRequest, history: tuple[Path, Path]) -> Graph:
+    """What the fixture `with_history` gives, as often as wanted in one test."""
+    import shutil
+
+    home, copy = history
+    shutil.rmtree(home)
+    shutil.copytree(copy, home)
+    patch = pytest.MonkeyPatch()
+    request.addfinalizer(patch.undo)
+    patch.setenv("FORECAST_HOME", str(home))
+    return Graph(Settings(**SMALL))
+
+
+# --- as known now, as known then
+
+
+def test_as_known_then_differs_from_now_after_a_restatement_that_landed_later(
+    with_history: Graph, retailer: Retailer
+):
+    graph, week = with_history, weeks_of(retailer)[-4]
+    then_before = graph.week(week, as_known="then")
+    assert then_before.success, then_before.failures
+    known_then = contents(graph.lake)["forecasts"]
+    # Months later the last weeks turn out to have sold ten times as much.
+    recent = weeks_of(retailer)[-12:-3]
+    lines = ["store,dept,date,weekly_sales"] + [
+        f"{r['store']},{r['dept']},{r['week']},{r['sales'] * 10:.2f}"
+        for r in graph.lake.query("SELECT * FROM cleaned_series WHERE observed AND week >= ?", [recent[0]]).to_pylist()
+    ]
+    graph.land({"sales/restated.csv": "\n".join(lines).encode()}, at=landing_day(week) + dt.timedelta(days=90))
+    assert graph.history(recent[0], recent[-1]).success
+
+    assert graph.week(week, as_known="then").success
+    again = contents(graph.lake)["forecasts"]
+    assert again == known_then, "what landed later is not known then"
+    assert graph.week(week).success
+    now = contents(graph.lake)["forecasts"]
+    assert {r["as_known"] for r in now} == {"now"}
+
+    def total(rows: list[dict]) -> float:
+        return sum(r["p50"] for r in rows if r["level"] == "total")
+
+    assert total(now) > 2 * total(known_then)
+
+
+def test_as_known_then_says_nothing_of_series_that_landed_later(with_history: Graph, retailer: Retailer):
+    """A store whose history arrives late is no series that lost its forecast: then it was not known."""
+    graph, week = with_history, weeks_of(retailer)[-4]
+    recent = weeks_of(retailer)[-12:-3]
+    late = "store,dept,date,weekly_sales\n" + "".join(f"9,1,{w},100\n" for w in recent)
+    graph.land({"sales/late.csv": late.encode()}, at=landing_day(week) + dt.timedelta(days=90))
+    assert graph.history(recent[0], recent[-1]).success
+    result = graph.week(week, as_known="then")
+    assert result.success, {name: check.description for name, check in result.checks.items() if not check.passed}
+    assert "9" not in {r["store"] for r in graph.lake.read("forecasts").to_pylist()}
+    assert graph.week(week).success
+    assert "9" in {r["store"] for r in graph.lake.read("forecasts").to_pylist()}
+
+
+def test_as_known_then_with_nothing_known_then_says_so(graph: Graph, retailer: Retailer):
+    weeks = weeks_of(retailer)[:-3]
+    graph.land({"sales/h.csv.gz": history_files(retailer, weeks[-1], dirty_rows=0)["sales/sales_history.csv.gz"]})
+    assert graph.history(weeks[0], weeks[-1]).success
+    result = graph.week(weeks[-1], as_known="then")
+    assert not result.success
+    (failure,) = result.failures.values()
+    assert failure == f"no sales of weeks up to {weeks[-1]} had landed by then; nothing to forecast from"
+
+
+def test_any_other_as_known_is_refused(with_history: Graph, retailer: Retailer):
+    result = with_history.week(weeks_of(retailer)[-4], as_known="tomorrow")
+    assert result.failures == {"deepar_model": "the run's tag forecast/as_known is 'tomorrow'; use now or then"}
+
+
+def test_a_series_that_a_restatement_took_out_of_the_past_is_not_missed_there(with_history: Graph, retailer: Retailer):
+    """Its old rows stay in raw_sales, and it sells later; an earlier week still owes it no forecast."""
+    graph, weeks = with_history, weeks_of(retailer)
+    head = "store,dept,date,weekly_sales\n"
+    graph.land({"sales/extra.csv": (head + f"1,77,{weeks[-9]},100\n").encode()})
+    assert graph.week(weeks[-9], only=["raw_sales", "cleaned_series"]).success
+    graph.land({"sales/extra.csv": (head + f"1,77,{weeks[-4]},100\n").encode()})
+    assert graph.history(weeks[-9], weeks[-4]).success
+    result = graph.week(weeks[-6])
+    assert result.success, {name: check.description for name, check in result.checks.items() if not check.passed}
+
+
+# --- weeks that cannot be forecast
+
+
+def test_an_incomplete_week_stops_before_the_model_and_names_the_missing_stores(
+    with_history: Graph, retailer: Retailer
+):
+    graph, week = with_history, weeks_of(retailer)[-3]
+    name, data = week_file(retailer, week)
+    header, *lines = data.decode().splitlines()
+    first_store = [line for line in lines if line.startswith("1,")]
+    graph.land({name: "\n".join([header, *first_store]).encode()})
+    result = graph.week(week)
+    assert not result.success
+    assert result.materialized == {asset: [key(week)] for asset in ("raw_sales", "cleaned_series")}
+    check = result.checks["week_complete"]
+    assert not check.passed
+    assert check.description is not None
+    assert check.description.endswith("stores not heard of: 2, 3")
+    assert graph.lake.read("forecasts").num_rows == 0
+    # The rest of the week lands, under another name: now it goes through.
+    graph.land({"sales/rest.csv": "\n".join([header, *(x for x in lines if x not in first_store)]).encode()})
+    assert graph.week(week).success
+
+
+def test_too_little_history_is_a_failure_that_counts(graph: Graph, retailer: Retailer):
+    week = weeks_of(retailer)[9]
+    graph.land(history_files(retailer, week, dirty_rows=0))
+    result = graph.week(week)
+    assert not result.success
+    observed = int((~np.isnan(retailer.sales[:, :, :10])).sum())
+    # One week's run ingests the file and cleans that week only.
+    cleaned = graph.lake.query("SELECT count(*) AS n FROM cleaned_series WHERE observed").to_pylist()[0]["n"]
+    assert graph.lake.read("raw_sales").num_rows == observed
+    failure = result.failures["deepar_model"]
+    assert failure.startswith(f"1 weeks and {cleaned} observations up to {week}; a model needs 8 weeks")
+    assert failure.endswith("Land more history under sales/.")
+    assert "forecast_table" not in result.materialized
+
+
+def test_a_week_without_a_model_says_what_to_do(with_history: Graph, retailer: Retailer):
+    week = weeks_of(retailer)[-4]
+    result = with_history.week(week, only=["batch_predictions"])
+    assert result.failures == {
+        "batch_predictions": f"no model for {week}; materialize deepar_model for this partition first"
+    }
+
+
+def test_a_model_that_saw_the_future_of_its_week_is_an_error(with_history: Graph, retailer: Retailer):
+    graph, (early, week) = with_history, weeks_of(retailer)[-5:-3]
+    assert graph.week(week).success
+    row = graph.lake.read("models").to_pylist()[0]
+    model = Path(graph.platform.engine.models / row["training_digest"] / "training.json")
+    trained = json.loads(model.read_text())
+    model.write_text(json.dumps(trained | {"trained_as_of": key(week + dt.timedelta(weeks=1))}))
+    result = graph.week(week, only=["batch_predictions"])
+    assert "which" in result.failures["batch_predictions"]
+    assert "did not know" in result.failures["batch_predictions"]
+    assert early < week
+
+
+def test_outputs_that_do_not_fit_the_manifest_are_not_published(with_history: Graph, retailer: Retailer):
+    graph, week = with_history, weeks_of(retailer)[-4]
+    assert graph.week(week).success
+    before = graph.lake.snapshot("forecasts")
+    output = next((graph.platform.settings.transforms / key(week) / "output").glob("*.out"))
+    output.write_bytes(b"".join(output.read_bytes().splitlines(keepends=True)[:-1]))
+    result = graph.week(week, only=["forecast_table"])
+    assert not result.success
+    assert "run batch_predictions again" in result.failures["forecast_table"]
+    assert graph.lake.snapshot("forecasts") == before
+
+
+# --- many weeks
+
+
+def test_a_history_records_one_materialization_a_week(graph: Graph, retailer: Retailer):
+    weeks = weeks_of(retailer)[:-3]
+    graph.land(history_files(retailer, weeks[-1], dirty_rows=6))
+    result = graph.history(weeks[0], weeks[-1])
+    assert result.success, result.failures
+    keys = [key(week) for week in weeks]
+    assert {asset: sorted(done) for asset, done in result.materialized.items()} == {
+        "raw_sales": keys, "cleaned_series": keys
+    }
+    for asset in ("raw_sales", "cleaned_series"):
+        assert graph.instance.get_materialized_partitions(dg.AssetKey(asset)) == set(keys)
+    check = result.checks["landing_contract"]
+    assert not check.passed
+    for rule in ("wrong_weekday", "not_a_number", "duplicate_row"):
+        assert rule in (check.description or "")
+    assert result.checks["row_conservation"].passed
+    assert result.metadata("raw_sales")["rows_quarantined"] == 6
+
+
+def test_a_history_run_equals_the_same_weeks_one_by_one(graph: Graph, retailer: Retailer):
+    """The same rows in one drop or in many; the grid of a week does not depend on how it was built."""
+    weeks = weeks_of(retailer)[:6]
+    for week in weeks:
+        graph.land(dict([week_file(retailer, week)]), at=landing_day(week))
+        assert graph.week(week, only=["raw_sales", "cleaned_series"]).success
+    one_by_one = contents(graph.lake)["cleaned_series"]
+    state = graph.lake.snapshot("cleaned_series")
+    assert graph.history(weeks[0], weeks[-1]).success
+    assert contents(graph.lake)["cleaned_series"] == one_by_one
+    assert graph.lake.snapshot("cleaned_series") == state
+
+
+def test_the_published_table_is_readable_by_an_engine_of_its_own(with_history: Graph, retailer: Retailer):
+    """Plain Parquet with flat columns: DuckDB reads the files with none of our code."""
+    graph, week = with_history, weeks_of(retailer)[-4]
+    assert graph.week(week).success
+    files = [t.file.file_path.removeprefix("file://") for t in graph.lake.table("forecasts").scan().plan_files()]
+    (count,) = duckdb.connect().execute("SELECT count(*) FROM read_parquet($1)", [files]).fetchone() or ()
+    assert count == graph.lake.read("forecasts").num_rows

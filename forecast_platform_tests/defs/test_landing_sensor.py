@@ -1,0 +1,307 @@
+"""The sensor over a real lake and folder: run requests and the cursor it leaves behind, tick by tick."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from forecast_platform.defs.landing_sensor import LANDING_TAG, landing_sensor
+from forecast_platform.demo import Retailer, history_files, week_file
+from forecast_platform.landing.store import LandingError
+from forecast_platform.weeks import key
+from forecast_platform_tests.conftest import SMALL, weeks_of
+from forecast_platform_tests.defs.graph import Graph
+
+GOOD = "store,dept,date,weekly_sales\n"
+
+
+class Ticking:
+    """The sensor and its cursor."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.cursor: str | None = None
+
+    def tick(self) -> Any:
+        with dg.build_sensor_context(
+            instance=self.graph.instance, cursor=self.cursor, definitions=self.graph.defs,
+            resources=self.graph.resources,
+        ) as context:
+            result = landing_sensor.evaluate_tick(context)
+        assert result.cursor is not None
+        self.cursor = result.cursor
+        return result
+
+    @property
+    def memory(self) -> dict[str, Any]:
+        """The cursor, without what is different each time."""
+        assert self.cursor is not None
+        found = json.loads(self.cursor)
+        assert found.pop("epoch")
+        return found
+
+
+@pytest.fixture
+def sensor(graph: Graph) -> Ticking:
+    return Ticking(graph)
+
+
+def sales(*weeks: dt.date, store: int = 1) -> bytes:
+    return (GOOD + "".join(f"{store},1,{week},10\n" for week in weeks)).encode()
+
+
+def version(graph: Graph, name: str) -> str:
+    (found,) = [o.version for o in graph.platform.landing.list() if o.key == name]
+    return found
+
+
+def next_week(graph: Graph) -> dt.date:
+    """A week that has not begun."""
+    return graph.platform.settings.calendar.last_started(dt.datetime.now(dt.UTC)) + dt.timedelta(weeks=1)
+
+
+W = [dt.date(2025, 1, 3) + dt.timedelta(weeks=i) for i in range(5)]
+AT_REST = {"sent": 0, "requested": {}, "pending": {}, "loose": [], "parked": {}, "refresh": False, "spans": {}}
+
+
+def test_nothing_landed_is_a_skip_that_says_so(sensor: Ticking):
+    result = sensor.tick()
+    assert (result.run_requests, result.skip_message) == ([], "nothing new landed")
+    assert sensor.memory == AT_REST
+
+
+def test_one_week_runs_the_whole_graph_for_its_partition(sensor: Ticking):
+    sensor.graph.land({"sales/a.csv": sales(W[4])})
+    (request,) = sensor.tick().run_requests
+    assert (request.job_name, request.partition_key) == ("weekly_forecast", "2025-01-31")
+    assert request.asset_selection is None
+    assert request.tags["forecast/started_by"] == "landing"
+    assert request.run_key.startswith("2025-01-31:")
+    assert request.run_key.endswith(".1")
+    assert sensor.memory == AT_REST | {
+        "sent": 1, "requested": {"sales/a.csv": version(sensor.graph, "sales/a.csv")}
+    }
+    assert sensor.tick().skip_message == "nothing new landed"
+
+
+def test_weeks_come_in_order_one_a_tick(sensor: Ticking):
+    for week in (W[4], W[2], W[3]):
+        sensor.graph.land({f"sales/{week}.csv": sales(week)})
+    asked = [[r.partition_key for r in sensor.tick().run_requests] for _ in range(4)]
+    assert asked == [["2025-01-17"], ["2025-01-24"], ["2025-01-31"], []]
+
+
+def test_nothing_is_asked_for_while_a_landing_run_is_unfinished(sensor: Ticking):
+    run = sensor.graph.instance.create_run_for_job(
+        sensor.graph.defs.resolve_job_def("weekly_forecast"), tags=LANDING_TAG, status=dg.DagsterRunStatus.STARTED
+    )
+    for week in W[3:]:
+        sensor.graph.land({f"sales/{week}.csv": sales(week)})
+    result = sensor.tick()
+    assert result.run_requests == []
+    assert result.skip_message == "a run is going, 2 weeks wait: ['2025-01-24', '2025-01-31']"
+    assert sorted(sensor.memory["pending"]) == ["2025-01-24", "2025-01-31"]
+    sensor.graph.instance.report_run_canceled(run)
+    assert [r.partition_key for r in sensor.tick().run_requests] == ["2025-01-24"]
+
+
+def test_runs_started_by_people_do_not_hold_it_up(sensor: Ticking):
+    sensor.graph.instance.create_run_for_job(
+        sensor.graph.defs.resolve_job_def("weekly_forecast"), status=dg.DagsterRunStatus.STARTED
+    )
+    sensor.graph.land({"sales/a.csv": sales(W[4])})
+    assert len(sensor.tick().run_requests) == 1
+
+
+def test_a_history_is_a_range_of_raw_and_clean_weeks(sensor: Ticking, retailer: Retailer):
+    weeks = weeks_of(retailer)
+    sensor.graph.land(history_files(retailer, weeks[-4], dirty_rows=0))
+    (request,) = sensor.tick().run_requests
+    assert (request.job_name, request.partition_key) == ("ingest_history", None)
+    assert [k.to_user_string() for k in request.asset_selection] == ["raw_sales", "cleaned_series"]
+    tags = {
+        "dagster/asset_partition_range_start": key(weeks[0]), "dagster/asset_partition_range_end": key(weeks[-4]),
+        "forecast/started_by": "landing",
+    }
+    assert tags.items() <= request.tags.items()
+    assert sensor.memory["refresh"] is True
+    assert sensor.memory["pending"] == {}
+    assert len(sensor.memory["requested"]) == 4
+
+
+def test_after_a_history_the_newest_complete_week_is_forecast_once(with_history: Graph, retailer: Retailer):
+    sensor, (week, *_) = Ticking(with_history), weeks_of(retailer)[-3:]
+    # The history went in by hand; the next drop finds it there. One store is not a complete week.
+    with_history.land({"sales/part.csv": sales(week, W[0], *W[1:4])})
+    sensor.cursor = json.dumps({"epoch": "e", **AT_REST, "refresh": True})
+    assert sensor.tick().run_requests, "the drop comes first"
+    sensor.graph.platform.landing.root.joinpath("sales/part.csv").unlink()
+    sensor.cursor = json.dumps({"epoch": "e", **AT_REST, "refresh": True})
+    (request,) = sensor.tick().run_requests
+    assert (request.job_name, request.partition_key) == ("weekly_forecast", key(weeks_of(retailer)[-4]))
+    assert sensor.tick().run_requests == []
+    assert sensor.memory == AT_REST | {"sent": 1}
+
+
+def test_files_without_a_week_run_raw_sales_for_the_week_they_arrived_in(sensor: Ticking):
+    sensor.graph.land({"stores/s.csv": b"store,type\n1,A\n", "sales/broken.csv": b"\xff\xfe"})
+    (request,) = sensor.tick().run_requests
+    assert (request.job_name, request.partition_key) == (
+        "ingest_history", key(next_week(sensor.graph) - dt.timedelta(weeks=1))
+    )
+    assert [k.to_user_string() for k in request.asset_selection] == ["raw_sales"]
+    assert sensor.memory["loose"] == []
+
+
+def test_a_week_before_the_first_runs_to_quarantine_its_rows(sensor: Ticking):
+    """The file's own weeks are not of this calendar, so no partition is asked for that does not exist."""
+    sensor.graph.land({"sales/ancient.csv": sales(dt.date(1999, 1, 1))})
+    (request,) = sensor.tick().run_requests
+    assert [k.to_user_string() for k in request.asset_selection] == ["raw_sales"]
+    result = sensor.graph.run(request.job_name, dt.date.fromisoformat(request.partition_key), ["raw_sales"])
+    assert result.success
+    (row,) = sensor.graph.lake.read("quarantine").to_pylist()
+    assert row["rule"] == "week_before_first"
+    assert "FORECAST_FIRST_WEEK" in row["message"]
+    assert sensor.tick().run_requests == []
+
+
+def test_a_parked_file_is_named_with_the_reason(sensor: Ticking):
+    week = next_week(sensor.graph)
+    sensor.graph.land({"sales/next.csv": sales(week)})
+    result = sensor.tick()
+    assert result.run_requests == []
+    assert result.skip_message == f"nothing new landed; sales/next.csv waits: its first week {week} has not begun"
+    assert sensor.memory["requested"] == {}
+
+
+def test_the_weeks_that_a_parked_file_names_do_not_stop_the_others(sensor: Ticking):
+    sensor.graph.land({"sales/next.csv": sales(next_week(sensor.graph)), "sales/now.csv": sales(W[4])})
+    assert [r.partition_key for r in sensor.tick().run_requests] == ["2025-01-31"]
+    assert list(sensor.memory["parked"]) == ["sales/next.csv"]
+
+
+def test_what_the_lake_holds_is_not_asked_for_with_a_new_cursor(with_history: Graph):
+    assert Ticking(with_history).tick().skip_message == "nothing new landed"
+
+
+def test_a_restatement_that_leaves_weeks_out_runs_for_those_too(with_history: Graph, retailer: Retailer):
+    """Rows that the new version of a file no longer has must go from the series of their weeks."""
+    weeks, sensor = weeks_of(retailer)[-3:], Ticking(with_history)
+    with_history.land({"sales/a.csv": sales(*weeks[:2])})
+    assert with_history.week(weeks[1], only=["raw_sales"]).success
+    with_history.land({"sales/a.csv": sales(weeks[2])})
+    asked = [[r.partition_key for r in sensor.tick().run_requests] for _ in range(4)]
+    assert asked == [[key(week)] for week in weeks] + [[]]
+
+
+def test_a_restatement_that_says_nothing_of_its_weeks_runs_for_them(with_history: Graph, retailer: Retailer):
+    week, sensor = weeks_of(retailer)[-3], Ticking(with_history)
+    with_history.land({"sales/a.csv": sales(week)})
+    assert with_history.week(week, only=["raw_sales"]).success
+    with_history.land({"sales/a.csv": (GOOD + "1,1,2025-01-01,10\n").encode()})
+    assert [r.partition_key for r in sensor.tick().run_requests] == [key(week)]
+
+
+def test_a_restatement_into_the_future_waits_like_any_other_file(with_history: Graph, retailer: Retailer):
+    week, sensor = weeks_of(retailer)[-3], Ticking(with_history)
+    with_history.land({"sales/a.csv": sales(week)})
+    assert with_history.week(week, only=["raw_sales"]).success
+    with_history.land({"sales/a.csv": sales(next_week(with_history))})
+    assert sensor.tick().run_requests == []
+    assert list(sensor.memory["parked"]) == ["sales/a.csv"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_landing_folder_that_cannot_be_read_is_an_error_not_silence(sensor: Ticking):
+    folder = sensor.graph.platform.landing.root
+    folder.chmod(0)
+    try:
+        with pytest.raises(LandingError, match="access denied"):
+            sensor.tick()
+    finally:
+        folder.chmod(0o755)
+
+
+def test_a_landing_place_that_is_no_folder_is_an_error_not_silence(home: Path, tmp_path: Path):
+    from forecast_platform.settings import Settings
+
+    (tmp_path / "file").write_text("not a folder")
+    graph = Graph(Settings(**SMALL, landing_url=str(tmp_path / "file")))
+    with pytest.raises(LandingError):
+        Ticking(graph).tick()
+
+
+def test_an_unreachable_bucket_is_an_error_not_silence(home: Path, monkeypatch: pytest.MonkeyPatch):
+    from forecast_platform.defs.resources import Platform
+    from forecast_platform.settings import Settings
+
+    for name, value in {
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x",
+        "AWS_REGION": "us-east-1", "AWS_MAX_ATTEMPTS": "1", "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    platform = Platform(Settings(**SMALL, landing_url="s3://no-such-bucket"))
+    with dg.build_sensor_context(instance=dg.DagsterInstance.ephemeral()) as context, pytest.raises(LandingError):
+        landing_sensor(context, platform=platform)
+
+
+def test_a_file_replaced_while_it_is_looked_at_ends_the_tick_and_keeps_the_cursor(
+    sensor: Ticking, monkeypatch: pytest.MonkeyPatch
+):
+    from forecast_platform.landing.store import FolderLanding
+
+    sensor.graph.land({"sales/a.csv": sales(W[4])})
+    read = FolderLanding.read
+
+    def replaced_meanwhile(landing: FolderLanding, obj: Any) -> bytes:
+        landing.put(obj.key, sales(W[3]))
+        return read(landing, obj)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FolderLanding, "read", replaced_meanwhile)
+        with pytest.raises(LandingError, match="replaced since"):
+            sensor.tick()
+    assert sensor.cursor is None
+    assert [r.partition_key for r in sensor.tick().run_requests] == ["2025-01-24"]
+
+
+def test_the_whole_loop_from_a_history_to_rest(graph: Graph, retailer: Retailer):
+    """Ticks and the runs they ask for, until nothing is asked for: one forecast a drop, and everything ingested."""
+    sensor, weeks, done = Ticking(graph), weeks_of(retailer), []
+
+    def until_rest() -> list[str]:
+        names = []
+        for _ in range(9):
+            requests = sensor.tick().run_requests
+            if not requests:
+                return names
+            (request,) = requests
+            tags = {k: v for k, v in request.tags.items() if k.startswith(("forecast/", "dagster/asset_partition"))}
+            week = dt.date.fromisoformat(request.partition_key) if request.partition_key else None
+            only = [k.to_user_string() for k in request.asset_selection or ()]
+            result = graph.run(request.job_name, week, only, tags)
+            assert result.success, result.failures
+            names.append(f"{request.job_name} {request.partition_key}")
+            done.append(request.run_key)
+        raise AssertionError(f"no rest: {names}")
+
+    graph.land(history_files(retailer, weeks[-4], dirty_rows=0))
+    assert until_rest() == ["ingest_history None", f"weekly_forecast {weeks[-4]}"]
+    graph.land(dict([week_file(retailer, weeks[-3])]))
+    assert until_rest() == [f"weekly_forecast {weeks[-3]}"]
+    name, data = week_file(retailer, weeks[-3])
+    graph.land({name: data.replace(b",FALSE", b",TRUE")})
+    assert until_rest() == [f"weekly_forecast {weeks[-3]}"]
+    assert len(set(done)) == 4
+    forecast_weeks = graph.lake.query("SELECT DISTINCT forecast_week FROM forecasts ORDER BY 1").to_pylist()
+    assert [row["forecast_week"] for row in forecast_weeks] == weeks[-4:-2]
+    shutil.rmtree(graph.platform.landing.root)
+    assert sensor.tick().run_requests == []

@@ -1,0 +1,288 @@
+"""Maintenance: old files vanish, and nothing that anybody could still need does."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import duckdb
+import pyarrow.parquet as pq
+import pytest
+from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException
+
+from forecast_platform.lake.lake import Lake
+from forecast_platform.lake.maintenance import Report, TableReport, maintain
+from forecast_platform_tests.lake.conftest import QUANTILES, content, forecast_rows, one_week, snapshots, week
+
+TABLE = "cleaned_series"
+HOUR, DAY = dt.timedelta(hours=1), dt.timedelta(days=1)
+
+
+def now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
+
+
+def later(days: float) -> dt.datetime:
+    """The files written so far are that old at this time."""
+    return now() + days * DAY
+
+
+def files(warehouse: Path, table: str = TABLE) -> set[Path]:
+    return {p for p in (warehouse / "forecast" / table).rglob("*") if p.is_file()}
+
+
+def of(report: Report, name: str = TABLE) -> TableReport:
+    (table,) = (t for t in report.tables if t.name == name)
+    return table
+
+
+@pytest.fixture
+def worn(lake, warehouse) -> Lake:
+    """A lake of two weeks, one of them replaced many times, and a second table."""
+    for i in range(4):
+        lake.replace_weeks(TABLE, [week(0)], one_week(week(0), float(i)))
+    lake.replace_weeks(TABLE, [week(1)], one_week(week(1), 100.0))
+    lake.replace_weeks("forecasts", [week(0)], forecast_rows(week(0), 1.0))
+    return lake
+
+
+EXPECTED = {(week(n), str(i), "1"): v for n, v in ((0, 3.0), (1, 100.0)) for i in range(5)}
+
+
+def test_after_many_replacements_old_files_vanish_and_all_rows_stay(worn, warehouse):
+    before, sizes = files(warehouse), {p: p.stat().st_size for p in files(warehouse)}
+    report = maintain(worn, keep=7 * DAY, now=later(30))
+    after = files(warehouse)
+    done = of(report)
+    assert done.expired == 7
+    assert snapshots(worn) == 1
+    assert done.deleted == len(before - after) > 10
+    assert done.deleted_bytes == sum(sizes[p] for p in before - after)
+    assert (done.left, done.left_bytes) == (len(after), sum(p.stat().st_size for p in after))
+    assert len([p for p in after if p.suffix == ".parquet"]) == 2
+    assert content(worn.read(TABLE)) == EXPECTED
+    assert content(Lake.local(warehouse, QUANTILES).read(TABLE)) == EXPECTED
+    assert worn.query(f"SELECT sum(sales) AS s FROM {TABLE}").to_pylist() == [{"s": 515.0}]
+    assert len(worn.read("forecasts")) == 2
+    assert "cleaned_series: 7 states forgotten" in str(report)
+
+
+def test_a_second_maintenance_changes_nothing_but_metadata(worn, warehouse):
+    maintain(worn, keep=7 * DAY, now=later(30))
+    state, before = worn.table(TABLE).metadata_location, files(warehouse)
+    assert of(maintain(worn, keep=7 * DAY, now=later(30))).expired == 0
+    assert worn.table(TABLE).metadata_location == state
+    assert {p for p in before if p.suffix == ".parquet"} <= files(warehouse)
+
+
+def test_the_table_is_written_on_after_maintenance(worn):
+    maintain(worn, keep=DAY, now=later(30))
+    assert worn.replace_weeks(TABLE, [week(0)], one_week(week(0), 8.0))
+    assert not worn.replace_weeks(TABLE, [week(1)], one_week(week(1), 100.0))
+    assert set(content(worn.read(TABLE)).values()) == {8.0, 100.0}
+
+
+def test_nothing_happens_to_what_is_young(worn, warehouse):
+    before = files(warehouse)
+    report = maintain(worn, keep=dt.timedelta(0), now=now())
+    assert of(report).expired == of(report).deleted == 0
+    assert files(warehouse) == before
+    assert snapshots(worn) == 8
+
+
+def test_readers_who_opened_the_table_within_the_grace_keep_working(worn, warehouse):
+    """keep = 0 asks to forget at once; whoever opened a state less than `grace` ago still finds its files."""
+    scan = worn.table(TABLE).scan()
+    connection = worn.attach(duckdb.connect())
+    worn.replace_weeks(TABLE, [week(0)], one_week(week(0), 50.0))
+    for path in files(warehouse):  # written long ago, replaced just now
+        os.utime(path, (0, 0))
+    maintain(worn, keep=dt.timedelta(0), now=now() + 23 * HOUR)
+    assert content(scan.to_arrow()) == EXPECTED
+    assert connection.execute(f"SELECT max(sales) FROM {TABLE} WHERE week = ?", [week(0)]).fetchall() == [(3.0,)]
+
+
+def test_files_of_a_commit_under_way_are_left_alone_until_they_are_old(worn, warehouse):
+    orphan = warehouse / "forecast" / TABLE / "data" / "week=2024-01-05" / "uncommitted.parquet"
+    pq.write_table(one_week(week(0), 1.0), orphan)
+    old = later(30).timestamp()
+    os.utime(orphan, (old - 3600, old - 3600))
+    maintain(worn, keep=DAY, now=later(30))
+    assert orphan.exists()
+    maintain(worn, keep=DAY, now=later(32))
+    assert not orphan.exists()
+
+
+@pytest.mark.parametrize("lands", [True, False])
+def test_a_commit_of_unknown_outcome_keeps_its_files_while_it_can_still_land(worn, warehouse, monkeypatch, lands):
+    commit = worn.catalog.commit_table
+    held = []
+
+    def lost(*arguments, **named):
+        held.append((arguments, named))
+        if lands:
+            commit(*arguments, **named)
+        raise KeyboardInterrupt("killed while waiting for the reply")
+
+    monkeypatch.setattr(worn.catalog, "commit_table", lost)
+    with pytest.raises(KeyboardInterrupt):
+        worn.replace_weeks(TABLE, [week(2)], one_week(week(2), 3.0))
+    monkeypatch.undo()
+    maintain(worn, keep=dt.timedelta(0), now=now() + 20 * HOUR)
+    if not lands:  # the request was only slow, and lands now
+        worn.catalog.commit_table(*held[0][0], **held[0][1])
+    assert content(worn.read(TABLE)) == EXPECTED | {(week(2), str(i), "1"): 3.0 for i in range(5)}
+
+
+def test_time_travel_within_keep_still_works(lake, warehouse):
+    """Also to a moment whose state was written long before and replaced a while after."""
+    states = []
+    for i in range(4):
+        lake.replace_weeks(TABLE, [week(0)], one_week(week(0), float(i)))
+        states.append((lake.snapshot(TABLE), now()))
+    moment = states[1][1]
+    # `keep` begins between the second and the third write: the second was in force then and has to stay.
+    report = maintain(lake, keep=10 * DAY, now=moment + 10 * DAY)
+    assert of(report).expired == 2  # the first state, and the deletion on the way to the second
+    table = lake.table(TABLE)
+    assert table.snapshot_as_of_timestamp(int(moment.timestamp() * 1000)).snapshot_id == states[1][0]
+    for i in (1, 2, 3):
+        rows = table.scan(snapshot_id=states[i][0]).to_arrow()
+        assert set(content(rows).values()) == {float(i)}
+    assert table.snapshot_by_id(states[0][0]) is None
+
+
+def test_a_tagged_state_is_kept(worn):
+    table = worn.table(TABLE)
+    tagged = table.snapshots()[0].snapshot_id
+    table.manage_snapshots().create_tag(tagged, "audit").commit()
+    maintain(worn, keep=DAY, now=later(30))
+    assert set(content(worn.table(TABLE).scan(snapshot_id=tagged).to_arrow()).values()) == {0.0}
+
+
+def test_a_table_that_cannot_be_read_keeps_every_file(worn, warehouse):
+    manifest_list = Path(worn.table(TABLE).current_snapshot().manifest_list.removeprefix("file://"))
+    manifest_list.write_bytes(b"not avro")
+    before = files(warehouse)
+    forecasts = of(maintain(worn, keep=DAY, now=later(30)), "forecasts")
+    report = of(maintain(worn, keep=DAY, now=later(30)))
+    assert report.skipped
+    assert report.deleted == 0
+    assert {p for p in before if p.suffix in (".parquet", ".avro")} <= files(warehouse)
+    assert not forecasts.skipped, "the other tables are maintained"
+
+
+def test_a_catalog_made_anew_over_old_files_deletes_none_of_them(worn, warehouse):
+    (warehouse / "catalog.db").unlink()
+    anew = Lake.local(warehouse, QUANTILES)
+    before = files(warehouse)
+    assert of(maintain(anew, keep=DAY, now=later(30))).skipped == "it does not exist"
+    anew.table(TABLE)
+    anew.replace_weeks(TABLE, [week(5)], one_week(week(5), 1.0))
+    assert "another table" in of(maintain(anew, keep=DAY, now=later(30))).skipped
+    assert before <= files(warehouse)
+
+
+def test_nothing_outside_the_warehouse_or_behind_a_link_is_touched(worn, warehouse, tmp_path):
+    outside = tmp_path / "elsewhere"
+    outside.mkdir()
+    (outside / "precious.parquet").write_text("mine")
+    beside = warehouse / "notes.txt"
+    beside.write_text("mine")
+    data = warehouse / "forecast" / TABLE / "data"
+    (data / "linked").symlink_to(outside)
+    (data / "linked.parquet").symlink_to(outside / "precious.parquet")
+    maintain(worn, keep=DAY, now=later(30))
+    assert (outside / "precious.parquet").read_text() == "mine"
+    assert (data / "linked.parquet").is_symlink()
+    assert beside.exists()
+    assert (warehouse / "catalog.db").exists()
+
+
+def test_a_table_that_lives_elsewhere_is_not_swept(worn, warehouse, tmp_path):
+    catalog = worn.catalog
+    catalog.properties["warehouse"] = f"file://{tmp_path / 'other'}"
+    before = files(warehouse)
+    assert "outside the warehouse" in of(maintain(worn, keep=DAY, now=later(30))).skipped
+    catalog.properties["warehouse"] = "s3://bucket/lake"
+    assert "not on this machine" in of(maintain(worn, keep=DAY, now=later(30))).skipped
+    assert {p for p in before if p.suffix == ".parquet"} <= files(warehouse)
+
+
+def test_a_lake_never_used(lake, warehouse):
+    report = maintain(lake, keep=DAY, now=now())
+    assert {t.skipped for t in report.tables} == {"it does not exist"}
+    assert not (warehouse / "forecast").exists(), "maintenance creates nothing"
+
+
+def test_the_present_has_a_time_zone(lake):
+    with pytest.raises(ValueError, match="time zone"):
+        maintain(lake, keep=DAY, now=dt.datetime(2024, 1, 1))
+
+
+def test_a_writer_that_is_first_wins(worn, monkeypatch):
+    commit = worn.catalog.commit_table
+
+    def refused(*arguments, **named):
+        monkeypatch.setattr(worn.catalog, "commit_table", commit)
+        raise CommitFailedException("another writer was first")
+
+    monkeypatch.setattr(worn.catalog, "commit_table", refused)
+    first = worn.specs.pop(TABLE)
+    worn.specs = {TABLE: first}
+    report = of(maintain(worn, keep=DAY, now=later(30)))
+    assert (report.expired, report.skipped) == (0, "")
+    assert content(worn.read(TABLE)) == EXPECTED
+    assert of(maintain(worn, keep=DAY, now=later(30))).expired == 7
+
+
+def test_an_expiry_of_unknown_outcome_deletes_nothing_now(worn, warehouse, monkeypatch):
+    def lost(*arguments, **named):
+        raise CommitStateUnknownException("504")
+
+    monkeypatch.setattr(worn.catalog, "commit_table", lost)
+    before = files(warehouse)
+    assert "504" in of(maintain(worn, keep=DAY, now=later(30))).skipped
+    assert before <= files(warehouse)
+
+
+def test_writers_and_readers_go_on_meanwhile(worn, warehouse):
+    """Maintenance of the past runs while the present is written: nobody fails, nothing is lost."""
+    done, reports = threading.Event(), []
+
+    def keep_house() -> None:
+        housekeeper = Lake.local(warehouse, QUANTILES)
+        while not done.is_set():
+            reports.append(of(maintain(housekeeper, keep=dt.timedelta(0), now=now(), grace=dt.timedelta(seconds=2))))
+
+    def read() -> None:
+        reader = Lake.local(warehouse, QUANTILES)
+        while not done.is_set():
+            values = content(reader.read(TABLE)).values()
+            assert len(values) == 10
+            assert len(set(values)) == 2
+
+    with ThreadPoolExecutor(2) as pool:
+        others = [pool.submit(keep_house), pool.submit(read)]
+        try:
+            deadline = now() + dt.timedelta(seconds=3.5)
+            i = 0
+            while now() < deadline:
+                i += 1
+                worn.replace_weeks(TABLE, [week(0)], one_week(week(0), 1000.0 + i))
+        finally:
+            done.set()
+        for other in others:
+            other.result()
+    assert sum(r.deleted for r in reports) > 0
+    assert {r.skipped for r in reports} == {""}
+    assert set(content(worn.read(TABLE)).values()) == {1000.0 + i, 100.0}
+
+
+def test_a_table_folder_that_is_gone_is_said_so(worn, warehouse):
+    shutil.rmtree(warehouse / "forecast" / TABLE)
+    assert of(maintain(worn, keep=DAY, now=later(30))).skipped
