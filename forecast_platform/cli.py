@@ -18,6 +18,8 @@ import click
 
 from forecast_platform.weeks import key
 
+KINDS = ("sales", "stores", "features", "calendar")
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -33,10 +35,13 @@ class _Friendly(click.Group):
         try:
             return super().invoke(ctx)
         except ValidationError as error:
-            lines = [f"  FORECAST_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
+            names = [f"FORECAST_{'_'.join(map(str, e['loc'])).upper()}: " if e["loc"] else "" for e in error.errors()]
+            lines = [f"  {name}{e['msg']}" for name, e in zip(names, error.errors(), strict=True)]
             raise click.ClickException("the settings are not right\n" + "\n".join(lines)) from error
-        except (ValueError, RuntimeError, OSError) as error:
-            # Every error of ours that a person can mend derives from these, with the way to mend it in its text.
+        except click.ClickException:
+            raise
+        except Exception as error:
+            # Our own errors say in their text how to mend them.
             if type(error).__module__.startswith("forecast_platform") or isinstance(error, OSError):
                 raise click.ClickException(str(error)) from error
             raise
@@ -55,23 +60,33 @@ def main() -> None:
 @main.command("import")
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--preset", default="", help="named mapping of columns and formats, remembered for later files")
-def import_files(files: tuple[Path, ...], preset: str) -> None:
-    """Land FILES (sales, stores, features, calendar: told apart by their columns), ingest and clean them."""
+@click.option("--kind", type=click.Choice(KINDS), help="what the files hold; by default told from their columns")
+def import_files(files: tuple[Path, ...], preset: str, kind: str | None) -> None:
+    """Land FILES (sales, stores, features, calendar), ingest and clean them. A file that cannot be read is named, and
+    the others go through."""
     _remember_preset(preset)
-    from forecast_platform.landing.contract import kind_of
+    from forecast_platform.landing.contract import FileRefused, kind_of
 
+    refused = []
     with _runner() as runner:
         settings, landing = runner.settings, runner.platform.landing
         for file in files:
             data = file.read_bytes()
-            kind = kind_of(data, file.name, settings.contract)
-            landing.put(f"{kind}/{file.name}", data)
-            click.echo(f"landed {file.name} under {kind}/ ({len(data):,} bytes)")
+            try:
+                found = kind or kind_of(data, file.name, settings.contract)
+            except FileRefused as refusal:
+                refused.append(str(refusal))
+                click.secho(f"refused {refusal}", fg="yellow", err=True)
+                continue
+            landing.put(f"{found}/{file.name}", data)
+            click.echo(f"landed {file.name} under {found}/ ({len(data):,} bytes)")
         outcome = runner.bring_in()
-        if outcome is None:
+        if outcome is not None:
+            _report(outcome)
+        elif not refused:
             click.echo("These files are in the lake already; nothing to do.")
-            return
-        _report(outcome)
+    if refused:
+        raise click.ClickException(f"{len(refused)} of {len(files)} files were refused; the reasons are above")
     click.echo("Next: forecast run")
 
 
@@ -326,10 +341,11 @@ def train(
     hp = deepar.HyperParameters.parse({**values, **dict(_pair(p) for p in parameters)})
     series = deepar.read_records(train_path, time_freq=hp.time_freq)
     test = deepar.read_records(test_path, time_freq=hp.time_freq) if test_path else None
+    watched = sys.stderr.isatty()
     with _bar() as show:
         model = deepar.train(
-            series, hp, test=test, progress=lambda done, total, _: show("train", done, total),
-            log=None if sys.stderr.isatty() else lambda line: click.echo(line, err=True),
+            series, hp, test=test, progress=(lambda done, total, _: show("train", done, total)) if watched else None,
+            log=None if watched else lambda line: click.echo(line, err=True),
         )
     version = deepar.save_artifact(model, model_path)
     click.echo(f"{model_path}: model {version}, final loss {min(model.loss_curve):.4f}")
@@ -373,7 +389,10 @@ def _remember_preset(preset: str) -> None:
 
     if not preset:
         return
-    SalesContract.named(preset)
+    try:
+        SalesContract.named(preset)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
     path = home() / "settings.toml"
     current = get_settings().preset
     if current and current != preset:
@@ -551,3 +570,7 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.2f}" if value % 1 else f"{value:,.0f}"
     return str(value)
+
+
+if __name__ == "__main__":
+    main()

@@ -2,11 +2,12 @@
 
 | fixture | what it gives |
 |---|---|
-| `retailer` | 3 stores x 3 departments, 57 Friday weeks up to 2025-01-31, about 375 observations |
+| `retailer` | 3 stores x 4 departments, 57 Friday weeks up to 2025-01-31, 490 observations |
 | `home` | an empty FORECAST_HOME of this test's own, also in the environment for child processes |
 | `lake` | the Iceberg lake of that home |
 | `graph` | the assets, checks and jobs over that home (forecast_platform_tests/defs/graph.py) |
 | `with_history` | the same, with all but the retailer's last three weeks landed, ingested and cleaned |
+| `history_home` | gives `with_history` as often as wanted within one test: `history_home.restore()` |
 
 What the environment of whoever runs the tests says about FORECAST_* settings is taken away first: the partitions are
 built from the settings when `forecast_platform.definitions` is imported, so within a process they stay the default
@@ -48,7 +49,7 @@ SMALL: dict[str, Any] = {
 
 @pytest.fixture(scope="session")
 def retailer() -> Retailer:
-    return make_retailer(stores=3, depts=3, first=dt.date(2024, 1, 5), last=dt.date(2025, 1, 31))
+    return make_retailer(stores=3, depts=4, first=dt.date(2024, 1, 5), last=dt.date(2025, 1, 31))
 
 
 def weeks_of(retailer: Retailer) -> list[dt.date]:
@@ -74,36 +75,44 @@ def graph(home: Path) -> Graph:
     return Graph(Settings(**SMALL))
 
 
-@pytest.fixture(scope="session")
-def _history(tmp_path_factory: pytest.TempPathFactory, retailer: Retailer) -> tuple[Path, Path]:
-    """(home, a copy of it) after the history was brought in. Iceberg writes down absolute paths, so the copy is of use
-    only when it is put back where it came from."""
-    from forecast_platform_tests.defs.graph import Graph
+class HistoryHome:
+    """A home after its history was brought in, to be had again and again. Iceberg writes down absolute paths, so a
+    copy of it is of use only when it is put back where it came from: one test at a time, as in any pytest process."""
 
-    home = tmp_path_factory.mktemp("history") / "home"
-    before = os.environ["FORECAST_HOME"]
-    os.environ["FORECAST_HOME"] = str(home)
-    try:
-        graph = Graph(Settings(**SMALL))
-    finally:
-        os.environ["FORECAST_HOME"] = before
-    weeks = weeks_of(retailer)[:-3]
-    # Each week's file landed the day after the week, as far as as_known_then is concerned: the last one's did.
+    def __init__(self, home: Path) -> None:
+        self.home, self.copy = home, home.with_name("copy")
+
+    def open(self) -> Graph:
+        from forecast_platform_tests.defs.graph import Graph
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("FORECAST_HOME", str(self.home))
+            return Graph(Settings(**SMALL))
+
+    def save(self) -> None:
+        shutil.copytree(self.home, self.copy)
+
+    def restore(self) -> Graph:
+        shutil.rmtree(self.home)
+        shutil.copytree(self.copy, self.home)
+        return self.open()
+
+
+@pytest.fixture(scope="session")
+def history_home(tmp_path_factory: pytest.TempPathFactory, retailer: Retailer) -> HistoryHome:
+    made = HistoryHome(tmp_path_factory.mktemp("history") / "home")
+    graph, weeks = made.open(), weeks_of(retailer)[:-3]
+    # As if written the day after its last week, so that forecasts as_known_then of that week see all of it.
     graph.land(history_files(retailer, weeks[-1], dirty_rows=0), at=landing_day(weeks[-1]))
     assert graph.history(weeks[0], weeks[-1]).success
-    shutil.copytree(home, home.with_name("copy"))
-    return home, home.with_name("copy")
+    made.save()
+    return made
 
 
 @pytest.fixture
-def with_history(_history: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> Graph:
-    from forecast_platform_tests.defs.graph import Graph
-
-    home, copy = _history
-    shutil.rmtree(home)
-    shutil.copytree(copy, home)
-    monkeypatch.setenv("FORECAST_HOME", str(home))
-    return Graph(Settings(**SMALL))
+def with_history(history_home: HistoryHome, monkeypatch: pytest.MonkeyPatch) -> Graph:
+    monkeypatch.setenv("FORECAST_HOME", str(history_home.home))
+    return history_home.restore()
 
 
 def landing_day(week: dt.date) -> dt.datetime:

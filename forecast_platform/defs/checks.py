@@ -10,11 +10,11 @@ from forecast_platform.defs.cleaned_series import cleaned_series
 from forecast_platform.defs.deepar_model import deepar_model
 from forecast_platform.defs.forecast_accuracy import forecast_accuracy
 from forecast_platform.defs.forecast_table import forecast_table
-from forecast_platform.defs.partitions import weeks_of
+from forecast_platform.defs.partitions import as_known, weeks_of
 from forecast_platform.defs.resources import Platform, lake_connection
 from forecast_platform.lake.lake import any_of
 from forecast_platform.series.batch import BatchError, read_batch
-from forecast_platform.series.cleaning import completeness
+from forecast_platform.series.cleaning import completeness, observations
 from forecast_platform.weeks import key
 
 ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
@@ -89,8 +89,10 @@ def outputs_verified(
 def forecast_or_reason(
     context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform], duckdb: DuckDBResource
 ) -> dg.AssetCheckResult:
-    week, horizon = weeks_of(context)[-1], platform.settings.prediction_length
+    week, horizon, mode = weeks_of(context)[-1], platform.settings.prediction_length, as_known(context)
     with lake_connection(platform, duckdb) as con:
+        # Rows of these series are in force; the others' were restated away, or had not landed then.
+        con.register("in_force", observations(con, week, mode).select("store", "dept").distinct().to_arrow_table())
         known, whole, reasons, lost, both = con.execute(
             """
             WITH known AS (SELECT DISTINCT store, dept FROM raw_sales WHERE week <= $week AND sales IS NOT NULL),
@@ -100,8 +102,7 @@ def forecast_or_reason(
             ),
             reason AS (SELECT store, dept FROM no_forecast WHERE forecast_week = $week),
             superseded AS (
-                SELECT store, dept FROM known
-                ANTI JOIN (SELECT DISTINCT store, dept FROM cleaned_series WHERE observed) USING (store, dept)
+                SELECT store, dept FROM known ANTI JOIN in_force USING (store, dept)
             )
             SELECT (SELECT count(*) FROM known), (SELECT count(*) FROM forecast WHERE weeks = $horizon),
                    (SELECT count(*) FROM reason),

@@ -29,8 +29,11 @@ def deepar_model(
     parameters = engine.hyperparameters(
         settings.context_length, settings.prediction_length, settings.seed, settings.hyperparameters
     )
-    with lake_connection(platform, duckdb) as con:
-        panel = read_panel(con, week, mode)
+    try:
+        with lake_connection(platform, duckdb) as con:
+            panel = read_panel(con, week, mode)
+    except ValueError as error:
+        raise dg.Failure(f"up to {week}, as known {mode}: {error}", allow_retries=False) from error
     # The fixed rhythm may point to a week with too little history for a model; then this week is its own start.
     trained_as_of = engine.training_week(week, settings.calendar, settings.retrain_every_weeks)
     if panel.position(trained_as_of) + 1 >= settings.context_length + 2 * settings.prediction_length:

@@ -32,7 +32,7 @@ def weeks_of(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) 
     return sorted(dt.date.fromisoformat(k) for k in context.partition_keys)
 
 
-def as_known(context: dg.AssetExecutionContext) -> str:
+def as_known(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> str:
     """How much the run may know, "now" or "then", from its tag.
 
     Raises:

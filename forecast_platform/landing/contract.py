@@ -261,12 +261,14 @@ def kind_of(data: bytes, key: str, contract: SalesContract) -> str:
         return "sales"
     if "name" in names and "date" in names and "store" not in names:
         return "calendar"
-    if "store" in names:
+    # Covariates by department look like sales whose sales column is not mapped, so those must be named as such.
+    if "store" in names and not {"dept", "date"} <= names:
         return "features" if "date" in names else "stores"
     raise FileRefused("unknown_kind", (
         f"{key} is neither sales (store, dept, date, weekly_sales), stores (store, ...), features (store, "
         f"date, ...) nor calendar (name, date): its columns are {_listed(header)}. "
-        f"Map their names with FORECAST_COLUMNS or use a preset.{_delimiter_hint(header, contract)}"
+        f"Map their names with FORECAST_COLUMNS or use a preset; covariates by department go under features/."
+        f"{_delimiter_hint(header, contract)}"
     ))
 
 

@@ -100,11 +100,18 @@ def read_batch(batch: Batch, quantiles: tuple[float, ...], horizon: int) -> Iter
     """
     manifest = batch.manifest
     names = [f"{q:g}" for q in quantiles]
-    for source, output in batch.shards():
-        rows = manifest.filter(pa.compute.equal(manifest["shard"], source.name))
-        for line, (text, expected) in enumerate(
-            zip(source.read_bytes().splitlines(), rows["sha256"].to_pylist(), strict=True), 1
-        ):
+    found = {source.name: (source, output) for source, output in batch.shards()}
+    for name in manifest["shard"].unique().to_pylist():
+        if name not in found:
+            raise BatchError(f"{batch.folder / 'input' / name} is missing; run batch_predictions again")
+        source, output = found[name]
+        rows = manifest.filter(pa.compute.equal(manifest["shard"], name))
+        inputs = source.read_bytes().splitlines()
+        if len(inputs) != len(rows):
+            raise BatchError(
+                f"{source} has {len(inputs)} lines, the manifest {len(rows)}; run batch_predictions again"
+            )
+        for line, (text, expected) in enumerate(zip(inputs, rows["sha256"].to_pylist(), strict=True), 1):
             if hashlib.sha256(text).hexdigest() != expected:
                 raise BatchError(f"{source}: line {line} is not the one in the manifest; run batch_predictions again")
         if not output.exists():
@@ -119,12 +126,14 @@ def read_batch(batch: Batch, quantiles: tuple[float, ...], horizon: int) -> Iter
             samples = np.array([a["samples"] for a in answers], dtype=np.float64)
         except (KeyError, ValueError, TypeError) as error:
             raise BatchError(f"{output}: lines lack mean, quantiles or samples, or differ in shape: {error}") from error
-        for name, array in (("mean", mean), ("quantiles", q), ("samples", samples)):
+        for part, array, depth in (("mean", mean, 1), ("quantiles", q, 2), ("samples", samples, 2)):
+            if array.ndim != depth + 1:
+                raise BatchError(f"{output}: {part} are nested {array.ndim - 1} deep, should be {depth}")
             if array.shape[-1] != horizon:
-                raise BatchError(f"{output}: {name} has {array.shape[-1]} weeks, prediction_length is {horizon}")
+                raise BatchError(f"{output}: {part} has {array.shape[-1]} weeks, prediction_length is {horizon}")
             bad = ~np.isfinite(array).reshape(len(rows), -1).all(axis=1)
             if bad.any():
-                raise BatchError(f"{output}: line {bad.argmax() + 1}: {name} is not finite")
+                raise BatchError(f"{output}: line {bad.argmax() + 1}: {part} is not finite")
         crossed = (np.diff(q, axis=1) < 0).any(axis=(1, 2))
         if crossed.any():
             raise BatchError(f"{output}: line {crossed.argmax() + 1}: quantiles cross")

@@ -89,22 +89,25 @@ def known_by(week: dt.date) -> dt.datetime:
     return dt.datetime.combine(week + dt.timedelta(days=7), dt.time(), dt.UTC)
 
 
-def read_panel(con: duckdb.DuckDBPyConnection, cutoff: dt.date, as_known: str = "now") -> Panel:
-    """All series up to `cutoff`.
+def observations(con: duckdb.DuckDBPyConnection, cutoff: dt.date, as_known: str = "now") -> duckdb.DuckDBPyRelation:
+    """Observed rows (store, dept, week, sales) up to `cutoff`.
 
     Args:
         as_known: "now" reads `cleaned_series`; "then" the versions that had landed by `known_by(cutoff)`.
+    """
+    if as_known == "then":
+        sql = f"SELECT store, dept, week, row.sales AS sales FROM ({_IN_FORCE}) WHERE row.sales IS NOT NULL"  # noqa: S608 (only our own SQL is composed)
+        return con.sql(sql, params={"last": cutoff, "known_before": known_by(cutoff)})
+    return con.sql("SELECT store, dept, week, sales FROM cleaned_series WHERE week <= ? AND observed", params=[cutoff])
+
+
+def read_panel(con: duckdb.DuckDBPyConnection, cutoff: dt.date, as_known: str = "now") -> Panel:
+    """All series up to `cutoff`, from `observations`.
 
     Raises:
         ValueError: nothing had been observed by then.
     """
-    if as_known == "then":
-        sql = f"SELECT store, dept, week, row.sales AS sales FROM ({_IN_FORCE})"  # noqa: S608 (only our own SQL is composed)
-        rows = con.sql(sql, params={"last": cutoff, "known_before": known_by(cutoff)}).to_arrow_table()
-    else:
-        sql = "SELECT store, dept, week, sales FROM cleaned_series WHERE week <= ? AND observed"
-        rows = con.sql(sql, params=[cutoff]).to_arrow_table()
-    return Panel.from_table(rows).until(cutoff)
+    return Panel.from_table(observations(con, cutoff, as_known).to_arrow_table()).until(cutoff)
 
 
 @dataclass(frozen=True)

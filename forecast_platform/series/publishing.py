@@ -57,6 +57,9 @@ def forecast_rows(
         _add(totals, "total", np.full(len(store), ""), shard.samples)
         _add(totals, "store", store, shard.samples)
         _add(totals, "dept", dept, shard.samples)
+    if not totals:  # every series is closed
+        none = np.zeros(0, dtype=np.str_)
+        return _rows("series", none, none, np.zeros((0, 0)), np.zeros((0, len(columns), 0)), cutoff, columns)
     for level in LEVELS[1:]:
         members = [key for key in totals if key[0] == level]
         paths = np.stack([totals[key] for key in members])  # (G, S, H)
@@ -90,7 +93,7 @@ def _rows(
         return pa.array([v or None for v in np.repeat(values, horizon).tolist()], pa.string())
 
     return pa.table({
-        "forecast_week": pa.array(np.full(n * horizon, week), pa.date32()), "level": [level] * (n * horizon),
+        "forecast_week": pa.array(np.full(n * horizon, week), pa.date32()), "level": pa.repeat(level, n * horizon),
         "store": names(store), "dept": names(dept),
         "target_week": pa.array(np.tile(week + steps * np.timedelta64(WEEK), n).astype("datetime64[D]"), pa.date32()),
         "horizon": pa.array(np.tile(steps, n), pa.int32()), "mean": mean.ravel(),

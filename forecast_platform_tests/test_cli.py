@@ -1,0 +1,188 @@
+"""The `forecast` command as a person uses it: a process of its own, its output, its exit status, its files."""
+
+import csv
+import datetime as dt
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from forecast_platform import demo
+
+QUICK = {
+    "FORECAST_HYPERPARAMETERS": '{"epochs": "1", "num_cells": "8"}', "FORECAST_NUM_SAMPLES": "20",
+    "FORECAST_CONTEXT_LENGTH": "4", "FORECAST_PREDICTION_LENGTH": "4",
+}
+
+
+def forecast(*args: str, cwd: Path, home: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("FORECAST_", "DAGSTER_"))}
+    return subprocess.run(
+        [sys.executable, "-m", "forecast_platform.cli", *args], cwd=cwd, capture_output=True, text=True, timeout=300,
+        env={**clean, "FORECAST_HOME": str(home), "OMP_NUM_THREADS": "1", **env}, check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def retailer() -> demo.Retailer:
+    return demo.make_retailer(seed=1, stores=3, depts=4, first=dt.date(2023, 9, 1), last=dt.date(2024, 12, 27))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, retailer: demo.Retailer) -> Path:
+    """A home into which a retailer's files were imported and from which one week was forecast, by commands only."""
+    folder = tmp_path_factory.mktemp("cli")
+    files = demo.history_files(retailer, until=dt.date(2024, 12, 20))
+    for name, data in files.items():
+        path = folder / Path(name).name
+        path.write_bytes(data)
+    imported = forecast(
+        "import", *[Path(n).name for n in files], cwd=folder, home=folder / "home", **QUICK
+    )
+    assert imported.returncode == 0, imported.stderr
+    assert "6" in re.search(r"rows quarantined (\d+)", imported.stdout).group(1)  # the dirty rows of the demo
+    ran = forecast("run", cwd=folder, home=folder / "home", **QUICK)
+    assert ran.returncode == 0, ran.stderr
+    assert "forecast from the week of 2024-12-20" in ran.stdout
+    return folder / "home"
+
+
+def test_query_formats_agree(home: Path) -> None:
+    sql = "SELECT level, count(*) AS n FROM forecasts GROUP BY level ORDER BY level"
+    as_json = json.loads(forecast("query", sql, "--format", "json", cwd=home, home=home, **QUICK).stdout)
+    text = forecast("query", sql, "--format", "csv", cwd=home, home=home, **QUICK).stdout
+    as_csv = list(csv.DictReader(text.splitlines()))
+    assert [(r["level"], str(r["n"])) for r in as_json] == [(r["level"], r["n"]) for r in as_csv]
+    assert {r["level"] for r in as_json} == {"series", "store", "dept", "total"}
+
+
+def test_importing_the_same_file_again_does_nothing(home: Path) -> None:
+    again = forecast("import", str(home.parent / "sales_history.csv.gz"), cwd=home.parent, home=home, **QUICK)
+    assert again.returncode == 0
+    assert "nothing to do" in again.stdout
+
+
+def test_a_file_that_cannot_be_read_does_not_stop_the_others(home: Path, retailer: demo.Retailer) -> None:
+    name, data = demo.week_file(retailer, dt.date(2024, 12, 27))
+    good, bad = home.parent / Path(name).name, home.parent / "broken.csv.gz"
+    good.write_bytes(data)
+    bad.write_bytes(b"\x1f\x8b\x08truncated")
+    result = forecast("import", str(bad), str(good), cwd=home.parent, home=home, **QUICK)
+    assert result.returncode == 1
+    assert "broken.csv.gz" in result.stderr
+    assert "Traceback" not in result.stderr
+    sql = "SELECT max(week) AS week FROM raw_sales"
+    weeks = forecast("query", sql, "--format", "json", cwd=home, home=home, **QUICK)
+    assert json.loads(weeks.stdout) == [{"week": "2024-12-27"}]
+
+
+def test_backfill_names_each_week_and_fails_on_the_empty_one(home: Path) -> None:
+    done = forecast("backfill", "2024-12-06", "2024-12-13", cwd=home, home=home, **QUICK)
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"(2024-\d\d-\d\d) .* done", done.stdout) == ["2024-12-06", "2024-12-13"]
+    failed = forecast("backfill", "2025-01-03", "2025-01-03", cwd=home, home=home, **QUICK)
+    assert failed.returncode == 1
+    assert "week_complete" in failed.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("query", "SELECT nope FROM forecasts"), "nope"),
+        (("query", "SELECT * FROM read_csv('/etc/passwd')"), "Error"),
+        (("run", "--week", "2024-12-21"), "weeks end on Friday"),
+        (("run", "--week", "yesterday"), "YYYY-MM-DD"),
+        (("backfill", "2024-12-20", "2024-12-13"), "earlier week first"),
+        (("import", "--preset", "nosuch", __file__), "walmart"),
+        (("backtest", "--data", ".", "--cutoff", "2024-12-20"), "no sales file"),
+    ],
+)
+def test_errors_say_what_to_do(args: tuple[str, ...], says: str, home: Path, tmp_path: Path) -> None:
+    result = forecast(*args, cwd=tmp_path, home=home, **QUICK)
+    assert result.returncode == 1
+    assert says in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_doctor_passes_on_a_sound_home_and_names_a_bad_setting(home: Path) -> None:
+    sound = forecast("doctor", cwd=home, home=home, **QUICK)
+    assert sound.returncode == 0, sound.stdout
+    assert sound.stdout.count("ok ") == 6
+    bad = forecast("doctor", cwd=home, home=home, **{**QUICK, "FORECAST_COMPLETE_SHARE": "2"})
+    assert bad.returncode == 1
+    assert "FORECAST_COMPLETE_SHARE" in bad.stderr
+
+
+def test_backtest_of_a_sunday_retailer_with_other_names(tmp_path: Path) -> None:
+    first = dt.date(2022, 1, 2)
+    with (tmp_path / "umsatz.csv").open("w", newline="") as file:
+        rows = csv.writer(file, delimiter=";")
+        rows.writerow(["Filiale", "Gruppe", "Woche", "Umsatz"])
+        for week in range(100):
+            for store in ("A1", "B2"):
+                for dept in ("Food", "Toys"):
+                    sales = 100 + 10 * (dept == "Toys") + week % 7
+                    rows.writerow([store, dept, f"{first + dt.timedelta(weeks=week):%d.%m.%Y}", sales])
+    result = forecast(
+        "backtest", "--data", str(tmp_path), "--week-ends", "SUN",
+        "--column", "store=Filiale", "--column", "dept=Gruppe", "--column", "date=Woche", "--column", "weekly_sales=Umsatz", "--date-format", "%d.%m.%Y", "--delimiter", ";",
+        "--cutoff", "2023-11-05", "--horizon", "4", "--json", "scores.json", "--forecasts", "f.parquet",
+        cwd=tmp_path, home=tmp_path / "home", **QUICK,
+    )
+    assert result.returncode == 0, result.stderr
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert scores["deepar"]["2023-11-05"]["wape"] > 0
+    assert scores["seasonal_naive"]["2023-11-05"]["series"] == 4
+    rows = pq.read_table(tmp_path / "f.parquet")
+    assert set(rows.column_names) >= {"model", "cutoff", "store", "dept", "target_week", "p10", "p50", "p90"}
+    assert {d.weekday() for d in rows["target_week"].to_pylist()} == {6}
+    assert len(rows) == 2 * 4 * 4  # two models, four series, four weeks
+
+
+def test_deepar_alone_trains_and_predicts_json_lines(tmp_path: Path) -> None:
+    lines = [
+        {"start": "2020-01-05 00:00:00", "target": [10 + i + t % 5 for t in range(60)], "cat": [i % 2]}
+        for i in range(8)
+    ]
+    (tmp_path / "train.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    trained = forecast(
+        "deepar", "train", "--train", "train.json", "-p", "time_freq=1W", "-p", "context_length=4", "-p",
+        "prediction_length=4", "-p", "epochs=2", cwd=tmp_path, home=tmp_path / "home",
+    )
+    assert trained.returncode == 0, trained.stderr
+    assert "#quality_metric: host=algo-1, epoch=1, train loss <loss>=" in trained.stderr
+    predicted = forecast(
+        "deepar", "predict", "train.json", "out.jsonl", "--config", '{"num_samples": 10, "quantiles": ["0.5", "0.9"]}',
+        cwd=tmp_path, home=tmp_path / "home",
+    )
+    assert predicted.returncode == 0, predicted.stderr
+    answers = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert len(answers) == len(lines)
+    assert set(answers[0]["quantiles"]) == {"0.5", "0.9"}
+    assert len(answers[0]["mean"]) == 4
+
+
+def test_every_command_has_help_and_the_readme_names_only_real_ones(tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    named = set(re.findall(r"(?m)(?:^|`|\(|bin/)forecast ([a-z]+)", readme))
+    listed = forecast("--help", cwd=tmp_path, home=tmp_path).stdout.split("Commands:")[1]
+    commands = set(re.findall(r"^  ([a-z]+) ", listed, flags=re.MULTILINE))
+    assert named <= commands
+    assert commands - named == set(), "a command the README does not name"
+    assert not re.findall(r"^  [a-z]+\s*$", listed, flags=re.MULTILINE), "a command without help"
+
+
+def test_the_readme_names_only_real_tables_and_make_targets() -> None:
+    from forecast_platform.lake.tables import VIEWS, table_specs
+
+    root = Path(__file__).parents[1]
+    readme = (root / "README.md").read_text()
+    for name in [*table_specs(("p50",)), *VIEWS]:
+        assert f"`{name}`" in readme, f"{name} is not in the README"
+    targets = set(re.findall(r"^([a-z-]+):", (root / "Makefile").read_text(), flags=re.MULTILINE))
+    assert set(re.findall(r"make ([a-z-]+)", readme)) <= targets
