@@ -11,7 +11,6 @@ import datetime as dt
 import functools
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from forecast_platform import deepar
@@ -39,7 +39,6 @@ SHIPPED: dict[str, str] = {
     "num_layers": "1",
     "embedding_dimension": "4",
 }
-# An epoch is one window a series, so a small retailer needs more of them for the same amount of learning.
 TRAIN_WINDOWS = 200_000
 
 
@@ -129,13 +128,20 @@ def hyperparameters(
     }
 
 
+def with_epochs(parameters: Mapping[str, str], panel: Panel) -> dict[str, str]:
+    """Hyperparameters with `epochs` for about TRAIN_WINDOWS windows where none are given: an epoch is one window a
+    series, so a small retailer needs more of them for the same amount of learning."""
+    return {"epochs": str(min(max(TRAIN_WINDOWS // len(panel), 10), 1000)), **parameters}
+
+
 def deepar_forecaster(
     parameters: Mapping[str, str], num_samples: int = 100, progress: Progress | None = None
 ) -> Forecaster:
     """DeepAR as a backtest's forecaster: trained on the history it is given, then sampled."""
 
     def forecast(history: Panel, horizon: int, quantiles: Sequence[float]) -> NDArray[np.float64]:
-        model, categories = _fit({**parameters, "prediction_length": str(horizon)}, history, progress, None)
+        chosen = {**with_epochs(parameters, history), "prediction_length": str(horizon)}
+        model, categories = _fit(chosen, history, progress, None)
         with _one_thread():
             result = deepar.predict(
                 model, to_series_set(history, categories), num_samples=num_samples,
@@ -166,6 +172,7 @@ class LocalEngine:
             TooLittleHistory: fewer weeks than one training window, or fewer observations than DeepAR accepts.
         """
         cutoff = panel.weeks[-1].astype(dt.date)
+        parameters = with_epochs(parameters, panel)
         text = json.dumps(dict(sorted(parameters.items())))
         key = digest(panel, text, str(num_samples), code_version())
         folder = self.models / key
@@ -178,25 +185,33 @@ class LocalEngine:
                 f"{len(panel.weeks)} weeks and {observations} observations up to {cutoff}; a model needs {need} weeks "
                 "(context_length + prediction_length) and 300 observations. Land more history under sales/."
             )
-        judgement = _judge(panel, parameters, num_samples, progress)
         self.models.mkdir(parents=True, exist_ok=True)
+        # Weeks of one backfill want the same model at once: one run trains it, the others wait. The lock ends with its
+        # process, so a killed training blocks nobody.
+        with FileLock(self.models / f".{key}.lock"):
+            if not (folder / "training.json").exists():
+                self._train(panel, parameters, key, folder, progress, num_samples)
+        return Model.load(folder)
+
+    def _train(
+        self, panel: Panel, parameters: Mapping[str, str], key: str, folder: Path, progress: Progress | None,
+        num_samples: int,
+    ) -> None:
+        judgement = _judge(panel, parameters, num_samples, progress)
         checkpoint = self.models / f"{key}.checkpoint"
         started = time.perf_counter()
         model, categories = _fit(parameters, panel, progress, checkpoint)
-        building = self.models / f"{key}.{os.getpid()}.building"
+        building = self.models / f"{key}.building"
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir()
         version = deepar.save_artifact(model, building / "model.tar.gz")
         Model(
-            building, version, key, cutoff, categories, dict(parameters), len(panel), observations, judgement,
-            [float(loss) for loss in model.loss_curve], time.perf_counter() - started, int(model.train_windows),
+            building, version, key, panel.weeks[-1].astype(dt.date), categories, dict(parameters), len(panel),
+            int(panel.observed.sum()), judgement, [float(loss) for loss in model.loss_curve],
+            time.perf_counter() - started, int(model.train_windows),
         ).save()
-        try:
-            building.rename(folder)
-        except OSError:  # another run finished the same training first, and it gave the same model
-            shutil.rmtree(building)
+        building.rename(folder)
         shutil.rmtree(checkpoint, ignore_errors=True)
-        return Model.load(folder)
 
     def transform(
         self, model: Model, batch: Batch, num_samples: int, quantiles: Sequence[float], seed: int,
@@ -238,7 +253,6 @@ def _fit(
     long_enough = (len(panel.weeks) - panel.first) >= int(parameters["prediction_length"])
     panel = panel.select(long_enough)
     categories = Categories.of(panel)
-    epochs = str(min(max(TRAIN_WINDOWS // max(len(panel), 1), 10), 1000))
 
     def report(done: int, total: int, metrics: dict[str, float]) -> None:
         if progress:
@@ -246,7 +260,7 @@ def _fit(
 
     with _one_thread():
         model = deepar.train(
-            to_series_set(panel, categories), deepar.HyperParameters.parse({"epochs": epochs, **parameters}), progress=report,
+            to_series_set(panel, categories), deepar.HyperParameters.parse(dict(parameters)), progress=report,
             checkpoint=checkpoint,
         )
     return model, categories
@@ -260,11 +274,14 @@ def _judge(
     if len(panel.weeks) < 2 * horizon + int(parameters["context_length"]):
         return Judgement("unjudged", f"{len(panel.weeks)} weeks of history are too few to hold out {horizon} of them")
     cutoff = panel.weeks[-1 - horizon].astype(dt.date)
-    deep, naive = backtest(
-        panel, [cutoff], horizon,
-        {"deepar": deepar_forecaster(parameters, num_samples, progress), "seasonal_naive": seasonal_naive},
-        min_weeks=horizon,
-    )
+    try:
+        deep, naive = backtest(
+            panel, [cutoff], horizon,
+            {"deepar": deepar_forecaster(parameters, num_samples, progress), "seasonal_naive": seasonal_naive},
+            min_weeks=horizon,
+        )
+    except ValueError as error:  # too few observations without the weeks held out, or none in them to score
+        return Judgement("unjudged", f"no backtest up to {cutoff}: {error}")
     better = deep.scores.wape <= naive.scores.wape
     scores = f"WAPE {deep.scores.wape:.4f}, last year's week {naive.scores.wape:.4f}"
     return Judgement(

@@ -1,10 +1,11 @@
 """The engine: a model is what decided it, stored once, judged before it serves, and the same after a kill."""
-
 from __future__ import annotations
 
 import dataclasses
 import datetime as dt
 import json
+import threading
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -135,7 +136,7 @@ class TestRhythm:
 
 class TestTooLittle:
     def test_weeks(self, tmp_path):
-        with pytest.raises(TooLittleHistory, match=r"^7 weeks and 420 observations up to 2024-02-16; .* needs 8 weeks "):
+        with pytest.raises(TooLittleHistory, match=r"^7 weeks and 420 observations up to 2024-02-16; .* 8 weeks "):
             LocalEngine(tmp_path).train(Panel(*_flat(60, 7)), PARAMETERS)
         assert not list(tmp_path.iterdir())
 
@@ -216,22 +217,26 @@ class TestStored:
 
     def test_only_the_model_is_left_in_the_folder(self, trained):
         local, model = trained
-        assert [p.name for p in local.models.iterdir()] == [model.digest]
+        assert [p.name for p in local.models.glob("[!.]*")] == [model.digest]
         assert sorted(p.name for p in model.folder.iterdir()) == ["model.tar.gz", "training.json"]
         assert len(model.loss_curve) == 2
         assert model.train_windows > 0
 
-    def test_another_run_that_was_quicker(self, tmp_path, short, monkeypatch):
-        save = deepar.save_artifact
+    def test_two_runs_that_want_the_same_model_train_it_once(self, tmp_path, short):
+        trained = []
 
-        def slower(model, path):
-            monkeypatch.setattr(deepar, "save_artifact", save)
-            LocalEngine(tmp_path).train(short, PARAMETERS)
-            return save(model, path)
+        def wants():
+            told = []
+            model = LocalEngine(tmp_path).train(short, PARAMETERS, progress=lambda *step: told.append(step))
+            trained.append((model.version, bool(told)))
 
-        monkeypatch.setattr(deepar, "save_artifact", slower)
-        model = LocalEngine(tmp_path).train(short, PARAMETERS)
-        assert [p.name for p in tmp_path.iterdir()] == [model.digest]
+        runs = [threading.Thread(target=wants) for _ in range(2)]
+        for run in runs:
+            run.start()
+        for run in runs:
+            run.join()
+        assert len({version for version, _ in trained}) == 1
+        assert sorted(told for _, told in trained) == [False, True]
 
     def test_progress_is_told(self, tmp_path, short):
         told = []
@@ -240,7 +245,7 @@ class TestStored:
 
 
 class TestKilled:
-    LONG = {**PARAMETERS, "epochs": "14"}
+    LONG: ClassVar[dict[str, str]] = {**PARAMETERS, "epochs": "14"}
 
     def test_a_training_killed_half_way_goes_on_and_ends_in_the_same_model(self, tmp_path, short):
         whole = LocalEngine(tmp_path / "whole").train(short, self.LONG)
@@ -258,7 +263,7 @@ class TestKilled:
         assert steps == [11, 12, 13, 14], "from the checkpoint of epoch 10"
         assert (model.version, model.loss_curve) == (whole.version, whole.loss_curve)
         assert model.artifact.read_bytes() == whole.artifact.read_bytes()
-        assert [p.name for p in local.models.iterdir()] == [model.digest]
+        assert [p.name for p in local.models.glob("[!.]*")] == [model.digest]
 
     def test_killed_while_writing_the_model(self, tmp_path, short, monkeypatch):
         save = deepar.save_artifact
@@ -273,7 +278,7 @@ class TestKilled:
             local.train(short, PARAMETERS)
         monkeypatch.undo()
         model = local.train(short, PARAMETERS)
-        assert [p.name for p in tmp_path.iterdir()] == [model.digest], "what was half written is gone"
+        assert [p.name for p in tmp_path.glob("[!.]*")] == [model.digest], "what was half written is gone"
 
 
 class TestTransform:

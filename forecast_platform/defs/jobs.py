@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dagster as dg
 
-from forecast_platform.defs.partitions import weekly
 from forecast_platform.lake.lake import Lake
 
 _INGEST = ["raw_sales", "cleaned_series", "forecast_accuracy"]
@@ -12,11 +11,11 @@ _INGEST = ["raw_sales", "cleaned_series", "forecast_accuracy"]
 weekly_forecast = dg.define_asset_job(
     "weekly_forecast",
     selection=dg.AssetSelection.assets(*_INGEST, "deepar_model", "batch_predictions", "forecast_table"),
-    partitions_def=weekly, description="One week, from landed files to published forecasts.",
+    description="One week, from landed files to published forecasts.",
 )
 
 ingest_history = dg.define_asset_job(
-    "ingest_history", selection=dg.AssetSelection.assets(*_INGEST), partitions_def=weekly,
+    "ingest_history", selection=dg.AssetSelection.assets(*_INGEST),
     description="Many weeks of landed files into clean series and realised accuracy, without a forecast for each.",
 )
 

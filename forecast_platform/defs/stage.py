@@ -11,8 +11,8 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 
-# Dagster keeps the local variables of whoever makes the first value of a kind, for ever: here there are none worth keeping
-# (in an asset it would be a database connection, which then outlives the process's end).
+# Dagster keeps, for ever, the local variables of whoever makes the first value of a kind. Here there are none; in an
+# asset it would be a database connection, which then is still open when the process ends.
 dg.MarkdownMetadataValue("")
 
 # Where progress is shown besides the run's log. The command line sets it for runs in its own process.

@@ -23,24 +23,19 @@ from forecast_platform_tests.defs.graph import Graph
 
 pytestmark = [pytest.mark.kill, pytest.mark.filterwarnings("ignore::UserWarning")]
 
-# asset -> points inside it: (what is called, "before" or "after" the call, the call's first argument if that decides)
+# (asset, what is called in it, whether it dies before or after the call, the table concerned). A commit_table that never
+# comes leaves data files behind that no table names; a save_artifact that never comes, a trained model that is lost.
 POINTS = [
-    ("raw_sales", "Lake.replace", "before", "quarantine"),
     ("raw_sales", "Lake.replace", "before", "raw_sales"),
     ("raw_sales", "Lake.replace", "after", "raw_sales"),
     ("raw_sales", "Lake.replace", "after", "landings"),
-    ("cleaned_series", "Lake.replace", "before", "cleaned_series"),
     ("cleaned_series", "SqlCatalog.commit_table", "before", "cleaned_series"),
-    ("cleaned_series", "SqlCatalog.commit_table", "after", "cleaned_series"),
-    ("deepar_model", "LocalEngine.train", "before", None),
+    ("cleaned_series", "Lake.replace", "after", "cleaned_series"),
     ("deepar_model", "save_artifact", "before", None),
-    ("deepar_model", "save_artifact", "after", None),
     ("deepar_model", "Lake.replace", "before", "models"),
     ("deepar_model", "Lake.replace", "after", "models"),
-    ("batch_predictions", "write_batch", "before", None),
     ("batch_predictions", "transform", "before", None),
     ("batch_predictions", "transform", "after", None),
-    ("forecast_table", "Lake.replace", "before", "no_forecast"),
     ("forecast_table", "Lake.replace", "before", "forecasts"),
     ("forecast_table", "Lake.replace", "after", "forecasts"),
     ("forecast_accuracy", "Lake.replace", "before", "forecast_accuracy"),
@@ -52,21 +47,18 @@ def _places() -> dict[str, tuple[Any, str]]:
     from pyiceberg.catalog.sql import SqlCatalog
 
     from forecast_platform import deepar
-    from forecast_platform.defs import batch_predictions
-    from forecast_platform.engine import LocalEngine
     from forecast_platform.lake.lake import Lake
 
     return {
         "Lake.replace": (Lake, "replace"), "SqlCatalog.commit_table": (SqlCatalog, "commit_table"),
-        "LocalEngine.train": (LocalEngine, "train"), "save_artifact": (deepar, "save_artifact"),
-        "write_batch": (batch_predictions, "write_batch"), "transform": (deepar, "transform"),
+        "save_artifact": (deepar, "save_artifact"), "transform": (deepar, "transform"),
     }
 
 
 def _concerns(arguments: tuple[Any, ...], table: str | None) -> bool:
-    if table is None or table in arguments:
-        return True
-    return any(getattr(a, "name", lambda: ())()[-1:] == (table,) for a in arguments if callable(getattr(a, "name", None)))
+    from pyiceberg.table import Table
+
+    return table is None or table in [a.name()[-1] if isinstance(a, Table) else a for a in arguments]
 
 
 def _run_and_die(home: str, landing: str, week: Any, place: str, when: str, table: str | None) -> None:
@@ -146,7 +138,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory, retailer: Retailer) -> Iter
 def test_the_undisturbed_run_writes_every_table(killed: Killed):
     week = killed.week
     written = {name for name, rows in killed.expected.items() if week in {v for row in rows for v in row.values()}}
-    assert written == {"landings", "raw_sales", "cleaned_series", "models", "forecasts", "forecast_accuracy", "features"}
+    assert written >= {"landings", "raw_sales", "cleaned_series", "models", "forecasts", "forecast_accuracy"}
     assert [row["rule"] for row in killed.expected["quarantine"]] == ["wrong_weekday"]
 
 
