@@ -212,8 +212,17 @@ def query(sql: str, form: str, rows: int) -> None:
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="write the scores here")
 @click.option("--forecasts", "forecasts_path", type=click.Path(dir_okay=False, path_type=Path), help="write rows here")
 def backtest(
-    data: Path, cutoffs: tuple[str, ...], horizon: int, preset: str, week_ends: str, columns: tuple[str, ...],
-    date_format: str, delimiter: str, seed: int, json_path: Path | None, forecasts_path: Path | None,
+    data: Path,
+    cutoffs: tuple[str, ...],
+    horizon: int,
+    preset: str,
+    week_ends: str,
+    columns: tuple[str, ...],
+    date_format: str,
+    delimiter: str,
+    seed: int,
+    json_path: Path | None,
+    forecasts_path: Path | None,
 ) -> None:
     """Score the shipped model and the 52-week seasonal naive on a folder of sales files, as of past weeks."""
     import pyarrow as pa
@@ -226,22 +235,30 @@ def backtest(
     from forecast_platform.settings import Settings
 
     changes: dict[str, Any] = {
-        name: value for name, value in (
-            ("preset", preset), ("week_ends", week_ends), ("date_format", date_format), ("delimiter", delimiter),
+        name: value
+        for name, value in (
+            ("preset", preset),
+            ("week_ends", week_ends),
+            ("date_format", date_format),
+            ("delimiter", delimiter),
             ("columns", dict(_pair(c) for c in columns)),
-        ) if value
+        )
+        if value
     }
     settings = Settings(**changes)
     panel = _read_panel(data, settings)
     parameters = engine.hyperparameters(settings.context_length, horizon, seed, settings.hyperparameters)
     with _bar() as show:
         results = run_backtest(
-            panel, [settings.calendar.parse(c) for c in cutoffs], horizon,
+            panel,
+            [settings.calendar.parse(c) for c in cutoffs],
+            horizon,
             {
                 "deepar": engine.deepar_forecaster(parameters, settings.num_samples, show),
                 "seasonal_naive": seasonal_naive,
             },
-            quantiles=settings.quantiles, progress=lambda message: click.echo(message, err=True),
+            quantiles=settings.quantiles,
+            progress=lambda message: click.echo(message, err=True),
         )
     click.echo(summary_table(results))
     if json_path:
@@ -302,7 +319,12 @@ def doctor() -> None:
 
     failures = 0
     for name, check in {
-        "versions": versions, "torch": torch, "home": home, "contract": contract, "landing": landing, "lake": lake,
+        "versions": versions,
+        "torch": torch,
+        "home": home,
+        "contract": contract,
+        "landing": landing,
+        "lake": lake,
     }.items():
         try:
             click.echo(f"ok    {name:9} {check()}")
@@ -344,7 +366,10 @@ def train(
     watched = sys.stderr.isatty()
     with _bar() as show:
         model = deepar.train(
-            series, hp, test=test, progress=(lambda done, total, _: show("train", done, total)) if watched else None,
+            series,
+            hp,
+            test=test,
+            progress=(lambda done, total, _: show("train", done, total)) if watched else None,
             log=None if watched else lambda line: click.echo(line, err=True),
         )
     version = deepar.save_artifact(model, model_path)
@@ -496,8 +521,18 @@ def _heading(text: str) -> None:
 
 
 _NUMBERS = (
-    "files", "rows_accepted", "rows_quarantined", "rows", "weeks", "series", "without_forecast", "trained_as_of",
-    "verdict", "why", "series_per_second", "seconds_from_landing",
+    "files",
+    "rows_accepted",
+    "rows_quarantined",
+    "rows",
+    "weeks",
+    "series",
+    "without_forecast",
+    "trained_as_of",
+    "verdict",
+    "why",
+    "series_per_second",
+    "seconds_from_landing",
 )
 
 
@@ -512,7 +547,8 @@ def _report(outcome: Outcome, title: str = "") -> None:
     for name, numbers in outcome.stages.items():
         told = ", ".join(
             f"{n.replace('_', ' ')} " + (f"{numbers[n]:,}" if isinstance(numbers[n], int | float) else str(numbers[n]))
-            for n in _NUMBERS if n in numbers
+            for n in _NUMBERS
+            if n in numbers
         )
         click.echo(f"   {name:18} {numbers['seconds']:7.1f} s  {numbers['process_peak_mb']:6,} MB  {told}")
     for check in outcome.failed_checks:

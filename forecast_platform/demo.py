@@ -161,9 +161,7 @@ def make_retailer(
     if stores < 1 or depts < 1:
         raise ValueError(f"a retailer needs a store and a department; got {stores} and {depts}")
     if last < first or (last - first).days % 7:
-        raise ValueError(
-            f"last week {last} ({last:%A}) is not whole weeks after the first, {first} ({first:%A})"
-        )
+        raise ValueError(f"last week {last} ({last:%A}) is not whole weeks after the first, {first} ({first:%A})")
     rng = np.random.default_rng(seed)
     known = np.datetime64(first, "D") + 7 * np.arange((last - first).days // 7 + 1 + weeks_ahead)
     weeks = known[: len(known) - weeks_ahead]

@@ -96,7 +96,9 @@ class Model:
         if judgement.cutoff:
             judgement = Judgement(**{**asdict(judgement), "cutoff": dt.date.fromisoformat(str(judgement.cutoff))})
         data |= {
-            "folder": folder, "categories": Categories.from_json(data["categories"]), "judgement": judgement,
+            "folder": folder,
+            "categories": Categories.from_json(data["categories"]),
+            "judgement": judgement,
             "trained_as_of": dt.date.fromisoformat(data["trained_as_of"]),
         }
         return cls(**data)
@@ -123,8 +125,12 @@ def hyperparameters(
 ) -> dict[str, str]:
     """The shipped hyperparameters with an installation's own changes; all values strings, as SageMaker wants them."""
     return {
-        **SHIPPED, "time_freq": "1W", "context_length": str(context_length),
-        "prediction_length": str(prediction_length), "seed": str(seed), **changes,
+        **SHIPPED,
+        "time_freq": "1W",
+        "context_length": str(context_length),
+        "prediction_length": str(prediction_length),
+        "seed": str(seed),
+        **changes,
     }
 
 
@@ -144,8 +150,11 @@ def deepar_forecaster(
         model, categories = _fit(chosen, history, progress, None)
         with _one_thread():
             result = deepar.predict(
-                model, to_series_set(history, categories), num_samples=num_samples,
-                quantiles=tuple(f"{q:g}" for q in quantiles), seed=int(parameters.get("seed", "0")),
+                model,
+                to_series_set(history, categories),
+                num_samples=num_samples,
+                quantiles=tuple(f"{q:g}" for q in quantiles),
+                seed=int(parameters.get("seed", "0")),
             )
         assert result.quantiles is not None
         return result.quantiles.astype(np.float64)
@@ -194,7 +203,12 @@ class LocalEngine:
         return Model.load(folder)
 
     def _train(
-        self, panel: Panel, parameters: Mapping[str, str], key: str, folder: Path, progress: Progress | None,
+        self,
+        panel: Panel,
+        parameters: Mapping[str, str],
+        key: str,
+        folder: Path,
+        progress: Progress | None,
         num_samples: int,
     ) -> None:
         judgement = _judge(panel, parameters, num_samples, progress)
@@ -206,21 +220,36 @@ class LocalEngine:
         building.mkdir()
         version = deepar.save_artifact(model, building / "model.tar.gz")
         Model(
-            building, version, key, panel.weeks[-1].astype(dt.date), categories, dict(parameters), len(panel),
-            int(panel.observed.sum()), judgement, [float(loss) for loss in model.loss_curve],
-            time.perf_counter() - started, int(model.train_windows),
+            building,
+            version,
+            key,
+            panel.weeks[-1].astype(dt.date),
+            categories,
+            dict(parameters),
+            len(panel),
+            int(panel.observed.sum()),
+            judgement,
+            [float(loss) for loss in model.loss_curve],
+            time.perf_counter() - started,
+            int(model.train_windows),
         ).save()
         building.rename(folder)
         shutil.rmtree(checkpoint, ignore_errors=True)
 
     def transform(
-        self, model: Model, batch: Batch, num_samples: int, quantiles: Sequence[float], seed: int,
+        self,
+        model: Model,
+        batch: Batch,
+        num_samples: int,
+        quantiles: Sequence[float],
+        seed: int,
         progress: Progress | None = None,
     ) -> int:
         """Write the outputs of a batch. Returns the number of series."""
         network = deepar.load_artifact(model.artifact)
         config = {
-            "num_samples": num_samples, "output_types": ["mean", "quantiles", "samples"],
+            "num_samples": num_samples,
+            "output_types": ["mean", "quantiles", "samples"],
             "quantiles": [f"{q:g}" for q in quantiles],
         }
         shards = batch.shards()
@@ -260,15 +289,15 @@ def _fit(
 
     with _one_thread():
         model = deepar.train(
-            to_series_set(panel, categories), deepar.HyperParameters.parse(dict(parameters)), progress=report,
+            to_series_set(panel, categories),
+            deepar.HyperParameters.parse(dict(parameters)),
+            progress=report,
             checkpoint=checkpoint,
         )
     return model, categories
 
 
-def _judge(
-    panel: Panel, parameters: Mapping[str, str], num_samples: int, progress: Progress | None
-) -> Judgement:
+def _judge(panel: Panel, parameters: Mapping[str, str], num_samples: int, progress: Progress | None) -> Judgement:
     """Train without the last prediction_length weeks, forecast them, and compare with last year's week."""
     horizon = int(parameters["prediction_length"])
     if len(panel.weeks) < 2 * horizon + int(parameters["context_length"]):
@@ -276,7 +305,9 @@ def _judge(
     cutoff = panel.weeks[-1 - horizon].astype(dt.date)
     try:
         deep, naive = backtest(
-            panel, [cutoff], horizon,
+            panel,
+            [cutoff],
+            horizon,
             {"deepar": deepar_forecaster(parameters, num_samples, progress), "seasonal_naive": seasonal_naive},
             min_weeks=horizon,
         )
@@ -285,6 +316,12 @@ def _judge(
     better = deep.scores.wape <= naive.scores.wape
     scores = f"WAPE {deep.scores.wape:.4f}, last year's week {naive.scores.wape:.4f}"
     return Judgement(
-        "passed" if better else "below_naive", f"{scores}, over the {horizon} weeks after {cutoff}", cutoff,
-        deep.scores.wape, deep.scores.wql, deep.scores.coverage80, naive.scores.wape, naive.scores.wql,
+        "passed" if better else "below_naive",
+        f"{scores}, over the {horizon} weeks after {cutoff}",
+        cutoff,
+        deep.scores.wape,
+        deep.scores.wql,
+        deep.scores.coverage80,
+        naive.scores.wape,
+        naive.scores.wql,
     )

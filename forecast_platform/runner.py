@@ -97,7 +97,8 @@ class Runner:
         weeks, new = self.new_weeks()
         if weeks:
             return self._run(
-                "ingest_history", only=history_assets(self.platform.lake),
+                "ingest_history",
+                only=history_assets(self.platform.lake),
                 tags={
                     "dagster/asset_partition_range_start": key(weeks[0]),
                     "dagster/asset_partition_range_end": key(weeks[-1]),
@@ -114,14 +115,21 @@ class Runner:
         return self._run("weekly_forecast", week, tags={**(tags or {}), **mode})
 
     def _run(
-        self, job: str, week: dt.date | None = None, tags: dict[str, str] | None = None,
+        self,
+        job: str,
+        week: dt.date | None = None,
+        tags: dict[str, str] | None = None,
         only: Sequence[str] | None = None,
     ) -> Outcome:
         import dagster as dg
 
         result = self.defs.resolve_job_def(job).execute_in_process(
-            instance=self.instance, partition_key=key(week) if week else None, tags=tags or {}, raise_on_error=False,
-            run_config=_QUIET, asset_selection=[dg.AssetKey(name) for name in only] if only else None,
+            instance=self.instance,
+            partition_key=key(week) if week else None,
+            tags=tags or {},
+            raise_on_error=False,
+            run_config=_QUIET,
+            asset_selection=[dg.AssetKey(name) for name in only] if only else None,
         )
         return _outcome(result)
 

@@ -36,7 +36,7 @@ def home() -> Path:
 class Settings(BaseSettings):
     """Everything an operator may set. Each field is `FORECAST_<NAME>` in the environment."""
 
-    model_config = SettingsConfigDict(env_prefix="FORECAST_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="FORECAST_", extra="forbid", frozen=True)
 
     profile: Literal["local"] = Field("local", description="which twins of the resources to use")
     landing_url: str = Field("", description="folder or s3://bucket/prefix to watch; empty: $FORECAST_HOME/landing")
@@ -74,12 +74,18 @@ class Settings(BaseSettings):
     )
     transform_shards: int = Field(2, ge=1, description="input shards of a batch prediction")
 
+    # The lake
+    keep_states_days: int = Field(30, ge=1, description="days for which replaced states of a table can be asked for")
+
     _home: Path = PrivateAttr(default_factory=home)
 
     @classmethod
     def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource, dotenv_settings: PydanticBaseSettingsSource,
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, home() / "settings.toml")

@@ -42,7 +42,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # The smallest settings the whole graph runs with: a weekly run takes about two seconds.
 SMALL: dict[str, Any] = {
-    "context_length": 4, "prediction_length": 4, "num_samples": 20, "quantiles": (0.1, 0.5, 0.9),
+    "context_length": 4,
+    "prediction_length": 4,
+    "num_samples": 20,
+    "quantiles": (0.1, 0.5, 0.9),
     "hyperparameters": {"epochs": "1", "num_cells": "8", "num_layers": "1"},
 }
 

@@ -15,16 +15,23 @@ import pytest
 from forecast_platform import demo
 
 QUICK = {
-    "FORECAST_HYPERPARAMETERS": '{"epochs": "1", "num_cells": "8"}', "FORECAST_NUM_SAMPLES": "20",
-    "FORECAST_CONTEXT_LENGTH": "4", "FORECAST_PREDICTION_LENGTH": "4",
+    "FORECAST_HYPERPARAMETERS": '{"epochs": "1", "num_cells": "8"}',
+    "FORECAST_NUM_SAMPLES": "20",
+    "FORECAST_CONTEXT_LENGTH": "4",
+    "FORECAST_PREDICTION_LENGTH": "4",
 }
 
 
 def forecast(*args: str, cwd: Path, home: Path, **env: str) -> subprocess.CompletedProcess[str]:
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("FORECAST_", "DAGSTER_"))}
     return subprocess.run(
-        [sys.executable, "-m", "forecast_platform.cli", *args], cwd=cwd, capture_output=True, text=True, timeout=300,
-        env={**clean, "FORECAST_HOME": str(home), "OMP_NUM_THREADS": "1", **env}, check=False,
+        [sys.executable, "-m", "forecast_platform.cli", *args],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**clean, "FORECAST_HOME": str(home), "OMP_NUM_THREADS": "1", **env},
+        check=False,
     )
 
 
@@ -41,9 +48,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, retailer: demo.Retailer) -> P
     for name, data in files.items():
         path = folder / Path(name).name
         path.write_bytes(data)
-    imported = forecast(
-        "import", *[Path(n).name for n in files], cwd=folder, home=folder / "home", **QUICK
-    )
+    imported = forecast("import", *[Path(n).name for n in files], cwd=folder, home=folder / "home", **QUICK)
     assert imported.returncode == 0, imported.stderr
     assert "6" in re.search(r"rows quarantined (\d+)", imported.stdout).group(1)  # the dirty rows of the demo
     ran = forecast("run", cwd=folder, home=folder / "home", **QUICK)
@@ -129,10 +134,34 @@ def test_backtest_of_a_sunday_retailer_with_other_names(tmp_path: Path) -> None:
                     sales = 100 + 10 * (dept == "Toys") + week % 7
                     rows.writerow([store, dept, f"{first + dt.timedelta(weeks=week):%d.%m.%Y}", sales])
     result = forecast(
-        "backtest", "--data", str(tmp_path), "--week-ends", "SUN",
-        "--column", "store=Filiale", "--column", "dept=Gruppe", "--column", "date=Woche", "--column", "weekly_sales=Umsatz", "--date-format", "%d.%m.%Y", "--delimiter", ";",
-        "--cutoff", "2023-11-05", "--horizon", "4", "--json", "scores.json", "--forecasts", "f.parquet",
-        cwd=tmp_path, home=tmp_path / "home", **QUICK,
+        "backtest",
+        "--data",
+        str(tmp_path),
+        "--week-ends",
+        "SUN",
+        "--column",
+        "store=Filiale",
+        "--column",
+        "dept=Gruppe",
+        "--column",
+        "date=Woche",
+        "--column",
+        "weekly_sales=Umsatz",
+        "--date-format",
+        "%d.%m.%Y",
+        "--delimiter",
+        ";",
+        "--cutoff",
+        "2023-11-05",
+        "--horizon",
+        "4",
+        "--json",
+        "scores.json",
+        "--forecasts",
+        "f.parquet",
+        cwd=tmp_path,
+        home=tmp_path / "home",
+        **QUICK,
     )
     assert result.returncode == 0, result.stderr
     scores = json.loads((tmp_path / "scores.json").read_text())
@@ -151,14 +180,32 @@ def test_deepar_alone_trains_and_predicts_json_lines(tmp_path: Path) -> None:
     ]
     (tmp_path / "train.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
     trained = forecast(
-        "deepar", "train", "--train", "train.json", "-p", "time_freq=1W", "-p", "context_length=4", "-p",
-        "prediction_length=4", "-p", "epochs=2", cwd=tmp_path, home=tmp_path / "home",
+        "deepar",
+        "train",
+        "--train",
+        "train.json",
+        "-p",
+        "time_freq=1W",
+        "-p",
+        "context_length=4",
+        "-p",
+        "prediction_length=4",
+        "-p",
+        "epochs=2",
+        cwd=tmp_path,
+        home=tmp_path / "home",
     )
     assert trained.returncode == 0, trained.stderr
     assert "#quality_metric: host=algo-1, epoch=1, train loss <loss>=" in trained.stderr
     predicted = forecast(
-        "deepar", "predict", "train.json", "out.jsonl", "--config", '{"num_samples": 10, "quantiles": ["0.5", "0.9"]}',
-        cwd=tmp_path, home=tmp_path / "home",
+        "deepar",
+        "predict",
+        "train.json",
+        "out.jsonl",
+        "--config",
+        '{"num_samples": 10, "quantiles": ["0.5", "0.9"]}',
+        cwd=tmp_path,
+        home=tmp_path / "home",
     )
     assert predicted.returncode == 0, predicted.stderr
     answers = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]

@@ -112,9 +112,7 @@ def test_holidays_move_the_departments_they_should(retailer):
     assert around(retailer, "electronics", "2024-11-29") > 2  # Black Friday
     assert around(retailer, "candy and party", "2024-11-01") > 1.5  # Halloween
     assert around(retailer, "grocery", "2024-11-29") > 1.15  # Thanksgiving
-    assert around(retailer, "snacks and drinks", "2025-02-14") > around(
-        retailer, "snacks and drinks", "2025-02-21"
-    )
+    assert around(retailer, "snacks and drinks", "2025-02-14") > around(retailer, "snacks and drinks", "2025-02-21")
     # Easter moves by three weeks, and the candy with it: 2024-03-31 and 2025-04-20.
     candy = np.nansum(dept(retailer, "candy and party"), axis=0)
     weeks = retailer.weeks.astype(str)

@@ -1,4 +1,5 @@
 """The engine: a model is what decided it, stored once, judged before it serves, and the same after a kill."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -9,7 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forecast_platform import deepar, engine
@@ -117,6 +118,7 @@ class TestAddress:
 
 
 class TestRhythm:
+    @settings(derandomize=True)
     @given(st.sampled_from(WEEKDAYS), st.integers(0, 600), st.integers(1, 60))
     def test_training_week_is_the_last_of_a_fixed_rhythm(self, end, position, every):
         calendar = WeekCalendar(end)
@@ -310,9 +312,7 @@ class TestTransform:
 
     def test_stores_and_departments_the_model_never_saw_are_served(self, trained, tmp_path):
         panel = dataclasses.replace(
-            PANEL,
-            store=np.array([*PANEL.store[:-2], "77", "77"]),
-            dept=np.array([*PANEL.dept[:-1], "food"]),
+            PANEL, store=np.array([*PANEL.store[:-2], "77", "77"]), dept=np.array([*PANEL.dept[:-1], "food"])
         )
         parts = self.transform(trained, tmp_path / "batch", panel, 1)
         assert np.isfinite(parts[0].samples).all()

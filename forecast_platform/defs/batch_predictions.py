@@ -41,9 +41,14 @@ def batch_of(platform: Platform, week: dt.date) -> Batch:
 
 
 @dg.asset(
-    deps=[dg.AssetDep(cleaned_series, partition_mapping=history), deepar_model], partitions_def=weekly,
-    backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=1), group_name="forecast",
-    kinds={"pytorch", "deepar"}, owners=OWNERS, code_version="1", description=__doc__,
+    deps=[dg.AssetDep(cleaned_series, partition_mapping=history), deepar_model],
+    partitions_def=weekly,
+    backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=1),
+    group_name="forecast",
+    kinds={"pytorch", "deepar"},
+    owners=OWNERS,
+    code_version="1",
+    description=__doc__,
 )
 def batch_predictions(
     context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform], duckdb: DuckDBResource
@@ -60,9 +65,14 @@ def batch_predictions(
     seconds, cpu_seconds = (max(after - b, 1e-9) for after, b in zip(stage.elapsed(), before, strict=True))
     return dg.MaterializeResult(
         metadata=stage.metadata(
-            series=lines, without_forecast=len(without), model_version=model.version,
-            trained_as_of=str(model.trained_as_of), sample_paths=settings.num_samples, shards=len(batch.shards()),
-            series_per_second=round(lines / seconds), series_per_cpu_second=round(lines / cpu_seconds),
+            series=lines,
+            without_forecast=len(without),
+            model_version=model.version,
+            trained_as_of=str(model.trained_as_of),
+            sample_paths=settings.num_samples,
+            shards=len(batch.shards()),
+            series_per_second=round(lines / seconds),
+            series_per_cpu_second=round(lines / cpu_seconds),
             folder=dg.MetadataValue.path(str(batch.folder)),
         )
     )

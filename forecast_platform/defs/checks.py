@@ -32,13 +32,17 @@ def week_complete(
         result = completeness(con, [week])[0]
     missing = ", ".join(result.missing_stores[:10]) or "none"
     return dg.AssetCheckResult(
-        passed=result.complete(threshold), severity=ERROR if len(weeks) == 1 else WARN,
+        passed=result.complete(threshold),
+        severity=ERROR if len(weeks) == 1 else WARN,
         description=(
             f"week {week}: {result.present:,} of {result.expected:,} recently active series reported "
             f"({result.share:.0%}; complete at {threshold:.0%}); stores not heard of: {missing}"
         ),
         metadata={
-            "week": key(week), "expected": result.expected, "present": result.present, "share": result.share,
+            "week": key(week),
+            "expected": result.expected,
+            "present": result.present,
+            "share": result.share,
             "missing_stores": list(result.missing_stores),
         },
     )
@@ -50,7 +54,9 @@ def beats_seasonal_naive(
 ) -> dg.AssetCheckResult:
     judgement = model_in_force(platform, weeks_of(context)[-1]).judgement
     return dg.AssetCheckResult(
-        passed=judgement.verdict != "below_naive", severity=WARN, description=judgement.why,
+        passed=judgement.verdict != "below_naive",
+        severity=WARN,
+        description=judgement.why,
         metadata={"verdict": judgement.verdict},
     )
 
@@ -58,9 +64,7 @@ def beats_seasonal_naive(
 @dg.asset_check(
     asset=batch_predictions, blocking=True, description="neither model nor inputs know anything after the week"
 )
-def no_future_data(
-    context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]
-) -> dg.AssetCheckResult:
+def no_future_data(context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]) -> dg.AssetCheckResult:
     week = weeks_of(context)[-1]
     last = pc.max(batch_of(platform, week).manifest["last_week"]).as_py()
     trained = model_in_force(platform, week).trained_as_of
@@ -71,7 +75,8 @@ def no_future_data(
 
 
 @dg.asset_check(
-    asset=batch_predictions, blocking=True,
+    asset=batch_predictions,
+    blocking=True,
     description="every line has its whole horizon, is finite, in order, and belongs to the series it was asked for",
 )
 def outputs_verified(
@@ -149,13 +154,19 @@ def interval_coverage(
     if not cells:
         return dg.AssetCheckResult(passed=True, description="no earlier forecast of these weeks to score yet")
     return dg.AssetCheckResult(
-        passed=abs(coverage - nominal) <= 0.1, severity=WARN,
+        passed=abs(coverage - nominal) <= 0.1,
+        severity=WARN,
         description=f"{coverage:.1%} of {cells:,} actuals fell into the {nominal:.0%} interval",
         metadata={"coverage": coverage, "nominal": nominal, "cells": cells},
     )
 
 
 all_checks = [
-    week_complete, beats_seasonal_naive, no_future_data, outputs_verified, forecast_or_reason, quantiles_ordered,
+    week_complete,
+    beats_seasonal_naive,
+    no_future_data,
+    outputs_verified,
+    forecast_or_reason,
+    quantiles_ordered,
     interval_coverage,
 ]

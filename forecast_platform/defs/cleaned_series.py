@@ -12,8 +12,14 @@ from forecast_platform.weeks import key
 
 
 @dg.asset(
-    deps=[raw_sales], partitions_def=weekly, backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=500),
-    group_name="series", kinds={"iceberg", "duckdb"}, owners=OWNERS, code_version="1", description=__doc__,
+    deps=[raw_sales],
+    partitions_def=weekly,
+    backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=500),
+    group_name="series",
+    kinds={"iceberg", "duckdb"},
+    owners=OWNERS,
+    code_version="1",
+    description=__doc__,
 )
 def cleaned_series(
     context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform], duckdb: DuckDBResource

@@ -17,9 +17,14 @@ from forecast_platform.series.cleaning import read_panel
 
 
 @dg.asset(
-    deps=[dg.AssetDep(cleaned_series, partition_mapping=history)], partitions_def=weekly,
-    backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=1), group_name="model",
-    kinds={"pytorch", "deepar"}, owners=OWNERS, code_version="1", description=__doc__,
+    deps=[dg.AssetDep(cleaned_series, partition_mapping=history)],
+    partitions_def=weekly,
+    backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=1),
+    group_name="model",
+    kinds={"pytorch", "deepar"},
+    owners=OWNERS,
+    code_version="1",
+    description=__doc__,
 )
 def deepar_model(
     context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform], duckdb: DuckDBResource
@@ -44,20 +49,37 @@ def deepar_model(
         raise dg.Failure(str(error), allow_retries=False) from error
     judgement = model.judgement
     row = {
-        "week": week, "version": model.version, "trained_as_of": model.trained_as_of, "training_digest": model.digest,
-        "as_known": mode, "series": model.series, "observations": model.observations,
-        "hyperparameters": json.dumps(model.hyperparameters, sort_keys=True), "backtest_cutoff": judgement.cutoff,
-        "backtest_wape": judgement.wape, "backtest_wql": judgement.wql, "backtest_coverage80": judgement.coverage80,
-        "naive_wape": judgement.naive_wape, "naive_wql": judgement.naive_wql, "verdict": judgement.verdict,
-        "why": judgement.why, **run_columns(context.run_id),
+        "week": week,
+        "version": model.version,
+        "trained_as_of": model.trained_as_of,
+        "training_digest": model.digest,
+        "as_known": mode,
+        "series": model.series,
+        "observations": model.observations,
+        "hyperparameters": json.dumps(model.hyperparameters, sort_keys=True),
+        "backtest_cutoff": judgement.cutoff,
+        "backtest_wape": judgement.wape,
+        "backtest_wql": judgement.wql,
+        "backtest_coverage80": judgement.coverage80,
+        "naive_wape": judgement.naive_wape,
+        "naive_wql": judgement.naive_wql,
+        "verdict": judgement.verdict,
+        "why": judgement.why,
+        **run_columns(context.run_id),
     }
     schema = lake.specs["models"].schema
     lake.replace_weeks("models", [week], pa.Table.from_pylist([row], schema=schema))
     return dg.MaterializeResult(
         metadata=stage.metadata(
-            schema, version=model.version, trained_as_of=str(model.trained_as_of), series=model.series,
-            observations=model.observations, verdict=judgement.verdict, why=judgement.why,
-            training_seconds=round(model.train_seconds, 1), training_windows=model.train_windows,
+            schema,
+            version=model.version,
+            trained_as_of=str(model.trained_as_of),
+            series=model.series,
+            observations=model.observations,
+            verdict=judgement.verdict,
+            why=judgement.why,
+            training_seconds=round(model.train_seconds, 1),
+            training_windows=model.train_windows,
             artifact=dg.MetadataValue.path(str(model.artifact)),
             hyperparameters=dg.MetadataValue.json(model.hyperparameters),
             loss=pictures.loss_curve(model.loss_curve),

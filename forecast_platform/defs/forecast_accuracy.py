@@ -19,9 +19,14 @@ _earlier = dg.TimeWindowPartitionMapping(
 
 
 @dg.asset(
-    deps=[cleaned_series, dg.AssetDep(forecast_table, partition_mapping=_earlier)], partitions_def=weekly,
-    backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=500), group_name="accuracy",
-    kinds={"iceberg", "duckdb"}, owners=OWNERS, code_version="1", description=__doc__,
+    deps=[cleaned_series, dg.AssetDep(forecast_table, partition_mapping=_earlier)],
+    partitions_def=weekly,
+    backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=500),
+    group_name="accuracy",
+    kinds={"iceberg", "duckdb"},
+    owners=OWNERS,
+    code_version="1",
+    description=__doc__,
 )
 def forecast_accuracy(
     context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform], duckdb: DuckDBResource
@@ -43,6 +48,4 @@ def forecast_accuracy(
         names = ("forecasts_scored", "wape", "wql", "coverage", "naive_wape")
         metadata = {name: value for name, value in zip(names, numbers, strict=True) if value is not None}
         context.add_asset_metadata(metadata, partition_key=key(week))
-    return dg.MaterializeResult(
-        metadata=stage.metadata(lake.specs["forecast_accuracy"].schema, rows=len(rows))
-    )
+    return dg.MaterializeResult(metadata=stage.metadata(lake.specs["forecast_accuracy"].schema, rows=len(rows)))

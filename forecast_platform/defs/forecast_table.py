@@ -20,9 +20,14 @@ from forecast_platform.series.publishing import forecast_rows, forecastable
 
 
 @dg.asset(
-    deps=[batch_predictions], partitions_def=weekly,
-    backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=1), group_name="forecast",
-    kinds={"iceberg", "table"}, owners=OWNERS, code_version="1", description=__doc__,
+    deps=[batch_predictions],
+    partitions_def=weekly,
+    backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=1),
+    group_name="forecast",
+    kinds={"iceberg", "table"},
+    owners=OWNERS,
+    code_version="1",
+    description=__doc__,
 )
 def forecast_table(
     context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform], duckdb: DuckDBResource
@@ -34,7 +39,9 @@ def forecast_table(
     run = run_columns(context.run_id)
     rows = with_columns(
         forecast_rows(shards, week, settings.quantiles, settings.quantile_columns),
-        model_version=model.version, as_known=mode, **run,
+        model_version=model.version,
+        as_known=mode,
+        **run,
     )
     with lake_connection(platform, duckdb) as con:
         _, without = forecastable(read_panel(con, week, mode), settings.active_weeks)
@@ -51,8 +58,14 @@ def forecast_table(
         picture = pictures.total_with_fan(con, week, settings.quantile_columns)
     return dg.MaterializeResult(
         metadata=stage.metadata(
-            lake.specs["forecasts"].schema, rows=len(rows), series=series,
-            without_forecast=len(without), changed=changed, model_version=model.version, as_known=mode,
-            forecast=picture, **metadata,
+            lake.specs["forecasts"].schema,
+            rows=len(rows),
+            series=series,
+            without_forecast=len(without),
+            changed=changed,
+            model_version=model.version,
+            as_known=mode,
+            forecast=picture,
+            **metadata,
         )
     )

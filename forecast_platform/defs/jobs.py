@@ -15,7 +15,8 @@ weekly_forecast = dg.define_asset_job(
 )
 
 ingest_history = dg.define_asset_job(
-    "ingest_history", selection=dg.AssetSelection.assets(*_INGEST),
+    "ingest_history",
+    selection=dg.AssetSelection.assets(*_INGEST),
     description="Many weeks of landed files into clean series and realised accuracy, without a forecast for each.",
 )
 

@@ -17,13 +17,16 @@ from forecast_platform.weeks import key
 # Every run that this sensor starts carries the tag; one of them at a time.
 LANDING_TAG = {"forecast/started_by": "landing"}
 _UNFINISHED = [
-    s for s in dg.DagsterRunStatus
+    s
+    for s in dg.DagsterRunStatus
     if s not in (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 ]
 
 
 @dg.sensor(
-    jobs=[weekly_forecast, ingest_history], minimum_interval_seconds=5, default_status=dg.DefaultSensorStatus.RUNNING,
+    jobs=[weekly_forecast, ingest_history],
+    minimum_interval_seconds=5,
+    default_status=dg.DefaultSensorStatus.RUNNING,
     description=__doc__,
 )
 def landing_sensor(context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]) -> dg.SensorResult:
@@ -43,8 +46,11 @@ def landing_sensor(context: dg.SensorEvaluationContext, platform: dg.ResourcePar
     request = None
     if not busy:
         request = next_request(
-            memory, settings.history_weeks, ledger.newest_week,
-            lambda: newest_complete_week(lake, settings.complete_share), settings.calendar.last_started(now),
+            memory,
+            settings.history_weeks,
+            ledger.newest_week,
+            lambda: newest_complete_week(lake, settings.complete_share),
+            settings.calendar.last_started(now),
         )
     if request:
         if parked:
@@ -59,15 +65,22 @@ def _run_request(request: Request, history: list[str]) -> dg.RunRequest:
     if request.kind == "history":
         first, last = (key(w) for w in (request.first, request.last))
         return dg.RunRequest(
-            run_key=request.run_key, job_name=ingest_history.name,
-            asset_selection=[dg.AssetKey(name) for name in history], tags={
-                **LANDING_TAG, "dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last,
+            run_key=request.run_key,
+            job_name=ingest_history.name,
+            asset_selection=[dg.AssetKey(name) for name in history],
+            tags={
+                **LANDING_TAG,
+                "dagster/asset_partition_range_start": first,
+                "dagster/asset_partition_range_end": last,
             },
         )
     # An unknown partition would end the whole tick, again and again; the trigger parks such weeks, so this cannot be.
     assert weekly.has_partition_key(key(request.last)), f"{request.last} is no week of this calendar"
     job, only = (ingest_history, [dg.AssetKey("raw_sales")]) if request.kind == "files" else (weekly_forecast, None)
     return dg.RunRequest(
-        run_key=request.run_key, job_name=job.name, partition_key=key(request.last), asset_selection=only,
+        run_key=request.run_key,
+        job_name=job.name,
+        partition_key=key(request.last),
+        asset_selection=only,
         tags=LANDING_TAG,
     )

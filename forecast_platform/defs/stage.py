@@ -53,9 +53,17 @@ class Stage:
         wall, cpu = self.elapsed()
         unit = 1024 * 1024 if sys.platform == "darwin" else 1024
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-        columns = {} if schema is None else {
-            "dagster/column_schema": dg.TableSchema(columns=[dg.TableColumn(f.name, str(f.type)) for f in schema])
-        }
+        columns = (
+            {}
+            if schema is None
+            else {
+                "dagster/column_schema": dg.TableSchema(columns=[dg.TableColumn(f.name, str(f.type)) for f in schema])
+            }
+        )
         return {
-            **more, "seconds": round(wall, 2), "cpu_seconds": round(cpu, 2), "process_peak_mb": round(peak), **columns,
+            **more,
+            "seconds": round(wall, 2),
+            "cpu_seconds": round(cpu, 2),
+            "process_peak_mb": round(peak),
+            **columns,
         }

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import duckdb
 import pyarrow as pa
 
-# Totals are compared over the series that were forecast: a store's actual is the sum of its observed series.
+# A store's actual is the sum of all its observed series, also of those that opened after the forecast was made: the
+# planner's question is what the store sold.
 _ACCURACY = """
     WITH actual AS (
         SELECT 'series' AS level, week, store, dept, sales FROM cleaned_series WHERE observed

@@ -105,9 +105,7 @@ def backtest(
             wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
             history = panel.until(cutoff)  # the model may have changed its copy
             forecast = _checked(forecast, name, history, len(quantiles), horizon)
-            scores = score(
-                y, mask, forecast[scored[known], :, : y.shape[1]], quantiles, panel.sales[scored, :end]
-            )
+            scores = score(y, mask, forecast[scored[known], :, : y.shape[1]], quantiles, panel.sales[scored, :end])
             table = _table(name, cutoff, history, forecast, columns)
             results.append(BacktestResult(name, cutoff, horizon, scores, wall, cpu, table))
             report(f"{name} at {cutoff}: WAPE {scores.wape:.4f}, wQL {scores.wql:.4f}, {wall:.1f} s")
@@ -147,9 +145,7 @@ def _require_cutoff(panel: Panel, cutoff: dt.date) -> None:
     off = (cutoff - first).days % 7
     if off:
         near = cutoff - dt.timedelta(days=off if off < 4 else off - 7)
-        raise ValueError(
-            f"cutoff {cutoff} is a {cutoff:%A}, but weeks end on {first:%A} here; the nearest is {near}"
-        )
+        raise ValueError(f"cutoff {cutoff} is a {cutoff:%A}, but weeks end on {first:%A} here; the nearest is {near}")
     if not first <= cutoff < last:
         raise ValueError(
             f"cutoff {cutoff} must lie from {first} to {last - dt.timedelta(days=7)}: "
@@ -162,9 +158,7 @@ def _checked(forecast: Any, model: str, history: Panel, n_quantiles: int, horizo
     array = np.asarray(forecast, np.float64)
     want = (len(history), n_quantiles, horizon)
     if array.shape != want:
-        raise ValueError(
-            f"model {model!r} returned shape {array.shape}; want (series, quantiles, horizon) = {want}"
-        )
+        raise ValueError(f"model {model!r} returned shape {array.shape}; want (series, quantiles, horizon) = {want}")
     not_finite, crossing = ~np.isfinite(array), np.diff(array, axis=1) < -1e-6
     for cells, fault in ((not_finite, "non-finite values"), (crossing, "crossing quantiles")):
         bad = np.flatnonzero(cells.any(axis=(1, 2)))

@@ -43,9 +43,7 @@ class Scores:
     cells: int
 
 
-def score(
-    y: ArrayLike, mask: ArrayLike, forecast: ArrayLike, quantiles: Sequence[float], history: ArrayLike
-) -> Scores:
+def score(y: ArrayLike, mask: ArrayLike, forecast: ArrayLike, quantiles: Sequence[float], history: ArrayLike) -> Scores:
     """All metrics of one forecast window.
 
     Args:

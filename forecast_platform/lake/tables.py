@@ -35,95 +35,193 @@ def table_specs(quantile_columns: tuple[str, ...]) -> dict[str, TableSpec]:
     quantiles = [(name, pa.float64()) for name in quantile_columns]
     specs = [
         TableSpec(
-            "landings", "one row per landed version of a file: what was in it and what became of it",
-            pa.schema([
-                *_SOURCE, ("kind", _STR), ("size", pa.int64()), ("status", _STR), ("rows", pa.int64()),
-                ("accepted", pa.int64()), ("quarantined", pa.int64()), ("weeks", pa.int64()),
-                ("first_week", _DAY), ("last_week", _DAY), ("rule", _STR), ("message", _STR),
-                ("ignored_columns", _STR), ("arrived_at", _TIME),
-            ]),
+            "landings",
+            "one row per landed version of a file: what was in it and what became of it",
+            pa.schema(
+                [
+                    *_SOURCE,
+                    ("kind", _STR),
+                    ("size", pa.int64()),
+                    ("status", _STR),
+                    ("rows", pa.int64()),
+                    ("accepted", pa.int64()),
+                    ("quarantined", pa.int64()),
+                    ("weeks", pa.int64()),
+                    ("first_week", _DAY),
+                    ("last_week", _DAY),
+                    ("rule", _STR),
+                    ("message", _STR),
+                    ("ignored_columns", _STR),
+                    ("arrived_at", _TIME),
+                ]
+            ),
             ("source_key", "source_version", "landed_at"),
         ),
         TableSpec(
-            "quarantine", "every rejected line or file, with the rule it broke and how to mend it",
-            pa.schema([
-                ("landed_date", _DAY), *_SOURCE, ("line", pa.int64()), ("rule", _STR), ("field", _STR),
-                ("value", _STR), ("message", _STR), ("record", _STR),
-            ]),
-            ("source_key", "source_version", "landed_at", "line", "field"), "landed_date",
+            "quarantine",
+            "every rejected line or file, with the rule it broke and how to mend it",
+            pa.schema(
+                [
+                    ("landed_date", _DAY),
+                    *_SOURCE,
+                    ("line", pa.int64()),
+                    ("rule", _STR),
+                    ("field", _STR),
+                    ("value", _STR),
+                    ("message", _STR),
+                    ("record", _STR),
+                ]
+            ),
+            ("source_key", "source_version", "landed_at", "line", "field"),
+            "landed_date",
         ),
         TableSpec(
-            "raw_sales", "every landed version of every accepted row; never overwritten by a restatement",
-            pa.schema([
-                ("week", _DAY), ("store", _STR), ("dept", _STR), ("sales", pa.float64()),
-                ("is_holiday", pa.bool_()), *_SOURCE, ("line", pa.int64()),
-            ]),
-            ("source_key", "source_version", "landed_at", "line"), "week",
+            "raw_sales",
+            "every landed version of every accepted row; never overwritten by a restatement",
+            pa.schema(
+                [
+                    ("week", _DAY),
+                    ("store", _STR),
+                    ("dept", _STR),
+                    ("sales", pa.float64()),
+                    ("is_holiday", pa.bool_()),
+                    *_SOURCE,
+                    ("line", pa.int64()),
+                ]
+            ),
+            ("source_key", "source_version", "landed_at", "line"),
+            "week",
         ),
         TableSpec(
-            "stores", "attributes of stores",
+            "stores",
+            "attributes of stores",
             pa.schema([("store", _STR), ("name", _STR), ("value", _STR), *_SOURCE, ("line", pa.int64())]),
             ("source_key", "store", "name"),
         ),
         TableSpec(
-            "features", "covariates by store (and department) and week, known ahead or observed",
-            pa.schema([
-                ("week", _DAY), ("store", _STR), ("dept", _STR), ("name", _STR), ("value", pa.float64()), *_SOURCE,
-                ("line", pa.int64()),
-            ]),
+            "features",
+            "covariates by store (and department) and week, known ahead or observed",
+            pa.schema(
+                [
+                    ("week", _DAY),
+                    ("store", _STR),
+                    ("dept", _STR),
+                    ("name", _STR),
+                    ("value", pa.float64()),
+                    *_SOURCE,
+                    ("line", pa.int64()),
+                ]
+            ),
             ("source_key", "week", "store", "dept", "name"),
         ),
         TableSpec(
-            "calendar", "named days such as holidays",
+            "calendar",
+            "named days such as holidays",
             pa.schema([("name", _STR), ("date", _DAY), *_SOURCE, ("line", pa.int64())]),
             ("source_key", "name", "date"),
         ),
         TableSpec(
-            "cleaned_series", "the weekly grid: one row per active series and week, latest version of each",
-            pa.schema([
-                ("week", _DAY), ("store", _STR), ("dept", _STR), ("sales", pa.float64()), ("observed", pa.bool_()),
-                ("is_return", pa.bool_()), ("is_restated", pa.bool_()), ("is_holiday", pa.bool_()),
-                ("landed_at", _TIME), ("source_key", _STR),
-            ]),
-            ("week", "store", "dept"), "week",
+            "cleaned_series",
+            "the weekly grid: one row per active series and week, latest version of each",
+            pa.schema(
+                [
+                    ("week", _DAY),
+                    ("store", _STR),
+                    ("dept", _STR),
+                    ("sales", pa.float64()),
+                    ("observed", pa.bool_()),
+                    ("is_return", pa.bool_()),
+                    ("is_restated", pa.bool_()),
+                    ("is_holiday", pa.bool_()),
+                    ("landed_at", _TIME),
+                    ("source_key", _STR),
+                ]
+            ),
+            ("week", "store", "dept"),
+            "week",
         ),
         TableSpec(
-            "models", "the model in force at each week: what it saw, how it was judged, why it serves",
-            pa.schema([
-                ("week", _DAY), ("version", _STR), ("trained_as_of", _DAY), ("training_digest", _STR),
-                ("as_known", _STR), ("series", pa.int64()), ("observations", pa.int64()), ("hyperparameters", _STR),
-                ("backtest_cutoff", _DAY), ("backtest_wape", pa.float64()), ("backtest_wql", pa.float64()),
-                ("backtest_coverage80", pa.float64()), ("naive_wape", pa.float64()), ("naive_wql", pa.float64()),
-                ("verdict", _STR), ("why", _STR), *_RUN,
-            ]),
-            ("week",), "week",
+            "models",
+            "the model in force at each week: what it saw, how it was judged, why it serves",
+            pa.schema(
+                [
+                    ("week", _DAY),
+                    ("version", _STR),
+                    ("trained_as_of", _DAY),
+                    ("training_digest", _STR),
+                    ("as_known", _STR),
+                    ("series", pa.int64()),
+                    ("observations", pa.int64()),
+                    ("hyperparameters", _STR),
+                    ("backtest_cutoff", _DAY),
+                    ("backtest_wape", pa.float64()),
+                    ("backtest_wql", pa.float64()),
+                    ("backtest_coverage80", pa.float64()),
+                    ("naive_wape", pa.float64()),
+                    ("naive_wql", pa.float64()),
+                    ("verdict", _STR),
+                    ("why", _STR),
+                    *_RUN,
+                ]
+            ),
+            ("week",),
+            "week",
         ),
         TableSpec(
-            "forecasts", "published forecasts: per series, store, department and in total",
-            pa.schema([
-                ("forecast_week", _DAY), ("level", _STR), ("store", _STR), ("dept", _STR), ("target_week", _DAY),
-                ("horizon", pa.int32()), ("mean", pa.float64()), *quantiles, ("model_version", _STR),
-                ("as_known", _STR), *_RUN,
-            ]),
-            ("forecast_week", "level", "store", "dept", "target_week"), "forecast_week",
+            "forecasts",
+            "published forecasts: per series, store, department and in total",
+            pa.schema(
+                [
+                    ("forecast_week", _DAY),
+                    ("level", _STR),
+                    ("store", _STR),
+                    ("dept", _STR),
+                    ("target_week", _DAY),
+                    ("horizon", pa.int32()),
+                    ("mean", pa.float64()),
+                    *quantiles,
+                    ("model_version", _STR),
+                    ("as_known", _STR),
+                    *_RUN,
+                ]
+            ),
+            ("forecast_week", "level", "store", "dept", "target_week"),
+            "forecast_week",
         ),
         TableSpec(
-            "no_forecast", "the series that got no forecast, each with the reason",
-            pa.schema([
-                ("forecast_week", _DAY), ("store", _STR), ("dept", _STR), ("last_week", _DAY), ("reason", _STR), *_RUN,
-            ]),
-            ("forecast_week", "store", "dept"), "forecast_week",
+            "no_forecast",
+            "the series that got no forecast, each with the reason",
+            pa.schema(
+                [("forecast_week", _DAY), ("store", _STR), ("dept", _STR), ("last_week", _DAY), ("reason", _STR), *_RUN]
+            ),
+            ("forecast_week", "store", "dept"),
+            "forecast_week",
         ),
         TableSpec(
-            "forecast_accuracy", "every earlier forecast of a week, scored when its actuals landed",
-            pa.schema([
-                ("week", _DAY), ("forecast_week", _DAY), ("horizon", pa.int32()), ("level", _STR), ("store", _STR),
-                ("dept", _STR), ("actual", pa.float64()), ("mean", pa.float64()), ("p50", pa.float64()),
-                ("error", pa.float64()), ("abs_error", pa.float64()), ("quantile_loss", pa.float64()),
-                ("in_interval", pa.bool_()), ("naive", pa.float64()), ("naive_abs_error", pa.float64()),
-                ("model_version", _STR),
-            ]),
-            ("week", "forecast_week", "level", "store", "dept"), "week",
+            "forecast_accuracy",
+            "every earlier forecast of a week, scored when its actuals landed",
+            pa.schema(
+                [
+                    ("week", _DAY),
+                    ("forecast_week", _DAY),
+                    ("horizon", pa.int32()),
+                    ("level", _STR),
+                    ("store", _STR),
+                    ("dept", _STR),
+                    ("actual", pa.float64()),
+                    ("mean", pa.float64()),
+                    ("p50", pa.float64()),
+                    ("error", pa.float64()),
+                    ("abs_error", pa.float64()),
+                    ("quantile_loss", pa.float64()),
+                    ("in_interval", pa.bool_()),
+                    ("naive", pa.float64()),
+                    ("naive_abs_error", pa.float64()),
+                    ("model_version", _STR),
+                ]
+            ),
+            ("week", "forecast_week", "level", "store", "dept"),
+            "week",
         ),
     ]
     return {spec.name: spec for spec in specs}

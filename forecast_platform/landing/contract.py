@@ -36,22 +36,38 @@ KINDS = ("sales", "stores", "features", "calendar")
 FORMATS = (".csv", ".csv.gz", ".parquet")
 CANONICAL = ("store", "dept", "date", "weekly_sales", "is_holiday", "name")
 
-SALES_SCHEMA = pa.schema({
-    "line": pa.int64(), "store": pa.string(), "dept": pa.string(), "week": pa.date32(),
-    "sales": pa.float64(), "is_holiday": pa.bool_(),
-})
-STORES_SCHEMA = pa.schema({
-    "line": pa.int64(), "store": pa.string(), "name": pa.string(), "value": pa.string(),
-})
-FEATURES_SCHEMA = pa.schema({
-    "line": pa.int64(), "store": pa.string(), "dept": pa.string(), "week": pa.date32(),
-    "name": pa.string(), "value": pa.float64(),
-})
+SALES_SCHEMA = pa.schema(
+    {
+        "line": pa.int64(),
+        "store": pa.string(),
+        "dept": pa.string(),
+        "week": pa.date32(),
+        "sales": pa.float64(),
+        "is_holiday": pa.bool_(),
+    }
+)
+STORES_SCHEMA = pa.schema({"line": pa.int64(), "store": pa.string(), "name": pa.string(), "value": pa.string()})
+FEATURES_SCHEMA = pa.schema(
+    {
+        "line": pa.int64(),
+        "store": pa.string(),
+        "dept": pa.string(),
+        "week": pa.date32(),
+        "name": pa.string(),
+        "value": pa.float64(),
+    }
+)
 CALENDAR_SCHEMA = pa.schema({"line": pa.int64(), "name": pa.string(), "date": pa.date32()})
-REJECTED_SCHEMA = pa.schema({
-    "line": pa.int64(), "rule": pa.string(), "column": pa.string(), "value": pa.string(),
-    "message": pa.string(), "record": pa.string(),
-})
+REJECTED_SCHEMA = pa.schema(
+    {
+        "line": pa.int64(),
+        "rule": pa.string(),
+        "column": pa.string(),
+        "value": pa.string(),
+        "message": pa.string(),
+        "record": pa.string(),
+    }
+)
 
 LARGEST = 1e12  # beyond any week's sales of one department, in any currency
 _YEARS = range(1900, 2200)  # a date outside is a typing error or a placeholder
@@ -159,9 +175,7 @@ class Parsed:
 # --- the four kinds
 
 
-def parse_sales(
-    data: bytes, key: str, contract: SalesContract, calendar: WeekCalendar, newest_week: dt.date
-) -> Parsed:
+def parse_sales(data: bytes, key: str, contract: SalesContract, calendar: WeekCalendar, newest_week: dt.date) -> Parsed:
     """Sales by store, department and week; a missing marker in the sales is accepted as null.
 
     Args:
@@ -253,8 +267,10 @@ def kind_of(data: bytes, key: str, contract: SalesContract) -> str:
     Raises:
         FileRefused: `unknown_kind`, or the file can't be read at all.
     """
-    header = _parquet(data, key).schema_arrow.names if _format(key) == ".parquet" else (
-        _csv_header(_csv_text(data, key, contract), key, contract)
+    header = (
+        _parquet(data, key).schema_arrow.names
+        if _format(key) == ".parquet"
+        else (_csv_header(_csv_text(data, key, contract), key, contract))
     )
     names = set(_canonical(header, contract))
     if "weekly_sales" in names:
@@ -264,12 +280,15 @@ def kind_of(data: bytes, key: str, contract: SalesContract) -> str:
     # Covariates by department look like sales whose sales column is not mapped, so those must be named as such.
     if "store" in names and not {"dept", "date"} <= names:
         return "features" if "date" in names else "stores"
-    raise FileRefused("unknown_kind", (
-        f"{key} is neither sales (store, dept, date, weekly_sales), stores (store, ...), features (store, "
-        f"date, ...) nor calendar (name, date): its columns are {_listed(header)}. "
-        f"Map their names with FORECAST_COLUMNS or use a preset; covariates by department go under features/."
-        f"{_delimiter_hint(header, contract)}"
-    ))
+    raise FileRefused(
+        "unknown_kind",
+        (
+            f"{key} is neither sales (store, dept, date, weekly_sales), stores (store, ...), features (store, "
+            f"date, ...) nor calendar (name, date): its columns are {_listed(header)}. "
+            f"Map their names with FORECAST_COLUMNS or use a preset; covariates by department go under features/."
+            f"{_delimiter_hint(header, contract)}"
+        ),
+    )
 
 
 def _long(schema: pa.Schema, keys: dict[str, Any], values: dict[str, pa.Array]) -> pa.Table:
@@ -303,9 +322,7 @@ class _Review:
         self.findings: list[_Finding] = []
         self.verdict = np.full(file.n, -1, np.int32)  # index into findings, -1 = good so far
 
-    def reject(
-        self, rule: str, column: str, bad: Mask, message: Callable[[str], str], values: Any = None
-    ) -> None:
+    def reject(self, rule: str, column: str, bad: Mask, message: Callable[[str], str], values: Any = None) -> None:
         """Give this rule to the rows in `bad` that broke none before."""
         new = bad & (self.verdict < 0)
         if new.any():
@@ -324,10 +341,15 @@ class _Review:
         text = self.required("date")
         form = self.file.date_format
         days = _dates(text, form)
-        self.reject("bad_date", "date", np.isnat(days), lambda value: (
-            f"{_short(value)} is not a date written like {_EXAMPLE.strftime(form)} ({form}); "
-            "mend the date or set FORECAST_DATE_FORMAT"
-        ))
+        self.reject(
+            "bad_date",
+            "date",
+            np.isnat(days),
+            lambda value: (
+                f"{_short(value)} is not a date written like {_EXAMPLE.strftime(form)} ({form}); "
+                "mend the date or set FORECAST_DATE_FORMAT"
+            ),
+        )
         return pa.array(days)
 
     def weeks(self, calendar: WeekCalendar, newest_week: dt.date | None) -> pa.Array:
@@ -343,15 +365,25 @@ class _Review:
             )
 
         self.reject("wrong_weekday", "date", ~calendar.is_week_end(days), wrong_weekday)
-        self.reject("week_before_first", "date", days < np.datetime64(first, "D"), lambda value: (
-            f"{_short(value)} is before {first}, the first week kept; leave it out, or set an earlier "
-            "FORECAST_FIRST_WEEK"
-        ))
+        self.reject(
+            "week_before_first",
+            "date",
+            days < np.datetime64(first, "D"),
+            lambda value: (
+                f"{_short(value)} is before {first}, the first week kept; leave it out, or set an earlier "
+                "FORECAST_FIRST_WEEK"
+            ),
+        )
         if newest_week is not None:
-            self.reject("week_in_future", "date", days > np.datetime64(newest_week, "D"), lambda value: (
-                f"{_short(value)} is after {newest_week}, the newest week there can be sales of; correct the "
-                "date, or land the file again once that week has ended"
-            ))
+            self.reject(
+                "week_in_future",
+                "date",
+                days > np.datetime64(newest_week, "D"),
+                lambda value: (
+                    f"{_short(value)} is after {newest_week}, the newest week there can be sales of; correct the "
+                    "date, or land the file again once that week has ended"
+                ),
+            )
         return week
 
     def numbers(self, column: str, booleans: bool = False) -> pa.Array:
@@ -361,24 +393,37 @@ class _Review:
             lower = pc.utf8_lower(text)
             plain = pc.if_else(pc.equal(lower, "true"), "1", pc.if_else(pc.equal(lower, "false"), "0", text))
         good = pc.match_substring_regex(plain, _NUMBER)  # null where the text is
-        self.reject("not_a_number", column, _mask(pc.invert(good)), lambda value: (
-            f"{_short(value)} is not a plain number such as -1234.56; write it without currency, thousands "
-            "separators or a decimal comma, and leave the field empty where nothing was reported"
-        ))
+        self.reject(
+            "not_a_number",
+            column,
+            _mask(pc.invert(good)),
+            lambda value: (
+                f"{_short(value)} is not a plain number such as -1234.56; write it without currency, thousands "
+                "separators or a decimal comma, and leave the field empty where nothing was reported"
+            ),
+        )
         number = pc.cast(pc.if_else(good, plain, pa.scalar(None, pa.string())), pa.float64())
         number = pc.add(number, 0.0)  # -0.0 is 0.0, also when rows are compared
-        self.reject("out_of_range", column, _mask(pc.greater(pc.abs(number), LARGEST)), lambda value: (
-            f"{_short(value)} is beyond {LARGEST:.0e}, more than any week holds; correct it or leave it empty"
-        ))
+        self.reject(
+            "out_of_range",
+            column,
+            _mask(pc.greater(pc.abs(number), LARGEST)),
+            lambda value: (
+                f"{_short(value)} is beyond {LARGEST:.0e}, more than any week holds; correct it or leave it empty"
+            ),
+        )
         return number
 
     def booleans(self, column: str) -> pa.Array:
         lower = pc.utf8_lower(self.file.text(column))
         known = pc.is_in(lower, pa.concat_arrays([_TRUE, _FALSE]))
         unknown = pc.and_(pc.is_valid(lower), pc.invert(known))
-        self.reject("not_a_boolean", column, _mask(unknown), lambda value: (
-            f"{_short(value)} is neither TRUE nor FALSE; write one of them or leave the field empty"
-        ))
+        self.reject(
+            "not_a_boolean",
+            column,
+            _mask(unknown),
+            lambda value: f"{_short(value)} is neither TRUE nor FALSE; write one of them or leave the field empty",
+        )
         return pc.if_else(known, pc.is_in(lower, _TRUE), pa.scalar(None, pa.bool_()))
 
     def duplicates(self, keys: list[pa.Array], values: list[pa.Array], what: str) -> None:
@@ -404,14 +449,24 @@ class _Review:
         told[sorted_rows] = self.file.line[other]
         lines = _Lines(told)
         copies = _rows_mask(self.file.n, sorted_rows[~start & ~contested])
-        self.reject("duplicate_row", "", copies, lambda value: (
-            f"an exact copy of {value} ({what}), which was kept; nothing is lost, remove the copy"
-        ), lines)
+        self.reject(
+            "duplicate_row",
+            "",
+            copies,
+            lambda value: f"an exact copy of {value} ({what}), which was kept; nothing is lost, remove the copy",
+            lines,
+        )
         conflicts = _rows_mask(self.file.n, sorted_rows[contested])
-        self.reject("conflicting_duplicate", "", conflicts, lambda value: (
-            f"same {what} as {value} but other values; nobody can tell which is right, so none was taken; "
-            "keep the right one and land the file again"
-        ), lines)
+        self.reject(
+            "conflicting_duplicate",
+            "",
+            conflicts,
+            lambda value: (
+                f"same {what} as {value} but other values; nobody can tell which is right, so none was taken; "
+                "keep the right one and land the file again"
+            ),
+            lines,
+        )
 
     def parsed(self, table: pa.Table) -> Parsed:
         """`table` without the rejected rows, and those. Its `line` ties a long table to the file's rows."""
@@ -419,10 +474,17 @@ class _Review:
         if not good.all():
             table = table.filter(pc.is_in(table["line"], pa.array(file.line[good])))
         rejected = [
-            (line, "wrong_column_count", "", str(fields), (
-                f"{fields} fields where the header has {len(file.header)}; quote fields that hold the "
-                "delimiter or a line break"
-            )) for line, fields in file.ragged
+            (
+                line,
+                "wrong_column_count",
+                "",
+                str(fields),
+                (
+                    f"{fields} fields where the header has {len(file.header)}; quote fields that hold the "
+                    "delimiter or a line break"
+                ),
+            )
+            for line, fields in file.ragged
         ]
         for i, finding in enumerate(self.findings):
             rows = np.flatnonzero(self.verdict == i)
@@ -578,10 +640,13 @@ def _read(
             raise _missing_columns(key, contract, missing, header)
         wanted = {name for name in names if name} if optional is None else {*required, *optional}
         if twice := sorted({name for name in wanted if names.count(name) > 1}):
-            raise FileRefused("duplicate_columns", (
-                f"{key} has more than one column {_listed(twice)}, so which to read is unclear: "
-                f"{_listed(header)}. Rename or drop all but one."
-            ))
+            raise FileRefused(
+                "duplicate_columns",
+                (
+                    f"{key} has more than one column {_listed(twice)}, so which to read is unclear: "
+                    f"{_listed(header)}. Rename or drop all but one."
+                ),
+            )
         return {name: i for i, name in enumerate(names) if name in wanted}
 
     return reader(data, key, contract, select)
@@ -614,15 +679,16 @@ def _ignored(header: list[str], names: Mapping[str, int]) -> tuple[str, ...]:
     return tuple(name.strip() or f"(column {i + 1})" for i, name in enumerate(header) if i not in used)
 
 
-def _missing_columns(
-    key: str, contract: SalesContract, missing: Sequence[str], header: Sequence[str]
-) -> FileRefused:
+def _missing_columns(key: str, contract: SalesContract, missing: Sequence[str], header: Sequence[str]) -> FileRefused:
     mapped = contract.columns
     expected = [f"{name} (as {mapped[name]!r})" if name in mapped else name for name in missing]
-    return FileRefused("missing_columns", (
-        f"{key} lacks the column {_listed(expected)}; it has {_listed(header)}. "
-        f"Map it with FORECAST_COLUMNS or use a preset.{_delimiter_hint(header, contract)}"
-    ))
+    return FileRefused(
+        "missing_columns",
+        (
+            f"{key} lacks the column {_listed(expected)}; it has {_listed(header)}. "
+            f"Map it with FORECAST_COLUMNS or use a preset.{_delimiter_hint(header, contract)}"
+        ),
+    )
 
 
 def _delimiter_hint(header: Sequence[str], contract: SalesContract) -> str:
@@ -660,10 +726,13 @@ def _csv_text(data: bytes, key: str, contract: SalesContract) -> bytes:
         at = getattr(error, "start", 0)
         line = data.count(b"\n", 0, at) + 1
         gzipped = " It looks compressed: name it .csv.gz." if data[:2] == b"\x1f\x8b" else ""
-        raise FileRefused("encoding", (
-            f"{key} is not {contract.encoding}: line {line}, byte {at} of the file ({data[at:at + 4]!r}). "
-            f"Save it as UTF-8.{gzipped}"
-        )) from None
+        raise FileRefused(
+            "encoding",
+            (
+                f"{key} is not {contract.encoding}: line {line}, byte {at} of the file ({data[at : at + 4]!r}). "
+                f"Save it as UTF-8.{gzipped}"
+            ),
+        ) from None
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     if not text.strip():
         raise FileRefused("empty_file", f"{key} is empty; land it again with a header and rows.")
@@ -679,10 +748,13 @@ def _gunzip(data: bytes, key: str) -> bytes:
             raise EOFError
         return gzip.decompress(data)
     except EOFError:
-        raise FileRefused("truncated_gzip", (
-            f"{key} ends in the middle of its compressed data ({len(data):,} bytes arrived); "
-            "land the whole file again."
-        )) from None
+        raise FileRefused(
+            "truncated_gzip",
+            (
+                f"{key} ends in the middle of its compressed data ({len(data):,} bytes arrived); "
+                "land the whole file again."
+            ),
+        ) from None
     except (OSError, zlib.error) as error:
         raise _unreadable(key, error) from None
 
@@ -736,9 +808,16 @@ def _read_csv(data: bytes, key: str, contract: SalesContract, select: _Select) -
         ]
 
     return _File(
-        key, header, names, _ignored(header, names), columns, line[good],
+        key,
+        header,
+        names,
+        _ignored(header, names),
+        columns,
+        line[good],
         list(zip(line[~good].tolist(), layout.fields[1:][~good].tolist(), strict=True)),
-        records, contract.date_format, pa.array(contract.missing, pa.string()),
+        records,
+        contract.date_format,
+        pa.array(contract.missing, pa.string()),
     )
 
 
@@ -800,12 +879,17 @@ def _arrow_columns(
             block_size=max(1 << 22, 2 * int((layout.stop - layout.start).max())),
         ),
         pa_csv.ParseOptions(
-            delimiter=contract.delimiter, quote_char='"' if quoted else False, newlines_in_values=quoted,
+            delimiter=contract.delimiter,
+            quote_char='"' if quoted else False,
+            newlines_in_values=quoted,
             invalid_row_handler=lambda row: "skip",  # they are known already
         ),
         pa_csv.ConvertOptions(
-            include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string()), check_utf8=False,
-            null_values=[], strings_can_be_null=False,
+            include_columns=wanted,
+            column_types=dict.fromkeys(wanted, pa.string()),
+            check_utf8=False,
+            null_values=[],
+            strings_can_be_null=False,
         ),
     )
     return {name: _whole(table[str(i)]) for name, i in names.items()}
@@ -842,10 +926,13 @@ def _read_parquet(data: bytes, key: str, contract: SalesContract, select: _Selec
         raise _no_rows(key)
     for name in names.values():
         if not _readable(schema.field(name).type):
-            raise FileRefused("wrong_type", (
-                f"{key}: column {schema.names[name]!r} is of type {schema.field(name).type}, which can't be "
-                "read; write it as text, a number, a date or a boolean."
-            ))
+            raise FileRefused(
+                "wrong_type",
+                (
+                    f"{key}: column {schema.names[name]!r} is of type {schema.field(name).type}, which can't be "
+                    "read; write it as text, a number, a date or a boolean."
+                ),
+            )
     try:
         table = file.read(columns=[schema.names[i] for i in names.values()])
         table.validate(full=True)
@@ -863,8 +950,16 @@ def _read_parquet(data: bytes, key: str, contract: SalesContract, select: _Selec
 
     typed = pa.types.is_temporal(_plain_type(schema.field(names["date"]).type)) if "date" in names else False
     return _File(
-        key, schema.names, names, _ignored(schema.names, names), columns, np.arange(1, table.num_rows + 1),
-        [], records, _ISO if typed else contract.date_format, pa.array(contract.missing, pa.string()),
+        key,
+        schema.names,
+        names,
+        _ignored(schema.names, names),
+        columns,
+        np.arange(1, table.num_rows + 1),
+        [],
+        records,
+        _ISO if typed else contract.date_format,
+        pa.array(contract.missing, pa.string()),
     )
 
 
@@ -874,11 +969,23 @@ def _plain_type(kind: pa.DataType) -> pa.DataType:
 
 def _readable(kind: pa.DataType) -> bool:
     is_a, kind = pa.types, _plain_type(kind)
-    return any(check(kind) for check in (
-        is_a.is_string, is_a.is_large_string, is_a.is_string_view, is_a.is_integer, is_a.is_floating,
-        is_a.is_decimal, is_a.is_boolean, is_a.is_date, is_a.is_timestamp, is_a.is_null, is_a.is_binary,
-        is_a.is_large_binary,
-    ))
+    return any(
+        check(kind)
+        for check in (
+            is_a.is_string,
+            is_a.is_large_string,
+            is_a.is_string_view,
+            is_a.is_integer,
+            is_a.is_floating,
+            is_a.is_decimal,
+            is_a.is_boolean,
+            is_a.is_date,
+            is_a.is_timestamp,
+            is_a.is_null,
+            is_a.is_binary,
+            is_a.is_large_binary,
+        )
+    )
 
 
 def _as_text(values: pa.Array) -> pa.Array:
@@ -909,7 +1016,10 @@ PRESETS: dict[str, SalesContract] = {
     "walmart": SalesContract(
         "walmart",
         columns={
-            "store": "Store", "dept": "Dept", "date": "Date", "weekly_sales": "Weekly_Sales",
+            "store": "Store",
+            "dept": "Dept",
+            "date": "Date",
+            "weekly_sales": "Weekly_Sales",
             "is_holiday": "IsHoliday",
         },
         date_format="%d/%m/%Y",

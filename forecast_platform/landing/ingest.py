@@ -147,19 +147,29 @@ def _only_future_weeks(
 
 
 def _ingest(
-    lake: Lake, obj: LandingObject, data: bytes, contract: SalesContract, calendar: WeekCalendar,
-    newest_week: dt.date, previous: dt.datetime | None,
+    lake: Lake,
+    obj: LandingObject,
+    data: bytes,
+    contract: SalesContract,
+    calendar: WeekCalendar,
+    newest_week: dt.date,
+    previous: dt.datetime | None,
 ) -> Ingested:
     assert obj.kind is not None
     landed_at = landing_time(obj, previous)
     try:
         parsed = _parse(obj, data, contract, calendar, newest_week)
     except FileRefused as refusal:
-        refused = pa.table({
-            "line": pa.array([None], pa.int64()), "rule": [refusal.rule], "column": pa.array([None], pa.string()),
-            "value": pa.array([None], pa.string()), "message": [refusal.message],
-            "record": pa.array([None], pa.string()),
-        })
+        refused = pa.table(
+            {
+                "line": pa.array([None], pa.int64()),
+                "rule": [refusal.rule],
+                "column": pa.array([None], pa.string()),
+                "value": pa.array([None], pa.string()),
+                "message": [refusal.message],
+                "record": pa.array([None], pa.string()),
+            }
+        )
         _replace_source(lake, "quarantine", _quarantine_rows(refused, obj, landed_at), obj, landed_at)
         result = Ingested(
             obj.key, obj.version, obj.kind, landed_at, "refused", rule=refusal.rule, message=refusal.message
@@ -176,8 +186,16 @@ def _ingest(
         if "week" in parsed.accepted.column_names:
             weeks = sorted(w for w in pc.unique(parsed.accepted["week"]).to_pylist() if w)
         result = Ingested(
-            obj.key, obj.version, obj.kind, landed_at, "ingested", parsed.rows, parsed.accepted_rows,
-            len(parsed.rejected), tuple(weeks), ignored_columns=parsed.ignored_columns,
+            obj.key,
+            obj.version,
+            obj.kind,
+            landed_at,
+            "ingested",
+            parsed.rows,
+            parsed.accepted_rows,
+            len(parsed.rejected),
+            tuple(weeks),
+            ignored_columns=parsed.ignored_columns,
         )
     _replace_source(lake, "landings", _ledger_row(lake, obj, result), obj, landed_at)
     return result
@@ -197,7 +215,9 @@ def _parse(
 
 def _with_source(rows: pa.Table, obj: LandingObject, landed_at: dt.datetime) -> pa.Table:
     return with_columns(
-        rows, source_key=obj.key, source_version=obj.version,
+        rows,
+        source_key=obj.key,
+        source_version=obj.version,
         landed_at=pa.scalar(landed_at, pa.timestamp("us", tz="UTC")),
     )
 
@@ -215,11 +235,21 @@ def _replace_source(lake: Lake, table: str, rows: pa.Table, obj: LandingObject, 
 
 def _ledger_row(lake: Lake, obj: LandingObject, result: Ingested) -> pa.Table:
     row = {
-        "source_key": obj.key, "source_version": obj.version, "landed_at": result.landed_at, "kind": result.kind,
-        "size": obj.size, "status": result.status, "rows": result.rows, "accepted": result.accepted,
-        "quarantined": result.quarantined, "weeks": len(result.weeks),
-        "first_week": min(result.weeks, default=None), "last_week": max(result.weeks, default=None),
-        "rule": result.rule, "message": result.message,
-        "ignored_columns": ", ".join(result.ignored_columns) or None, "arrived_at": obj.arrived_at,
+        "source_key": obj.key,
+        "source_version": obj.version,
+        "landed_at": result.landed_at,
+        "kind": result.kind,
+        "size": obj.size,
+        "status": result.status,
+        "rows": result.rows,
+        "accepted": result.accepted,
+        "quarantined": result.quarantined,
+        "weeks": len(result.weeks),
+        "first_week": min(result.weeks, default=None),
+        "last_week": max(result.weeks, default=None),
+        "rule": result.rule,
+        "message": result.message,
+        "ignored_columns": ", ".join(result.ignored_columns) or None,
+        "arrived_at": obj.arrived_at,
     }
     return pa.Table.from_pylist([row], schema=lake.specs["landings"].schema)

@@ -214,7 +214,9 @@ class FolderLanding:
             digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
         after = path.stat()
         changed = (after.st_size, after.st_mtime_ns, after.st_ctime_ns) != (
-            status.st_size, status.st_mtime_ns, status.st_ctime_ns
+            status.st_size,
+            status.st_mtime_ns,
+            status.st_ctime_ns,
         )
         return None if changed else _landed(key, digest, status)
 
@@ -286,9 +288,7 @@ class S3Landing:
     def read(self, obj: LandingObject) -> bytes:
         """See Landing.read."""
         with self._explained(obj.key, "s3:GetObject"):
-            reply = self._client.get_object(
-                Bucket=self.bucket, Key=self.prefix + obj.key, IfMatch=f'"{obj.version}"'
-            )
+            reply = self._client.get_object(Bucket=self.bucket, Key=self.prefix + obj.key, IfMatch=f'"{obj.version}"')
             data: bytes = reply["Body"].read()
         return data
 

@@ -79,12 +79,16 @@ def write_batch(folder: Path, panel: Panel, categories: Categories, shards: int)
     for shard in np.unique(shard_of):
         members = np.flatnonzero(shard_of == shard)
         (building / "input" / f"shard-{shard:03d}.json").write_bytes(b"".join(lines[i] + b"\n" for i in members))
-    manifest = pa.table({
-        "shard": pa.array([f"shard-{s:03d}.json" for s in shard_of]), "line": pa.array(line_of),
-        "store": pa.array(panel.store.tolist()), "dept": pa.array(panel.dept.tolist()),
-        "last_week": pa.array(panel.weeks[panel.last].astype("datetime64[D]")),
-        "sha256": pa.array([hashlib.sha256(line).hexdigest() for line in lines]),
-    })
+    manifest = pa.table(
+        {
+            "shard": pa.array([f"shard-{s:03d}.json" for s in shard_of]),
+            "line": pa.array(line_of),
+            "store": pa.array(panel.store.tolist()),
+            "dept": pa.array(panel.dept.tolist()),
+            "last_week": pa.array(panel.weeks[panel.last].astype("datetime64[D]")),
+            "sha256": pa.array([hashlib.sha256(line).hexdigest() for line in lines]),
+        }
+    )
     pq.write_table(manifest, building / "manifest.parquet")
     shutil.rmtree(folder, ignore_errors=True)
     building.rename(folder)
@@ -108,9 +112,7 @@ def read_batch(batch: Batch, quantiles: tuple[float, ...], horizon: int) -> Iter
         rows = manifest.filter(pa.compute.equal(manifest["shard"], name))
         inputs = source.read_bytes().splitlines()
         if len(inputs) != len(rows):
-            raise BatchError(
-                f"{source} has {len(inputs)} lines, the manifest {len(rows)}; run batch_predictions again"
-            )
+            raise BatchError(f"{source} has {len(inputs)} lines, the manifest {len(rows)}; run batch_predictions again")
         for line, (text, expected) in enumerate(zip(inputs, rows["sha256"].to_pylist(), strict=True), 1):
             if hashlib.sha256(text).hexdigest() != expected:
                 raise BatchError(f"{source}: line {line} is not the one in the manifest; run batch_predictions again")

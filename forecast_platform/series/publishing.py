@@ -29,11 +29,14 @@ def forecastable(panel: Panel, active_weeks: int) -> tuple[Panel, pa.Table]:
         f"closed: no sales for {weeks} weeks, the last in the week of {week}; a series is closed after {active_weeks}"
         for weeks, week in zip(idle[closed], last_week[closed].astype(str), strict=True)
     ]
-    rows = pa.table({
-        "store": pa.array(panel.store[closed].tolist(), pa.string()),
-        "dept": pa.array(panel.dept[closed].tolist(), pa.string()),
-        "last_week": pa.array(last_week[closed], pa.date32()), "reason": pa.array(reasons, pa.string()),
-    })
+    rows = pa.table(
+        {
+            "store": pa.array(panel.store[closed].tolist(), pa.string()),
+            "dept": pa.array(panel.dept[closed].tolist(), pa.string()),
+            "last_week": pa.array(last_week[closed], pa.date32()),
+            "reason": pa.array(reasons, pa.string()),
+        }
+    )
     return panel.select(~closed), rows
 
 
@@ -70,7 +73,9 @@ def forecast_rows(
 
 
 def _add(
-    totals: dict[tuple[str, str, str], NDArray[np.float64]], level: str, group: NDArray[np.str_],
+    totals: dict[tuple[str, str, str], NDArray[np.float64]],
+    level: str,
+    group: NDArray[np.str_],
     samples: NDArray[np.float64],
 ) -> None:
     names, member = np.unique(group, return_inverse=True)
@@ -82,8 +87,13 @@ def _add(
 
 
 def _rows(
-    level: str, store: NDArray[np.str_], dept: NDArray[np.str_], mean: NDArray[np.float64],
-    quantiles: NDArray[np.float64], cutoff: dt.date, columns: tuple[str, ...],
+    level: str,
+    store: NDArray[np.str_],
+    dept: NDArray[np.str_],
+    mean: NDArray[np.float64],
+    quantiles: NDArray[np.float64],
+    cutoff: dt.date,
+    columns: tuple[str, ...],
 ) -> pa.Table:
     n, horizon = mean.shape
     week = np.datetime64(cutoff, "D")
@@ -92,10 +102,17 @@ def _rows(
     def names(values: NDArray[np.str_]) -> pa.Array:
         return pa.array([v or None for v in np.repeat(values, horizon).tolist()], pa.string())
 
-    return pa.table({
-        "forecast_week": pa.array(np.full(n * horizon, week), pa.date32()), "level": pa.repeat(level, n * horizon),
-        "store": names(store), "dept": names(dept),
-        "target_week": pa.array(np.tile(week + steps * np.timedelta64(WEEK), n).astype("datetime64[D]"), pa.date32()),
-        "horizon": pa.array(np.tile(steps, n), pa.int32()), "mean": mean.ravel(),
-        **{column: quantiles[:, i].ravel() for i, column in enumerate(columns)},
-    })
+    return pa.table(
+        {
+            "forecast_week": pa.array(np.full(n * horizon, week), pa.date32()),
+            "level": pa.repeat(level, n * horizon),
+            "store": names(store),
+            "dept": names(dept),
+            "target_week": pa.array(
+                np.tile(week + steps * np.timedelta64(WEEK), n).astype("datetime64[D]"), pa.date32()
+            ),
+            "horizon": pa.array(np.tile(steps, n), pa.int32()),
+            "mean": mean.ravel(),
+            **{column: quantiles[:, i].ravel() for i, column in enumerate(columns)},
+        }
+    )

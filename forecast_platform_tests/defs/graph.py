@@ -38,7 +38,10 @@ class Graph:
         self.resources = {"platform": self.platform, "duckdb": DuckDBResource(database=":memory:")}
         shipped = definitions.defs
         self.defs = dg.Definitions(
-            assets=shipped.assets, asset_checks=shipped.asset_checks, jobs=shipped.jobs, executor=shipped.executor,
+            assets=shipped.assets,
+            asset_checks=shipped.asset_checks,
+            jobs=shipped.jobs,
+            executor=shipped.executor,
             resources=self.resources,
         )
 
@@ -60,13 +63,19 @@ class Graph:
         return self.run("weekly_forecast", week, only, tags)
 
     def run(
-        self, job: str, week: dt.date | None = None, only: Sequence[str] | None = None,
+        self,
+        job: str,
+        week: dt.date | None = None,
+        only: Sequence[str] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> Result:
         return Result(
             self.defs.resolve_job_def(job).execute_in_process(
-                instance=self.instance, partition_key=key(week) if week else None, tags=dict(tags or {}),
-                raise_on_error=False, run_config=_QUIET,
+                instance=self.instance,
+                partition_key=key(week) if week else None,
+                tags=dict(tags or {}),
+                raise_on_error=False,
+                run_config=_QUIET,
                 asset_selection=[dg.AssetKey(name) for name in only] if only else None,
             )
         )
@@ -97,7 +106,8 @@ class Result:
     def metadata(self, asset: str) -> dict[str, Any]:
         """Metadata of the asset's (last) materialization."""
         (*_, last) = [
-            e.step_materialization_data.materialization for e in self.events
+            e.step_materialization_data.materialization
+            for e in self.events
             if e.is_step_materialization and e.step_key == asset
         ]
         return {name: value.value for name, value in last.metadata.items()}
@@ -111,7 +121,10 @@ class Result:
                 data = event.step_failure_data
                 expected = data.user_failure_data
                 found[event.step_key] = (
-                    expected.description if expected and expected.description
-                    else data.error.to_string() if data.error else ""
+                    expected.description
+                    if expected and expected.description
+                    else data.error.to_string()
+                    if data.error
+                    else ""
                 )
         return found

@@ -23,8 +23,8 @@ from forecast_platform_tests.defs.graph import Graph
 
 pytestmark = [pytest.mark.kill, pytest.mark.filterwarnings("ignore::UserWarning")]
 
-# (asset, what is called in it, whether it dies before or after the call, the table concerned). A commit_table that never
-# comes leaves data files behind that no table names; a save_artifact that never comes, a trained model that is lost.
+# (asset, what is called in it, whether it dies before or after the call, the table concerned). A commit_table that
+# never comes leaves data files behind that no table names; a save_artifact that never comes, a trained model lost.
 POINTS = [
     ("raw_sales", "Lake.replace", "before", "raw_sales"),
     ("raw_sales", "Lake.replace", "after", "raw_sales"),
@@ -50,8 +50,10 @@ def _places() -> dict[str, tuple[Any, str]]:
     from forecast_platform.lake.lake import Lake
 
     return {
-        "Lake.replace": (Lake, "replace"), "SqlCatalog.commit_table": (SqlCatalog, "commit_table"),
-        "save_artifact": (deepar, "save_artifact"), "transform": (deepar, "transform"),
+        "Lake.replace": (Lake, "replace"),
+        "SqlCatalog.commit_table": (SqlCatalog, "commit_table"),
+        "save_artifact": (deepar, "save_artifact"),
+        "transform": (deepar, "transform"),
     }
 
 
@@ -91,8 +93,14 @@ class Killed:
         self.home, self.landing, self.week = home, landing, week
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(
-            ["forecast_platform.definitions", "torch", "pyiceberg.catalog.sql", "pyiceberg.table", "matplotlib.figure",
-             __name__]
+            [
+                "forecast_platform.definitions",
+                "torch",
+                "pyiceberg.catalog.sql",
+                "pyiceberg.table",
+                "matplotlib.figure",
+                __name__,
+            ]
         )
         self.expected = self.rerun(fresh=True)
 

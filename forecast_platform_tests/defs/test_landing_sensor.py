@@ -31,7 +31,9 @@ class Ticking:
 
     def tick(self) -> Any:
         with dg.build_sensor_context(
-            instance=self.graph.instance, cursor=self.cursor, definitions=self.graph.defs,
+            instance=self.graph.instance,
+            cursor=self.cursor,
+            definitions=self.graph.defs,
             resources=self.graph.resources,
         ) as context:
             result = landing_sensor.evaluate_tick(context)
@@ -85,9 +87,7 @@ def test_one_week_runs_the_whole_graph_for_its_partition(sensor: Ticking):
     assert request.tags["forecast/started_by"] == "landing"
     assert request.run_key.startswith("2025-01-31:")
     assert request.run_key.endswith(".1")
-    assert sensor.memory == AT_REST | {
-        "sent": 1, "requested": {"sales/a.csv": version(sensor.graph, "sales/a.csv")}
-    }
+    assert sensor.memory == AT_REST | {"sent": 1, "requested": {"sales/a.csv": version(sensor.graph, "sales/a.csv")}}
     assert sensor.tick().skip_message == "nothing new landed"
 
 
@@ -106,7 +106,7 @@ def test_nothing_is_asked_for_while_a_landing_run_is_unfinished(sensor: Ticking)
         sensor.graph.land({f"sales/{week}.csv": sales(week)})
     result = sensor.tick()
     assert result.run_requests == []
-    assert result.skip_message == "a run is going, 2 weeks wait: ['2025-01-24', '2025-01-31']"
+    assert result.skip_message == "a run is going; waiting for it: 2025-01-24, 2025-01-31"
     assert sorted(sensor.memory["pending"]) == ["2025-01-24", "2025-01-31"]
     sensor.graph.instance.report_run_canceled(run)
     assert [r.partition_key for r in sensor.tick().run_requests] == ["2025-01-24"]
@@ -127,7 +127,8 @@ def test_a_history_is_a_range_of_raw_and_clean_weeks(sensor: Ticking, retailer: 
     assert (request.job_name, request.partition_key) == ("ingest_history", None)
     assert [k.to_user_string() for k in request.asset_selection] == ["raw_sales", "cleaned_series"]
     tags = {
-        "dagster/asset_partition_range_start": key(weeks[0]), "dagster/asset_partition_range_end": key(weeks[-4]),
+        "dagster/asset_partition_range_start": key(weeks[0]),
+        "dagster/asset_partition_range_end": key(weeks[-4]),
         "forecast/started_by": "landing",
     }
     assert tags.items() <= request.tags.items()
@@ -154,7 +155,8 @@ def test_files_without_a_week_run_raw_sales_for_the_week_they_arrived_in(sensor:
     sensor.graph.land({"stores/s.csv": b"store,type\n1,A\n", "sales/broken.csv": b"\xff\xfe"})
     (request,) = sensor.tick().run_requests
     assert (request.job_name, request.partition_key) == (
-        "ingest_history", key(next_week(sensor.graph) - dt.timedelta(weeks=1))
+        "ingest_history",
+        key(next_week(sensor.graph) - dt.timedelta(weeks=1)),
     )
     assert [k.to_user_string() for k in request.asset_selection] == ["raw_sales"]
     assert sensor.memory["loose"] == []
@@ -244,8 +246,12 @@ def test_an_unreachable_bucket_is_an_error_not_silence(home: Path, monkeypatch: 
     from forecast_platform.settings import Settings
 
     for name, value in {
-        "AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x",
-        "AWS_REGION": "us-east-1", "AWS_MAX_ATTEMPTS": "1", "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+        "AWS_ACCESS_KEY_ID": "x",
+        "AWS_SECRET_ACCESS_KEY": "x",
+        "AWS_REGION": "us-east-1",
+        "AWS_MAX_ATTEMPTS": "1",
+        "AWS_EC2_METADATA_DISABLED": "true",
     }.items():
         monkeypatch.setenv(name, value)
     platform = Platform(Settings(**SMALL, landing_url="s3://no-such-bucket"))

@@ -143,10 +143,7 @@ def test_who_is_scored_and_which_weeks():
 
 def test_nothing_after_the_cutoff_reaches_a_forecast():
     panel, cutoffs = make_panel(), [week(80), week(100)]
-    models = {
-        "naive": seasonal_naive,
-        "mean": lambda h, n, q: np.nanmean(h.sales) * np.ones((len(h), len(q), n)),
-    }
+    models = {"naive": seasonal_naive, "mean": lambda h, n, q: np.nanmean(h.sales) * np.ones((len(h), len(q), n))}
     plain = backtest(panel, cutoffs, 8, models)
     changed = panel.sales.copy()
     changed[:, 81:] = changed[:, 81:] * -3 + 7
@@ -200,10 +197,7 @@ def test_progress_and_time_are_reported():
 @pytest.mark.parametrize(
     ("cutoff", "message"),
     [
-        (
-            week(80) - dt.timedelta(days=2),
-            r"is a Wednesday, but weeks end on Friday here; the nearest is 2021-07-16",
-        ),
+        (week(80) - dt.timedelta(days=2), r"is a Wednesday, but weeks end on Friday here; the nearest is 2021-07-16"),
         (week(80) + dt.timedelta(days=3), r"is a Monday, .* the nearest is 2021-07-16"),
         (week(119), "a week after the cutoff is needed"),
         (week(-1), "must lie from 2020-01-03 to"),

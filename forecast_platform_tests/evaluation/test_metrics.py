@@ -29,9 +29,7 @@ def windows():
         history = np.where(rng.random((n, t)) < 0.8, rng.normal(50, 40, (n, t)), np.nan)
         return y, mask, forecast, history
 
-    return st.tuples(
-        st.integers(1, 6), st.integers(1, 8), st.integers(1, 120), st.integers(0, 2**32 - 1)
-    ).map(build)
+    return st.tuples(st.integers(1, 6), st.integers(1, 8), st.integers(1, 120), st.integers(0, 2**32 - 1)).map(build)
 
 
 def second_derivation(y, mask, forecast, levels, history):

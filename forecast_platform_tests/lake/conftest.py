@@ -35,8 +35,16 @@ def clean_rows(*weeks: Mapping[tuple[dt.date, str, str], float | None]) -> pa.Ta
     """Rows of cleaned_series from {(week, store, dept): sales}."""
     rows = [
         {
-            "week": w, "store": store, "dept": dept, "sales": sales, "observed": sales is not None, "is_return": False,
-            "is_restated": False, "is_holiday": False, "landed_at": None, "source_key": "sales/a.csv",
+            "week": w,
+            "store": store,
+            "dept": dept,
+            "sales": sales,
+            "observed": sales is not None,
+            "is_return": False,
+            "is_restated": False,
+            "is_holiday": False,
+            "landed_at": None,
+            "source_key": "sales/a.csv",
         }
         for part in weeks
         for (w, store, dept), sales in part.items()
@@ -54,8 +62,17 @@ def forecast_rows(w: dt.date, p50: float, run_id: str = "run-1", targets: int = 
     specs = table_specs(quantiles)
     rows = [
         {
-            "forecast_week": w, "level": "series", "store": "1", "dept": "2", "target_week": w + h * WEEK, "horizon": h,
-            "mean": p50, **dict.fromkeys(quantiles, p50), "model_version": "m", "as_known": "now", "run_id": run_id,
+            "forecast_week": w,
+            "level": "series",
+            "store": "1",
+            "dept": "2",
+            "target_week": w + h * WEEK,
+            "horizon": h,
+            "mean": p50,
+            **dict.fromkeys(quantiles, p50),
+            "model_version": "m",
+            "as_known": "now",
+            "run_id": run_id,
             "created_at": dt.datetime.now(dt.UTC),
         }
         for h in range(1, targets + 1)

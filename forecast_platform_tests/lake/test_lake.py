@@ -202,8 +202,15 @@ class TestQuery:
         assert {r["forecast_week"] for r in filled.query("SELECT * FROM latest_forecast").to_pylist()} == {week(1)}
         (row,) = filled.query("SELECT * FROM forecast_revisions").to_pylist()
         assert row | {"level": "", "store": "", "dept": ""} == {
-            "forecast_week": week(1), "level": "", "store": "", "dept": "", "target_week": week(2), "p50": 11.0,
-            "previous_week": week(0), "previous_p50": 10.0, "change": 1.0,
+            "forecast_week": week(1),
+            "level": "",
+            "store": "",
+            "dept": "",
+            "target_week": week(2),
+            "p50": 11.0,
+            "previous_week": week(0),
+            "previous_p50": 10.0,
+            "change": 1.0,
         }
 
     @pytest.mark.parametrize(
@@ -212,14 +219,17 @@ class TestQuery:
     def test_other_ways_to_read(self, filled, sql):
         assert len(filled.query(sql)) > 0
 
-    @pytest.mark.parametrize("sql", [
-        "SELECT * FROM read_csv('/etc/passwd')",
-        "SELECT * FROM read_text('/etc/hosts')",
-        "SELECT * FROM '/etc/passwd'",
-        "SELECT * FROM glob('/etc/*')",
-        "SELECT * FROM read_csv('{lake}/../secret.csv')",
-        "SELECT getenv('HOME')",
-    ])
+    @pytest.mark.parametrize(
+        "sql",
+        [
+            "SELECT * FROM read_csv('/etc/passwd')",
+            "SELECT * FROM read_text('/etc/hosts')",
+            "SELECT * FROM '/etc/passwd'",
+            "SELECT * FROM glob('/etc/*')",
+            "SELECT * FROM read_csv('{lake}/../secret.csv')",
+            "SELECT getenv('HOME')",
+        ],
+    )
     def test_files_outside_are_closed(self, filled, warehouse, sql):
         (warehouse.parent / "secret.csv").write_text("a\n1\n")
         folder = str(warehouse).replace("'", "''")

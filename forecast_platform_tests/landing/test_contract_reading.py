@@ -24,15 +24,12 @@ CALENDAR = WeekCalendar()
 NEWEST = dt.date(2012, 10, 26)
 HEADER = "store,dept,date,weekly_sales,is_holiday\n"
 TEXT = (
-    HEADER + "1,1,2012-10-19,24924.5,FALSE\n1,1,2012-10-26,-3,TRUE\n"
-    "007,b b,2012-10-26,NA,\n2,1,2012-10-26,1e-07,TRUE\n"
+    HEADER + "1,1,2012-10-19,24924.5,FALSE\n1,1,2012-10-26,-3,TRUE\n007,b b,2012-10-26,NA,\n2,1,2012-10-26,1e-07,TRUE\n"
 )
 
 
 def sales(data: bytes | str, key: str = "a.csv", contract: SalesContract = CANONICAL) -> Parsed:
-    return contracts.parse_sales(
-        data.encode() if isinstance(data, str) else data, key, contract, CALENDAR, NEWEST
-    )
+    return contracts.parse_sales(data.encode() if isinstance(data, str) else data, key, contract, CALENDAR, NEWEST)
 
 
 def to_parquet(table: pa.Table) -> bytes:
@@ -52,9 +49,9 @@ def test_csv_its_gzip_and_its_parquet_twin_mean_the_same() -> None:
     plain = sales(TEXT)
     assert plain.accepted_rows == 4
     assert sales(gzip.compress(TEXT.encode()), "a.csv.gz").accepted.equals(plain.accepted)
-    assert sales(
-        gzip.compress(TEXT[:60].encode()) + gzip.compress(TEXT[60:].encode()), "A.CSV.GZ"
-    ).accepted.equals(plain.accepted)
+    assert sales(gzip.compress(TEXT[:60].encode()) + gzip.compress(TEXT[60:].encode()), "A.CSV.GZ").accepted.equals(
+        plain.accepted
+    )
     named = plain.accepted.rename_columns(["x", "Store", "DEPT", "date", "weekly_sales", "is_holiday"])
     twin = sales(to_parquet(named), "a.parquet")
     assert without_lines(twin.accepted) == without_lines(plain.accepted)
@@ -127,18 +124,11 @@ def test_two_hundred_columns_are_ignored_and_named() -> None:
 )
 @pytest.mark.parametrize(
     "value",
-    [
-        pa.array([2.5]),
-        pa.array([2.5], pa.float32()),
-        pa.array(["2.5"]),
-        pa.array([decimal.Decimal("2.50")]),
-    ],
+    [pa.array([2.5]), pa.array([2.5], pa.float32()), pa.array(["2.5"]), pa.array([decimal.Decimal("2.50")])],
     ids=lambda a: str(a.type),
 )
 def test_parquet_types(store: pa.Array, date: pa.Array, value: pa.Array) -> None:
-    data = to_parquet(
-        pa.table({"store": store, "dept": pa.array([10**10]), "date": date, "weekly_sales": value})
-    )
+    data = to_parquet(pa.table({"store": store, "dept": pa.array([10**10]), "date": date, "weekly_sales": value}))
     assert without_lines(sales(data, "a.parquet").accepted) == [
         {"store": "1", "dept": "10000000000", "week": NEWEST, "sales": 2.5, "is_holiday": None}
     ]
@@ -150,9 +140,7 @@ def test_parquet_rows_are_rejected_by_the_same_rules_and_kept_whole() -> None:
             {
                 "store": pa.array([1.0, None, 1.5, 1e16, float("nan")]),
                 "dept": ["1"] * 5,
-                "date": pa.array(
-                    [dt.datetime(2012, 10, 26, 13), *[dt.datetime(2012, 10, 26)] * 4], pa.timestamp("us")
-                ),
+                "date": pa.array([dt.datetime(2012, 10, 26, 13), *[dt.datetime(2012, 10, 26)] * 4], pa.timestamp("us")),
                 "weekly_sales": [1.0, 1.0, float("inf"), float("nan"), 1.0],
                 "is_holiday": [1, 0, None, 0, 1],
                 "note": [["x"]] * 5,
@@ -281,10 +269,7 @@ GOOD = st.builds(
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
-@given(
-    st.lists(st.one_of(GOOD, st.sampled_from(FAULTS), st.just("")), max_size=25),
-    st.sampled_from(["\n", "\r\n"]),
-)
+@given(st.lists(st.one_of(GOOD, st.sampled_from(FAULTS), st.just("")), max_size=25), st.sampled_from(["\n", "\r\n"]))
 @example(["1,1,2012-10-26,1,TRUE"] * 3, "\n")
 def test_every_row_ends_in_exactly_one_place(rows: list[str], newline: str) -> None:
     lines = [i for i, row in enumerate(rows, start=2) if row]
@@ -296,9 +281,7 @@ def test_every_row_ends_in_exactly_one_place(rows: list[str], newline: str) -> N
     parsed = sales(data)
     assert parsed.rows == len(lines) == len(parsed.accepted) + len(parsed.rejected)
     assert sorted(parsed.accepted["line"].to_pylist() + parsed.rejected["line"].to_pylist()) == lines
-    assert parsed.rejected["record"].to_pylist() == [
-        rows[line - 2] for line in parsed.rejected["line"].to_pylist()
-    ]
+    assert parsed.rejected["record"].to_pylist() == [rows[line - 2] for line in parsed.rejected["line"].to_pylist()]
     accepted = [(r["store"], r["dept"], r["week"]) for r in parsed.accepted.to_pylist()]
     assert len(set(accepted)) == len(accepted)
 
@@ -313,11 +296,7 @@ def test_every_row_ends_in_exactly_one_place(rows: list[str], newline: str) -> N
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
-@given(
-    st.lists(
-        st.sampled_from(["1,A,5", "1,B,5", "2,A,", ",A,1", "3", "4,x,TRUE", ""]), min_size=1, max_size=12
-    )
-)
+@given(st.lists(st.sampled_from(["1,A,5", "1,B,5", "2,A,", ",A,1", "3", "4,x,TRUE", ""]), min_size=1, max_size=12))
 def test_long_forms_conserve_rows_too(rows: list[str]) -> None:
     total = sum(bool(row) for row in rows)
     dated = [row.replace(",", ",2012-10-26,", 1) for row in rows]
@@ -325,9 +304,7 @@ def test_long_forms_conserve_rows_too(rows: list[str]) -> None:
         return
     for parsed in (
         contracts.parse_stores("\n".join(["store,type,size", *rows]).encode(), "a.csv", CANONICAL),
-        contracts.parse_features(
-            "\n".join(["store,date,type,size", *dated]).encode(), "a.csv", CANONICAL, CALENDAR
-        ),
+        contracts.parse_features("\n".join(["store,date,type,size", *dated]).encode(), "a.csv", CANONICAL, CALENDAR),
         contracts.parse_calendar("\n".join(["x,name,date", *dated]).encode(), "a.csv", CANONICAL),
     ):
         accepted, rejected = (set(t["line"].to_pylist()) for t in (parsed.accepted, parsed.rejected))
@@ -369,9 +346,7 @@ def test_random_bytes_are_refused_politely(data: bytes, key: str) -> None:
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 255)), min_size=1, max_size=5), KEYS)
 def test_damaged_files_are_refused_politely(changes: list[tuple[int, int]], key: str) -> None:
-    table = pa.table(
-        {"store": ["1"], "name": ["x"], "date": ["2012-10-26"], "dept": [1], "weekly_sales": [1.0]}
-    )
+    table = pa.table({"store": ["1"], "name": ["x"], "date": ["2012-10-26"], "dept": [1], "weekly_sales": [1.0]})
     good = {
         "a.csv": TEXT.encode(),
         "a.csv.gz": gzip.compress(TEXT.encode(), mtime=0),

@@ -105,12 +105,7 @@ def parquet_of(table: pa.Table) -> bytes:
 def test_a_bad_row_is_rejected_by_its_rule(row: str, rule: str, column: str, value: str, words: str) -> None:
     parsed = sales(HEADER + GOOD + row + "\n")
     (rejected,) = parsed.rejected.to_pylist()
-    assert (rejected["line"], rejected["rule"], rejected["column"], rejected["value"]) == (
-        3,
-        rule,
-        column,
-        value,
-    )
+    assert (rejected["line"], rejected["rule"], rejected["column"], rejected["value"]) == (3, rule, column, value)
     assert words in rejected["message"]
     assert rejected["record"] == row
     assert parsed.accepted["line"].to_pylist() == [2]
@@ -128,9 +123,7 @@ def test_rows_of_the_same_key_with_other_values_are_all_rejected() -> None:
 
 
 def test_of_identical_rows_the_first_is_kept() -> None:
-    parsed = sales(
-        HEADER + GOOD * 3 + "1,2,2012-10-26,NA,\n1,2,2012-10-26,,\n1,3,2012-10-26,-0,\n1,3,2012-10-26,0,\n"
-    )
+    parsed = sales(HEADER + GOOD * 3 + "1,2,2012-10-26,NA,\n1,2,2012-10-26,,\n1,3,2012-10-26,-0,\n1,3,2012-10-26,0,\n")
     assert parsed.accepted["line"].to_pylist() == [2, 5, 7]
     assert parsed.rejected["line"].to_pylist() == [3, 4, 6, 8]
     assert set(parsed.rejected["rule"].to_pylist()) == {"duplicate_row"}
@@ -149,8 +142,7 @@ def test_a_rejected_row_is_no_duplicate() -> None:
 
 def test_the_first_rule_broken_is_the_one_named() -> None:
     parsed = sales(
-        HEADER
-        + ",,bad,x,z\n1,,bad,x,z\n1,1,bad,x,z\n1,1,2012-10-25,x,z\n1,1,2012-10-26,x,z\n1,1,2012-10-26,1,z\n"
+        HEADER + ",,bad,x,z\n1,,bad,x,z\n1,1,bad,x,z\n1,1,2012-10-25,x,z\n1,1,2012-10-26,x,z\n1,1,2012-10-26,1,z\n"
     )
     assert parsed.rejected["rule"].to_pylist() == [
         "missing_store",
@@ -205,14 +197,7 @@ def test_booleans_that_are_accepted(text: str, value: bool | None) -> None:
 def test_no_holiday_column_reads_as_null() -> None:
     accepted = sales("store,dept,date,weekly_sales\n007, a b ,2012-10-26,1\n").accepted
     assert accepted.to_pylist() == [
-        {
-            "line": 2,
-            "store": "007",
-            "dept": "a b",
-            "week": dt.date(2012, 10, 26),
-            "sales": 1.0,
-            "is_holiday": None,
-        }
+        {"line": 2, "store": "007", "dept": "a b", "week": dt.date(2012, 10, 26), "sales": 1.0, "is_holiday": None}
     ]
 
 
@@ -231,64 +216,32 @@ def test_no_holiday_column_reads_as_null() -> None:
         (b"\n" + HEADER.encode() + b"\n\n", "a.csv", "no_rows", "no rows"),
         (gzip.compress(HEADER.encode() * 50)[:-9], "a.csv.gz", "truncated_gzip", "bytes arrived"),
         (HEADER.encode(), "a.csv.gz", "not_gzip", "drop the .gz"),
-        (
-            HEADER.encode() + b"1,1,2012-10-26,1,\n1,K\xe4se,2012-10-26,1,\n",
-            "a.csv",
-            "encoding",
-            "line 3, byte 61",
-        ),
+        (HEADER.encode() + b"1,1,2012-10-26,1,\n1,K\xe4se,2012-10-26,1,\n", "a.csv", "encoding", "line 3, byte 61"),
         (HEADER.encode() + b"1,K\xe4se,2012-10-26,1,\n", "a.csv", "encoding", "Save it as UTF-8"),
         (gzip.compress(HEADER.encode()), "a.csv", "encoding", "name it .csv.gz"),
         (b"PK\x03\x04", "a.xlsx", "unknown_format", ".csv, .csv.gz, .parquet"),
-        (
-            b"store,dept,date,umsatz\n1,1,2012-10-26,1\n",
-            "a.csv",
-            "missing_columns",
-            "lacks the column weekly_sales",
-        ),
-        (
-            b"store,dept,date,umsatz\n1,1,2012-10-26,1\n",
-            "a.csv",
-            "missing_columns",
-            "store, dept, date, umsatz",
-        ),
-        (
-            b"store,dept,date,umsatz\n1,1,2012-10-26,1\n",
-            "a.csv",
-            "missing_columns",
-            "FORECAST_COLUMNS or use a preset",
-        ),
-        (
-            b"store;dept;date;weekly_sales\n1;1;2012-10-26;1\n",
-            "a.csv",
-            "missing_columns",
-            "FORECAST_DELIMITER",
-        ),
+        (b"store,dept,date,umsatz\n1,1,2012-10-26,1\n", "a.csv", "missing_columns", "lacks the column weekly_sales"),
+        (b"store,dept,date,umsatz\n1,1,2012-10-26,1\n", "a.csv", "missing_columns", "store, dept, date, umsatz"),
+        (b"store,dept,date,umsatz\n1,1,2012-10-26,1\n", "a.csv", "missing_columns", "FORECAST_COLUMNS or use a preset"),
+        (b"store;dept;date;weekly_sales\n1;1;2012-10-26;1\n", "a.csv", "missing_columns", "FORECAST_DELIMITER"),
         (b"store,Store,dept,date,weekly_sales\n1,1,1,2012-10-26,1\n", "a.csv", "duplicate_columns", "store"),
         (b"PAR1 nonsense PAR1", "a.parquet", "unreadable", "damaged"),
         (HEADER.encode() + b'1,1,2012-10-26,1,"' + b"x" * 200_000, "a.csv", "unreadable", "quote left open"),
         (gzip.compress(HEADER.encode())[:-8] + b"\0" * 8, "a.csv.gz", "unreadable", "damaged"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_refused_by_its_rule(
-    data: bytes, key: str, rule: str, words: str
-) -> None:
+def test_a_file_that_cannot_be_read_is_refused_by_its_rule(data: bytes, key: str, rule: str, words: str) -> None:
     refused(lambda: sales(data, key), rule, key, words)
 
 
 def test_parquet_files_that_cannot_be_read() -> None:
     good = {"store": ["1"], "dept": ["1"], "date": ["2012-10-26"], "weekly_sales": [1.0]}
     refused(
-        lambda: sales(parquet(**{**good, "weekly_sales": [[1.0]]}), "a.parquet"),
-        "wrong_type",
-        "list",
-        "weekly_sales",
+        lambda: sales(parquet(**{**good, "weekly_sales": [[1.0]]}), "a.parquet"), "wrong_type", "list", "weekly_sales"
     )
     refused(lambda: sales(parquet(**{**good, "date": [{"y": 1}]}), "a.parquet"), "wrong_type", "struct")
     refused(
-        lambda: sales(parquet(**{k: v for k, v in good.items() if k != "dept"}), "a.parquet"),
-        "missing_columns",
-        "dept",
+        lambda: sales(parquet(**{k: v for k, v in good.items() if k != "dept"}), "a.parquet"), "missing_columns", "dept"
     )
     empty = pa.table({k: pa.array([], pa.string()) for k in good})
     refused(lambda: sales(parquet_of(empty), "a.parquet"), "no_rows")
@@ -299,11 +252,7 @@ def test_parquet_files_that_cannot_be_read() -> None:
 
 def test_a_refusal_travels_between_processes() -> None:
     again = pickle.loads(pickle.dumps(FileRefused("empty_file", "a.csv is empty")))
-    assert (again.rule, again.message, str(again)) == (
-        "empty_file",
-        "a.csv is empty",
-        "a.csv is empty [empty_file]",
-    )
+    assert (again.rule, again.message, str(again)) == ("empty_file", "a.csv is empty", "a.csv is empty [empty_file]")
 
 
 # --- the contract itself
@@ -350,9 +299,9 @@ def test_a_mapping_reads_other_peoples_names_and_falls_back_to_the_canonical() -
         "is_holiday": None,
     }
     assert parsed.ignored_columns == ("weekly_sales",)
-    assert sales(HEADER.replace(",", ";") + "1;1;26.10.2012;7;\n", contract=german).accepted[
-        "sales"
-    ].to_pylist() == [7.0]
+    assert sales(HEADER.replace(",", ";") + "1;1;26.10.2012;7;\n", contract=german).accepted["sales"].to_pylist() == [
+        7.0
+    ]
     latin = sales(text.encode("cp1252"), contract=german.replace(encoding="cp1252"))
     assert latin.accepted.equals(parsed.accepted)
 
@@ -445,9 +394,7 @@ def test_kinds_are_told_by_the_header() -> None:
         return kind_of(text.encode(), "a.csv", contract)
 
     assert kind(HEADER) == "sales"
-    assert (
-        kind("Filiale,dept,date,Umsatz\n", CANONICAL.replace(columns={"weekly_sales": "Umsatz"})) == "sales"
-    )
+    assert kind("Filiale,dept,date,Umsatz\n", CANONICAL.replace(columns={"weekly_sales": "Umsatz"})) == "sales"
     assert kind("name,date\n") == kind("Holiday,Date\n") == "calendar"
     assert kind("Store,Date,CPI,Holiday\n") == "features"
     assert kind("Store,Type\n") == "stores"
@@ -458,11 +405,7 @@ def test_kinds_are_told_by_the_header() -> None:
 
 
 def test_weeks_in_reads_only_the_weeks_of_the_calendar() -> None:
-    text = (
-        HEADER
-        + GOOD * 2
-        + "1,1,2012-10-19,,\n1,1,2012-10-25,,\nx\n1,1,bad,,\n1,1,2030-01-04,,\n1,1,2009-12-25,,\n"
-    )
+    text = HEADER + GOOD * 2 + "1,1,2012-10-19,,\n1,1,2012-10-25,,\nx\n1,1,bad,,\n1,1,2030-01-04,,\n1,1,2009-12-25,,\n"
     weeks = [dt.date(2012, 10, 19), NEWEST, dt.date(2030, 1, 4)]
     assert weeks_in(text.encode(), "a.csv", CANONICAL, CALENDAR) == weeks
     assert weeks_in(parquet(date=weeks), "a.parquet", CANONICAL, CALENDAR) == weeks

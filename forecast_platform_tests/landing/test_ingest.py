@@ -186,11 +186,10 @@ def test_a_refused_file_is_recorded_with_its_rule_and_the_others_go_through(plac
     place.land("sales/good.csv", sales((1, 1, W3, 10)))
     place.ingest()
     statuses = dict(place.rows("landings", "source_key", "status"))
-    assert statuses == {
-        "sales/broken.csv.gz": "refused", "sales/columns.csv": "refused", "sales/good.csv": "ingested"
-    }
+    assert statuses == {"sales/broken.csv.gz": "refused", "sales/columns.csv": "refused", "sales/good.csv": "ingested"}
     assert place.rows("quarantine", "source_key", "line", "rule") == [
-        ("sales/broken.csv.gz", None, "truncated_gzip"), ("sales/columns.csv", None, "missing_columns")
+        ("sales/broken.csv.gz", None, "truncated_gzip"),
+        ("sales/columns.csv", None, "missing_columns"),
     ]
     assert place.rows("raw_sales", "source_key") == [("sales/good.csv",)]
     assert place.ingest() == [], "refused once, not at every look"

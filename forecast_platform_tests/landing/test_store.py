@@ -14,14 +14,7 @@ from typing import Any
 
 import pytest
 
-from forecast_platform.landing.store import (
-    FolderLanding,
-    Landing,
-    LandingError,
-    LandingObject,
-    S3Landing,
-    open_landing,
-)
+from forecast_platform.landing.store import FolderLanding, Landing, LandingError, LandingObject, S3Landing, open_landing
 
 
 @pytest.fixture(scope="module")
@@ -100,14 +93,7 @@ class TestTwins:
 
     def test_what_others_drop_is_listed_by_kind(self, twin: Any) -> None:
         landing, drop = twin
-        for key in (
-            "sales/a.csv",
-            "stores/s.csv",
-            "features/f.csv",
-            "calendar/c.csv",
-            "misplaced.csv",
-            "other/x.csv",
-        ):
+        for key in ("sales/a.csv", "stores/s.csv", "features/f.csv", "calendar/c.csv", "misplaced.csv", "other/x.csv"):
             drop(key, b"x")
         assert {obj.key: obj.kind for obj in landing.list()} == {
             "sales/a.csv": "sales",
@@ -230,9 +216,7 @@ class TestFolder:
         found = {obj.key: obj.version for obj in landing.list()}
         assert found == {"sales/a.csv": inside.version, "sales/in.csv": inside.version}
 
-    def test_a_put_that_fails_leaves_what_was_there(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_put_that_fails_leaves_what_was_there(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         landing = FolderLanding(tmp_path, settle_seconds=0)
         old = landing.put("sales/a.csv", b"old")
 

@@ -68,9 +68,16 @@ def reference(versions: list[Landed], first: int, last: int, active_weeks: int) 
             here = observed[-1] == w
             _, x, _, v = in_force[observed[-1], s, d]
             out[w, s, d] = {
-                "week": FRIDAY + w * WEEK, "store": s, "dept": d, "sales": x if here else None, "observed": here,
-                "is_return": here and x < 0, "is_restated": counts.get((w, s, d), 0) > 1, "is_holiday": w in holidays,
-                "landed_at": v.at if here else None, "source_key": v.key if here else None,
+                "week": FRIDAY + w * WEEK,
+                "store": s,
+                "dept": d,
+                "sales": x if here else None,
+                "observed": here,
+                "is_return": here and x < 0,
+                "is_restated": counts.get((w, s, d), 0) > 1,
+                "is_holiday": w in holidays,
+                "landed_at": v.at if here else None,
+                "source_key": v.key if here else None,
             }
     return out
 
@@ -89,13 +96,13 @@ _versions = st.lists(
 
 class TestAgainstTheReference:
     @given(_versions, st.integers(0, 9), st.integers(0, 9), st.integers(1, 6))
-    @hypothesis_settings(max_examples=40, deadline=None)
+    @hypothesis_settings(max_examples=40, deadline=None, derandomize=True)
     def test_clean_weeks_equals_it(self, versions, one, other, active_weeks):
         first, last = sorted((one, other))
         assert clean(versions, last, first, active_weeks) == reference(versions, first, last, active_weeks)
 
     @given(_versions, st.integers(0, 9), st.integers(1, 6))
-    @hypothesis_settings(max_examples=6, deadline=None)
+    @hypothesis_settings(max_examples=6, deadline=None, derandomize=True)
     def test_a_range_is_its_weeks_one_by_one(self, versions, last, active_weeks):
         con, singly = connect(versions), {}
         for w in range(last + 1):
@@ -103,7 +110,7 @@ class TestAgainstTheReference:
         assert as_dict(clean_weeks(con, FRIDAY, FRIDAY + last * WEEK, active_weeks)) == singly
 
     @given(_versions, _cells, st.integers(0, 8))
-    @hypothesis_settings(max_examples=12, deadline=None)
+    @hypothesis_settings(max_examples=12, deadline=None, derandomize=True)
     def test_later_weeks_never_change_earlier_ones(self, versions, more, last):
         later = landed("later.csv", 20, *((*k, *v) for k, v in more.items() if k[0] > last))
         before = clean(versions, last)
@@ -112,7 +119,7 @@ class TestAgainstTheReference:
         assert {key: row for key, row in whole.items() if key[0] <= last} == before
 
     @given(_versions, st.integers(0, 12))
-    @hypothesis_settings(max_examples=12, deadline=None)
+    @hypothesis_settings(max_examples=12, deadline=None, derandomize=True)
     def test_as_known_then_is_cleaning_with_only_the_versions_that_had_landed(self, versions, cutoff):
         week = FRIDAY + cutoff * WEEK
         had_landed = [v for v in versions if v.at < known_by(week)]

@@ -7,7 +7,7 @@ import datetime as dt
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forecast_platform.series.panel import Panel, natural_key
@@ -37,6 +37,7 @@ def cells_of(panel: Panel) -> dict:
     }
 
 
+@settings(derandomize=True, deadline=None)
 @given(cells)
 def test_every_cell_of_the_table_is_in_the_panel_and_nothing_else(values):
     panel = Panel.from_table(table_of(values))
@@ -50,6 +51,7 @@ def test_every_cell_of_the_table_is_in_the_panel_and_nothing_else(values):
         assert (panel.first[i], panel.last[i]) == (seen[0], seen[-1])
 
 
+@settings(derandomize=True, deadline=None)
 @given(cells, st.integers(0, 40))
 def test_until_is_the_panel_of_the_rows_up_to_the_cutoff(values, number):
     cutoff = FRIDAY + number * WEEK
