@@ -40,6 +40,8 @@ SHIPPED: dict[str, str] = {
     "embedding_dimension": "4",
 }
 TRAIN_WINDOWS = 200_000
+# DeepAR's own lower limit (SageMaker: "at least 300 observations across all training time series").
+MIN_OBSERVATIONS = 300
 
 
 class TooLittleHistory(ValueError):
@@ -134,6 +136,22 @@ def hyperparameters(
     }
 
 
+def trainable(panel: Panel, parameters: Mapping[str, str]) -> Panel:
+    """The series DeepAR trains on: those of at least prediction_length weeks. The others are only forecast."""
+    return panel.select((len(panel.weeks) - panel.first) >= int(parameters["prediction_length"]))
+
+
+def training_panel(panel: Panel, trained_as_of: dt.date, parameters: Mapping[str, str]) -> Panel:
+    """What the model in force at the panel's end is trained on: the weeks up to `trained_as_of`, or all of them when
+    those are too few to train on and judge."""
+    if panel.position(trained_as_of) < 0:
+        return panel
+    earlier = panel.until(trained_as_of)
+    need = int(parameters["context_length"]) + 2 * int(parameters["prediction_length"])
+    enough = len(earlier.weeks) >= need and trainable(earlier, parameters).observed.sum() >= MIN_OBSERVATIONS
+    return earlier if enough else panel
+
+
 def with_epochs(parameters: Mapping[str, str], panel: Panel) -> dict[str, str]:
     """Hyperparameters with `epochs` for about TRAIN_WINDOWS windows where none are given: an epoch is one window a
     series, so a small retailer needs more of them for the same amount of learning."""
@@ -188,11 +206,12 @@ class LocalEngine:
         if (folder / "training.json").exists():
             return Model.load(folder)
         need = int(parameters["context_length"]) + int(parameters["prediction_length"])
-        observations = int(panel.observed.sum())
-        if len(panel.weeks) < need or observations < 300:
+        observations = int(trainable(panel, parameters).observed.sum())
+        if len(panel.weeks) < need or observations < MIN_OBSERVATIONS:
             raise TooLittleHistory(
-                f"{len(panel.weeks)} weeks and {observations} observations up to {cutoff}; a model needs {need} weeks "
-                "(context_length + prediction_length) and 300 observations. Land more history under sales/."
+                f"{len(panel.weeks)} weeks and {int(panel.observed.sum())} observations up to {cutoff}; a model needs "
+                f"{need} weeks (context_length + prediction_length) and {MIN_OBSERVATIONS} observations in series of "
+                f"prediction_length weeks or more (now {observations}). Land more history under sales/."
             )
         self.models.mkdir(parents=True, exist_ok=True)
         # Weeks of one backfill want the same model at once: one run trains it, the others wait. The lock ends with its
@@ -279,8 +298,7 @@ def _fit(
     parameters: Mapping[str, str], panel: Panel, progress: Progress | None, checkpoint: Path | None
 ) -> tuple[Any, Categories]:
     """Train on the series long enough to train on; their categories are the model's coding."""
-    long_enough = (len(panel.weeks) - panel.first) >= int(parameters["prediction_length"])
-    panel = panel.select(long_enough)
+    panel = trainable(panel, parameters)
     categories = Categories.of(panel)
 
     def report(done: int, total: int, metrics: dict[str, float]) -> None:
@@ -303,16 +321,20 @@ def _judge(panel: Panel, parameters: Mapping[str, str], num_samples: int, progre
     if len(panel.weeks) < 2 * horizon + int(parameters["context_length"]):
         return Judgement("unjudged", f"{len(panel.weeks)} weeks of history are too few to hold out {horizon} of them")
     cutoff = panel.weeks[-1 - horizon].astype(dt.date)
-    try:
-        deep, naive = backtest(
-            panel,
-            [cutoff],
-            horizon,
-            {"deepar": deepar_forecaster(parameters, num_samples, progress), "seasonal_naive": seasonal_naive},
-            min_weeks=horizon,
+    known = int(trainable(panel.until(cutoff), parameters).observed.sum())
+    if known < MIN_OBSERVATIONS:
+        return Judgement(
+            "unjudged", f"{known} observations up to {cutoff} are too few to train on and hold out the rest"
         )
-    except ValueError as error:  # too few observations without the weeks held out, or none in them to score
-        return Judgement("unjudged", f"no backtest up to {cutoff}: {error}")
+    if not trainable(panel, parameters).observed[:, -horizon:].any():
+        return Judgement("unjudged", f"no trained series was observed in the {horizon} weeks after {cutoff}")
+    deep, naive = backtest(
+        panel,
+        [cutoff],
+        horizon,
+        {"deepar": deepar_forecaster(parameters, num_samples, progress), "seasonal_naive": seasonal_naive},
+        min_weeks=horizon,
+    )
     better = deep.scores.wape <= naive.scores.wape
     scores = f"WAPE {deep.scores.wape:.4f}, last year's week {naive.scores.wape:.4f}"
     return Judgement(

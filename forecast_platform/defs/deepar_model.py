@@ -39,10 +39,8 @@ def deepar_model(
             panel = read_panel(con, week, mode)
     except ValueError as error:
         raise dg.Failure(f"up to {week}, as known {mode}: {error}", allow_retries=False) from error
-    # The fixed rhythm may point to a week with too little history for a model; then this week is its own start.
     trained_as_of = engine.training_week(week, settings.calendar, settings.retrain_every_weeks)
-    if panel.position(trained_as_of) + 1 >= settings.context_length + 2 * settings.prediction_length:
-        panel = panel.until(trained_as_of)
+    panel = engine.training_panel(panel, trained_as_of, parameters)
     try:
         model = platform.engine.train(panel, parameters, stage.progress, settings.num_samples)
     except engine.TooLittleHistory as error:
