@@ -7,6 +7,7 @@
 | `lake` | the Iceberg lake of that home |
 | `graph` | the assets, checks and jobs over that home (forecast_platform_tests/defs/graph.py) |
 | `with_history` | the same, with all but the retailer's last three weeks landed, ingested and cleaned |
+| `s3` | a client of an S3 server on loopback (moto), emptied, with a bucket named `drop` |
 | `history_home` | gives `with_history` as often as wanted within one test: `history_home.restore()` |
 
 What the environment of whoever runs the tests says about FORECAST_* settings is taken away first: the partitions are
@@ -20,6 +21,7 @@ import datetime as dt
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +78,42 @@ def graph(home: Path) -> Graph:
     from forecast_platform_tests.defs.graph import Graph
 
     return Graph(Settings(**SMALL))
+
+
+@pytest.fixture(scope="session")
+def endpoint() -> Iterator[str]:
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A client of the emulator, reset, with a bucket named "drop"."""
+    for name, value in {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    }.items():
+        monkeypatch.setenv(name, value)
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name, raising=False)
+    import urllib.request
+
+    import boto3
+
+    urllib.request.urlopen(urllib.request.Request(f"{endpoint}/moto-api/reset", method="POST")).close()
+    client = boto3.Session().client("s3")
+    client.create_bucket(Bucket="drop")
+    return client
 
 
 class HistoryHome:

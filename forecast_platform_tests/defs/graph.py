@@ -13,7 +13,7 @@ from dagster_duckdb import DuckDBResource
 
 from forecast_platform import definitions
 from forecast_platform.defs.resources import Platform
-from forecast_platform.landing.store import FolderLanding
+from forecast_platform.landing.store import FolderLanding, Landing
 from forecast_platform.settings import Settings
 from forecast_platform.weeks import key
 
@@ -24,7 +24,9 @@ class PromptPlatform(Platform):
     """The platform, but a file counts as landed at once: nobody copies slowly here."""
 
     @property
-    def landing(self) -> FolderLanding:
+    def landing(self) -> Landing:
+        if "://" in self.settings.landing:
+            return super().landing
         return FolderLanding(self.settings.landing, settle_seconds=0)
 
 

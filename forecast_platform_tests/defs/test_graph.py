@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from dagster._core.definitions.partitions.context import partition_loading_context
 
+from forecast_platform import definitions
 from forecast_platform.definitions import defs
 from forecast_platform.demo import Retailer, history_files, week_file
 from forecast_platform.weeks import key
@@ -400,3 +401,12 @@ def test_a_history_run_equals_the_same_weeks_one_by_one(graph: Graph, retailer: 
     assert graph.history(weeks[0], weeks[-1]).success
     assert contents(graph.lake)["cleaned_series"] == one_by_one
     assert graph.lake.snapshot("cleaned_series") == state
+
+
+def test_the_nightly_maintenance_keeps_every_row(with_history: Graph):
+    before = with_history.lake.read("cleaned_series")
+    result = with_history.run("lake_maintenance")
+    assert result.success, result.failures
+    assert with_history.lake.read("cleaned_series").equals(before)
+    (schedule,) = definitions.defs.schedules
+    assert schedule.job_name == "lake_maintenance"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import pytest
 from forecast_platform.defs.landing_sensor import LANDING_TAG, landing_sensor
 from forecast_platform.demo import Retailer, history_files, week_file
 from forecast_platform.landing.store import LandingError
+from forecast_platform.settings import Settings
 from forecast_platform.weeks import key
 from forecast_platform_tests.conftest import SMALL, weeks_of
 from forecast_platform_tests.defs.graph import Graph
@@ -233,7 +233,6 @@ def test_a_landing_folder_that_cannot_be_read_is_an_error_not_silence(sensor: Ti
 
 
 def test_a_landing_place_that_is_no_folder_is_an_error_not_silence(home: Path, tmp_path: Path):
-    from forecast_platform.settings import Settings
 
     (tmp_path / "file").write_text("not a folder")
     graph = Graph(Settings(**SMALL, landing_url=str(tmp_path / "file")))
@@ -243,7 +242,6 @@ def test_a_landing_place_that_is_no_folder_is_an_error_not_silence(home: Path, t
 
 def test_an_unreachable_bucket_is_an_error_not_silence(home: Path, monkeypatch: pytest.MonkeyPatch):
     from forecast_platform.defs.resources import Platform
-    from forecast_platform.settings import Settings
 
     for name, value in {
         "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
@@ -279,8 +277,18 @@ def test_a_file_replaced_while_it_is_looked_at_ends_the_tick_and_keeps_the_curso
     assert [r.partition_key for r in sensor.tick().run_requests] == ["2025-01-24"]
 
 
-def test_the_whole_loop_from_a_history_to_rest(graph: Graph, retailer: Retailer):
+@pytest.fixture(params=["folder", "s3"])
+def anywhere(request: pytest.FixtureRequest, home: Path) -> Graph:
+    """The graph over a landing folder, and over a bucket."""
+    if request.param == "folder":
+        return Graph(Settings(**SMALL))
+    request.getfixturevalue("s3")
+    return Graph(Settings(**SMALL, landing_url="s3://drop/in"))
+
+
+def test_the_whole_loop_from_a_history_to_rest(anywhere: Graph, retailer: Retailer):
     """Ticks and the runs they ask for, until nothing is asked for: one forecast a drop, and everything ingested."""
+    graph = anywhere
     sensor, weeks, done = Ticking(graph), weeks_of(retailer), []
 
     def until_rest() -> list[str]:
@@ -309,5 +317,4 @@ def test_the_whole_loop_from_a_history_to_rest(graph: Graph, retailer: Retailer)
     assert len(set(done)) == 4
     forecast_weeks = graph.lake.query("SELECT DISTINCT forecast_week FROM forecasts ORDER BY 1").to_pylist()
     assert [row["forecast_week"] for row in forecast_weeks] == weeks[-4:-2]
-    shutil.rmtree(graph.platform.landing.root)
     assert sensor.tick().run_requests == []
