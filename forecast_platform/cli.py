@@ -232,6 +232,7 @@ def backtest(
     from forecast_platform.evaluation.backtest import backtest as run_backtest
     from forecast_platform.evaluation.backtest import summary_table, to_json
     from forecast_platform.evaluation.baselines import seasonal_naive
+    from forecast_platform.series.reference import aligned_last_year
     from forecast_platform.settings import Settings
 
     changes: dict[str, Any] = {
@@ -247,14 +248,15 @@ def backtest(
     }
     settings = Settings(**changes)
     panel = _read_panel(data, settings)
-    parameters = engine.hyperparameters(settings.context_length, horizon, seed, settings.hyperparameters)
+    parameters, ratio = engine.plans(settings, horizon, seed)
     with _bar() as show:
         results = run_backtest(
             panel,
             [settings.calendar.parse(c) for c in cutoffs],
             horizon,
             {
-                "deepar": engine.deepar_forecaster(parameters, settings.num_samples, show),
+                "deepar": engine.shipped_forecaster(parameters, ratio, settings.num_samples, show),
+                "aligned_last_year": aligned_last_year,
                 "seasonal_naive": seasonal_naive,
             },
             quantiles=settings.quantiles,
@@ -262,7 +264,12 @@ def backtest(
         )
     click.echo(summary_table(results))
     if json_path:
-        report = {"data": str(data), "seed": seed, "hyperparameters": parameters, **to_json(results)}
+        report = {
+            "data": str(data),
+            "seed": seed,
+            "hyperparameters": {"sales": parameters, "ratio": ratio},
+            **to_json(results),
+        }
         json_path.write_text(json.dumps(report, indent=1))
     if forecasts_path:
         pq.write_table(pa.concat_tables([r.forecasts for r in results]), forecasts_path)
@@ -529,6 +536,7 @@ _NUMBERS = (
     "series",
     "without_forecast",
     "trained_as_of",
+    "target",
     "verdict",
     "why",
     "series_per_second",

@@ -10,6 +10,7 @@ import contextlib
 import datetime as dt
 import functools
 import hashlib
+import inspect
 import json
 import shutil
 import time
@@ -25,21 +26,40 @@ from numpy.typing import NDArray
 from forecast_platform import deepar
 from forecast_platform.evaluation.backtest import Forecaster, backtest
 from forecast_platform.evaluation.baselines import seasonal_naive
+from forecast_platform.series import reference as reference_module
+from forecast_platform.series import target as target_module
 from forecast_platform.series.batch import Batch
 from forecast_platform.series.encoding import Categories, digest, to_series_set
 from forecast_platform.series.panel import Panel
+from forecast_platform.series.target import RATIO, SALES, build_target, ratio_possible
+from forecast_platform.settings import Settings
 from forecast_platform.weeks import WEEK, WeekCalendar
 
 Progress = Callable[[str, int, int], None]  # (what, done, total)
+Plans = dict[str, dict[str, str]]  # target -> hyperparameters of a network for it
 
 # The network the platform ships, in SageMaker's names; what differs from SageMaker's defaults was measured (README).
-SHIPPED: dict[str, str] = {
-    "learning_rate": "0.005",
-    "learning_rate_schedule": "cosine",
-    "num_layers": "1",
-    "embedding_dimension": "4",
+SHIPPED: dict[str, dict[str, str]] = {
+    SALES: {
+        "learning_rate": "0.005",
+        "learning_rate_schedule": "cosine",
+        "num_layers": "1",
+        "embedding_dimension": "4",
+    },
+    # A ratio to last year has no season and no size left to learn, and its level of lately lasts only in part.
+    RATIO: {
+        "learning_rate": "0.005",
+        "learning_rate_schedule": "cosine",
+        "num_layers": "1",
+        "num_cells": "30",
+        "embedding_dimension": "1",
+        "scaling_length": "26",
+        "scaling_power": "0.7",
+        "time_features": "ignore",
+        "lag_support": "24",
+    },
 }
-TRAIN_WINDOWS = 200_000
+TRAIN_WINDOWS = {SALES: 200_000, RATIO: 100_000}
 # DeepAR's own lower limit (SageMaker: "at least 300 observations across all training time series").
 MIN_OBSERVATIONS = 300
 
@@ -78,6 +98,7 @@ class Model:
     series: int
     observations: int
     judgement: Judgement
+    target: str = SALES
     loss_curve: list[float] = field(default_factory=list)
     train_seconds: float = 0.0
     train_windows: int = 0
@@ -108,9 +129,10 @@ class Model:
 
 @functools.cache
 def code_version() -> str:
-    """Hash of the engine's source: a change of code is a change of model."""
+    """Hash of the source that decides a model: a change of code is a change of model."""
     content = hashlib.sha256()
-    for path in sorted(Path(deepar.__file__).parent.glob("*.py")):
+    modules = (target_module, reference_module)
+    for path in [*sorted(Path(deepar.__file__).parent.glob("*.py")), *(Path(inspect.getfile(m)) for m in modules)]:
         content.update(path.read_bytes())
     return content.hexdigest()[:12]
 
@@ -123,17 +145,35 @@ def training_week(week: dt.date, calendar: WeekCalendar, retrain_every_weeks: in
 
 
 def hyperparameters(
-    context_length: int, prediction_length: int, seed: int, changes: Mapping[str, str]
+    context_length: int, prediction_length: int, seed: int, changes: Mapping[str, str], target: str = SALES
 ) -> dict[str, str]:
     """The shipped hyperparameters with an installation's own changes; all values strings, as SageMaker wants them."""
     return {
-        **SHIPPED,
+        **SHIPPED[target],
         "time_freq": "1W",
         "context_length": str(context_length),
         "prediction_length": str(prediction_length),
         "seed": str(seed),
         **changes,
     }
+
+
+def plans(
+    settings: Settings, prediction_length: int = 0, seed: int | None = None
+) -> tuple[dict[str, str], dict[str, str] | None]:
+    """Hyperparameters by an installation's settings: of a network for sales, and of one for the ratio to last year's
+    week where the settings let the platform choose."""
+
+    def of(target: str) -> dict[str, str]:
+        return hyperparameters(
+            settings.context_length,
+            prediction_length or settings.prediction_length,
+            settings.seed if seed is None else seed,
+            settings.hyperparameters,
+            target,
+        )
+
+    return of(SALES), of(RATIO) if settings.target == "auto" else None
 
 
 def trainable(panel: Panel, parameters: Mapping[str, str]) -> Panel:
@@ -152,32 +192,102 @@ def training_panel(panel: Panel, trained_as_of: dt.date, parameters: Mapping[str
     return earlier if enough else panel
 
 
-def with_epochs(parameters: Mapping[str, str], panel: Panel) -> dict[str, str]:
+def with_epochs(parameters: Mapping[str, str], panel: Panel, target: str = SALES) -> dict[str, str]:
     """Hyperparameters with `epochs` for about TRAIN_WINDOWS windows where none are given: an epoch is one window a
     series, so a small retailer needs more of them for the same amount of learning."""
-    return {"epochs": str(min(max(TRAIN_WINDOWS // len(panel), 10), 1000)), **parameters}
+    return {"epochs": str(min(max(TRAIN_WINDOWS[target] // len(panel), 10), 1000)), **parameters}
 
 
 def deepar_forecaster(
-    parameters: Mapping[str, str], num_samples: int = 100, progress: Progress | None = None
+    parameters: Mapping[str, str], num_samples: int = 100, progress: Progress | None = None, target: str = SALES
 ) -> Forecaster:
     """DeepAR as a backtest's forecaster: trained on the history it is given, then sampled."""
 
     def forecast(history: Panel, horizon: int, quantiles: Sequence[float]) -> NDArray[np.float64]:
-        chosen = {**with_epochs(parameters, history), "prediction_length": str(horizon)}
-        model, categories = _fit(chosen, history, progress, None)
+        chosen = {**with_epochs(parameters, history, target), "prediction_length": str(horizon)}
+        view = build_target(history, horizon, target)
+        model, categories = _fit(chosen, view.panel, progress, None)
+        levels = sorted({*quantiles, 0.5})
         with _one_thread():
             result = deepar.predict(
                 model,
-                to_series_set(history, categories),
+                to_series_set(view.panel, categories),
                 num_samples=num_samples,
-                quantiles=tuple(f"{q:g}" for q in quantiles),
+                quantiles=tuple(f"{q:g}" for q in levels),
                 seed=int(parameters.get("seed", "0")),
             )
         assert result.quantiles is not None
-        return result.quantiles.astype(np.float64)
+        outputs = result.quantiles.astype(np.float64)
+        in_sales = view.rescale(outputs, outputs[:, levels.index(0.5)])
+        return in_sales[:, [levels.index(q) for q in quantiles]]
 
     return forecast
+
+
+def shipped_forecaster(
+    parameters: Mapping[str, str],
+    ratio: Mapping[str, str] | None,
+    num_samples: int = 100,
+    progress: Progress | None = None,
+) -> Forecaster:
+    """What the platform would do at a cutoff: choose the target by a backtest before it, then train and forecast."""
+
+    def forecast(history: Panel, horizon: int, quantiles: Sequence[float]) -> NDArray[np.float64]:
+        target, _ = choose_target(history, parameters, ratio, num_samples, progress)
+        chosen = ratio if target == RATIO and ratio else parameters
+        return deepar_forecaster(chosen, num_samples, progress, target)(history, horizon, quantiles)
+
+    return forecast
+
+
+def choose_target(
+    panel: Panel,
+    parameters: Mapping[str, str],
+    ratio: Mapping[str, str] | None,
+    num_samples: int,
+    progress: Progress | None,
+) -> tuple[str, Judgement]:
+    """Train without the last prediction_length weeks, on sales and on the ratio, and forecast those weeks.
+
+    Returns:
+        The target with the lower mean wQL, and its scores beside last year's week. SALES where nothing can be held out.
+    """
+    horizon, context = int(parameters["prediction_length"]), int(parameters["context_length"])
+    if len(panel.weeks) < 2 * horizon + context:
+        why = f"{len(panel.weeks)} weeks of history are too few to hold out {horizon} of them"
+        return SALES, Judgement("unjudged", why)
+    cutoff = panel.weeks[-1 - horizon].astype(dt.date)
+    history = panel.until(cutoff)
+    known = int(trainable(history, parameters).observed.sum())
+    if known < MIN_OBSERVATIONS:
+        return SALES, Judgement("unjudged", f"{known} observations up to {cutoff} are too few to train on")
+    if not trainable(panel, parameters).observed[:, -horizon:].any():
+        why = f"no trained series was observed in the {horizon} weeks after {cutoff}"
+        return SALES, Judgement("unjudged", why)
+    contenders = {SALES: deepar_forecaster(parameters, num_samples, progress)}
+    if ratio is not None and ratio_possible(history, context, horizon) and _enough(history, horizon, ratio):
+        contenders[RATIO] = deepar_forecaster(ratio, num_samples, progress, RATIO)
+    *results, naive = backtest(
+        panel, [cutoff], horizon, {**contenders, "seasonal_naive": seasonal_naive}, min_weeks=horizon
+    )
+    best = min(results, key=lambda result: result.scores.wql)
+    scores = ", ".join(f"{r.model} {r.scores.wape:.4f}" for r in results)
+    return best.model, Judgement(
+        "passed" if best.scores.wape <= naive.scores.wape else "below_naive",
+        f"WAPE over the {horizon} weeks after {cutoff}: {scores}, last year's week {naive.scores.wape:.4f}",
+        cutoff,
+        best.scores.wape,
+        best.scores.wql,
+        best.scores.coverage80,
+        naive.scores.wape,
+        naive.scores.wql,
+    )
+
+
+def _enough(history: Panel, horizon: int, ratio: Mapping[str, str]) -> bool:
+    """Whether enough ratios are known to train on."""
+    view = build_target(history, horizon, RATIO)
+    return int(trainable(view.panel, ratio).observed.sum()) >= MIN_OBSERVATIONS
 
 
 class LocalEngine:
@@ -191,17 +301,27 @@ class LocalEngine:
         self.models = models
 
     def train(
-        self, panel: Panel, parameters: Mapping[str, str], progress: Progress | None = None, num_samples: int = 100
+        self,
+        panel: Panel,
+        parameters: Mapping[str, str],
+        progress: Progress | None = None,
+        num_samples: int = 100,
+        ratio: Mapping[str, str] | None = None,
     ) -> Model:
         """The model for a panel that ends at its cutoff: stored, or trained now and judged by a backtest.
+
+        Args:
+            parameters: hyperparameters of a network that forecasts sales.
+            ratio: those of one that forecasts the ratio to last year's week; None: the ratio is not considered.
 
         Raises:
             TooLittleHistory: fewer weeks than one training window, or fewer observations than DeepAR accepts.
         """
         cutoff = panel.weeks[-1].astype(dt.date)
-        parameters = with_epochs(parameters, panel)
-        text = json.dumps(dict(sorted(parameters.items())))
-        key = digest(panel, text, str(num_samples), code_version())
+        plans: Plans = {SALES: with_epochs(parameters, panel)}
+        if ratio is not None:
+            plans[RATIO] = with_epochs(ratio, panel, RATIO)
+        key = digest(panel, json.dumps(plans, sort_keys=True), str(num_samples), code_version())
         folder = self.models / key
         if (folder / "training.json").exists():
             return Model.load(folder)
@@ -218,22 +338,18 @@ class LocalEngine:
         # process, so a killed training blocks nobody.
         with FileLock(self.models / f".{key}.lock"):
             if not (folder / "training.json").exists():
-                self._train(panel, parameters, key, folder, progress, num_samples)
+                self._train(panel, plans, key, folder, progress, num_samples)
         return Model.load(folder)
 
     def _train(
-        self,
-        panel: Panel,
-        parameters: Mapping[str, str],
-        key: str,
-        folder: Path,
-        progress: Progress | None,
-        num_samples: int,
+        self, panel: Panel, plans: Plans, key: str, folder: Path, progress: Progress | None, num_samples: int
     ) -> None:
-        judgement = _judge(panel, parameters, num_samples, progress)
+        target, judgement = choose_target(panel, plans[SALES], plans.get(RATIO), num_samples, progress)
+        parameters = plans[target]
+        view = build_target(panel, int(parameters["prediction_length"]), target)
         checkpoint = self.models / f"{key}.checkpoint"
         started = time.perf_counter()
-        model, categories = _fit(parameters, panel, progress, checkpoint)
+        model, categories = _fit(parameters, view.panel, progress, checkpoint)
         building = self.models / f"{key}.building"
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir()
@@ -248,6 +364,7 @@ class LocalEngine:
             len(panel),
             int(panel.observed.sum()),
             judgement,
+            target,
             [float(loss) for loss in model.loss_curve],
             time.perf_counter() - started,
             int(model.train_windows),
@@ -313,37 +430,3 @@ def _fit(
             checkpoint=checkpoint,
         )
     return model, categories
-
-
-def _judge(panel: Panel, parameters: Mapping[str, str], num_samples: int, progress: Progress | None) -> Judgement:
-    """Train without the last prediction_length weeks, forecast them, and compare with last year's week."""
-    horizon = int(parameters["prediction_length"])
-    if len(panel.weeks) < 2 * horizon + int(parameters["context_length"]):
-        return Judgement("unjudged", f"{len(panel.weeks)} weeks of history are too few to hold out {horizon} of them")
-    cutoff = panel.weeks[-1 - horizon].astype(dt.date)
-    known = int(trainable(panel.until(cutoff), parameters).observed.sum())
-    if known < MIN_OBSERVATIONS:
-        return Judgement(
-            "unjudged", f"{known} observations up to {cutoff} are too few to train on and hold out the rest"
-        )
-    if not trainable(panel, parameters).observed[:, -horizon:].any():
-        return Judgement("unjudged", f"no trained series was observed in the {horizon} weeks after {cutoff}")
-    deep, naive = backtest(
-        panel,
-        [cutoff],
-        horizon,
-        {"deepar": deepar_forecaster(parameters, num_samples, progress), "seasonal_naive": seasonal_naive},
-        min_weeks=horizon,
-    )
-    better = deep.scores.wape <= naive.scores.wape
-    scores = f"WAPE {deep.scores.wape:.4f}, last year's week {naive.scores.wape:.4f}"
-    return Judgement(
-        "passed" if better else "below_naive",
-        f"{scores}, over the {horizon} weeks after {cutoff}",
-        cutoff,
-        deep.scores.wape,
-        deep.scores.wql,
-        deep.scores.coverage80,
-        naive.scores.wape,
-        naive.scores.wql,
-    )

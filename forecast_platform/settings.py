@@ -72,6 +72,10 @@ class Settings(BaseSettings):
     hyperparameters: dict[str, str] = Field(
         default_factory=dict, description="DeepAR hyperparameters that override the shipped ones (all values strings)"
     )
+    target: Literal["auto", "sales"] = Field(
+        "auto",
+        description="what the network forecasts: auto chooses between sales and their ratio to last year by a backtest",
+    )
     transform_shards: int = Field(2, ge=1, description="input shards of a batch prediction")
 
     # The lake

@@ -170,7 +170,7 @@ def test_backtest_of_a_sunday_retailer_with_other_names(tmp_path: Path) -> None:
     rows = pq.read_table(tmp_path / "f.parquet")
     assert set(rows.column_names) >= {"model", "cutoff", "store", "dept", "target_week", "p10", "p50", "p90"}
     assert {d.weekday() for d in rows["target_week"].to_pylist()} == {6}
-    assert len(rows) == 2 * 4 * 4  # two models, four series, four weeks
+    assert len(rows) == 3 * 4 * 4  # three models, four series, four weeks
 
 
 def test_deepar_alone_trains_and_predicts_json_lines(tmp_path: Path) -> None:

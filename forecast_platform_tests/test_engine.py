@@ -18,6 +18,7 @@ from forecast_platform.engine import Judgement, LocalEngine, Model, TooLittleHis
 from forecast_platform.series.batch import read_batch, write_batch
 from forecast_platform.series.encoding import to_series_set
 from forecast_platform.series.panel import Panel
+from forecast_platform.series.target import build_target
 from forecast_platform.weeks import WEEK, WEEKDAYS, WeekCalendar
 
 QUANTILES = (0.1, 0.5, 0.9)
@@ -286,7 +287,7 @@ class TestKilled:
 class TestTransform:
     def transform(self, trained, folder, panel: Panel, shards: int, seed: int = 7):
         local, model = trained
-        batch = write_batch(folder, panel, model.categories, shards)
+        batch = write_batch(folder, panel, build_target(panel, 4, "sales"), model.categories, shards)
         assert local.transform(model, batch, 25, QUANTILES, seed) == len(panel)
         return list(read_batch(batch, QUANTILES, 4))
 
@@ -327,7 +328,7 @@ class TestTransform:
     def test_progress_counts_shards(self, trained, tmp_path):
         local, model = trained
         told = []
-        batch = write_batch(tmp_path / "batch", PANEL, model.categories, 3)
+        batch = write_batch(tmp_path / "batch", PANEL, build_target(PANEL, 4, "sales"), model.categories, 3)
         local.transform(model, batch, 10, QUANTILES, 0, progress=lambda *step: told.append(step))
         assert told == [("predict", 1, 3), ("predict", 2, 3), ("predict", 3, 3)]
 
@@ -335,3 +336,55 @@ class TestTransform:
         forecast = engine.deepar_forecaster(PARAMETERS, 20)(PANEL.until(PANEL.weeks[35]), 4, QUANTILES)
         assert forecast.shape == (len(PANEL), 3, 4)
         assert (np.diff(forecast, axis=1) >= 0).all()
+
+
+class TestTarget:
+    """The choice between sales and their ratio to last year."""
+
+    SALES: ClassVar[dict[str, str]] = {**PARAMETERS, "epochs": "150", "learning_rate": "0.01"}
+    RATIO: ClassVar[dict[str, str]] = {
+        **SALES,
+        "scaling_length": "8",
+        "scaling_power": "0.7",
+        "time_features": "ignore",
+        "lag_support": "8",
+    }
+
+    @staticmethod
+    def seasonal(noise: float) -> Panel:
+        """Two years whose season is nothing but last year's: a short training cannot learn it."""
+        rng = np.random.default_rng(5)
+        season = rng.lognormal(0, 0.8, 52)
+        sales = np.tile(season, 3)[:130] * np.arange(2, 14)[:, None] * 50 * rng.lognormal(0, noise, (12, 130))
+        weeks = np.datetime64("2022-01-07") + 7 * np.arange(130)
+        return Panel(np.repeat(["1", "2", "3"], 4), np.tile(list("abcd"), 3), weeks, sales)
+
+    def test_the_ratio_is_chosen_where_last_year_repeats_itself(self, tmp_path):
+        panel = self.seasonal(0.02)
+        model = LocalEngine(tmp_path).train(panel, self.SALES, ratio=self.RATIO)
+        assert model.target == "ratio"
+        assert model.judgement.wape < 0.1
+        assert "sales" in model.judgement.why
+        assert model.hyperparameters["scaling_length"] == "8"
+        assert Model.load(model.folder) == model
+
+    def test_sales_are_kept_where_the_ratio_is_not_asked_for_or_not_possible(self, tmp_path, short):
+        panel = self.seasonal(0.02)
+        assert LocalEngine(tmp_path).train(panel, self.SALES).target == "sales"
+        assert LocalEngine(tmp_path).train(short, self.SALES, ratio=self.RATIO).target == "sales"
+
+    def test_a_batch_of_the_ratio_comes_back_in_sales(self, tmp_path):
+        panel = self.seasonal(0.02)
+        local = LocalEngine(tmp_path / "models")
+        model = local.train(panel, self.SALES, ratio=self.RATIO)
+        view = build_target(panel, 4, "ratio")
+        batch = write_batch(tmp_path / "batch", panel, view, model.categories, 2)
+        local.transform(model, batch, 25, QUANTILES, 0)
+        parts = list(read_batch(batch, QUANTILES, 4))
+        median = np.concatenate([part.quantiles[:, 1] for part in parts])
+        actual = np.tile(self.seasonal(0.0).sales[:, 26:30], 1)  # weeks 130 .. 133 repeat weeks 26 .. 29
+        assert np.abs(median / actual - 1).mean() < 0.1
+        mean, samples = (np.concatenate([getattr(p, name) for p in parts]) for name in ("mean", "samples"))
+        np.testing.assert_allclose(samples.mean(axis=1), mean, rtol=1e-3)
+        forecast = engine.deepar_forecaster(model.hyperparameters, 25, target="ratio")(panel, 4, QUANTILES)
+        np.testing.assert_allclose(forecast[:, 1], median, rtol=1e-3)

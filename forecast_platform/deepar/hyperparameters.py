@@ -34,8 +34,23 @@ DEFAULTS: dict[str, str] = {
 
 REQUIRED = ("context_length", "epochs", "prediction_length", "time_freq")
 
-EXTENSIONS: dict[str, str] = {"seed": "0", "learning_rate_schedule": "constant", "gradient_clip": "10.0"}
-"""Ours, beyond SageMaker: the training seed, "constant" or "cosine" decay to zero, largest gradient norm."""
+EXTENSIONS: dict[str, str] = {
+    "seed": "0",
+    "learning_rate_schedule": "constant",
+    "gradient_clip": "10.0",
+    "scaling_length": "0",
+    "scaling_power": "1.0",
+    "time_features": "auto",
+    "lag_support": "0",
+}
+"""Ours, beyond SageMaker.
+
+- seed of the training; learning_rate_schedule "constant" or "cosine" decay to zero; gradient_clip, the largest norm.
+- scaling_length: steps a series' scale is the mean of, 0 for the context; scaling_power: what it is taken to. For
+  targets that are ratios around 1, whose level of lately lasts only in part.
+- time_features "ignore" leaves out calendar and age, for targets with no season left.
+- lag_support: steps by which the longest series must exceed a lag for it to be used, so that training has seen it.
+"""
 
 # SageMaker's own container is handed these by the service; they say nothing about the model.
 _SERVICE_INTERNAL = frozenset({"_kvstore", "_num_gpus", "_num_kv_servers", "_tuning_objective_metric"})
@@ -75,6 +90,10 @@ class HyperParameters:
     seed: int = 0
     learning_rate_schedule: str = "constant"
     gradient_clip: float = 10.0
+    scaling_length: int = 0
+    scaling_power: float = 1.0
+    time_features: str = "auto"
+    lag_support: int = 0
     version: int = CONFIG_VERSION
 
     def __post_init__(self) -> None:
@@ -85,6 +104,8 @@ class HyperParameters:
             raise ContractError(f"learning_rate is {self.learning_rate}; it must be above 0 and at most 1")
         if not self.gradient_clip > 0.0 or math.isinf(self.gradient_clip):
             raise ContractError(f"gradient_clip is {self.gradient_clip}; it must be above 0 and finite")
+        _within("scaling_power", self.scaling_power, 0.0, 1.0)
+        _one_of("time_features", self.time_features, ("auto", "ignore"))
         if self.early_stopping_patience is not None:
             _within("early_stopping_patience", self.early_stopping_patience, 1, 10**6)
         if not re.fullmatch(r"[1-9]\d{0,4}(M|W|D|H|min)", self.time_freq):
@@ -158,6 +179,8 @@ _INT_RANGES = (
     ("num_layers", 1, 16),
     ("num_eval_samples", 1, 10**5),
     ("seed", 0, 2**63 - 1),
+    ("scaling_length", 0, 10**5),
+    ("lag_support", 0, 10**5),
 )
 _EMPTY_IGNORES = frozenset({"cardinality", "num_dynamic_feat"})
 
@@ -272,4 +295,8 @@ _PARSERS: dict[str, Any] = {
     "seed": _int,
     "learning_rate_schedule": _text,
     "gradient_clip": _float,
+    "scaling_length": _int,
+    "scaling_power": _float,
+    "time_features": _text,
+    "lag_support": _int,
 }

@@ -188,6 +188,9 @@ class _Decoder:
             horizon=hp.prediction_length,
             scaled=self.family.scaled_input,
             moments=model.moments,
+            scaling_length=hp.scaling_length,
+            scaling_power=hp.scaling_power,
+            time_features=hp.time_features == "auto",
             device=self.device,
         )
         which = np.zeros(-(-max(size, count) // BLOCK) * BLOCK, dtype=np.int64)

@@ -55,7 +55,8 @@ def train(
     cardinality, num_feat = check_training_data(series, hp)
     used = select_inputs(series, len(cardinality), num_feat)
     used = used.take(np.flatnonzero(used.lengths >= hp.prediction_length))
-    lags = lags_for(hp.time_freq, int(used.lengths.max()))
+    # A lag that few windows have seen is a wild guess when it is there at the forecast.
+    lags = lags_for(hp.time_freq, max(int(used.lengths.max()) - hp.lag_support, 2))
     moments = Standardiser.fit(used, use_features=num_feat > 0)
     generator = torch.Generator().manual_seed(hp.seed)
     network = DeepARNetwork(network_shape(hp, cardinality, num_feat, lags), generator).to(device)
@@ -68,6 +69,9 @@ def train(
         horizon=hp.prediction_length,
         scaled=model.likelihood.scaled_input,
         moments=moments,
+        scaling_length=hp.scaling_length,
+        scaling_power=hp.scaling_power,
+        time_features=hp.time_features == "auto",
         device=device,
     )
     first, last = forecast_starts(used, hp.prediction_length)

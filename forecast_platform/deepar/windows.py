@@ -64,6 +64,11 @@ class WindowSource:
     Padding of C + longest lag on the left and H on the right keeps every index of a window inside the
     tensor: no branch, no clamp. Missing cells and padding are NaN there; a window turns them into
     0 plus an observed mask.
+
+    Args:
+        scaling_length: steps before the forecast start whose mean size is the scale; 0 for the context.
+        scaling_power: 1 for the scale itself; below 1 it is shrunk towards 1, the more the fewer values it rests on.
+        time_features: False leaves calendar and age at 0.
     """
 
     def __init__(
@@ -76,12 +81,16 @@ class WindowSource:
         horizon: int,
         scaled: bool,
         moments: Standardiser,
+        scaling_length: int = 0,
+        scaling_power: float = 1.0,
+        time_features: bool = True,
         device: str | torch.device = "cpu",
     ) -> None:
         self.context, self.horizon, self.scaled = context, horizon, scaled
+        self.scaling_length, self.scaling_power = scaling_length or context, scaling_power
         self.device = torch.device(device)
         self.moments = moments
-        self.pad = context + max(lags)
+        self.pad = max(context + max(lags), self.scaling_length)
         lengths = series.lengths
         width = self.pad + int(lengths.max()) + horizon
         padded = np.full((len(series), width), np.nan, dtype=np.float32)
@@ -92,10 +101,11 @@ class WindowSource:
         self.width = width
         # Window offsets: a slice of length pad + H in front of which nothing is ever read.
         steps = context + horizon
-        ref = torch.arange(max(lags), max(lags) + steps)
+        lead = self.pad - context
+        ref = torch.arange(lead, lead + steps)
         lag = torch.tensor(lags)
         self.lag_rows = (ref[:, None] - lag[None]).reshape(-1).to(self.device)  # (T * L,)
-        self.ref_rows = slice(max(lags), max(lags) + steps)
+        self.ref_rows = slice(lead, lead + steps)
         self.num_lags = len(lags)
         calendar = Calendar.build(series.start, Frequency.parse(time_freq), context, lengths.astype(np.int64) + horizon)
         self.calendar = torch.from_numpy(calendar.table).to(self.device)
@@ -103,6 +113,9 @@ class WindowSource:
         self.stride = calendar.stride
         ages = torch.arange(int(lengths.max()) + horizon, dtype=torch.float32, device=self.device)
         self.age = torch.log10(2.0 + ages)
+        if not time_features:
+            self.calendar.zero_()
+            self.age.zero_()
         self.cat = None if series.cat is None else torch.from_numpy(series.cat).to(self.device)
         self.feats: Tensor | None = None
         if len(moments.feat_mean) and series.dynamic_feat is not None and series.feat_indptr is not None:
@@ -147,15 +160,21 @@ class WindowSource:
         return Batch(torch.cat(parts, 1), log_scale, scale, z, seen, cat)
 
     def _scale(self, cut: Tensor, mask: Tensor, which: Tensor, start: Tensor) -> Tensor:
-        """Mean absolute observed context; where that is empty or 0, of the whole history before; else 1."""
+        """Mean absolute observed value of the scaling window; where that is empty or 0, of the whole history before;
+        else 1."""
         if not self.scaled:
             return torch.ones(len(which), device=self.device)
-        context = slice(self.pad - self.context, self.pad)
-        scale = cut[context].abs().sum(0) / mask[context].sum(0).clamp(min=1.0)
+        recent = slice(self.pad - self.scaling_length, self.pad)
+        count = mask[recent].sum(0)
+        scale = cut[recent].abs().sum(0) / count.clamp(min=1.0)
         flat = torch.nonzero(scale <= 0).view(-1)
         if len(flat):  # rare, so the whole history is read only for these
             past = self.values[which[flat]]
             known = ~past.isnan() & (torch.arange(self.width, device=self.device) < (self.pad + start[flat])[:, None])
             total = torch.where(known, past, 0.0).abs().sum(1)
             scale[flat] = total / known.sum(1).clamp(min=1)
-        return torch.where(scale > 0, scale, 1.0)
+        scale = torch.where(scale > 0, scale, 1.0)
+        if self.scaling_power == 1.0:
+            return scale
+        # Four values' worth of doubt: a level seen in few of them counts less.
+        return scale ** (self.scaling_power * count / (count + 4.0))

@@ -15,6 +15,7 @@ from forecast_platform.lake.lake import any_of
 from forecast_platform.series.batch import Batch, write_batch
 from forecast_platform.series.cleaning import read_panel
 from forecast_platform.series.publishing import forecastable
+from forecast_platform.series.target import DEEPAR_SHARE, RATIO, build_target
 from forecast_platform.weeks import key
 
 
@@ -57,7 +58,8 @@ def batch_predictions(
     model = model_in_force(platform, week)
     with lake_connection(platform, duckdb) as con:
         panel, without = forecastable(read_panel(con, week, as_known(context)), settings.active_weeks)
-    batch = write_batch(batch_of(platform, week).folder, panel, model.categories, settings.transform_shards)
+    target = build_target(panel, settings.prediction_length, model.target)
+    batch = write_batch(batch_of(platform, week).folder, panel, target, model.categories, settings.transform_shards)
     before = stage.elapsed()
     lines = platform.engine.transform(
         model, batch, settings.num_samples, settings.quantiles, settings.seed, stage.progress
@@ -68,6 +70,8 @@ def batch_predictions(
             series=lines,
             without_forecast=len(without),
             model_version=model.version,
+            target=model.target,
+            deepar_share=DEEPAR_SHARE if model.target == RATIO else 1.0,
             trained_as_of=str(model.trained_as_of),
             sample_paths=settings.num_samples,
             shards=len(batch.shards()),

@@ -31,9 +31,7 @@ def deepar_model(
 ) -> dg.MaterializeResult:
     stage, (week,), mode = Stage(context), weeks_of(context), as_known(context)
     settings, lake = platform.settings, platform.lake
-    parameters = engine.hyperparameters(
-        settings.context_length, settings.prediction_length, settings.seed, settings.hyperparameters
-    )
+    parameters, ratio = engine.plans(settings)
     try:
         with lake_connection(platform, duckdb) as con:
             panel = read_panel(con, week, mode)
@@ -42,7 +40,7 @@ def deepar_model(
     trained_as_of = engine.training_week(week, settings.calendar, settings.retrain_every_weeks)
     panel = engine.training_panel(panel, trained_as_of, parameters)
     try:
-        model = platform.engine.train(panel, parameters, stage.progress, settings.num_samples)
+        model = platform.engine.train(panel, parameters, stage.progress, settings.num_samples, ratio)
     except engine.TooLittleHistory as error:
         raise dg.Failure(str(error), allow_retries=False) from error
     judgement = model.judgement
@@ -54,6 +52,7 @@ def deepar_model(
         "as_known": mode,
         "series": model.series,
         "observations": model.observations,
+        "target": model.target,
         "hyperparameters": json.dumps(model.hyperparameters, sort_keys=True),
         "backtest_cutoff": judgement.cutoff,
         "backtest_wape": judgement.wape,
@@ -74,6 +73,7 @@ def deepar_model(
             trained_as_of=str(model.trained_as_of),
             series=model.series,
             observations=model.observations,
+            target=model.target,
             verdict=judgement.verdict,
             why=judgement.why,
             training_seconds=round(model.train_seconds, 1),

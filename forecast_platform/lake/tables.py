@@ -149,6 +149,7 @@ def table_specs(quantile_columns: tuple[str, ...]) -> dict[str, TableSpec]:
                     ("version", _STR),
                     ("trained_as_of", _DAY),
                     ("training_digest", _STR),
+                    ("target", _STR),
                     ("as_known", _STR),
                     ("series", pa.int64()),
                     ("observations", pa.int64()),

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from forecast_platform.series.encoding import Categories, ragged
 from forecast_platform.series.panel import Panel
+from forecast_platform.series.target import Target, rescale
 
 
 class BatchError(RuntimeError):
@@ -33,7 +34,8 @@ class Batch:
 
     @property
     def manifest(self) -> pa.Table:
-        """One row per series: shard, line, store, dept, last_week, sha256 of the input line."""
+        """One row per series: shard, line, store, dept, last_week, sha256 of the input line, and the target's unit and
+        level that turn the network's outputs into sales."""
         return pq.read_table(self.folder / "manifest.parquet")
 
     def shards(self) -> list[tuple[Path, Path]]:
@@ -44,7 +46,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class ShardForecast:
-    """Verified output of one shard of B series.
+    """Verified output of one shard of B series, in sales.
 
     Attributes:
         rows: the shard's rows of the manifest.
@@ -57,15 +59,19 @@ class ShardForecast:
     samples: NDArray[np.float64]
 
 
-def write_batch(folder: Path, panel: Panel, categories: Categories, shards: int) -> Batch:
-    """Input shards and manifest for all series of `panel`, which ends at the cutoff. Replaces `folder`."""
+def write_batch(folder: Path, panel: Panel, target: Target, categories: Categories, shards: int) -> Batch:
+    """Input shards and manifest for all series of `panel`, which ends at the cutoff, as the network's `target`.
+
+    Replaces `folder`.
+    """
     building = folder.with_name(folder.name + ".building")
     shutil.rmtree(building, ignore_errors=True)
     (building / "input").mkdir(parents=True)
     (building / "output").mkdir()
-    values, indptr = ragged(panel)
-    cat = categories.encode(panel).tolist()
-    starts = [f"{day} 00:00:00" for day in panel.weeks[panel.first].astype(str)]
+    seen = target.panel
+    values, indptr = ragged(seen)
+    cat = categories.encode(seen).tolist()
+    starts = [f"{day} 00:00:00" for day in seen.weeks[seen.first].astype(str)]
     lines = [
         # orjson writes NaN as null, which is how DeepAR spells a missing value.
         orjson.dumps(
@@ -87,6 +93,8 @@ def write_batch(folder: Path, panel: Panel, categories: Categories, shards: int)
             "dept": pa.array(panel.dept.tolist()),
             "last_week": pa.array(panel.weeks[panel.last].astype("datetime64[D]")),
             "sha256": pa.array([hashlib.sha256(line).hexdigest() for line in lines]),
+            "unit": pa.array(target.unit.tolist(), pa.list_(pa.float64())),
+            "level": pa.array(target.level),
         }
     )
     pq.write_table(manifest, building / "manifest.parquet")
@@ -139,7 +147,10 @@ def read_batch(batch: Batch, quantiles: tuple[float, ...], horizon: int) -> Iter
         crossed = (np.diff(q, axis=1) < 0).any(axis=(1, 2))
         if crossed.any():
             raise BatchError(f"{output}: line {crossed.argmax() + 1}: quantiles cross")
-        yield ShardForecast(rows, mean, q, samples)
+        unit, level = np.array(rows["unit"].to_pylist()), rows["level"].to_numpy()
+        median = q[:, quantiles.index(0.5)]
+        mean, q, samples = (rescale(x, median, unit, level) for x in (mean[:, None], q, samples))
+        yield ShardForecast(rows, mean[:, 0], q, samples)
 
 
 def _parse(output: Path, number: int, text: bytes) -> dict[str, Any]:

@@ -28,7 +28,15 @@ def test_names_and_defaults_are_sagemakers():
         "num_eval_samples": "100",
         "test_quantiles": json.dumps([q / 10 for q in range(1, 10)]),
     } == DEFAULTS
-    assert set(EXTENSIONS) == {"seed", "learning_rate_schedule", "gradient_clip"}
+    assert set(EXTENSIONS) == {
+        "seed",
+        "learning_rate_schedule",
+        "gradient_clip",
+        "scaling_length",
+        "scaling_power",
+        "time_features",
+        "lag_support",
+    }
 
 
 def test_the_dataclass_defaults_are_the_string_defaults():

@@ -162,3 +162,46 @@ def test_times_keep_the_weekday_of_the_start():
     start = np.array(["2010-02-05T00:00:00"], dtype="datetime64[s]")
     assert Frequency.parse("1W").times(start, np.array([3]))[0] == np.datetime64("2010-02-26")
     assert Frequency.parse("2M").times(start, np.array([6]))[0] == np.datetime64("2011-02")
+
+
+def test_a_longer_scaling_window_reaches_behind_the_context_and_is_shrunk_towards_one():
+    series = SeriesSet.from_arrays(["2010-02-05"], [np.arange(1.0, 61)])
+
+    def scale(length, power, start=40):
+        source = WindowSource(
+            series,
+            time_freq="1W",
+            lags=LAGS,
+            context=6,
+            horizon=4,
+            scaled=True,
+            moments=NONE,
+            scaling_length=length,
+            scaling_power=power,
+        )
+        batch = source.windows(torch.tensor([0]), torch.tensor([start]))
+        # Whatever the scale, the targets and lags stay where they are.
+        assert torch.equal(batch.z[:, 0], torch.arange(start - 5.0, start + 5).clamp(min=0))
+        assert torch.allclose(
+            batch.varying[:, 0, 0] * batch.scale[0], torch.arange(start - 6.0, start + 4).clamp(min=0)
+        )
+        return float(batch.scale[0])
+
+    assert scale(0, 1.0) == pytest.approx(np.mean(np.arange(35, 41)))
+    assert scale(26, 1.0) == pytest.approx(np.mean(np.arange(15, 41)))
+    assert scale(26, 0.7) == pytest.approx(np.mean(np.arange(15, 41)) ** (0.7 * 26 / 30), rel=1e-5)
+    # Three values in the window: the less is known, the nearer to 1.
+    assert scale(26, 0.7, start=3) == pytest.approx(2.0 ** (0.7 * 3 / 7), rel=1e-5)
+
+
+def test_time_features_can_be_left_out():
+    series = SeriesSet.from_arrays(["2010-02-05"], [np.arange(1.0, 61)])
+    arguments = {"time_freq": "1W", "lags": LAGS, "context": 6, "horizon": 4, "scaled": True, "moments": NONE}
+    with_them, without = (WindowSource(series, **arguments, time_features=wanted) for wanted in (True, False))
+    at = torch.tensor([0]), torch.tensor([30])
+    calendar = slice(2 * len(LAGS), None)
+    assert with_them.windows(*at).varying[:, calendar].abs().sum() > 0
+    assert without.windows(*at).varying[:, calendar].abs().sum() == 0
+    assert torch.equal(
+        with_them.windows(*at).varying[:, : 2 * len(LAGS)], without.windows(*at).varying[:, : 2 * len(LAGS)]
+    )

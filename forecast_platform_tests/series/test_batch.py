@@ -11,6 +11,8 @@ import pytest
 
 from forecast_platform.series.batch import Batch, BatchError, read_batch, write_batch
 from forecast_platform.series.encoding import Categories
+from forecast_platform.series.panel import Panel
+from forecast_platform.series.target import SALES, build_target
 
 QUANTILES, HORIZON, SAMPLES = (0.1, 0.5, 0.9), 3, 4
 
@@ -23,6 +25,11 @@ def answer(value: float) -> dict:
         "quantiles": {f"{q:g}": (steps + i - 1).tolist() for i, q in enumerate(QUANTILES)},
         "samples": (steps + np.zeros((SAMPLES, 1))).tolist(),
     }
+
+
+def batch_of(folder: Path, panel: Panel, categories: Categories, shards: int) -> Batch:
+    """A batch that asks for sales as they are."""
+    return write_batch(folder, panel, build_target(panel, HORIZON, SALES), categories, shards)
 
 
 def finish(batch: Batch) -> None:
@@ -38,7 +45,7 @@ def read(batch: Batch):
 
 @pytest.fixture
 def batch(tmp_path, panel) -> Batch:
-    batch = write_batch(tmp_path / "2024-03-22", panel, Categories.of(panel), shards=2)
+    batch = batch_of(tmp_path / "2024-03-22", panel, Categories.of(panel), shards=2)
     finish(batch)
     return batch
 
@@ -46,7 +53,7 @@ def batch(tmp_path, panel) -> Batch:
 class TestWriting:
     @pytest.mark.parametrize("shards", [1, 2, 3, 5, 99])
     def test_every_series_is_on_one_line_of_one_shard(self, tmp_path, panel, shards):
-        batch = write_batch(tmp_path / "batch", panel, Categories.of(panel), shards)
+        batch = batch_of(tmp_path / "batch", panel, Categories.of(panel), shards)
         sizes = [len(source.read_text().splitlines()) for source, _ in batch.shards()]
         assert len(sizes) == min(shards, len(panel))
         assert sum(sizes) == len(panel)
@@ -64,12 +71,12 @@ class TestWriting:
             assert np.datetime64(row["last_week"]) == panel.weeks[panel.last[i]]
 
     def test_equal_panels_give_equal_bytes(self, tmp_path, panel):
-        folders = [write_batch(tmp_path / name, panel, Categories.of(panel), 2).folder for name in "ab"]
+        folders = [batch_of(tmp_path / name, panel, Categories.of(panel), 2).folder for name in "ab"]
         contents = [{p.name: p.read_bytes() for p in sorted(f.rglob("*")) if p.is_file()} for f in folders]
         assert contents[0] == contents[1]
 
     def test_a_batch_is_replaced_whole(self, batch, panel):
-        again = write_batch(batch.folder, panel.select(np.arange(5) < 2), Categories.of(panel), shards=1)
+        again = batch_of(batch.folder, panel.select(np.arange(5) < 2), Categories.of(panel), shards=1)
         assert [p.name for p in sorted(again.folder.rglob("*.json*"))] == ["shard-000.json"], "no old output is left"
         assert len(again.manifest) == 2
         assert not list(batch.folder.parent.glob("*.building"))
@@ -77,10 +84,10 @@ class TestWriting:
     def test_what_a_killed_writer_left_is_no_hindrance(self, tmp_path, panel):
         (tmp_path / "batch.building" / "input").mkdir(parents=True)
         (tmp_path / "batch.building" / "input" / "shard-009.json").write_text("half")
-        assert len(write_batch(tmp_path / "batch", panel, Categories.of(panel), 2).shards()) == 2
+        assert len(batch_of(tmp_path / "batch", panel, Categories.of(panel), 2).shards()) == 2
 
     def test_no_series_at_all(self, tmp_path, panel):
-        batch = write_batch(tmp_path / "batch", panel.select(np.zeros(5, bool)), Categories.of(panel), 2)
+        batch = batch_of(tmp_path / "batch", panel.select(np.zeros(5, bool)), Categories.of(panel), 2)
         assert batch.shards() == []
         assert read(batch) == []
 
