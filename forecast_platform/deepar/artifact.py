@@ -1,7 +1,8 @@
 """model.tar.gz: safetensors and JSON, named by content, read back without trust and without pickle.
 
 The archive holds `model.json` (schema version, hyperparameters, cardinality, lags, moments, losses, the
-weights' SHA-256 and the version) and `model.safetensors`. Equal models give equal bytes: members are sorted
+weights' SHA-256 and the version) and `model.safetensors`; with several networks each tensor's name begins with
+the number of its own. Equal models give equal bytes: members are sorted
 and carry no time, owner or mode of their own.
 """
 
@@ -22,15 +23,16 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
-from torch import Tensor
+from torch import Tensor, nn
 
-from forecast_platform.deepar.hyperparameters import ContractError, HyperParameters
+from forecast_platform.deepar.hyperparameters import EXTENSIONS, ContractError, HyperParameters
 from forecast_platform.deepar.model import Model, network_shape
 from forecast_platform.deepar.network import DeepARNetwork
 from forecast_platform.deepar.windows import Standardiser
 
 SCHEMA = 1
 _CONFIG, _WEIGHTS = "model.json", "model.safetensors"
+_LATER = ("num_networks", "lag_skip")
 _MAX_MEMBER = 1 << 30  # a model is far below this; an archive that claims more is refused unread
 
 
@@ -88,9 +90,11 @@ def load_artifact(path: str | os.PathLike[str]) -> Model:
 
 
 def _content(model: Model) -> dict[str, Any]:
-    moments = model.moments
+    moments, given = model.moments, model.hyperparameters.to_strings()
+    # Left out at their defaults, so that models from before they existed keep their version.
+    settings = {k: v for k, v in given.items() if k not in _LATER or v != EXTENSIONS[k]}
     return {
-        "hyperparameters": model.hyperparameters.to_strings(),
+        "hyperparameters": settings,
         "cardinality": list(model.cardinality),
         "num_dynamic_feat": model.num_dynamic_feat,
         "lags": list(model.lags),
@@ -114,8 +118,14 @@ def _finite(metrics: dict[str, float] | None) -> dict[str, float | None] | None:
 
 
 def _weights(model: Model) -> bytes:
-    tensors = {k: v.detach().cpu().contiguous() for k, v in model.network.state_dict().items()}
+    named = _stack(model.networks).state_dict()
+    tensors = {k: v.detach().cpu().contiguous() for k, v in named.items()}
     return bytes(save_tensors(dict(sorted(tensors.items()))))
+
+
+def _stack(networks: list[DeepARNetwork]) -> nn.Module:
+    """What names the tensors: a single network's own names, else each network's number before them."""
+    return networks[0] if len(networks) == 1 else nn.ModuleList(networks)
 
 
 def _build(content: dict[str, Any], tensors: dict[str, Tensor]) -> Model:
@@ -128,8 +138,9 @@ def _build(content: dict[str, Any], tensors: dict[str, Tensor]) -> Model:
         np.asarray(m["feat_std"], dtype=np.float32),
     )
     cardinality, lags = tuple(content["cardinality"]), tuple(content["lags"])
-    network = DeepARNetwork(network_shape(hp, cardinality, content["num_dynamic_feat"], lags))
-    network.load_state_dict(tensors)
+    shape = network_shape(hp, cardinality, content["num_dynamic_feat"], lags)
+    networks = [DeepARNetwork(shape).eval() for _ in range(hp.num_networks)]
+    _stack(networks).load_state_dict(tensors)
     if not all(bool(torch.isfinite(t).all()) for t in tensors.values()):
         raise ContractError("the artifact's weights are not all finite")
     metrics = content["test_metrics"]
@@ -141,7 +152,7 @@ def _build(content: dict[str, Any], tensors: dict[str, Tensor]) -> Model:
         num_dynamic_feat=content["num_dynamic_feat"],
         lags=lags,
         moments=moments,
-        network=network.eval(),
+        networks=networks,
         loss_curve=list(content["loss_curve"]),
         test_metrics=metrics,
         train_windows=content["train_windows"],

@@ -42,6 +42,8 @@ EXTENSIONS: dict[str, str] = {
     "scaling_power": "1.0",
     "time_features": "auto",
     "lag_support": "0",
+    "num_networks": "1",
+    "lag_skip": "off",
 }
 """Ours, beyond SageMaker.
 
@@ -50,6 +52,9 @@ EXTENSIONS: dict[str, str] = {
   targets that are ratios around 1, whose level of lately lasts only in part.
 - time_features "ignore" leaves out calendar and age, for targets with no season left.
 - lag_support: steps by which the longest series must exceed a lag for it to be used, so that training has seen it.
+- num_networks: networks trained from seed, seed + 1, ...; a forecast is the mixture of theirs.
+- lag_skip "on": a linear path from the lags past the recurrent layers to the location. For series that walk at random,
+  whose last value says most.
 """
 
 # SageMaker's own container is handed these by the service; they say nothing about the model.
@@ -57,6 +62,7 @@ _SERVICE_INTERNAL = frozenset({"_kvstore", "_num_gpus", "_num_kv_servers", "_tun
 
 LIKELIHOODS = ("student-t", "gaussian", "negative-binomial", "beta", "deterministic-L1")
 SCHEDULES = ("constant", "cosine")
+SKIPPABLE = ("student-t", "gaussian", "deterministic-L1")  # their location may be any number, in units of the lags
 
 
 class ContractError(ValueError):
@@ -94,6 +100,8 @@ class HyperParameters:
     scaling_power: float = 1.0
     time_features: str = "auto"
     lag_support: int = 0
+    num_networks: int = 1
+    lag_skip: str = "off"
     version: int = CONFIG_VERSION
 
     def __post_init__(self) -> None:
@@ -115,6 +123,11 @@ class HyperParameters:
             )
         _one_of("likelihood", self.likelihood, LIKELIHOODS)
         _one_of("learning_rate_schedule", self.learning_rate_schedule, SCHEDULES)
+        _one_of("lag_skip", self.lag_skip, ("off", "on"))
+        if self.lag_skip == "on" and self.likelihood not in SKIPPABLE:
+            raise ContractError(
+                f"lag_skip is on with likelihood {self.likelihood}; it takes one of {', '.join(SKIPPABLE)}"
+            )
         _check_cardinality(self.cardinality)
         if isinstance(self.num_dynamic_feat, str):
             _one_of("num_dynamic_feat", self.num_dynamic_feat, ("auto", "ignore"))
@@ -181,6 +194,7 @@ _INT_RANGES = (
     ("seed", 0, 2**63 - 1),
     ("scaling_length", 0, 10**5),
     ("lag_support", 0, 10**5),
+    ("num_networks", 1, 100),
 )
 _EMPTY_IGNORES = frozenset({"cardinality", "num_dynamic_feat"})
 
@@ -299,4 +313,6 @@ _PARSERS: dict[str, Any] = {
     "scaling_power": _float,
     "time_features": _text,
     "lag_support": _int,
+    "num_networks": _int,
+    "lag_skip": _text,
 }

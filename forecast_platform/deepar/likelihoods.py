@@ -33,6 +33,7 @@ class Likelihood:
         scaled_input: whether the network sees targets divided by the series' scale (not for beta).
         scaled_output: whether z and the draws are in units of the scale (not for counts).
         num_uniforms: uniforms one sample needs.
+        location: the raw output that is the location itself, None where there is none.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Likelihood:
     scaled_input: bool
     scaled_output: bool
     num_uniforms: int
+    location: int | None
 
     def parameters(self, raw: Sequence[Tensor], scale: Tensor) -> list[Tensor]:
         """Raw outputs to distribution parameters; `scale` broadcasts against them.
@@ -133,11 +135,11 @@ class Likelihood:
 
 
 _ALL = {
-    "student-t": Likelihood("student-t", 3, True, True, 2),
-    "gaussian": Likelihood("gaussian", 2, True, True, 2),
-    "negative-binomial": Likelihood("negative-binomial", 2, True, False, 1),
-    "beta": Likelihood("beta", 2, False, False, 1),
-    "deterministic-L1": Likelihood("deterministic-L1", 1, True, True, 0),
+    "student-t": Likelihood("student-t", 3, True, True, 2, 1),
+    "gaussian": Likelihood("gaussian", 2, True, True, 2, 0),
+    "negative-binomial": Likelihood("negative-binomial", 2, True, False, 1, None),
+    "beta": Likelihood("beta", 2, False, False, 1, None),
+    "deterministic-L1": Likelihood("deterministic-L1", 1, True, True, 0, 0),
 }
 
 

@@ -1,4 +1,4 @@
-"""A trained model: the network, what it was trained on, and the facts prediction needs."""
+"""A trained model: its networks, what it was trained on, and the facts prediction needs."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Model:
         num_dynamic_feat: dynamic features used, 0 when they are ignored.
         lags: lags in steps, ascending.
         moments: standardisation of the log scale and the dynamic features.
-        network: on the CPU, in evaluation mode.
-        loss_curve: mean training loss per epoch, nats per observed cell in units of the scale.
+        networks: one or more, on the CPU, in evaluation mode; path p of a forecast comes from network p % K.
+        loss_curve: mean training loss per epoch, nats per observed cell in units of the scale; over the networks too.
         test_metrics: RMSE, mean_wQuantileLoss, ... when a test channel was given.
         train_windows, train_seconds: windows drawn and CPU seconds of the process; not part of the version.
     """
@@ -35,7 +35,7 @@ class Model:
     num_dynamic_feat: int
     lags: tuple[int, ...]
     moments: Standardiser
-    network: DeepARNetwork
+    networks: list[DeepARNetwork]
     loss_curve: list[float] = field(default_factory=list)
     test_metrics: dict[str, float] | None = None
     train_windows: int = 0
@@ -73,7 +73,8 @@ class Model:
 def network_shape(
     hp: HyperParameters, cardinality: tuple[int, ...], num_dynamic_feat: int, lags: tuple[int, ...]
 ) -> NetworkShape:
-    """Sizes of the network these settings ask for."""
+    """Sizes of each network these settings ask for."""
+    family = get_likelihood(hp.likelihood)
     return NetworkShape(
         num_lags=len(lags),
         features=Frequency.parse(hp.time_freq).num_features + 1 + num_dynamic_feat,
@@ -81,7 +82,8 @@ def network_shape(
         embedding_dimension=hp.embedding_dimension,
         num_cells=hp.num_cells,
         num_layers=hp.num_layers,
-        num_outputs=get_likelihood(hp.likelihood).num_outputs,
+        num_outputs=family.num_outputs,
+        skip_to=family.location if hp.lag_skip == "on" else None,
     )
 
 

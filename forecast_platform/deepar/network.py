@@ -26,7 +26,10 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class NetworkShape:
-    """All sizes of a network: `features` counts time features, age and dynamic features (F)."""
+    """All sizes of a network: `features` counts time features, age and dynamic features (F).
+
+    skip_to: the raw output that a linear path from the lags and their flags is added to; None for no such path.
+    """
 
     num_lags: int
     features: int
@@ -35,6 +38,7 @@ class NetworkShape:
     num_cells: int
     num_layers: int
     num_outputs: int
+    skip_to: int | None = None
 
     @property
     def time_varying(self) -> int:
@@ -140,6 +144,8 @@ class DeepARNetwork(nn.Module):
         self.embedding = nn.ParameterList([nn.Parameter(torch.zeros(c, e)) for c in shape.cardinality])
         self.w_out = nn.Parameter(torch.zeros(shape.num_outputs, n))
         self.b_out = nn.Parameter(torch.zeros(shape.num_outputs))
+        if shape.skip_to is not None:
+            self.w_skip = nn.Parameter(torch.zeros(1, 2 * shape.num_lags))
         if generator is not None:
             self._initialise(generator)
 
@@ -149,7 +155,7 @@ class DeepARNetwork(nn.Module):
             for name, p in self.named_parameters():
                 if name.startswith("embedding"):
                     p.normal_(0.0, 0.1, generator=generator)
-                elif p.dim() == 2:
+                elif p.dim() == 2 and name != "w_skip":  # a skip of zero leaves the network as it is without
                     bound = n**-0.5
                     p.uniform_(-bound, bound, generator=generator)
             for b in self.bias:
@@ -179,6 +185,10 @@ class DeepARNetwork(nn.Module):
         """(T, N, B) to P raw outputs of shape (T, B)."""
         return list(_project(self.w_out, hidden, self.b_out[:, None]).unbind(1))
 
+    def skip(self, varying: Tensor) -> Tensor:
+        """What the lags (T, 2L + F, B) add to raw output `skip_to`: (T, B)."""
+        return torch.matmul(self.w_skip, varying[:, : 2 * self.shape.num_lags])[:, 0]
+
     def forward(self, varying: Tensor, static: Tensor, keep: Tensor | None = None) -> list[Tensor]:
         """Teacher-forced unroll to P raw outputs of shape (T, B).
 
@@ -189,15 +199,18 @@ class DeepARNetwork(nn.Module):
         for layer in range(1, self.shape.num_layers):
             below = hidden if keep is None else hidden * keep[layer - 1]
             hidden = self.layer(layer, below, self.bias[layer][:, None])
-        return self.head(hidden)
+        raw = self.head(hidden)
+        if self.shape.skip_to is not None:
+            raw[self.shape.skip_to] = raw[self.shape.skip_to] + self.skip(varying)
+        return raw
 
     def layer(self, layer: int, x: Tensor, constant: Tensor) -> Tensor:
         """Hidden states (T, N, B) from a zero state; constant (4N, B) or (4N, 1) is added at each step."""
         out: Tensor = _Layer.apply(x, self.w_in[layer], constant, self.w_rec[layer])  # type: ignore[no-untyped-call]
         return out
 
-    def encode(self, varying: Tensor, static: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        """Without gradients: the last step's top hidden state (N, B) and each layer's (h, c)."""
+    def encode(self, varying: Tensor, static: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Without gradients: each layer's (h, c) after the last step, (N, B) each."""
         hidden, constant, states = varying, self.constant(static), []
         n = self.shape.num_cells
         for layer in range(self.shape.num_layers):
@@ -211,7 +224,7 @@ class DeepARNetwork(nn.Module):
                 lstm_cell(parts, c, hidden[t], c, s)
                 h = hidden[t]
             states.append((h.clone(), c))
-        return hidden[-1], states
+        return states
 
 
 def _project(weight: Tensor, x: Tensor, constant: Tensor) -> Tensor:

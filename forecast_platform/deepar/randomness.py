@@ -56,14 +56,14 @@ def _ragged(values: NDArray[np.float32], indptr: NDArray[np.int64]) -> Words:
     return mix(total + lengths.astype(np.uint64))
 
 
-def uniforms(keys: Words, steps: int, paths: int, kinds: int) -> NDArray[np.float32]:
-    """float32 (kinds, steps, len(keys), paths) strictly inside (0, 1); kinds is 1 or 2.
+def uniforms(keys: Words, steps: int, paths: NDArray[np.int64], kinds: int) -> NDArray[np.float32]:
+    """float32 (kinds, steps, len(keys), len(paths)) strictly inside (0, 1); kinds is 1 or 2.
 
-    A path's numbers do not depend on how many paths, steps or series are drawn together.
+    `paths` are the numbers of the paths wanted. A path's uniforms do not depend on which others are drawn with it,
+    nor on how many steps or series.
     """
     step = np.arange(steps, dtype=np.uint64)[:, None, None] << np.uint64(32)
-    path = np.arange(paths, dtype=np.uint64)
-    x = mix((step | path) * _GAMMA + keys[:, None])
+    x = mix((step | paths.astype(np.uint64)) * _GAMMA + keys[:, None])
     out = np.empty((kinds, *x.shape), dtype=np.float32)
     for k in range(kinds):
         # 23 bits and half a step: exact in float32 and never 0 or 1

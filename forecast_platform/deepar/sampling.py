@@ -18,10 +18,10 @@ from torch.nn.functional import pad
 
 from forecast_platform.deepar.hyperparameters import ContractError
 from forecast_platform.deepar.model import Model
-from forecast_platform.deepar.network import lstm_cell
+from forecast_platform.deepar.network import DeepARNetwork, lstm_cell
 from forecast_platform.deepar.randomness import series_keys, uniforms
 from forecast_platform.deepar.series import SeriesSet
-from forecast_platform.deepar.windows import WindowSource
+from forecast_platform.deepar.windows import Batch, WindowSource
 
 DEFAULT_QUANTILES = ("0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7", "0.8", "0.9")
 OUTPUT_TYPES = ("mean", "quantiles", "samples")
@@ -63,7 +63,8 @@ def predict(
     A series' paths depend on its own content and `seed` alone, never on the other series, their order or
     `batch_series` (series encoded together). Two identical series get identical paths. Quantiles interpolate
     linearly between the ordered samples. `progress` receives (series done, series). Beyond SageMaker: a
-    category equal to its cardinality stands for one that training did not see, and takes the mean embedding.
+    category equal to its cardinality stands for one that training did not see, and takes the mean embedding; of K
+    networks, path p is drawn by number p % K.
 
     Raises:
         ContractError: series or arguments the model can't serve.
@@ -75,16 +76,20 @@ def predict(
     quant = np.empty((n, len(levels), horizon), np.float32) if "quantiles" in output_types else None
     samples = np.empty((n, num_samples, horizon), np.float32) if "samples" in output_types else None
     keys = series_keys(used, seed)
-    network = model.network.to(device).eval()
+    networks = [network.to(device).eval() for network in model.networks[:num_samples]]
+    chunk = _chunk(model, -(-num_samples // len(networks)))
     try:
         with torch.no_grad():
-            decoder = _Decoder(model, num_samples, device)
+            decoders = [_Decoder(model, k, net, num_samples, chunk, device) for k, net in enumerate(networks)]
             for low in range(0, n, batch_series):
                 at = np.arange(low, min(low + batch_series, n))
-                encoded = decoder.encode(used.take(at), batch_series)
-                for first in range(0, len(at), decoder.chunk):
-                    part = at[first : first + decoder.chunk]
-                    paths = decoder.decode(encoded, first, keys[part])  # (H, b, S)
+                batch = _windows(model, used.take(at), batch_series, device)
+                encoded = [decoder.encode(batch) for decoder in decoders]
+                for first in range(0, len(at), chunk):
+                    part = at[first : first + chunk]
+                    paths = np.empty((horizon, len(part), num_samples), np.float32)
+                    for k, decoder in enumerate(decoders):
+                        paths[:, :, k :: len(decoders)] = decoder.decode(encoded[k], first, keys[part])
                     if mean is not None:
                         mean[part] = paths.mean(axis=2, dtype=np.float64).T
                     if samples is not None:
@@ -94,7 +99,8 @@ def predict(
                 if progress is not None:
                     progress(int(at[-1]) + 1, n)
     finally:
-        network.to("cpu")
+        for network in networks:
+            network.to("cpu")
     return Forecast(mean, quant, samples, tuple(quantiles))
 
 
@@ -117,34 +123,77 @@ def check_request(num_samples: int, quantiles: Sequence[str], output_types: Sequ
     return levels
 
 
+def _chunk(model: Model, paths: int) -> int:
+    """Series decoded together, at `paths` paths each."""
+    drawn = paths if model.likelihood.num_uniforms else 1
+    # more one-hot rows than this would cost more than they save
+    return min(max(1, DECODE_COLUMNS // drawn), 32)
+
+
+def _windows(model: Model, series: SeriesSet, size: int, device: str) -> Batch:
+    """Context and horizon of every series, filled up with copies of the first one.
+
+    The batch has at least `size` columns: matrix products then have one shape whatever the set's size, and a
+    series' forecast does not change in its last digit with the company it comes in.
+    """
+    hp, count = model.hyperparameters, len(series)
+    source = WindowSource(
+        series,
+        time_freq=hp.time_freq,
+        lags=model.lags,
+        context=hp.context_length,
+        horizon=hp.prediction_length,
+        scaled=model.likelihood.scaled_input,
+        moments=model.moments,
+        scaling_length=hp.scaling_length,
+        scaling_power=hp.scaling_power,
+        time_features=hp.time_features == "auto",
+        device=device,
+    )
+    which = np.zeros(-(-max(size, count) // BLOCK) * BLOCK, dtype=np.int64)
+    which[:count] = np.arange(count)
+    ends = torch.from_numpy(series.lengths[which]).to(source.device)
+    batch = source.windows(torch.from_numpy(which).to(source.device), ends)
+    for i, lag in enumerate(_own_lags(model)):
+        batch.varying[hp.context_length + lag :, len(model.lags) + i] = 1.0  # what a path draws, it has observed
+    return batch
+
+
+def _own_lags(model: Model) -> list[int]:
+    """The lags, first of all, that reach into the forecast: a path feeds them itself."""
+    return [lag for lag in model.lags if lag < model.hyperparameters.prediction_length]
+
+
 @dataclass(frozen=True, eq=False)
 class _Encoded:
-    """Series after their context: pre (H, 4N, B), first hidden (N, B), states per layer, scale (B,)."""
+    """Series after their context and first forecast step: pre (H - 1, 4N, B), (h, c) per layer, scale (B,).
 
-    count: int
+    skip (H, B) is what the known lags add to the location, None without lag_skip.
+    """
+
     pre: Tensor
-    hidden: Tensor
     states: list[tuple[Tensor, Tensor]]
     scale: Tensor
+    skip: Tensor | None
 
 
 class _Decoder:
-    """Fused weights and buffers for decoding chunks of `chunk` series times S paths.
+    """One network's fused weights and buffers, for decoding chunks of `chunk` series times its share of S paths.
 
     Rows of the buffer, so that each layer reads one contiguous block: a one-hot row per series of the chunk,
     the lags a path feeds itself, h of layer 1, a row of ones, h of layer 2, ones, ... The one-hot rows carry
     each series' precomputed projection into the same matrix product, the ones carry the biases.
     """
 
-    def __init__(self, model: Model, num_samples: int, device: str) -> None:
-        self.model, self.device = model, device
-        net, hp = model.network, model.hyperparameters
+    def __init__(
+        self, model: Model, number: int, network: DeepARNetwork, num_samples: int, chunk: int, device: str
+    ) -> None:
+        self.model, self.net, self.chunk, self.device = model, network, chunk, device
+        net, hp = network, model.hyperparameters
         self.family = model.likelihood
-        self.paths = 1 if self.family.num_uniforms == 0 else num_samples
-        self.num_samples = num_samples
-        # more one-hot rows than this would cost more than they save
-        self.chunk = min(max(1, DECODE_COLUMNS // self.paths), 32)
-        self.own_lags = [lag for lag in model.lags if lag < hp.prediction_length]
+        self.numbers = np.arange(number, num_samples, len(model.networks))
+        self.paths = len(self.numbers) if self.family.num_uniforms else 1
+        self.own_lags = _own_lags(model)
         k, n, layers = len(self.own_lags), hp.num_cells, hp.num_layers
         first = self.chunk + k
         self.used = self.chunk * self.paths
@@ -169,48 +218,26 @@ class _Decoder:
             self.inputs.append(self.rows[tops[layer - 1] : tops[layer] + n])
         self.w_out = torch.cat([net.w_out, net.b_out[:, None]], 1)
         self.top = self.rows[tops[-1] :]
+        self.raw = torch.empty(net.shape.num_outputs, columns, device=device)
+        if net.shape.skip_to is not None:
+            self.w_skip = torch.cat([blank[:1], net.w_skip[:, :k]], 1)
+            self.skipping = self.rows[:first]
+            self.skipped = self.raw[net.shape.skip_to : net.shape.skip_to + 1]
         self.z = torch.zeros(hp.prediction_length, columns, device=device)
         self.draws = self.z if self.family.scaled_output else torch.zeros_like(self.z)
 
-    def encode(self, series: SeriesSet, size: int) -> _Encoded:
-        """Run the context and the first forecast step, which depend on no path, once per series.
-
-        The batch is filled up to `size`: matrix products then have one shape whatever the set's size, and a
-        series' forecast does not change in its last digit with the company it comes in.
-        """
-        model, hp = self.model, self.model.hyperparameters
-        count = len(series)
-        source = WindowSource(
-            series,
-            time_freq=hp.time_freq,
-            lags=model.lags,
-            context=hp.context_length,
-            horizon=hp.prediction_length,
-            scaled=self.family.scaled_input,
-            moments=model.moments,
-            scaling_length=hp.scaling_length,
-            scaling_power=hp.scaling_power,
-            time_features=hp.time_features == "auto",
-            device=self.device,
-        )
-        which = np.zeros(-(-max(size, count) // BLOCK) * BLOCK, dtype=np.int64)
-        which[:count] = np.arange(count)
-        ends = torch.from_numpy(series.lengths[which]).to(self.device)
-        batch = source.windows(torch.from_numpy(which).to(self.device), ends)
-        varying, k = batch.varying, len(model.lags)
-        for i, lag in enumerate(self.own_lags):
-            varying[hp.context_length + lag :, k + i] = 1.0  # what a path draws, it has observed
-        net = model.network
+    def encode(self, batch: Batch) -> _Encoded:
+        """Run the context and the first forecast step, which depend on no path, once per series."""
+        context, net = self.model.hyperparameters.context_length, self.net
         static = net.static_features(batch.log_scale, batch.cat)
-        split = hp.context_length + 1
-        hidden, states = net.encode(varying[:split], static)
-        pre = net.project_first(varying[split:], static)
+        states = net.encode(batch.varying[: context + 1], static)
         # in a shared product 0 x infinity would reach the neighbours
-        pre = pre.nan_to_num_()
-        return _Encoded(count, pre, hidden, states, batch.scale)
+        pre = net.project_first(batch.varying[context + 1 :], static).nan_to_num_()
+        skip = net.skip(batch.varying[context:]).nan_to_num_() if net.shape.skip_to is not None else None
+        return _Encoded(pre, states, batch.scale, skip)
 
     def decode(self, encoded: _Encoded, first: int, keys: NDArray[np.uint64]) -> Floats:
-        """Sample series first .. first + len(keys): (H, b, S) in the target's units."""
+        """Sample series first .. first + len(keys): (H, b, own paths) in the target's units."""
         count, paths, horizon = len(keys), self.paths, self.z.shape[0]
         family = self.family
         at = torch.arange(first, first + self.chunk, device=self.device).clamp_(max=encoded.pre.shape[2] - 1)
@@ -220,12 +247,13 @@ class _Decoder:
         if family.num_uniforms:
             padded = np.zeros(self.chunk, dtype=np.uint64)
             padded[:count] = keys
-            u = torch.from_numpy(uniforms(padded, horizon, paths, family.num_uniforms)).to(self.device)
+            u = torch.from_numpy(uniforms(padded, horizon, self.numbers, family.num_uniforms)).to(self.device)
             base = family.prepare(pad(u.view(family.num_uniforms, horizon, -1), spare, value=0.5))
         for layer, (h, c) in enumerate(encoded.states):
             for wide, own in ((self.h[layer], h), (self.c[layer], c)):
                 wide[:, : self.used].view(-1, self.chunk, paths).copy_(own[:, at, None])
         pre = encoded.pre.index_select(2, at)
+        skip = None if encoded.skip is None else encoded.skip.index_select(1, at)
         self.lags.zero_()
         for step in range(horizon):
             if step:
@@ -236,16 +264,17 @@ class _Decoder:
                 for layer, h in enumerate(self.h):
                     torch.mm(self.weights[layer], self.inputs[layer], out=self.gates)
                     lstm_cell(self.parts, self.c[layer], h, self.c[layer], self.squashed)
-            raw = list(torch.mm(self.w_out, self.top).unbind(0))
-            draw = family.sample(family.parameters(raw, scale), [b[step] for b in base])
+            torch.mm(self.w_out, self.top, out=self.raw)
+            if skip is not None:
+                self.w_skip[0, : self.chunk] = skip[step]
+                self.skipped.addmm_(self.w_skip, self.skipping)
+            draw = family.sample(family.parameters(self.raw.unbind(0), scale), [b[step] for b in base])
             self.draws[step].copy_(draw)
             if not family.scaled_output:
                 torch.div(draw, scale, out=self.z[step])
         out = self.draws * scale if family.scaled_output else self.draws
         sampled: Floats = out[:, : self.used].reshape(horizon, self.chunk, paths)[:, :count].cpu().numpy()
-        if paths < self.num_samples:
-            return np.repeat(sampled, self.num_samples, axis=2)
-        return sampled.copy() if not family.scaled_output else sampled
+        return sampled
 
 
 def _quantiles(paths: Floats, levels: list[float]) -> Floats:

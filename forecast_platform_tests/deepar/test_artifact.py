@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -54,6 +55,32 @@ def test_same_seed_same_bytes(series, tmp_path):
     for name in ("a", "b"):
         deepar.save_artifact(deepar.train(series, make_hp()), tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_every_network_survives_and_enters_the_version(series, tmp_path):
+    model = deepar.train(series, make_hp(num_networks=3, lag_skip="on", epochs=1))
+    version = deepar.save_artifact(model, tmp_path / "m")
+    loaded = deepar.load_artifact(tmp_path / "m")
+    assert loaded.version == version
+    assert len(loaded.networks) == 3
+    for ours, theirs in zip(model.networks, loaded.networks, strict=True):
+        assert all(torch.equal(v, theirs.state_dict()[k]) for k, v in ours.state_dict().items())
+    assert np.array_equal(deepar.predict(model, series).quantiles, deepar.predict(loaded, series).quantiles)
+    for network in loaded.networks:
+        with torch.no_grad():
+            network.b_out[0] += 1
+        assert loaded.version != version
+        version = loaded.version
+
+
+def test_an_artifact_from_before_several_networks_loads_and_keeps_its_version(tmp_path):
+    """old_model.tar.gz was written by the code before num_networks and lag_skip, with its forecast of make_series()."""
+    here = Path(__file__).parent
+    model = deepar.load_artifact(here / "old_model.tar.gz")
+    assert model.version == OLD_VERSION == deepar.save_artifact(model, tmp_path / "again")
+    assert len(model.networks) == 1
+    got = deepar.predict(model, make_series(), 400).quantiles[:2, 4, 0]
+    assert got == pytest.approx(OLD_MEDIANS, rel=0.05)
 
 
 def test_the_archive_names_nobody_and_no_time(saved):
@@ -134,7 +161,7 @@ def test_weights_that_do_not_fit_or_are_not_finite_are_refused(model, tmp_path):
 
     bad = copy.deepcopy(model)
     with torch.no_grad():
-        bad.network.b_out[0] = float("nan")
+        bad.networks[0].b_out[0] = float("nan")
     deepar.save_artifact(bad, tmp_path / "m")
     with pytest.raises(ContractError, match="not all finite"):
         deepar.load_artifact(tmp_path / "m")
@@ -143,3 +170,7 @@ def test_weights_that_do_not_fit_or_are_not_finite_are_refused(model, tmp_path):
     deepar.save_artifact(bad, tmp_path / "m")
     with pytest.raises(ContractError, match="not a model artifact"):
         deepar.load_artifact(tmp_path / "m")
+
+
+OLD_VERSION = "deepar-4e1579b7a514926b"
+OLD_MEDIANS = [9.532896, 0.934341]

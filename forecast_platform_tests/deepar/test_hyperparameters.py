@@ -36,6 +36,8 @@ def test_names_and_defaults_are_sagemakers():
         "scaling_power",
         "time_features",
         "lag_support",
+        "num_networks",
+        "lag_skip",
     }
 
 
@@ -50,6 +52,7 @@ def test_the_dataclass_defaults_are_the_string_defaults():
         {"cardinality": "[2,3]", "num_dynamic_feat": "2", "early_stopping_patience": "7", "seed": "5"},
         {"cardinality": "ignore", "num_dynamic_feat": "ignore", "test_quantiles": "[0.5]"},
         {"likelihood": "negative-binomial", "learning_rate_schedule": "cosine", "gradient_clip": "1e-3"},
+        {"num_networks": "3", "lag_skip": "on"},
     ],
 )
 def test_to_strings_round_trips(changes):
@@ -100,6 +103,9 @@ def test_a_bare_unit_is_one_of_it():
         ({"early_stopping_patience": "0"}, "early_stopping_patience is 0"),
         ({"learning_rate_schedule": "step"}, "use one of constant, cosine"),
         ({"seed": "-1"}, "seed is -1"),
+        ({"num_networks": "0"}, "num_networks is 0; it must be between 1 and 100"),
+        ({"lag_skip": "yes"}, "lag_skip is 'yes'; use one of off, on"),
+        ({"lag_skip": "on", "likelihood": "beta"}, "lag_skip is on with likelihood beta; it takes one of student-t"),
     ],
 )
 def test_bad_values_are_named(changes, message):

@@ -49,7 +49,7 @@ def test_samples_follow_scipys_distribution(name):
     draws, one = 20_000, params_of(name, 4, seed=3)
     for k in range(4):
         params = [p[k].float().expand(draws) for p in one[0]]
-        u = uniforms(np.array([7 + k], dtype=np.uint64), 1, draws, family.num_uniforms)
+        u = uniforms(np.array([7 + k], dtype=np.uint64), 1, np.arange(draws), family.num_uniforms)
         got = family.sample(params, family.prepare(torch.from_numpy(u.reshape(family.num_uniforms, -1)))).numpy()
         if name == "negative-binomial":
             mean, alpha = (float(p[k]) for p in one[0])
@@ -123,7 +123,7 @@ def test_values_outside_the_domain_are_named(name, value, rule):
 
 def test_uniforms_are_uniform_independent_and_inside_the_open_interval():
     keys = np.arange(50, dtype=np.uint64)
-    u = uniforms(keys, 12, 100, 2)
+    u = uniforms(keys, 12, np.arange(100), 2)
     assert u.dtype == np.float32
     assert u.min() > 0
     assert u.max() < 1
@@ -134,9 +134,9 @@ def test_uniforms_are_uniform_independent_and_inside_the_open_interval():
 
 def test_a_uniform_depends_on_its_own_counter_only():
     keys = np.arange(5, dtype=np.uint64) * np.uint64(99)
-    whole = uniforms(keys, 12, 100, 2)
-    assert np.array_equal(uniforms(keys[2:4], 12, 100, 2), whole[:, :, 2:4])
-    assert np.array_equal(uniforms(keys, 7, 30, 2), whole[:, :7, :, :30])
+    whole = uniforms(keys, 12, np.arange(100), 2)
+    assert np.array_equal(uniforms(keys[2:4], 12, np.arange(100), 2), whole[:, :, 2:4])
+    assert np.array_equal(uniforms(keys, 7, np.arange(1, 30, 3), 2), whole[:, :7, :, 1:30:3])
 
 
 def test_series_keys_follow_content():

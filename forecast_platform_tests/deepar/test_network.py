@@ -7,7 +7,7 @@ import torch
 from forecast_platform import deepar
 from forecast_platform.deepar.likelihoods import get_likelihood
 from forecast_platform.deepar.network import DeepARNetwork, NetworkShape
-from forecast_platform.deepar.training import window_loss
+from forecast_platform.deepar.training_loop import window_loss
 from forecast_platform.deepar.windows import Batch
 
 from .conftest import make_hp, make_series
@@ -15,9 +15,13 @@ from .conftest import make_hp, make_series
 T, B = 9, 5
 
 
-def build(layers=2, dtype=torch.float32, outputs=3):
-    shape = NetworkShape(4, 3, (3, 4), 2, 6, layers, outputs)
-    return DeepARNetwork(shape, torch.Generator().manual_seed(1)).to(dtype)
+def build(layers=2, dtype=torch.float32, outputs=3, skip_to=None):
+    shape = NetworkShape(4, 3, (3, 4), 2, 6, layers, outputs, skip_to)
+    net = DeepARNetwork(shape, torch.Generator().manual_seed(1)).to(dtype)
+    if skip_to is not None:
+        with torch.no_grad():
+            net.w_skip.copy_(torch.arange(8) / 10 - 0.3)
+    return net
 
 
 def inputs(net, dtype=torch.float32, seed=0):
@@ -72,15 +76,30 @@ def test_no_output_has_a_gradient_from_a_later_input():
 
 
 @pytest.mark.parametrize("layers", [1, 2])
-def test_step_by_step_equals_teacher_forced(layers):
-    net = build(layers).eval()
+@pytest.mark.parametrize("skip_to", [None, 1])
+def test_step_by_step_equals_teacher_forced(layers, skip_to):
+    net = build(layers, skip_to=skip_to).eval()
     varying, static = inputs(net)
     with torch.no_grad():
         whole = torch.stack(net(varying, static))
         for t in range(T):
-            hidden, states = net.encode(varying[: t + 1], static)
-            assert torch.allclose(torch.stack(net.head(hidden[None]))[:, 0], whole[:, t], atol=1e-6)
+            states = net.encode(varying[: t + 1], static)
+            raw = torch.stack(net.head(states[-1][0][None]))[:, 0]
+            if skip_to is not None:
+                raw[skip_to] += net.skip(varying[t : t + 1])[0]
+            assert torch.allclose(raw, whole[:, t], atol=1e-6)
             assert len(states) == layers
+
+
+def test_a_skip_is_linear_in_lags_and_flags_and_reaches_the_location_alone():
+    with_skip, without = build(skip_to=1), build()
+    assert torch.equal(with_skip.w_rec[0], without.w_rec[0])  # its presence changes no other first weight
+    varying, static = inputs(without)
+    got, base = (torch.stack(net(varying, static)) for net in (with_skip, without))
+    assert torch.equal(got[[0, 2]], base[[0, 2]])
+    want = torch.einsum("f,tfb->tb", with_skip.w_skip[0], varying[:, :8])
+    assert torch.allclose(got[1] - base[1], want, atol=1e-6)
+    assert not DeepARNetwork(with_skip.shape, torch.Generator().manual_seed(1)).w_skip.any()
 
 
 def test_an_unseen_category_takes_the_mean_embedding():
@@ -94,7 +113,6 @@ def test_a_value_under_the_mask_never_matters(name):
     family = get_likelihood(name)
     net = build(outputs=family.num_outputs)
     varying, _ = inputs(net)
-    model = type("M", (), {"likelihood": family})
     g = torch.Generator().manual_seed(3)
     z = torch.rand(T, B, generator=g) * 0.8 + 0.1
     observed = (torch.rand(T, B, generator=g) > 0.4).float()
@@ -103,7 +121,7 @@ def test_a_value_under_the_mask_never_matters(name):
     for hidden in (0.0, 0.5, 0.99):
         masked = torch.where(observed > 0, z, torch.full_like(z, hidden))
         batch = Batch(varying, torch.zeros(B), torch.ones(B), masked, observed, cat)
-        loss = window_loss(net, model, batch, None)
+        loss = window_loss(net, family, batch, None)
         losses.append(float(loss.detach()))
         grads.append(torch.autograd.grad(loss, net.w_out)[0])
     assert losses[0] == losses[1] == losses[2]
@@ -122,7 +140,7 @@ def test_the_loss_is_the_mean_over_observed_cells_only():
     z[2, 1] = 10.0
     cat = torch.zeros(B, 2, dtype=torch.long)
     batch = Batch(varying, torch.zeros(B), torch.full((B,), 2.0), z, observed, cat)
-    loss = window_loss(net, type("M", (), {"likelihood": family}), batch, None)
+    loss = window_loss(net, family, batch, None)
     assert float(loss.detach()) == pytest.approx((10 / 2 + 4 / 2) / 2)
 
 

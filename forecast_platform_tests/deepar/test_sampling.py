@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import datetime as dt
 import math
 
@@ -22,19 +23,22 @@ ALL = ("mean", "quantiles", "samples")
 def reference_paths(model: Model, series: SeriesSet, i: int, num_samples: int, seed: int) -> np.ndarray:
     """The sampling path in plain float64, one path and one step at a time: (S, H)."""
     hp, moments = model.hyperparameters, model.moments
-    w = {k: v.double().numpy() for k, v in model.network.state_dict().items()}
+    weights = [{k: v.double().numpy() for k, v in net.state_dict().items()} for net in model.networks]
     y, past = series.target(i).astype(float), len(series.target(i))
     start = series.start[i].astype(object).date()
     feats = series.features(i)
     context = y[max(0, past - hp.context_length) :]
     scale = float(np.nanmean(np.abs(context))) if (~np.isnan(context)).any() else 0.0
     scale = scale or float(np.nanmean(np.abs(y))) or 1.0
-    static = [(math.log(scale) - moments.log_scale_mean) / moments.log_scale_std]
-    for k, c in enumerate(series.cat[i]):
-        static += list(w[f"embedding.{k}"][c])
-    u = uniforms(series_keys(series, seed)[i : i + 1], hp.prediction_length, num_samples, 2)[:, :, 0].astype(float)
+    u = uniforms(series_keys(series, seed)[i : i + 1], hp.prediction_length, np.arange(num_samples), 2)[:, :, 0].astype(
+        float
+    )
     out = np.zeros((num_samples, hp.prediction_length))
     for s in range(num_samples):
+        w = weights[s % len(weights)]
+        static = [(math.log(scale) - moments.log_scale_mean) / moments.log_scale_std]
+        for k, c in enumerate(series.cat[i]):
+            static += list(w[f"embedding.{k}"][c])
         history = list(y)
         state = [(np.zeros(hp.num_cells), np.zeros(hp.num_cells)) for _ in range(hp.num_layers)]
         for t in range(past - hp.context_length, past + hp.prediction_length):
@@ -57,6 +61,8 @@ def reference_paths(model: Model, series: SeriesSet, i: int, num_samples: int, s
                 state[layer], below = (h, c), h
             if t >= past:
                 raw = w["w_out"] @ below + w["b_out"]
+                if "w_skip" in w:
+                    raw[1] += w["w_skip"][0] @ x[: 2 * len(lagged)]
                 df, width = 2 + np.logaddexp(0, raw[0]), np.logaddexp(0, raw[2]) + 1e-4
                 u1, u2 = u[:, t - past, s]
                 draw = raw[1] + width * math.sqrt(df * (u1 ** (-2 / df) - 1)) * math.cos(2 * math.pi * u2)
@@ -65,10 +71,19 @@ def reference_paths(model: Model, series: SeriesSet, i: int, num_samples: int, s
     return out
 
 
-@pytest.mark.parametrize("layers", [1, 2, 3])
-def test_the_fast_path_equals_the_slow_reference(layers):
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_layers": 1},
+        {"num_layers": 2},
+        {"num_layers": 3},
+        {"num_layers": 1, "lag_skip": "on", "epochs": 20},
+        {"num_layers": 2, "lag_skip": "on", "epochs": 20, "num_networks": 3},
+    ],
+)
+def test_the_fast_path_equals_the_slow_reference(changes):
     train = make_series(features=2)
-    model = deepar.train(train, make_hp(num_layers=layers))
+    model = deepar.train(train, make_hp(**changes))
     series = make_series(features=2, extra=6)
     got = deepar.predict(model, series, 5, seed=3, output_types=("samples",)).samples
     for i in (0, 4, 11):
@@ -87,7 +102,43 @@ def test_a_lag_longer_than_the_context_is_fed_from_the_path():
     )
 
 
-def test_company_order_and_sharding_do_not_matter(model, series):
+@pytest.fixture(scope="module")
+def mixture(series) -> Model:
+    return deepar.train(series, make_hp(num_networks=3, lag_skip="on", learning_rate=0.05))
+
+
+def test_path_p_is_drawn_by_network_p_mod_k(mixture, series):
+    """Forcing each network's location apart shows whose path is whose, and that the shares differ by one at most."""
+    parts = copy.deepcopy(mixture)
+    with torch.no_grad():
+        for k, network in enumerate(parts.networks):
+            network.w_out.zero_()
+            network.w_skip.zero_()
+            network.b_out.copy_(torch.tensor([5.0, 10.0 * k, -30.0]))
+    f = deepar.predict(parts, series, 11, output_types=ALL)
+    network = np.round(f.samples / f.samples[:, 1:2]).astype(int)  # the location of path p in units of path 1's
+    assert np.array_equal(network, np.broadcast_to((np.arange(11) % 3)[None, :, None], network.shape))
+    assert np.allclose(f.mean, f.samples.mean(axis=1), rtol=1e-5)
+    want = np.quantile(f.samples, np.arange(1, 10) / 10, axis=1).transpose(1, 0, 2)
+    assert np.allclose(f.quantiles, want, rtol=1e-4)
+
+
+def test_fewer_samples_than_networks_use_the_first_ones(mixture, series):
+    few, many = (deepar.predict(mixture, series, n, output_types=("samples",)).samples for n in (2, 5))
+    assert np.allclose(few, many[:, :2], rtol=1e-4)
+
+
+def test_several_networks_of_one_path_each_repeat_in_turn(series):
+    model = deepar.train(series, make_hp(likelihood="deterministic-L1", num_networks=2, lag_skip="on"))
+    samples = deepar.predict(model, series, 5, output_types=("samples",)).samples
+    assert np.array_equal(samples[:, 0], samples[:, 2])
+    assert np.array_equal(samples[:, 1], samples[:, 3])
+    assert not np.array_equal(samples[:, 0], samples[:, 1])
+
+
+@pytest.mark.parametrize("which", ["model", "mixture"])
+def test_company_order_and_sharding_do_not_matter(which, series, request):
+    model = request.getfixturevalue(which)
     whole = deepar.predict(model, series, 30, output_types=ALL)
     order = np.random.default_rng(0).permutation(len(series))
     shuffled = deepar.predict(model, series.take(order), 30, output_types=ALL)
@@ -216,7 +267,7 @@ def test_golden_slice_of_a_pinned_model():
         for k, p in enumerate(network.parameters()):
             p.copy_((torch.arange(p.numel()) * 0.7 + k).sin().view_as(p) * 0.5)
     none = np.zeros(0, np.float32)
-    model = Model(hp, (2,), 0, lags, Standardiser(2.0, 1.5, none, none), network.eval())
+    model = Model(hp, (2,), 0, lags, Standardiser(2.0, 1.5, none, none), [network.eval()])
     t = np.arange(70.0)
     series = SeriesSet.from_arrays(["2010-02-05", "2011-11-04"], [50 + 20 * np.sin(t / 5), 10 + t[:30]], [[0], [1]])
     f = deepar.predict(model, series, 200, quantiles=("0.1", "0.9"), seed=1)

@@ -67,16 +67,58 @@ def test_training_leaves_the_global_generators_alone(series):
     assert (torch.rand(1), np.random.rand()) == want
 
 
+def test_each_network_is_what_its_seed_alone_gives(series):
+    together = deepar.train(series, make_hp(num_networks=3, seed=5))
+    alone = [deepar.train(series, make_hp(seed=5 + k)) for k in range(3)]
+    for k, single in enumerate(alone):
+        want, got = single.networks[0].state_dict(), together.networks[k].state_dict()
+        assert all(torch.equal(v, got[name]) for name, v in want.items())
+    assert together.loss_curve == pytest.approx(np.mean([m.loss_curve for m in alone], axis=0))
+    assert together.train_windows == sum(m.train_windows for m in alone)
+
+
+def test_the_loss_curve_of_networks_that_stop_early_is_the_mean_of_those_still_running(series):
+    changes = {"epochs": 60, "early_stopping_patience": 2, "learning_rate": 0.1}
+    together = deepar.train(series, make_hp(num_networks=2, **changes))
+    curves = [deepar.train(series, make_hp(seed=k, **changes)).loss_curve for k in range(2)]
+    short, long = sorted(curves, key=len)
+    want = [*np.mean([short, long[: len(short)]], axis=0), *long[len(short) :]]
+    assert together.loss_curve == pytest.approx(want)
+
+
+def test_progress_runs_over_all_networks(series):
+    told, lines = [], []
+    deepar.train(
+        series, make_hp(num_networks=2), progress=lambda done, total, _: told.append((done, total)), log=lines.append
+    )
+    assert told == [(done, 6) for done in range(1, 7)]
+    assert "#progress_metric: host=algo-1, completed 50 % of epochs" in lines
+
+
+def test_a_skip_starts_at_zero_and_learns_a_random_walk():
+    rng = np.random.default_rng(0)
+    walks = [100 + 10 * np.cumsum(rng.normal(size=80)) for _ in range(12)]
+    series = SeriesSet.from_arrays(["2010-02-05"] * 12, walks)
+    changes = {"epochs": 60, "learning_rate_schedule": "cosine"}
+    skipping, plain = (deepar.train(series, make_hp(lag_skip=skip, **changes)) for skip in ("on", "off"))
+    weights = skipping.networks[0].w_skip[0, : len(skipping.lags)].tolist()
+    assert weights[0] == max(weights) > 0.05
+    assert skipping.loss_curve[-1] < plain.loss_curve[-1]
+
+
 @pytest.mark.parametrize("patience", ["", "50"])
-def test_resumed_equals_uninterrupted(series, tmp_path, patience):
-    hp = make_hp(epochs=6, early_stopping_patience=patience)
+@pytest.mark.parametrize(
+    ("networks", "killed", "left"), [(1, 5, [5, 6]), (2, 9, [9, 10, 11, 12]), (2, 6, [5, 6, *range(7, 13)])]
+)
+def test_resumed_equals_uninterrupted(series, tmp_path, patience, networks, killed, left):
+    hp = make_hp(epochs=6, early_stopping_patience=patience, num_networks=networks, lag_skip="on")
     whole = deepar.train(series, hp)
 
     class Killed(Exception):
         pass
 
     def kill(done, total, metrics):
-        if done == 5:
+        if done == killed:
             raise Killed
 
     with pytest.raises(Killed):
@@ -85,7 +127,7 @@ def test_resumed_equals_uninterrupted(series, tmp_path, patience):
     resumed = deepar.train(
         series, hp, progress=lambda d, t, m: epochs.append(d), checkpoint=tmp_path, checkpoint_every=2
     )
-    assert epochs == [5, 6]
+    assert epochs == left
     assert resumed.version == whole.version
     assert resumed.loss_curve == whole.loss_curve
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.safetensors"]
@@ -101,26 +143,26 @@ def test_a_checkpoint_of_another_run_is_refused(series, tmp_path):
 
 
 def test_early_stopping_returns_the_lowest_loss_weights(series):
-    from forecast_platform.deepar import training
+    from forecast_platform.deepar.training_loop import TrainingLoop
 
     hp = make_hp(epochs=60, early_stopping_patience=2, learning_rate=0.1)
     kept = []
-    original = training._Loop.run_epoch
+    original = TrainingLoop.run_epoch
 
     def spy(self):
         loss = original(self)
         kept.append({k: v.clone() for k, v in self.network.state_dict().items()})
         return loss
 
-    training._Loop.run_epoch = spy
+    TrainingLoop.run_epoch = spy
     try:
         model = deepar.train(series, hp)
     finally:
-        training._Loop.run_epoch = original
+        TrainingLoop.run_epoch = original
     best = int(np.argmin(model.loss_curve))
     assert len(model.loss_curve) < 60
     assert len(model.loss_curve) == best + 3
-    assert all(torch.equal(v, kept[best][k]) for k, v in model.network.state_dict().items())
+    assert all(torch.equal(v, kept[best][k]) for k, v in model.networks[0].state_dict().items())
 
 
 def test_the_log_lines_are_sagemakers(series):
@@ -196,7 +238,7 @@ def test_cardinality_and_dynamic_features_can_be_ignored():
     assert check_training_data(series, make_hp()) == ((3, 4), 1)
     ignored = make_hp(cardinality="ignore", num_dynamic_feat="ignore")
     assert check_training_data(series, ignored) == ((), 0)
-    assert deepar.train(series, ignored).network.shape.static == 1
+    assert deepar.train(series, ignored).networks[0].shape.static == 1
 
 
 def test_divergence_is_a_named_error(series):

@@ -1,0 +1,149 @@
+"""One network's way from its seed to its weights: epochs, optimiser, early stopping, and the state to resume from."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from forecast_platform.deepar import checkpoints
+from forecast_platform.deepar.hyperparameters import ContractError, HyperParameters
+from forecast_platform.deepar.likelihoods import Likelihood, get_likelihood
+from forecast_platform.deepar.network import DeepARNetwork, NetworkShape
+from forecast_platform.deepar.windows import Batch, WindowSource
+
+
+def window_loss(network: DeepARNetwork, family: Likelihood, batch: Batch, keep: Tensor | None) -> Tensor:
+    """Negative log-likelihood per observed cell of context and horizon; unobserved cells have no part."""
+    static = network.static_features(batch.log_scale, batch.cat)
+    raw = network(batch.varying, static, keep)
+    z = batch.z / batch.scale if family.scaled_output else batch.z
+    if family.name == "beta":
+        z = torch.where(batch.observed > 0, z, 0.5)  # 0 is outside (0, 1); the mask removes the cell below
+    nll = -family.log_prob(family.parameters(raw, batch.scale), z)
+    return (nll * batch.observed).sum() / batch.observed.sum().clamp(min=1.0)
+
+
+class TrainingLoop:
+    """The state of one network's training between epochs.
+
+    Args:
+        hp, shape: what to train.
+        seed: of the first weights, the windows drawn and the dropout; nothing else is random.
+        source: the training series.
+        first, last: each series' first and last forecast start (N,), inclusive.
+    """
+
+    def __init__(
+        self, hp: HyperParameters, shape: NetworkShape, seed: int, source: WindowSource, first: Tensor, last: Tensor
+    ) -> None:
+        self.hp, self.source, self.first, self.last = hp, source, first, last
+        self.family = get_likelihood(hp.likelihood)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.network = DeepARNetwork(shape, self.generator).to(source.device)
+        self.loss_curve: list[float] = []
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=self.hp.learning_rate, fused=True)
+        self.epoch = self.windows = self.best_epoch = 0
+        self.best_loss = math.inf
+        self.best: dict[str, Tensor] = {}
+        self.batches = -(-len(first) // self.hp.mini_batch_size)
+
+    def run_epoch(self) -> float:
+        """ceil(N / batch) batches; series in random order, so an epoch sees each about once."""
+        size, device = self.hp.mini_batch_size, self.source.device
+        order = torch.randperm(len(self.first), generator=self.generator)
+        extra = torch.randint(len(self.first), (self.batches * size - len(order),), generator=self.generator)
+        order = torch.cat([order, extra])
+        spread = (self.last - self.first + 1)[order].double()
+        draw = torch.rand(len(order), generator=self.generator, dtype=torch.float64)
+        starts = self.first[order] + (draw * spread).long()
+        self.network.train()
+        total = torch.zeros((), device=device)
+        for b in range(self.batches):
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.learning_rate(self.epoch * self.batches + b)
+            at = slice(b * size, (b + 1) * size)
+            batch = self.source.windows(order[at].to(device), starts[at].to(device))
+            self.optimizer.zero_grad(set_to_none=True)
+            loss = window_loss(self.network, self.family, batch, self._dropout(size))
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.hp.gradient_clip)
+            self.optimizer.step()
+            total += loss.detach()
+        mean = float(total) / self.batches
+        if not math.isfinite(mean):
+            raise ContractError(
+                f"training diverged in epoch {self.epoch}: the loss is {mean}. Lower learning_rate "
+                f"(now {self.hp.learning_rate}) or look for extreme values in the series"
+            )
+        self.loss_curve.append(mean)
+        if mean < self.best_loss and self.hp.early_stopping_patience is not None:
+            self.best = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
+        if mean < self.best_loss:
+            self.best_loss, self.best_epoch = mean, self.epoch
+        self.epoch += 1
+        self.windows += self.batches * size
+        return mean
+
+    def learning_rate(self, step: int) -> float:
+        """Constant, or half a cosine from learning_rate to 0 over all steps."""
+        if self.hp.learning_rate_schedule == "constant":
+            return self.hp.learning_rate
+        part = step / (self.hp.epochs * self.batches)
+        return self.hp.learning_rate * 0.5 * (1.0 + math.cos(math.pi * part))
+
+    def _dropout(self, batch: int) -> Tensor | None:
+        rate, layers = self.hp.dropout_rate, self.hp.num_layers
+        if rate == 0.0 or layers == 1:
+            return None
+        draw = torch.rand(layers - 1, self.hp.num_cells, batch, generator=self.generator)
+        return ((draw >= rate).float() / (1.0 - rate)).to(self.source.device)
+
+    @property
+    def done(self) -> bool:
+        """All epochs run, or no lower loss for early_stopping_patience epochs."""
+        patience = self.hp.early_stopping_patience
+        stopped = patience is not None and self.epoch - 1 - self.best_epoch >= patience
+        return stopped or self.epoch >= self.hp.epochs
+
+    @property
+    def final_epoch(self) -> int:
+        """The epoch whose weights `finish` leaves."""
+        return self.epoch - 1 if self.hp.early_stopping_patience is None else self.best_epoch
+
+    def finish(self) -> DeepARNetwork:
+        """The trained network, on the CPU; with early stopping, its weights of the epoch with the lowest loss."""
+        if self.best:
+            self.network.load_state_dict(self.best)
+        return self.network.to("cpu").eval()
+
+    def state(self) -> checkpoints.State:
+        moments = self.optimizer.state_dict()["state"]
+        tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
+        tensors |= {f"best.{k}": v for k, v in self.best.items()}
+        tensors |= {f"adam.{i}.{k}": v for i, slots in moments.items() for k, v in slots.items()}
+        tensors["generator"] = self.generator.get_state()
+        numbers = {
+            "epoch": self.epoch,
+            "windows": self.windows,
+            "best_epoch": self.best_epoch,
+            "best_loss": self.best_loss,
+            "loss_curve": self.loss_curve,
+        }
+        return checkpoints.State(tensors, numbers)
+
+    def restore(self, state: checkpoints.State) -> None:
+        self.network.load_state_dict(state.under("network."))
+        self.best = state.under("best.")
+        slots: dict[int, dict[str, Tensor]] = {}
+        for name, value in state.under("adam.").items():
+            index, slot = name.split(".")
+            slots.setdefault(int(index), {})[slot] = value
+        whole = self.optimizer.state_dict()
+        whole["state"] = slots
+        self.optimizer.load_state_dict(whole)
+        self.generator.set_state(state.tensors["generator"])
+        self.epoch, self.windows = state.numbers["epoch"], state.numbers["windows"]
+        self.best_epoch, self.best_loss = state.numbers["best_epoch"], state.numbers["best_loss"]
+        self.loss_curve = list(state.numbers["loss_curve"])
