@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from forecast_platform.series.covariates import Covariates
+    from forecast_platform.series.holidays import Event
 
 
 @dataclass(frozen=True)
@@ -18,12 +23,18 @@ class Panel:
         store, dept: identifiers, shape (N,), str; sorted by (store, dept) with numbers in number order.
         weeks: week-ending dates, shape (T,), datetime64[D], seven days apart.
         sales: shape (N, T), float64, NaN where nothing was observed. Each row has at least one observation.
+        covariates: columns of the same series and weeks, reaching A >= 0 weeks past the panel's end; None: none.
+        exposure: one such column: how much of each week a store was open; None: always alike.
+        events: holidays to line up; None: nobody said which.
     """
 
     store: NDArray[np.str_]
     dept: NDArray[np.str_]
     weeks: NDArray[np.datetime64]
     sales: NDArray[np.float64]
+    covariates: Covariates | None = None
+    exposure: Covariates | None = None
+    events: tuple[Event, ...] | None = None
 
     @classmethod
     def from_table(cls, table: pa.Table) -> Panel:
@@ -71,20 +82,32 @@ class Panel:
         return int((np.datetime64(week, "D") - self.weeks[0]).astype(int) // 7)
 
     def until(self, cutoff: dt.date) -> Panel:
-        """What was known at `cutoff`: weeks up to it, and only the series seen by then. The grid always ends at
-        `cutoff`, padded with unobserved weeks where the data stops earlier."""
+        """What was known at `cutoff`: weeks up to it, the series seen by then, and of covariates those known ahead
+        also later. The grid always ends at `cutoff`, padded with unobserved weeks where the data stops earlier."""
         end = self.position(cutoff) + 1
         if end <= 0:
             raise ValueError(f"no data up to {cutoff}: the first week is {self.weeks[0]}")
         sales = self.sales[:, :end]
         if end > len(self.weeks):
             sales = np.pad(sales, ((0, 0), (0, end - len(self.weeks))), constant_values=np.nan)
-        keep = ~np.isnan(sales).all(axis=1)
-        weeks = self.weeks[0] + 7 * np.arange(end)
-        return Panel(self.store[keep], self.dept[keep], weeks, sales[keep])
+        past = replace(
+            self,
+            weeks=self.weeks[0] + 7 * np.arange(end),
+            sales=sales,
+            covariates=self.covariates and self.covariates.until(end),
+            exposure=self.exposure and self.exposure.until(end),
+        )
+        return past.select(np.asarray(past.observed.any(axis=1)))
 
     def select(self, keep: NDArray[np.bool_]) -> Panel:
-        return Panel(self.store[keep], self.dept[keep], self.weeks, self.sales[keep])
+        return replace(
+            self,
+            store=self.store[keep],
+            dept=self.dept[keep],
+            sales=self.sales[keep],
+            covariates=self.covariates and self.covariates.select(keep),
+            exposure=self.exposure and self.exposure.select(keep),
+        )
 
 
 def _codes(column: pa.ChunkedArray) -> tuple[NDArray[np.str_], NDArray[np.int64]]:

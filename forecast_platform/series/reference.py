@@ -16,53 +16,18 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
+from forecast_platform.series.holidays import Event, retail_events
 from forecast_platform.series.panel import Panel
 
 YEAR = 52
 SHARE_WEEKS = 6  # weeks to each side of t' over which the share of the department is taken
 MAX_HORIZON = YEAR - SHARE_WEEKS
 GROWTH_WEEKS = 26
-
-
-@dataclass(frozen=True)
-class Event:
-    """A named day that moves through the weeks from year to year.
-
-    Attributes:
-        dates: its date in each year, ascending.
-        before, after: weeks before and after the event's own week whose sales follow it.
-    """
-
-    name: str
-    dates: tuple[dt.date, ...]
-    before: int = 1
-    after: int = 1
-
-
-def retail_events(first: dt.date, last: dt.date) -> tuple[Event, ...]:
-    """The holidays that move weekly sales most: Thanksgiving (US), Christmas, Easter.
-
-    Labor Day and Super Bowl keep their distance of 52 weeks and gain nothing from being lined up (measured on Walmart).
-    """
-    from dateutil.easter import easter
-
-    years = range(first.year - 1, last.year + 2)
-    return (
-        Event("Thanksgiving", tuple(_thanksgiving(y) for y in years)),
-        Event("Christmas", tuple(dt.date(y, 12, 25) for y in years), before=3),
-        Event("Easter", tuple(easter(y) for y in years), before=2),
-    )
-
-
-def _thanksgiving(year: int) -> dt.date:
-    first = dt.date(year, 11, 1)
-    return first + dt.timedelta(days=(3 - first.weekday()) % 7 + 21)
 
 
 def one_year_back(

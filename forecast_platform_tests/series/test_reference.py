@@ -15,18 +15,17 @@ from hypothesis import strategies as st
 
 from forecast_platform.evaluation.backtest import backtest
 from forecast_platform.evaluation.baselines import seasonal_naive
+from forecast_platform.series.holidays import Event, retail_events
 from forecast_platform.series.panel import Panel
 from forecast_platform.series.reference import (
     GROWTH_WEEKS,
     MAX_HORIZON,
     SHARE_WEEKS,
     YEAR,
-    Event,
     aligned_last_year,
     growth,
     last_year,
     one_year_back,
-    retail_events,
 )
 
 REPO = Path(__file__).parents[2]
@@ -123,7 +122,7 @@ def test_a_week_reads_no_later_than_a_year_back_and_the_share_weeks(t, mix):
 def brute_force(first: dt.date, known: int, total: int) -> np.ndarray:
     """Day by day: which known week holds the day that each day goes back to."""
     named = retail_events(first, first + 7 * total * DAY)
-    reach = {"Thanksgiving": (1, 1), "Christmas": (3, 1), "Easter": (2, 1)}
+    reach = {"Thanksgiving": (1, 1), "Christmas": (3, 1), "Easter": (2, 1), "Super Bowl": (1, 0), "Labor Day": (1, 0)}
     week_of = {first + (7 * i + d) * DAY: i for i in range(-60, total + 60) for d in range(-6, 1)}
     weights = np.zeros((known, total))
     for t in range(total):
