@@ -23,6 +23,7 @@ from pydantic_settings import (
 )
 
 from forecast_platform.landing.contract import PRESETS, SalesContract
+from forecast_platform.series.covariates import Declarations
 from forecast_platform.weeks import WeekCalendar
 
 DEFAULT_HOME = ".forecast"
@@ -59,6 +60,18 @@ class Settings(BaseSettings):
     )
     active_weeks: int = Field(52, ge=1, description="a series with no sales for this many weeks counts as closed")
     history_weeks: int = Field(4, ge=1, description="a drop of more weeks than this is history: one forecast for all")
+
+    # What is known beside sales
+    covariates: dict[str, str] | Literal["auto", "none"] = Field(
+        "auto",
+        description='columns used: {"promo": "known:0", "rain": "past"}; auto: those planned, by their names; none',
+    )
+    exposure: str = Field(
+        "auto", description="column of the days open, which sales are divided by; auto: open_days; none"
+    )
+    country: str = Field(
+        "US", pattern="^[A-Za-z]{2}$", description="ISO code, for the holidays where no calendar has landed"
+    )
 
     # The model
     context_length: int = Field(12, ge=1, description="weeks the network is conditioned on")
@@ -106,7 +119,7 @@ class Settings(BaseSettings):
             raise ValueError(f"quantiles must ascend between 0 and 1 and hold 0.5; got {qs}")
         if any(round(q * 100, 6) % 1 for q in qs):
             raise ValueError(f"quantiles are published as columns p1 .. p99: whole percents only; got {qs}")
-        _ = self.contract, self.calendar  # both validate themselves
+        _ = self.contract, self.calendar, self.declarations  # they validate themselves
         return self
 
     @property
@@ -145,6 +158,11 @@ class Settings(BaseSettings):
     @functools.cached_property
     def calendar(self) -> WeekCalendar:
         return WeekCalendar(ends=self.contract.week_ends, first_week=self.first_week)
+
+    @functools.cached_property
+    def declarations(self) -> Declarations:
+        """Which feature columns are used, and as what."""
+        return Declarations.of(self.covariates, self.exposure)
 
     @property
     def quantile_columns(self) -> tuple[str, ...]:

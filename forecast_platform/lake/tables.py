@@ -100,7 +100,7 @@ def table_specs(quantile_columns: tuple[str, ...]) -> dict[str, TableSpec]:
         ),
         TableSpec(
             "features",
-            "covariates by store (and department) and week, known ahead or observed",
+            "every landed version of the covariates by store (and department) and week, known ahead or observed",
             pa.schema(
                 [
                     ("week", _DAY),
@@ -112,13 +112,13 @@ def table_specs(quantile_columns: tuple[str, ...]) -> dict[str, TableSpec]:
                     ("line", pa.int64()),
                 ]
             ),
-            ("source_key", "week", "store", "dept", "name"),
+            ("source_key", "landed_at", "week", "store", "dept", "name"),
         ),
         TableSpec(
             "calendar",
-            "named days such as holidays",
+            "every landed version of named days such as holidays",
             pa.schema([("name", _STR), ("date", _DAY), *_SOURCE, ("line", pa.int64())]),
-            ("source_key", "name", "date"),
+            ("source_key", "landed_at", "name", "date"),
         ),
         TableSpec(
             "cleaned_series",

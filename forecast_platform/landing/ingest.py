@@ -177,11 +177,11 @@ def _ingest(
     else:
         table = _TABLES[obj.kind]
         _replace_source(lake, "quarantine", _quarantine_rows(parsed.rejected, obj, landed_at), obj, landed_at)
-        if table == "raw_sales":
+        if table == "stores":
+            lake.replace(table, any_of("source_key", [obj.key]), _with_source(parsed.accepted, obj, landed_at))
+        else:
             # Every version is kept: a restated week never destroys what was known before.
             _replace_source(lake, table, _with_source(parsed.accepted, obj, landed_at), obj, landed_at)
-        else:
-            lake.replace(table, any_of("source_key", [obj.key]), _with_source(parsed.accepted, obj, landed_at))
         weeks: Sequence[dt.date] = ()
         if "week" in parsed.accepted.column_names:
             weeks = sorted(w for w in pc.unique(parsed.accepted["week"]).to_pylist() if w)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from forecast_platform.series.covariates import exposure_ahead
 from forecast_platform.series.encoding import Categories, ragged
 from forecast_platform.series.panel import Panel
 from forecast_platform.series.target import Target, rescale
@@ -34,8 +35,8 @@ class Batch:
 
     @property
     def manifest(self) -> pa.Table:
-        """One row per series: shard, line, store, dept, last_week, sha256 of the input line, and the target's unit and
-        level that turn the network's outputs into sales."""
+        """One row per series: shard, line, store, dept, last_week, sha256 of the input line, and what turns the
+        network's outputs into sales: the target's unit and level, and exposure ahead (null where there is none)."""
         return pq.read_table(self.folder / "manifest.parquet")
 
     def shards(self) -> list[tuple[Path, Path]]:
@@ -59,10 +60,21 @@ class ShardForecast:
     samples: NDArray[np.float64]
 
 
-def write_batch(folder: Path, panel: Panel, target: Target, categories: Categories, shards: int) -> Batch:
+def write_batch(
+    folder: Path,
+    panel: Panel,
+    target: Target,
+    categories: Categories,
+    shards: int,
+    features: NDArray[np.floating] | None = None,
+) -> Batch:
     """Input shards and manifest for all series of `panel`, which ends at the cutoff, as the network's `target`.
 
     Replaces `folder`.
+
+    Args:
+        panel: with its exposure, where the target was built from the divided panel.
+        features: complete covariates over the target's weeks and the weeks ahead, shape (F, N, T + H).
     """
     building = folder.with_name(folder.name + ".building")
     shutil.rmtree(building, ignore_errors=True)
@@ -72,14 +84,20 @@ def write_batch(folder: Path, panel: Panel, target: Target, categories: Categori
     values, indptr = ragged(seen)
     cat = categories.encode(seen).tolist()
     starts = [f"{day} 00:00:00" for day in seen.weeks[seen.first].astype(str)]
-    lines = [
-        # orjson writes NaN as null, which is how DeepAR spells a missing value.
-        orjson.dumps(
-            {"start": starts[i], "target": values[indptr[i] : indptr[i + 1]], "cat": cat[i]},
-            option=orjson.OPT_SERIALIZE_NUMPY,
+    records: Iterable[dict[str, Any]] = (
+        {"start": starts[i], "target": values[indptr[i] : indptr[i + 1]], "cat": cat[i]} for i in range(len(panel))
+    )
+    if features is not None and len(features):
+        rows = np.ascontiguousarray(
+            np.moveaxis(features, 0, 1), dtype=np.float32
+        )  # (N, F, T + H), as the network reads
+        records = (
+            {**record, "dynamic_feat": np.ascontiguousarray(row[:, since:])}
+            for record, row, since in zip(records, rows, seen.first.tolist(), strict=True)
         )
-        for i in range(len(panel))
-    ]
+    # orjson writes NaN as null, which is how DeepAR spells a missing value.
+    lines = [orjson.dumps(record, option=orjson.OPT_SERIALIZE_NUMPY) for record in records]
+    exposure = exposure_ahead(panel, target.unit.shape[1])
     shard_of = np.arange(len(panel)) * min(shards, len(panel)) // len(panel)
     line_of = np.arange(len(panel)) - np.searchsorted(shard_of, shard_of)
     for shard in np.unique(shard_of):
@@ -95,6 +113,9 @@ def write_batch(folder: Path, panel: Panel, target: Target, categories: Categori
             "sha256": pa.array([hashlib.sha256(line).hexdigest() for line in lines]),
             "unit": pa.array(target.unit.tolist(), pa.list_(pa.float64())),
             "level": pa.array(target.level),
+            "exposure": pa.array(
+                [None] * len(panel) if exposure is None else exposure.tolist(), pa.list_(pa.float64())
+            ),
         }
     )
     pq.write_table(manifest, building / "manifest.parquet")
@@ -150,6 +171,9 @@ def read_batch(batch: Batch, quantiles: tuple[float, ...], horizon: int) -> Iter
         unit, level = np.array(rows["unit"].to_pylist()), rows["level"].to_numpy()
         median = q[:, quantiles.index(0.5)]
         mean, q, samples = (rescale(x, median, unit, level) for x in (mean[:, None], q, samples))
+        if rows["exposure"].null_count == 0:
+            share = np.array(rows["exposure"].to_pylist())[:, None]  # (B, 1, H)
+            mean, q, samples = (x * share for x in (mean, q, samples))
         yield ShardForecast(rows, mean[:, 0], q, samples)
 
 

@@ -1,4 +1,5 @@
-"""From landed rows to clean series: which version of a row counts, and the weekly grid with its gaps.
+"""From landed rows to clean series: which version of a row counts, the weekly grid with its gaps, and what else is
+known of its weeks.
 
 A landed object is superseded by the next version of the same key, as a whole. Across objects the row that landed last
 counts. What was superseded stays in `raw_sales`, so the same question can be asked as of any earlier moment.
@@ -8,31 +9,54 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import duckdb
 import pyarrow as pa
 
 from forecast_platform.lake.lake import Lake
+from forecast_platform.series.covariates import Declarations, attach
+from forecast_platform.series.holidays import events_for
 from forecast_platform.series.panel import Panel
 
 RECENT_WEEKS = 4
 
-# One row per (store, dept, week) up to a week: the version in force at a moment.
-_IN_FORCE = """
-    WITH landing AS (
+# The version of each landed object of a kind that is in force at a moment.
+_LANDING = """
+    landing AS (
         SELECT source_key, max(landed_at) AS landed_at
-        FROM landings WHERE kind = 'sales' AND status = 'ingested' AND landed_at < $known_before
+        FROM landings WHERE kind = '{kind}' AND status = 'ingested' AND landed_at < $known_before
         GROUP BY source_key
     )
+"""
+
+# One row per (store, dept, week) up to a week: the version in force at a moment.
+_IN_FORCE = f"""
+    WITH {_LANDING.format(kind="sales")}
     SELECT store, dept, week,
-           arg_max({sales: sales, is_holiday: is_holiday, landed_at: r.landed_at, source_key: r.source_key},
+           arg_max({{sales: sales, is_holiday: is_holiday, landed_at: r.landed_at, source_key: r.source_key}},
                    (r.landed_at, r.source_key, r.line)) AS row
     FROM raw_sales AS r
     JOIN landing ON landing.source_key = r.source_key AND landing.landed_at = r.landed_at
     WHERE week <= $last
     GROUP BY store, dept, week
-"""
+"""  # noqa: S608 (only our own SQL is composed)
+
+# One row per (store, dept, week, name), future weeks too: what is planned is known now.
+_FEATURES = f"""
+    WITH {_LANDING.format(kind="features")}
+    SELECT store, dept, week, name, arg_max({{value: value}}, (f.landed_at, f.source_key, f.line)).value AS value
+    FROM features AS f
+    JOIN landing ON landing.source_key = f.source_key AND landing.landed_at = f.landed_at
+    GROUP BY store, dept, week, name
+"""  # noqa: S608 (only our own SQL is composed)
+
+_CALENDAR = f"""
+    WITH {_LANDING.format(kind="calendar")}
+    SELECT DISTINCT name, date FROM calendar AS c
+    JOIN landing ON landing.source_key = c.source_key AND landing.landed_at = c.landed_at
+    ORDER BY date, name
+"""  # noqa: S608 (only our own SQL is composed)
 
 # Each observation covers the grid from its own week to the week before the series' next one, or until the series
 # counts as closed. So a gap is a row with null sales, and a closed series stops having rows.
@@ -101,13 +125,45 @@ def observations(con: duckdb.DuckDBPyConnection, cutoff: dt.date, as_known: str 
     return con.sql("SELECT store, dept, week, sales FROM cleaned_series WHERE week <= ? AND observed", params=[cutoff])
 
 
-def read_panel(con: duckdb.DuckDBPyConnection, cutoff: dt.date, as_known: str = "now") -> Panel:
-    """All series up to `cutoff`, from `observations`.
+def read_panel(
+    con: duckdb.DuckDBPyConnection,
+    cutoff: dt.date,
+    as_known: str = "now",
+    declarations: Declarations | None = None,
+    country: str = "US",
+) -> Panel:
+    """All series up to `cutoff`, from `observations`, with what is known beside sales and by the same moment.
+
+    Args:
+        declarations: the feature columns in use; None: sales alone, without features and holidays.
+        country: whose holidays count where no calendar has landed.
 
     Raises:
-        ValueError: nothing had been observed by then.
+        ValueError: nothing had been observed by then, or see `build_panel`.
     """
-    return Panel.from_table(observations(con, cutoff, as_known).to_arrow_table()).until(cutoff)
+    sales = observations(con, cutoff, as_known).to_arrow_table()
+    if declarations is None:
+        return Panel.from_table(sales).until(cutoff)
+    moment = {"known_before": known_by(cutoff) if as_known == "then" else _EVER}
+    features, calendar = (con.sql(sql, params=moment).to_arrow_table() for sql in (_FEATURES, _CALENDAR))
+    return build_panel(sales, features, calendar, declarations, country).until(cutoff)
+
+
+def build_panel(
+    sales: pa.Table, features: pa.Table, calendar: pa.Table, declarations: Declarations, country: str
+) -> Panel:
+    """Sales on the weekly grid with the covariates in use and the holidays to line up.
+
+    Args:
+        sales: (store, dept, week, sales). features: (store, dept, week, name, value). calendar: (name, date).
+
+    Raises:
+        ValueError: see Panel.from_table, covariates.attach and holidays.events_for.
+    """
+    panel = attach(Panel.from_table(sales), features, declarations)
+    first, last = panel.weeks[[0, -1]].astype(dt.date)
+    days = zip(calendar["name"].to_pylist(), calendar["date"].to_pylist(), strict=True)
+    return replace(panel, events=events_for(first, last, days, country))
 
 
 @dataclass(frozen=True)

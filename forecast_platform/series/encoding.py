@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from forecast_platform import deepar
 from forecast_platform.series.panel import Panel, natural_key
+from forecast_platform.weeks import WEEK
 
 
 @dataclass(frozen=True)
@@ -50,18 +52,43 @@ def ragged(panel: Panel) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     return panel.sales[keep], np.concatenate([[0], np.cumsum(keep.sum(axis=1))])
 
 
-def to_series_set(panel: Panel, categories: Categories) -> deepar.SeriesSet:
-    """The panel as DeepAR's input: series start at their first week and end at the panel's cutoff."""
-    return deepar.SeriesSet.from_arrays(
+def to_series_set(
+    panel: Panel, categories: Categories, features: NDArray[np.floating] | None = None
+) -> deepar.SeriesSet:
+    """The panel as DeepAR's input: series start at their first week and end at the panel's cutoff.
+
+    Args:
+        features: complete covariates over the same weeks, shape (F, N, T) to train on, (F, N, T + H) to forecast with.
+    """
+    series = deepar.SeriesSet.from_arrays(
         start=panel.weeks[panel.first], targets=ragged(panel), cat=categories.encode(panel), dynamic_feat=None
     )
+    if features is None or not len(features):
+        return series
+    keep = np.arange(features.shape[-1]) >= panel.first[:, None]
+    flat = np.moveaxis(features, 0, -1)[keep].astype(np.float32)
+    series = replace(series, dynamic_feat=flat, feat_indptr=np.concatenate([[0], np.cumsum(keep.sum(axis=1))]))
+    series.validate()
+    return series
 
 
 def digest(panel: Panel, *context: str) -> str:
-    """Content hash of a panel and whatever else decides a result (hyperparameters, seed, versions)."""
+    """Content hash of a panel and whatever else decides a result (hyperparameters, seed, versions).
+
+    Of what reaches past the panel's end (plans, next year's holidays) only that counts which bears on its weeks, so
+    later plans make no other panel of the same history.
+    """
     content = hashlib.sha256()
     for text in ("\0".join(panel.store.tolist()), "\0".join(panel.dept.tolist()), *context):
         content.update(hashlib.sha256(text.encode()).digest())
     content.update(panel.weeks.astype("datetime64[D]").astype("<i8").tobytes())
     content.update(panel.sales.astype("<f8").tobytes())
+    for part in (panel.covariates, panel.exposure):
+        if part is not None:
+            content.update(repr(part.columns).encode())
+            content.update(part.values[:, :, : len(panel.weeks)].astype("<f8").tobytes())
+    for event in panel.events or ():
+        # Sales rise towards an event, so the one to come bears on the last weeks.
+        near = panel.weeks[-1].astype(dt.date) + event.before * WEEK
+        content.update(repr((event.name, event.before, event.after, [d for d in event.dates if d <= near])).encode())
     return content.hexdigest()[:20]
