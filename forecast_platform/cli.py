@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from forecast_platform.runner import Outcome, Runner
+    from forecast_platform.series.panel import Panel
+    from forecast_platform.settings import Settings
 
 
 class _Friendly(click.Group):
@@ -208,6 +210,10 @@ def query(sql: str, form: str, rows: int) -> None:
 @click.option("--column", "columns", multiple=True, metavar="NAME=IN_FILE", help="column mapping; repeatable")
 @click.option("--date-format", default="", help="strptime format of the dates")
 @click.option("--delimiter", default="", help="CSV delimiter")
+@click.option("--known", multiple=True, metavar="NAME[=FILL]", help="feature column known ahead; repeatable")
+@click.option("--past", multiple=True, metavar="NAME[=FILL]", help="feature column known in the past only; repeatable")
+@click.option("--exposure", default="", metavar="NAME", help="column of the days open, which sales are divided by")
+@click.option("--country", default="", help="whose holidays count where there is no calendar file, e.g. US")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="write the scores here")
 @click.option("--forecasts", "forecasts_path", type=click.Path(dir_okay=False, path_type=Path), help="write rows here")
@@ -220,11 +226,19 @@ def backtest(
     columns: tuple[str, ...],
     date_format: str,
     delimiter: str,
+    known: tuple[str, ...],
+    past: tuple[str, ...],
+    exposure: str,
+    country: str,
     seed: int,
     json_path: Path | None,
     forecasts_path: Path | None,
 ) -> None:
-    """Score the shipped model and the 52-week seasonal naive on a folder of sales files, as of past weeks."""
+    """Score the shipped model and the 52-week seasonal naive on a folder of files, as of past weeks.
+
+    The folder holds sales and, where there are any, features and a calendar of holidays. FILL stands in for missing
+    values: a number, or last, the value before. Without --known and --past the columns are those of the settings.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -243,6 +257,9 @@ def backtest(
             ("date_format", date_format),
             ("delimiter", delimiter),
             ("columns", dict(_pair(c) for c in columns)),
+            ("covariates", _declared("known", known) | _declared("past", past)),
+            ("exposure", exposure),
+            ("country", country),
         )
         if value
     }
@@ -445,39 +462,63 @@ def _newest_complete_week(runner: Runner) -> dt.date:
     return week
 
 
-def _read_panel(folder: Path, settings: Any) -> Any:
-    """The panel of all sales files in a folder, by the settings' contract."""
+def _declared(known: str, options: Sequence[str]) -> dict[str, str]:
+    """NAME[=FILL] options in the words of the setting `covariates`."""
+    parts = (option.partition("=") for option in options)
+    return {name.strip(): f"{known}:{fill.strip()}" if separator else known for name, separator, fill in parts}
+
+
+def _read_panel(folder: Path, settings: Settings) -> Panel:
+    """The panel of all sales, features and calendar files in a folder, by the settings' contract. What a file holds is
+    told by its columns, or by the folder it lies in where that is named sales, features or calendar."""
+    from functools import partial
+
     import pyarrow as pa
 
-    from forecast_platform.landing.contract import FileRefused, kind_of, parse_sales
-    from forecast_platform.series.panel import Panel
+    from forecast_platform.landing import contract as contracts
+    from forecast_platform.series.cleaning import build_panel
+    from forecast_platform.series.covariates import describe
 
-    tables: list[pa.Table] = []
-    names = []
-    newest = settings.calendar.last_started(dt.datetime.now(dt.UTC))
-    for path in sorted(folder.iterdir()):
-        if not path.name.endswith((".csv", ".csv.gz", ".parquet")):
+    contract, calendar = settings.contract, settings.calendar
+    newest = calendar.last_started(dt.datetime.now(dt.UTC))
+    readers: dict[str, Callable[[bytes, str], contracts.Parsed]] = {
+        "sales": partial(contracts.parse_sales, contract=contract, calendar=calendar, newest_week=newest),
+        "features": partial(contracts.parse_features, contract=contract, calendar=calendar),
+        "calendar": partial(contracts.parse_calendar, contract=contract),
+    }
+    schemas = (contracts.SALES_SCHEMA, contracts.FEATURES_SCHEMA, contracts.CALENDAR_SCHEMA)
+    tables = {kind: [schema.empty_table()] for kind, schema in zip(readers, schemas, strict=True)}
+    for path in sorted(folder.iterdir()) + [path for kind in readers for path in sorted(folder.glob(f"{kind}/*"))]:
+        if not path.name.endswith(contracts.FORMATS):
             continue
         data = path.read_bytes()
         try:
-            if kind_of(data, path.name, settings.contract) != "sales":
-                continue
-        except FileRefused as refusal:
+            kind = path.parent.name if path.parent != folder else contracts.kind_of(data, path.name, contract)
+        except contracts.FileRefused as refusal:
             if refusal.rule == "unknown_kind":
+                click.echo(f"not read: {refusal.message}", err=True)
                 continue
             raise
-        parsed = parse_sales(data, path.name, settings.contract, settings.calendar, newest)
-        names.append(path.name)
-        click.echo(f"{path.name}: {len(parsed.accepted):,} rows, {len(parsed.rejected):,} rejected", err=True)
+        if kind not in readers:
+            continue
+        parsed = readers[kind](data, path.name)
+        click.echo(f"{path.name}: {kind}, {parsed.accepted_rows:,} rows, {len(parsed.rejected):,} rejected", err=True)
         for bad in parsed.rejected.slice(0, 3).to_pylist():
             click.echo(f"  line {bad['line']}: {bad['rule']}: {bad['message']}", err=True)
-        tables.append(parsed.accepted)
-    if not tables:
+        tables[kind].append(parsed.accepted)
+    sales, features, days = (pa.concat_tables(found) for found in tables.values())
+    if not len(sales):
         raise click.ClickException(
             f"no sales file in {folder}: a .csv, .csv.gz or .parquet with the columns store, dept, date, weekly_sales "
             "(map other names with --column weekly_sales=NAME, or use --preset)"
         )
-    return Panel.from_table(pa.concat_tables(tables))
+    try:
+        panel = build_panel(sales, features, days, settings.declarations, settings.country)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
+    events = ", ".join(dict.fromkeys(event.name for event in panel.events or ()))
+    click.echo(f"{describe(panel, features['name'].unique().to_pylist())}; holidays {events or 'none'}", err=True)
+    return panel
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -100,12 +100,16 @@ class Declarations:
         """From the settings' words.
 
         Raises:
-            ValueError: a column is declared in other words than Declaration.parse reads.
+            ValueError: a column is declared in other words than Declaration.parse reads, or the exposure as past.
         """
+        exposure = exposure.strip().lower()
         if covariates == AUTO:
-            return cls(None, exposure.strip().lower())
+            return cls(None, exposure)
         declared = {} if isinstance(covariates, str) else covariates
-        return cls(tuple(Declaration.parse(*item) for item in declared.items()), exposure.strip().lower())
+        columns = tuple(Declaration.parse(*item) for item in declared.items())
+        if any(column.name == exposure and not column.known for column in columns):
+            raise ValueError(f"{exposure} is the exposure and must be known ahead: declare it as known, not as past")
+        return cls(columns, exposure)
 
     def among(self, names: Collection[str]) -> tuple[tuple[Declaration, ...], tuple[Declaration, ...]]:
         """The covariates and the exposure (one or none) in use, given the names of the columns that landed.
@@ -236,15 +240,11 @@ def complete(
     Raises:
         ValueError: a value ahead is missing, naming column, week and store; or a wanted column is not there.
     """
-    notices: list[str] = []
-    given = panel.covariates
-    if wanted is not None:
-        given = _ordered(given, wanted)
-    ready = [
-        None if part is None else _complete(panel, part, horizon, kept, active_weeks, notices)
-        for part, kept in ((given, wanted is not None), (panel.exposure, False))
-    ]
-    return dataclasses.replace(panel, covariates=ready[0], exposure=ready[1]), tuple(dict.fromkeys(notices))
+    given = panel.covariates if wanted is None else _ordered(panel.covariates, wanted)
+    covariates, notices = _complete(panel, given, horizon, active_weeks, wanted is not None)
+    exposure, undivided = _complete(panel, panel.exposure, horizon, active_weeks, False)
+    notices += [f"sales are not divided: {notice}" for notice in undivided]
+    return dataclasses.replace(panel, covariates=covariates, exposure=exposure), tuple(notices)
 
 
 def _ordered(given: Covariates | None, wanted: Sequence[str]) -> Covariates | None:
@@ -262,54 +262,59 @@ def _ordered(given: Covariates | None, wanted: Sequence[str]) -> Covariates | No
 
 
 def _complete(
-    panel: Panel, given: Covariates, horizon: int, keep: bool, active_weeks: int, notices: list[str]
-) -> Covariates | None:
+    panel: Panel, given: Covariates | None, horizon: int, active_weeks: int, keep: bool
+) -> tuple[Covariates | None, list[str]]:
+    """`complete` for some columns. `keep`: continue a column that nobody declared instead of leaving it out."""
+    if given is None:
+        return None, []
     weeks = len(panel.weeks)
     values = _widened(given.values, weeks + horizon)[:, :, : weeks + horizon].copy()
     past = ~given.known
     values[past, :, horizon:] = values[past, :, :weeks]
     values[past, :, :horizon] = np.nan
     active = weeks - 1 - panel.last < active_weeks
-    kept = []
+    kept, notices = [], []
     for i, column in enumerate(given.columns):
         gaps = np.isnan(values[i])
         if column.fill is None and column.known:
-            trouble = _missing_ahead(panel, column.name, gaps[:, weeks:] & active[:, None])
-            if trouble is None and not column.declared and gaps[:, :weeks][panel.observed].mean() > 0.5:
-                trouble = f"{column.name} has no value in most weeks of the history"
+            trouble = _trouble(panel, column, gaps, active)
             if trouble and column.declared:
                 raise ValueError(
                     f'{trouble}, or declare what a missing value means: {column.name} = "known:0" or "known:last"'
                 )
-            if trouble and not keep:
-                notices.append(f"{column.name} is left out: {trouble}")
-                continue
             if trouble:
-                notices.append(f"{column.name} is continued with its last value: {trouble}")
+                fate = "is continued with its last value" if keep else "is left out"
+                notices.append(f"{column.name} {fate}: {trouble}")
+                if not keep:
+                    continue
         kept.append(i)
         if isinstance(column.fill, float):
             values[i][gaps] = column.fill
         else:
             values[i] = _last_value(values[i])
-    if not kept:
-        return None
-    return Covariates(tuple(dataclasses.replace(given.columns[i], known=True) for i in kept), values[kept])
+    columns = tuple(dataclasses.replace(given.columns[i], known=True) for i in kept)
+    return Covariates(columns, values[kept]) if kept else None, notices
 
 
-def _missing_ahead(panel: Panel, name: str, gaps: NDArray[np.bool_]) -> str | None:
-    """What is missing in the weeks ahead, `gaps` (N, H), and what to land."""
-    if not gaps.any():
+def _trouble(panel: Panel, column: Declaration, gaps: NDArray[np.bool_], active: NDArray[np.bool_]) -> str | None:
+    """Why a column known ahead can't be used, given its gaps (N, T + H): where it ends, and what to land."""
+    weeks = len(panel.weeks)
+    if not column.declared and gaps[:, :weeks][panel.observed].sum() > 0.5 * panel.observed.sum():
+        return f"{column.name} has no value in most weeks of the history"
+    ahead, store, dept = gaps[active, weeks:], panel.store[active], panel.dept[active]
+    if not ahead.any():
         return None
-    ahead = panel.weeks[-1] + 7 * (1 + np.arange(gaps.shape[1]))
-    first = int(gaps.any(axis=0).argmax())
-    rows = np.flatnonzero(gaps[:, first])
-    stores = list(dict.fromkeys(panel.store[rows].tolist()))
+    dates = panel.weeks[-1] + 7 * (1 + np.arange(ahead.shape[1]))
+    first = int(ahead.any(axis=0).argmax())
+    rows = np.flatnonzero(ahead[:, first])
+    stores = list(dict.fromkeys(store[rows].tolist()))
     where = f"store {stores[0]}"
-    if not gaps[panel.store == stores[0], first].all():
-        where += f", department {panel.dept[rows[0]]}"
-    if len(stores) > 1:
-        where += f", and {len(stores) - 1} other {'store' if len(stores) == 2 else 'stores'}"
-    return f"{name} has no value for the week of {ahead[first]} ({where}); land features/ up to {ahead[-1]}"
+    if not ahead[store == stores[0], first].all():
+        where += f", department {dept[rows[0]]}"
+    others = len(stores) - 1
+    if others:
+        where += f", and {others} other {'store' if others == 1 else 'stores'}"
+    return f"{column.name} has no value for the week of {dates[first]} ({where}); land features/ up to {dates[-1]}"
 
 
 def _last_value(values: Floats) -> Floats:
