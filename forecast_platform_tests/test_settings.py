@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import os
 
 import pytest
@@ -10,6 +11,7 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from forecast_platform.landing.contract import PRESETS
+from forecast_platform.series.covariates import Declaration, Declarations
 from forecast_platform.settings import Settings, get_settings, home
 
 
@@ -155,6 +157,49 @@ def test_what_is_no_json_is_refused_by_name(monkeypatch, name):
     monkeypatch.setenv(f"FORECAST_{name.upper()}", "{weekly_sales: Umsatz}")
     with pytest.raises(SettingsError, match=name):
         Settings()
+
+
+KNOWN_AHEAD = {"promo": "known:0", "price": "known", "rain": "past:last"}
+
+
+def test_covariates_from_the_environment_from_the_file_and_as_an_argument(home_folder, monkeypatch):
+    assert Settings().declarations == Declarations()
+    want = Declarations(
+        (Declaration("promo", fill=0.0), Declaration("price"), Declaration("rain", False, "last")), "days"
+    )
+    assert Settings(covariates=KNOWN_AHEAD, exposure="days").declarations == want
+    monkeypatch.setenv("FORECAST_COVARIATES", json.dumps(KNOWN_AHEAD))
+    monkeypatch.setenv("FORECAST_EXPOSURE", "Days")
+    assert Settings().declarations == want
+    monkeypatch.delenv("FORECAST_COVARIATES")
+    (home_folder / "settings.toml").write_text('[covariates]\npromo = "known:0"\nprice = "known"\nrain = "past:last"\n')
+    assert Settings().declarations == want
+
+
+@pytest.mark.parametrize(("text", "covariates"), [("auto", None), ("none", ()), ("{}", ())])
+def test_covariates_in_a_word(monkeypatch, home_folder, text, covariates):
+    monkeypatch.setenv("FORECAST_COVARIATES", text)
+    assert Settings().declarations.covariates == covariates
+    monkeypatch.delenv("FORECAST_COVARIATES")
+    (home_folder / "settings.toml").write_text(f"covariates = {text if text == '{}' else json.dumps(text)}\n")
+    assert Settings().declarations.covariates == covariates
+
+
+@pytest.mark.parametrize(("name", "value", "why"), [
+    ("covariates", '{"promo": "knwon"}', "promo is declared as 'knwon'; write known, known:0"),
+    ("covariates", "all", "auto"),
+    ("country", "Germany", "country"),
+    ("country", "", "country"),
+])  # fmt: skip
+def test_wrong_declarations_say_what_to_write(monkeypatch, name, value, why):
+    monkeypatch.setenv(f"FORECAST_{name.upper()}", value)
+    with pytest.raises(ValidationError, match=why):
+        Settings()
+
+
+def test_an_exposure_declared_as_past_is_refused():
+    with pytest.raises(ValidationError, match="days is the exposure and must be known ahead"):
+        Settings(covariates={"days": "past"}, exposure="days")
 
 
 def test_columns_that_do_not_exist_are_refused(monkeypatch):

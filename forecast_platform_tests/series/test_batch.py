@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -9,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from forecast_platform import deepar
 from forecast_platform.series.batch import Batch, BatchError, read_batch, write_batch
-from forecast_platform.series.encoding import Categories
+from forecast_platform.series.covariates import Covariates, Declaration, divide_exposure
+from forecast_platform.series.encoding import Categories, to_series_set
 from forecast_platform.series.panel import Panel
 from forecast_platform.series.target import SALES, build_target
 
@@ -90,6 +93,50 @@ class TestWriting:
         batch = batch_of(tmp_path / "batch", panel.select(np.zeros(5, bool)), Categories.of(panel), 2)
         assert batch.shards() == []
         assert read(batch) == []
+
+    @pytest.mark.parametrize("shards", [1, 2])
+    def test_features_reach_from_each_series_first_week_through_the_weeks_ahead(self, tmp_path, panel, shards):
+        features = np.arange(2 * 5 * (12 + HORIZON), dtype=float).reshape(2, 5, 12 + HORIZON)
+        target = build_target(panel, HORIZON, SALES)
+        batch = write_batch(tmp_path / "batch", panel, target, Categories.of(panel), shards, features)
+        lines = [line for source, _ in batch.shards() for line in source.read_text().splitlines()]
+        for i, line in enumerate(lines):
+            np.testing.assert_array_equal(json.loads(line)["dynamic_feat"], features[:, i, panel.first[i] :])
+        series = to_series_set(panel, Categories.of(panel), features)
+        read = deepar.read_records([source for source, _ in batch.shards()])
+        np.testing.assert_array_equal(read.dynamic_feat, series.dynamic_feat)
+        np.testing.assert_array_equal(read.feat_indptr, series.feat_indptr)
+
+    def test_without_features_there_is_no_such_field(self, batch):
+        assert "dynamic_feat" not in json.loads(batch.shards()[0][0].read_text().splitlines()[0])
+
+
+class TestExposure:
+    """Stores open 3 of 6 days and not at all in the weeks ahead."""
+
+    @pytest.fixture
+    def given(self, panel):
+        days = np.full((1, 5, 12 + HORIZON), 6.0)
+        days[0, 1, 12:] = [3, 0, 6]
+        return dataclasses.replace(panel, exposure=Covariates((Declaration("open_days"),), days))
+
+    def batch(self, folder, panel) -> Batch:
+        target = build_target(divide_exposure(panel), HORIZON, SALES)
+        batch = write_batch(folder, panel, target, Categories.of(panel), 2)
+        finish(batch)
+        return batch
+
+    def test_forecasts_are_multiplied_back(self, tmp_path, given, panel):
+        whole, shared = (read(self.batch(tmp_path / name, p)) for name, p in (("a", panel), ("b", given)))
+        for part in ("mean", "quantiles", "samples"):
+            want, got = (np.concatenate([getattr(s, part) for s in shards]) for shards in (whole, shared))
+            want[1] *= [0.5, 0, 1]
+            np.testing.assert_array_equal(got, want)
+
+    def test_the_manifest_says_by_what(self, tmp_path, given, panel):
+        shares = self.batch(tmp_path / "a", given).manifest["exposure"].to_pylist()
+        assert shares[:2] == [[1.0, 1.0, 1.0], [0.5, 0.0, 1.0]]
+        assert self.batch(tmp_path / "b", panel).manifest["exposure"].null_count == 5
 
 
 class TestReading:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import json
 
 import numpy as np
 import pytest
 
+from forecast_platform.deepar import ContractError
+from forecast_platform.series.covariates import Covariates, Declaration
 from forecast_platform.series.encoding import Categories, digest, ragged, to_series_set
+from forecast_platform.series.holidays import Event
 
-from .conftest import make_panel
+from .conftest import FRIDAY, make_panel
 
 
 def test_codes_are_dense_and_in_natural_order(panel):
@@ -77,3 +81,68 @@ def test_names_cannot_run_into_each_other():
     one = make_panel({("1", "12"): [1.0], ("2", "1"): [2.0]})
     other = dataclasses.replace(one, dept=np.array(["1", "21"]))
     assert digest(one) != digest(other)
+
+
+@pytest.mark.parametrize("ahead", [0, 3])
+def test_features_start_with_their_series_and_reach_as_far_as_given(panel, ahead):
+    features = np.arange(2 * 5 * (12 + ahead), dtype=float).reshape(2, 5, 12 + ahead)
+    series = to_series_set(panel, Categories.of(panel), features)
+    assert series.num_dynamic_feat == 2
+    for i in range(len(panel)):
+        np.testing.assert_array_equal(series.features(i), features[:, i, panel.first[i] :])
+        assert series.features(i).shape[1] == len(series.target(i)) + ahead
+
+
+@pytest.mark.parametrize("features", [None, np.zeros((0, 5, 12))])
+def test_without_features_there_are_none(panel, features):
+    assert to_series_set(panel, Categories.of(panel), features).dynamic_feat is None
+
+
+def test_a_gap_in_the_features_is_refused(panel):
+    features = np.zeros((1, 5, 12))
+    features[0, 2, 4] = np.nan
+    with pytest.raises(ContractError, match="series 2: dynamic_feat has a missing or infinite value at position 4"):
+        to_series_set(panel, Categories.of(panel), features)
+
+
+class TestDigestOfWhatElseIsKnown:
+    @pytest.fixture
+    def rich(self, panel):
+        values = np.arange(2 * 5 * 15, dtype=float).reshape(2, 5, 15)
+        columns = (Declaration("promo"), Declaration("rain", known=False))
+        days = Covariates((Declaration("open_days"),), np.full((1, 5, 15), 6.0))
+        last = panel.weeks[-1].astype(dt.date)
+        event = Event("Sale", (FRIDAY, last, last + dt.timedelta(days=350)), 2, 0)
+        return dataclasses.replace(panel, covariates=Covariates(columns, values), exposure=days, events=(event,))
+
+    @pytest.mark.parametrize("week", [0, 11])
+    @pytest.mark.parametrize("part", ["covariates", "exposure"])
+    def test_a_value_of_the_history_counts(self, rich, part, week):
+        given = getattr(rich, part)
+        values = given.values.copy()
+        values[0, 1, week] += 1
+        assert digest(dataclasses.replace(rich, **{part: Covariates(given.columns, values)})) != digest(rich)
+
+    @pytest.mark.parametrize("part", ["covariates", "exposure"])
+    def test_a_later_plan_does_not(self, rich, part):
+        given = getattr(rich, part)
+        values = given.values.copy()
+        values[:, :, 12:] += 1
+        assert digest(dataclasses.replace(rich, **{part: Covariates(given.columns, values[..., :14])})) == digest(rich)
+
+    def test_what_a_column_is_used_as_counts(self, rich):
+        columns = (Declaration("promo", fill=0.0), Declaration("rain", known=False))
+        changed = dataclasses.replace(rich, covariates=Covariates(columns, rich.covariates.values))
+        assert digest(changed) != digest(rich)
+
+    def test_the_presence_of_each_part_counts(self, rich):
+        parts = [rich, *(dataclasses.replace(rich, **{n: None}) for n in ("covariates", "exposure", "events"))]
+        assert len({digest(part) for part in parts}) == 4
+
+    def test_an_event_counts_when_it_bears_on_the_weeks(self, rich):
+        (event,) = rich.events
+        week = dt.timedelta(days=7)
+        later = dataclasses.replace(event, dates=(*event.dates[:2], event.dates[2] + week))
+        near = dataclasses.replace(event, dates=(*event.dates[:2], event.dates[1] + 2 * week))
+        assert digest(dataclasses.replace(rich, events=(later,))) == digest(rich)
+        assert digest(dataclasses.replace(rich, events=(near,))) != digest(rich)
