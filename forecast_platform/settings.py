@@ -23,7 +23,7 @@ from pydantic_settings import (
 )
 
 from forecast_platform.landing.contract import PRESETS, SalesContract
-from forecast_platform.series.covariates import Declarations
+from forecast_platform.series.covariates import AUTO, NONE, Declarations
 from forecast_platform.weeks import WeekCalendar
 
 DEFAULT_HOME = ".forecast"
@@ -111,6 +111,13 @@ class Settings(BaseSettings):
     @classmethod
     def _split_quantiles(cls, value: Any) -> Any:
         return tuple(float(v) for v in value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("covariates", mode="before")
+    @classmethod
+    def _a_word_or_a_table(cls, value: Any) -> Any:
+        if isinstance(value, str) and value not in (AUTO, NONE):
+            raise ValueError(f'{value!r} is neither {AUTO} nor {NONE}, nor a table such as {{"promo": "known:0"}}')
+        return value
 
     @model_validator(mode="after")
     def _check(self) -> Settings:
