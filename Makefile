@@ -1,6 +1,7 @@
 # `make demo` and `make test` need nothing but Python 3.11+ and a package index; each sets up .venv by itself.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
+PEERS := .venv-peers
 BIN := $(VENV)/bin
 # On Linux, PyPI's own torch brings CUDA. Where your index has no CPU build, point at one first:
 #   make demo PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
@@ -10,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast lint types format ui clean
+.PHONY: help install demo test test-fast lint types format bench ui clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,8 +47,18 @@ format: install  ## Rewrite the code in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+bench: install $(PEERS)/.installed  ## The peers side by side (an hour; BENCH=--quick for a try): docs/benchmarks.md
+	$(BIN)/python -m benchmarks $(BENCH)
+
+$(PEERS)/.installed: benchmarks/peers-requirements.txt
+	$(PYTHON) -m venv $(PEERS)
+	@echo "Installing the peers into $(PEERS) (some minutes the first time)"
+	$(PEERS)/bin/python -m pip install --quiet "$$(sed -n 's/^torch==/torch==/p' $<)"
+	$(PEERS)/bin/python -m pip install --quiet --requirement $<
+	@touch $@
+
 ui: install  ## Dagster's UI over ./.forecast at http://127.0.0.1:3000
 	$(BIN)/forecast ui
 
-clean:  ## Remove the environment (not your data in ./.forecast)
-	rm -rf $(VENV) build *.egg-info
+clean:  ## Remove the environments (not your data in ./.forecast)
+	rm -rf $(VENV) $(PEERS) build *.egg-info
