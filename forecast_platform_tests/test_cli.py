@@ -173,6 +173,76 @@ def test_backtest_of_a_sunday_retailer_with_other_names(tmp_path: Path) -> None:
     assert len(rows) == 3 * 4 * 4  # three models, four series, four weeks
 
 
+@pytest.fixture(scope="module")
+def wednesday(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of a Wednesday retailer: sales, features by store, others by department, a calendar, and a note."""
+    folder = tmp_path_factory.mktemp("wednesday")
+    weeks = [dt.date(2022, 1, 5) + dt.timedelta(weeks=w) for w in range(104)]
+    pairs = [(s, d) for s in "12" for d in "ab"]
+    files = {
+        "sales.csv": ["store,dept,date,weekly_sales", *(f"{s},{d},{w},1{w.day}" for w in weeks[:90] for s, d in pairs)],
+        "planned.csv": ["store,date,promo,open_days,rain", *(f"{s},{w},{w.day % 2},6,3" for w in weeks for s in "12")],
+        "calendar.csv": ["name,date", "Fair,2022-06-02", "Fair,2023-06-09"],
+        "features/prices.csv": ["store,dept,date,price", *(f"{s},{d},{w},{9.5}" for w in weeks[:95] for s, d in pairs)],
+        "notes.csv": ["week,note", "2022-01-05,opened"],
+    }  # fmt: skip
+    for name, lines in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("\n".join([*lines, ""]))
+    return folder
+
+
+def backtest_of(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    week = ("--week-ends", "WED", "--cutoff", "2023-08-02", "--horizon", "4")
+    return forecast("backtest", "--data", str(folder), *week, *options, cwd=folder, home=folder / "home", **QUICK)
+
+
+def test_backtest_says_what_of_the_folder_it_uses_as_what(wednesday: Path) -> None:
+    result = backtest_of(wednesday, "--json", "scores.json")
+    assert result.returncode == 0, result.stderr
+    assert (
+        "covariates open_days (known), price (known), promo (known); exposure open_days; not used rain; holidays Fair\n"
+        in result.stderr
+    )
+    for line in ("planned.csv: features, 208 rows, 0 rejected", "prices.csv: features, 380 rows", "calendar.csv: "):
+        assert line in result.stderr
+    assert "not read: notes.csv is neither sales" in result.stderr
+    assert json.loads((wednesday / "scores.json").read_text())["deepar"]["2023-08-02"]["wape"] > 0
+
+
+def test_backtest_with_columns_of_ones_own(
+    wednesday: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from forecast_platform.cli import _declared, _read_panel
+    from forecast_platform.settings import Settings
+
+    monkeypatch.setenv("FORECAST_HOME", str(tmp_path))
+    covariates = _declared("known", ("promo=0", "price = last")) | _declared("past", ("rain",))
+    assert covariates == {"promo": "known:0", "price": "known:last", "rain": "past"}
+    panel = _read_panel(wednesday, Settings(week_ends="WED", covariates=covariates, exposure="open_days"))
+    says = "covariates promo (known, else 0), price (known, else last), rain (past); exposure open_days; holidays Fair"
+    assert says in capsys.readouterr().err
+    assert panel.covariates is not None
+    assert panel.covariates.values.shape == (3, 4, 104)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--known", "prmo"), "the columns that landed are open_days, price, promo, rain; land it under features/"),
+        (("--known", "promo=soon"), "promo is declared as 'known:soon'; write known, known:0"),
+        (("--past", "days", "--exposure", "days"), "days is the exposure and must be known ahead"),
+        (("--country", "Germany"), "FORECAST_COUNTRY: "),
+        (("--country", "XX"), "write an ISO code such as US"),
+    ],
+)
+def test_a_wrong_declaration_says_what_to_write(wednesday: Path, options: tuple[str, ...], says: str) -> None:
+    result = backtest_of(wednesday, *options)
+    assert result.returncode == 1
+    assert says in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_deepar_alone_trains_and_predicts_json_lines(tmp_path: Path) -> None:
     lines = [
         {"start": "2020-01-05 00:00:00", "target": [10 + i + t % 5 for t in range(60)], "cat": [i % 2]}
