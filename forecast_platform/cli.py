@@ -37,7 +37,7 @@ class _Friendly(click.Group):
         try:
             return super().invoke(ctx)
         except ValidationError as error:
-            names = [f"FORECAST_{'_'.join(map(str, e['loc'])).upper()}: " if e["loc"] else "" for e in error.errors()]
+            names = [f"FORECAST_{str(e['loc'][0]).upper()}: " if e["loc"] else "" for e in error.errors()]
             lines = [f"  {name}{e['msg']}" for name, e in zip(names, error.errors(), strict=True)]
             raise click.ClickException("the settings are not right\n" + "\n".join(lines)) from error
         except click.ClickException:

@@ -279,9 +279,7 @@ def _complete(
         if column.fill is None and column.known:
             trouble = _trouble(panel, column, gaps, active)
             if trouble and column.declared:
-                raise ValueError(
-                    f'{trouble}, or declare what a missing value means: {column.name} = "known:0" or "known:last"'
-                )
+                raise ValueError(trouble)
             if trouble:
                 fate = "is continued with its last value" if keep else "is left out"
                 notices.append(f"{column.name} {fate}: {trouble}")
@@ -299,8 +297,9 @@ def _complete(
 def _trouble(panel: Panel, column: Declaration, gaps: NDArray[np.bool_], active: NDArray[np.bool_]) -> str | None:
     """Why a column known ahead can't be used, given its gaps (N, T + H): where it ends, and what to land."""
     weeks = len(panel.weeks)
+    rule = f'declare in the setting covariates what a missing value means: {column.name} = "known:0" or "known:last"'
     if not column.declared and gaps[:, :weeks][panel.observed].sum() > 0.5 * panel.observed.sum():
-        return f"{column.name} has no value in most weeks of the history"
+        return f"{column.name} has no value in most weeks of the history; {rule}"
     ahead, store, dept = gaps[active, weeks:], panel.store[active], panel.dept[active]
     if not ahead.any():
         return None
@@ -314,7 +313,8 @@ def _trouble(panel: Panel, column: Declaration, gaps: NDArray[np.bool_], active:
     others = len(stores) - 1
     if others:
         where += f", and {others} other {'store' if others == 1 else 'stores'}"
-    return f"{column.name} has no value for the week of {dates[first]} ({where}); land features/ up to {dates[-1]}"
+    missing = f"{column.name} has no value for the week of {dates[first]} ({where})"
+    return f"{missing}; land features/ up to {dates[-1]}, or {rule}"
 
 
 def _last_value(values: Floats) -> Floats:

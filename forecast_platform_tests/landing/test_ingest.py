@@ -116,6 +116,17 @@ def test_each_kind_goes_to_its_table(place: Place):
 # --- restatements
 
 
+def test_versions_of_features_and_calendars_are_kept_and_stores_are_as_they_are_now(place: Place):
+    for value in (1, 2):
+        place.land("stores/s.csv", f"store,type\n1,{value}\n".encode())
+        place.land("features/f.csv", f"store,date,fuel\n1,{W3},{value}\n".encode())
+        place.land("calendar/c.csv", f"name,date\nNew Year,2025-01-0{value}\n".encode())
+        place.ingest()
+    assert place.rows("stores", "value") == [("2",)]
+    assert place.rows("features", "value") == [(1.0,), (2.0,)]
+    assert place.rows("calendar", "date") == [(dt.date(2025, 1, 1),), (dt.date(2025, 1, 2),)]
+
+
 def test_a_restated_file_supersedes_its_earlier_version_as_a_whole(place: Place):
     place.land("sales/a.csv", sales((1, 1, W3, 10), (1, 2, W3, 20)))
     place.ingest()

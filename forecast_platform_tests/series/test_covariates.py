@@ -31,6 +31,7 @@ from .conftest import FRIDAY, make_panel
 
 H = 3
 NAN = np.nan
+RULE = 'declare in the setting covariates what a missing value means: promo = "known:0" or "known:last"'
 
 
 def features(*rows: tuple, first: dt.date = FRIDAY) -> pa.Table:
@@ -256,7 +257,7 @@ class TestCompleting:
             ready(panel, rows(7), declared(promo="known"))
         assert str(error.value) == (
             f"promo has no value for the week of {FRIDAY + 7 * WEEK} ({where}; land features/ up to {FRIDAY + 8 * WEEK}"
-            ', or declare what a missing value means: promo = "known:0" or "known:last"'
+            f", or {RULE}"
         )
 
     def test_a_column_nobody_declared_is_left_out_and_said_so(self):
@@ -265,7 +266,7 @@ class TestCompleting:
         assert panel.covariates.names == ("price",)
         assert notices == (
             f"promo is left out: promo has no value for the week of {FRIDAY + 8 * WEEK} (store 1, and 1 other store); "
-            f"land features/ up to {FRIDAY + 8 * WEEK}",
+            f"land features/ up to {FRIDAY + 8 * WEEK}, or {RULE}",
         )
         panel, notices = ready(two_stores(), [r for r in rows if r[3] == "promo"], Declarations())
         assert panel.covariates is None
@@ -274,7 +275,7 @@ class TestCompleting:
         rows = [r for s in "12" for r in by_week("promo", [1] * 5, s, since=4)]
         panel, notices = ready(two_stores(), rows, Declarations())
         assert panel.covariates is None
-        assert notices == ("promo is left out: promo has no value in most weeks of the history",)
+        assert notices == (f"promo is left out: promo has no value in most weeks of the history; {RULE}",)
         assert ready(two_stores(), rows, declared(promo="known"))[0].covariates.names == ("promo",)
 
     def test_what_a_model_was_trained_on_is_continued_in_its_order(self):
