@@ -109,30 +109,34 @@ def events_for(
     return _moving(named)
 
 
-@functools.cache
 def retail_events(first: dt.date, last: dt.date, country: str = "US") -> tuple[Event, ...]:
     """The holidays of WINDOWS that `country` keeps, from the year before `first` to the year after `last`.
 
     Raises:
         ValueError: the country is unknown.
     """
+    return _kept_by(country.upper(), first.year - 1, last.year + 1)
+
+
+@functools.cache
+def _kept_by(country: str, first_year: int, last_year: int) -> tuple[Event, ...]:
     import holidays
 
-    years = range(first.year - 1, last.year + 2)
-    kept = getattr(holidays, country.upper(), None) if len(country) == 2 else None
-    if kept is None:
+    rules = getattr(holidays, country, None) if len(country) == 2 else None
+    if rules is None:
         raise ValueError(
             f"country is {country!r}, whose holidays are not known; write an ISO code such as US, DE or GB, or land a "
             "calendar (name, date) under calendar/"
         )
-    days = kept(
+    years = range(first_year, last_year + 1)
+    days = rules(
         years=years,
-        language="en_US" if "en_US" in kept.supported_languages else None,
-        categories=[c for c in kept.supported_categories if c != "school"],
+        language="en_US" if "en_US" in rules.supported_languages else None,
+        categories=[c for c in rules.supported_categories if c != "school"],
         observed=False,
     )
     found = _by_event((name, day) for day, names in days.items() for name in names.split("; "))
-    if country.upper() == "US":
+    if country == "US":
         found["Super Bowl"] = [_super_bowl(year) for year in years]
     return _moving({name: found[name] for name in WINDOWS if name in found})
 
