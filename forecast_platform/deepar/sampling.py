@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
+from forecast_platform.deepar.arithmetic import large_products, quiet_denormals
 from forecast_platform.deepar.hyperparameters import ContractError
 from forecast_platform.deepar.model import Model
-from forecast_platform.deepar.network import DeepARNetwork, lstm_cell
+from forecast_platform.deepar.network import DeepARNetwork, doubled_candidate, lstm_cell
 from forecast_platform.deepar.randomness import series_keys, uniforms
 from forecast_platform.deepar.series import SeriesSet
 from forecast_platform.deepar.windows import Batch, WindowSource
@@ -79,7 +80,7 @@ def predict(
     networks = [network.to(device).eval() for network in model.networks[:num_samples]]
     chunk = _chunk(model, -(-num_samples // len(networks)))
     try:
-        with torch.no_grad():
+        with torch.no_grad(), quiet_denormals():
             decoders = [_Decoder(model, k, net, num_samples, chunk, device) for k, net in enumerate(networks)]
             for low in range(0, n, batch_series):
                 at = np.arange(low, min(low + batch_series, n))
@@ -206,15 +207,16 @@ class _Decoder:
         self.h = [self.rows[top : top + n] for top in tops]
         self.c = [torch.zeros(n, columns, device=device) for _ in range(layers)]
         self.gates = torch.empty(4 * n, columns, device=device)
-        self.parts = [self.gates[low * n : high * n] for low, high in ((0, 3), (0, 1), (1, 2), (2, 3), (3, 4))]
+        self.parts = self.gates.chunk(4)
+        self.large = large_products(self.gates.device)
         self.squashed = torch.empty(n, columns, device=device)
         # weights and the rows they read; the first block of layer 1 is filled in per chunk and step
         blank = torch.zeros(4 * n, self.chunk, device=device)
-        self.weights = [torch.cat([blank, net.w_in[0][:, :k], net.w_rec[0]], 1)]
+        self.weights = [torch.cat([blank, *(doubled_candidate(w) for w in (net.w_in[0][:, :k], net.w_rec[0]))], 1)]
         self.inputs = [self.rows[: first + n]]
         for layer in range(1, layers):
             blocks = [net.w_in[layer], net.bias[layer][:, None], net.w_rec[layer]]
-            self.weights.append(torch.cat(blocks, 1))
+            self.weights.append(doubled_candidate(torch.cat(blocks, 1)))
             self.inputs.append(self.rows[tops[layer - 1] : tops[layer] + n])
         self.w_out = torch.cat([net.w_out, net.b_out[:, None]], 1)
         self.top = self.rows[tops[-1] :]
@@ -223,7 +225,11 @@ class _Decoder:
             self.w_skip = torch.cat([blank[:1], net.w_skip[:, :k]], 1)
             self.skipping = self.rows[:first]
             self.skipped = self.raw[net.shape.skip_to : net.shape.skip_to + 1]
-        self.z = torch.zeros(hp.prediction_length, columns, device=device)
+        # what was drawn, behind a step's worth of zeros per lag that does not reach into the forecast yet
+        before = max(self.own_lags, default=0)
+        self.history = torch.zeros(before + hp.prediction_length, columns, device=device)
+        self.lag_rows = before - torch.tensor(self.own_lags, device=device, dtype=torch.long)
+        self.z = self.history[before:]
         self.draws = self.z if self.family.scaled_output else torch.zeros_like(self.z)
 
     def encode(self, batch: Batch) -> _Encoded:
@@ -232,7 +238,7 @@ class _Decoder:
         static = net.static_features(batch.log_scale, batch.cat)
         states = net.encode(batch.varying[: context + 1], static)
         # in a shared product 0 x infinity would reach the neighbours
-        pre = net.project_first(batch.varying[context + 1 :], static).nan_to_num_()
+        pre = doubled_candidate(net.project_first(batch.varying[context + 1 :], static).nan_to_num_(), 1)
         skip = net.skip(batch.varying[context:]).nan_to_num_() if net.shape.skip_to is not None else None
         return _Encoded(pre, states, batch.scale, skip)
 
@@ -254,16 +260,14 @@ class _Decoder:
                 wide[:, : self.used].view(-1, self.chunk, paths).copy_(own[:, at, None])
         pre = encoded.pre.index_select(2, at)
         skip = None if encoded.skip is None else encoded.skip.index_select(1, at)
-        self.lags.zero_()
         for step in range(horizon):
+            torch.index_select(self.history, 0, self.lag_rows + step, out=self.lags)
             if step:
-                for row, lag in zip(self.lags, self.own_lags, strict=True):
-                    if lag <= step:
-                        row.copy_(self.z[step - lag])
                 self.weights[0][:, : self.chunk] = pre[step - 1]
                 for layer, h in enumerate(self.h):
-                    torch.mm(self.weights[layer], self.inputs[layer], out=self.gates)
-                    lstm_cell(self.parts, self.c[layer], h, self.c[layer], self.squashed)
+                    with self.large:
+                        torch.mm(self.weights[layer], self.inputs[layer], out=self.gates)
+                    lstm_cell(self.gates, self.parts, self.c[layer], h, self.c[layer], self.squashed)
             torch.mm(self.w_out, self.top, out=self.raw)
             if skip is not None:
                 self.w_skip[0, : self.chunk] = skip[step]

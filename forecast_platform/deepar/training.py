@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from forecast_platform.deepar import checkpoints
+from forecast_platform.deepar.arithmetic import quiet_denormals
 from forecast_platform.deepar.features import lags_for
 from forecast_platform.deepar.hyperparameters import HyperParameters
 from forecast_platform.deepar.likelihoods import get_likelihood
@@ -79,7 +79,7 @@ def train(
         for k, loop in enumerate(loops):
             loop.restore(checkpoints.State(saved.under(f"{k}."), saved.numbers["networks"][k]))
     epochs = hp.num_networks * hp.epochs
-    with _quiet_denormals():
+    with quiet_denormals():
         for k, loop in enumerate(loops):
             while not loop.done:
                 loss = loop.run_epoch()
@@ -121,13 +121,3 @@ def _mean_curve(curves: list[list[float]]) -> list[float]:
         float(np.mean([curve[epoch] for curve in curves if epoch < len(curve)]))
         for epoch in range(max(len(curve) for curve in curves))
     ]
-
-
-@contextmanager
-def _quiet_denormals() -> Iterator[None]:
-    """Flush denormals: gradients decaying through them make every product many times slower."""
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
