@@ -25,7 +25,7 @@ def run(job: Job) -> Outcome:
     ahead = last.loc[last.index.repeat(job.horizon)].assign(sales=0.0)
     ahead["time"] += np.tile(np.arange(1, job.horizon + 1), len(last))
     n = len(last)
-    epochs, batches = (1, 5) if job.quick else (20, 52)  # about one window a series an epoch
+    epochs, batches = (1, 5) if job.quick else (40, 52)  # about one window a series an epoch
 
     def train() -> tuple[TimeSeriesDataSet, DeepAR]:
         data = TimeSeriesDataSet(
