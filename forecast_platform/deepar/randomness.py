@@ -1,4 +1,4 @@
-"""Counter-based uniforms: each number is a pure function of (seed, series content, step, path).
+"""Counter-based uniforms: each number is a pure function of (seed, series content, step, path, number of paths).
 
 The mixing function is the finaliser of splitmix64 (Steele, Lea and Flood 2014; constants of Stafford's
 variant 13).
@@ -56,18 +56,40 @@ def _ragged(values: NDArray[np.float32], indptr: NDArray[np.int64]) -> Words:
     return mix(total + lengths.astype(np.uint64))
 
 
-def uniforms(keys: Words, steps: int, paths: NDArray[np.int64], kinds: int) -> NDArray[np.float32]:
-    """float32 (kinds, steps, len(keys), len(paths)) strictly inside (0, 1); kinds is 1 or 2.
+def keys_apart(keys: Words, number: int) -> Words:
+    """Other keys for the same series; number 0 leaves them as they are."""
+    return mix(keys + np.array([number], np.uint64) * _GAMMA) if number else keys
 
-    `paths` are the numbers of the paths wanted. A path's uniforms do not depend on which others are drawn with it,
-    nor on how many steps or series.
+
+def uniforms(keys: Words, steps: int, paths: int, kinds: int) -> NDArray[np.float32]:
+    """float32 (kinds, steps, N, paths) inside (0, 1) for N keys; kinds is 1 or 2.
+
+    Each number by itself is uniform and independent of the other steps and series, but the paths of one series and
+    step share the unit interval (kinds 1) or square (kinds 2) evenly, so that their quantiles need fewer of them.
+    They are the points of a lattice, randomly shifted and dealt to the paths in random order (Cranley and Patterson
+    1976; McKay, Beckman and Conover 1979): equal cells; in the square the Fibonacci lattice (Niederreiter 1992), in
+    ceil(paths / 2) points, each of them once more with the opposite second coordinate. Both likelihoods that take two
+    make that coordinate an angle, whose cosine then changes its sign: path p + ceil(paths / 2) mirrors path p.
     """
-    step = np.arange(steps, dtype=np.uint64)[:, None, None] << np.uint64(32)
-    x = mix((step | paths.astype(np.uint64)) * _GAMMA + keys[:, None])
-    out = np.empty((kinds, *x.shape), dtype=np.float32)
-    for k in range(kinds):
-        # 23 bits and half a step: exact in float32 and never 0 or 1
-        part = (x >> np.uint64(41 - 23 * k)) & np.uint64((1 << 23) - 1)
-        np.multiply(part, 2.0**-23, out=out[k], casting="unsafe")
-        out[k] += np.float32(2.0**-24)
+    points = paths if kinds == 1 else -(-paths // 2)
+    counter = np.arange(steps, dtype=np.uint64)[:, None, None] << np.uint64(32)
+    x = mix((counter | np.arange(points + kinds, dtype=np.uint64)) * _GAMMA + keys[:, None])
+    # 23 bits and half a step: exact in float32 and never 0 or 1
+    shift = (x[..., points:] >> np.uint64(41)).astype(np.float64) * 2.0**-23 + 2.0**-24
+    # a random order: random upper bits are sorted and take the number below them along
+    low = np.uint64((1 << 20) - 1)
+    order = np.sort((x[..., :points] & ~low) | np.arange(points, dtype=np.uint64), axis=-1) & low
+    out = np.empty((kinds, *x.shape[:2], paths), dtype=np.float32)
+    np.divide(order + shift[..., :1], points, out=out[0, ..., :points], casting="same_kind")
+    np.minimum(out[0], _BELOW_ONE, out=out[0])  # the last cell of many may round up
+    if kinds == 2:
+        angle = order * _GOLDEN + shift[..., 1:]
+        out[0, ..., points:] = out[0, ..., : paths - points]
+        out[1, ..., :points] = angle - np.floor(angle)
+        out[1, ..., points:] = out[1, ..., : paths - points] + np.float32(0.5)
+        out[1, ..., points:] -= out[1, ..., points:] >= 1.0
     return out
+
+
+_GOLDEN = (5.0**0.5 - 1.0) / 2.0
+_BELOW_ONE = np.float32(1.0 - 2.0**-24)

@@ -20,7 +20,7 @@ from forecast_platform.deepar.arithmetic import large_products, quiet_denormals
 from forecast_platform.deepar.hyperparameters import ContractError
 from forecast_platform.deepar.model import Model
 from forecast_platform.deepar.network import DeepARNetwork, doubled_candidate, lstm_cell
-from forecast_platform.deepar.randomness import series_keys, uniforms
+from forecast_platform.deepar.randomness import keys_apart, series_keys, uniforms
 from forecast_platform.deepar.series import SeriesSet
 from forecast_platform.deepar.windows import Batch, WindowSource
 
@@ -29,7 +29,7 @@ OUTPUT_TYPES = ("mean", "quantiles", "samples")
 # Matrix kernels treat the last columns of an uneven shape otherwise than the rest. With whole blocks a series
 # gets the same bits wherever in a batch it stands.
 BLOCK = 64
-DECODE_COLUMNS = 2000  # paths decoded together; at 2 x 40 cells a step's buffers then stay in cache
+DECODE_COLUMNS = 3200  # paths decoded together: more would leave the cache, fewer pay more for each call
 
 Floats = NDArray[np.float32]
 
@@ -61,11 +61,12 @@ def predict(
 ) -> Forecast:
     """Forecast the prediction_length steps after each series.
 
-    A series' paths depend on its own content and `seed` alone, never on the other series, their order or
-    `batch_series` (series encoded together). Two identical series get identical paths. Quantiles interpolate
-    linearly between the ordered samples. `progress` receives (series done, series). Beyond SageMaker: a
-    category equal to its cardinality stands for one that training did not see, and takes the mean embedding; of K
-    networks, path p is drawn by number p % K.
+    A series' paths depend on its own content, `seed` and `num_samples` alone, never on the other series, their order
+    or `batch_series` (series encoded together). Two identical series get identical paths. The paths of a series spread
+    evenly over its distribution (randomness.uniforms): quantiles of 50 are as good as those of 100 independent ones.
+    Quantiles interpolate linearly between the ordered samples. `progress` receives (series done, series). Beyond
+    SageMaker: a category equal to its cardinality stands for one that training did not see, and takes the mean
+    embedding; of K networks, path p is drawn by number p % K.
 
     Raises:
         ContractError: series or arguments the model can't serve.
@@ -127,8 +128,7 @@ def check_request(num_samples: int, quantiles: Sequence[str], output_types: Sequ
 def _chunk(model: Model, paths: int) -> int:
     """Series decoded together, at `paths` paths each."""
     drawn = paths if model.likelihood.num_uniforms else 1
-    # more one-hot rows than this would cost more than they save
-    return min(max(1, DECODE_COLUMNS // drawn), 32)
+    return max(1, DECODE_COLUMNS // drawn)
 
 
 def _windows(model: Model, series: SeriesSet, size: int, device: str) -> Batch:
@@ -181,9 +181,8 @@ class _Encoded:
 class _Decoder:
     """One network's fused weights and buffers, for decoding chunks of `chunk` series times its share of S paths.
 
-    Rows of the buffer, so that each layer reads one contiguous block: a one-hot row per series of the chunk,
-    the lags a path feeds itself, h of layer 1, a row of ones, h of layer 2, ones, ... The one-hot rows carry
-    each series' precomputed projection into the same matrix product, the ones carry the biases.
+    Rows of the buffer, so that each layer reads one contiguous block: the lags a path feeds itself, h of layer 1,
+    a row of ones, h of layer 2, ones, ... The ones carry the biases into the product.
     """
 
     def __init__(
@@ -192,28 +191,24 @@ class _Decoder:
         self.model, self.net, self.chunk, self.device = model, network, chunk, device
         net, hp = network, model.hyperparameters
         self.family = model.likelihood
-        self.numbers = np.arange(number, num_samples, len(model.networks))
-        self.paths = len(self.numbers) if self.family.num_uniforms else 1
-        self.own_lags = _own_lags(model)
-        k, n, layers = len(self.own_lags), hp.num_cells, hp.num_layers
-        first = self.chunk + k
+        self.number = number
+        share = len(range(number, num_samples, len(model.networks)))
+        self.paths = share if self.family.num_uniforms else 1
+        own_lags = _own_lags(model)
+        k, n, layers = len(own_lags), hp.num_cells, hp.num_layers
         self.used = self.chunk * self.paths
         columns = -(-self.used // BLOCK) * BLOCK
-        self.rows = torch.ones(first + layers * (n + 1), columns, device=device)
-        self.rows[: self.chunk] = 0.0
-        self.rows[: self.chunk, : self.used] = torch.eye(self.chunk, device=device).repeat_interleave(self.paths, 1)
-        self.lags = self.rows[self.chunk : first]
-        tops = [first + i * (n + 1) for i in range(layers)]
+        self.rows = torch.ones(k + layers * (n + 1), columns, device=device)
+        self.lags = self.rows[:k]
+        tops = [k + i * (n + 1) for i in range(layers)]
         self.h = [self.rows[top : top + n] for top in tops]
         self.c = [torch.zeros(n, columns, device=device) for _ in range(layers)]
         self.gates = torch.empty(4 * n, columns, device=device)
         self.parts = self.gates.chunk(4)
         self.large = large_products(self.gates.device)
         self.squashed = torch.empty(n, columns, device=device)
-        # weights and the rows they read; the first block of layer 1 is filled in per chunk and step
-        blank = torch.zeros(4 * n, self.chunk, device=device)
-        self.weights = [torch.cat([blank, *(doubled_candidate(w) for w in (net.w_in[0][:, :k], net.w_rec[0]))], 1)]
-        self.inputs = [self.rows[: first + n]]
+        self.weights = [doubled_candidate(torch.cat([net.w_in[0][:, :k], net.w_rec[0]], 1))]
+        self.inputs = [self.rows[: k + n]]
         for layer in range(1, layers):
             blocks = [net.w_in[layer], net.bias[layer][:, None], net.w_rec[layer]]
             self.weights.append(doubled_candidate(torch.cat(blocks, 1)))
@@ -221,14 +216,10 @@ class _Decoder:
         self.w_out = torch.cat([net.w_out, net.b_out[:, None]], 1)
         self.top = self.rows[tops[-1] :]
         self.raw = torch.empty(net.shape.num_outputs, columns, device=device)
-        if net.shape.skip_to is not None:
-            self.w_skip = torch.cat([blank[:1], net.w_skip[:, :k]], 1)
-            self.skipping = self.rows[:first]
-            self.skipped = self.raw[net.shape.skip_to : net.shape.skip_to + 1]
-        # what was drawn, behind a step's worth of zeros per lag that does not reach into the forecast yet
-        before = max(self.own_lags, default=0)
+        # what was drawn, behind zeros for the lags that do not reach into the forecast yet
+        before = max(own_lags, default=0)
         self.history = torch.zeros(before + hp.prediction_length, columns, device=device)
-        self.lag_rows = before - torch.tensor(self.own_lags, device=device, dtype=torch.long)
+        self.lag_rows = before - torch.tensor(own_lags, device=device, dtype=torch.long)
         self.z = self.history[before:]
         self.draws = self.z if self.family.scaled_output else torch.zeros_like(self.z)
 
@@ -237,9 +228,8 @@ class _Decoder:
         context, net = self.model.hyperparameters.context_length, self.net
         static = net.static_features(batch.log_scale, batch.cat)
         states = net.encode(batch.varying[: context + 1], static)
-        # in a shared product 0 x infinity would reach the neighbours
-        pre = doubled_candidate(net.project_first(batch.varying[context + 1 :], static).nan_to_num_(), 1)
-        skip = net.skip(batch.varying[context:]).nan_to_num_() if net.shape.skip_to is not None else None
+        pre = doubled_candidate(net.project_first(batch.varying[context + 1 :], static), 1)
+        skip = None if net.shape.skip_to is None else net.skip(batch.varying[context:])
         return _Encoded(pre, states, batch.scale, skip)
 
     def decode(self, encoded: _Encoded, first: int, keys: NDArray[np.uint64]) -> Floats:
@@ -252,26 +242,26 @@ class _Decoder:
         base: list[Tensor] = []
         if family.num_uniforms:
             padded = np.zeros(self.chunk, dtype=np.uint64)
-            padded[:count] = keys
-            u = torch.from_numpy(uniforms(padded, horizon, self.numbers, family.num_uniforms)).to(self.device)
+            padded[:count] = keys_apart(keys, self.number)
+            u = torch.from_numpy(uniforms(padded, horizon, paths, family.num_uniforms)).to(self.device)
             base = family.prepare(pad(u.view(family.num_uniforms, horizon, -1), spare, value=0.5))
         for layer, (h, c) in enumerate(encoded.states):
-            for wide, own in ((self.h[layer], h), (self.c[layer], c)):
-                wide[:, : self.used].view(-1, self.chunk, paths).copy_(own[:, at, None])
-        pre = encoded.pre.index_select(2, at)
-        skip = None if encoded.skip is None else encoded.skip.index_select(1, at)
+            self._each_path(self.h[layer]).copy_(h[:, at, None])
+            self._each_path(self.c[layer]).copy_(c[:, at, None])
+        pre = encoded.pre.index_select(2, at)[..., None]
+        gates = self._each_path(self.gates)
         for step in range(horizon):
             torch.index_select(self.history, 0, self.lag_rows + step, out=self.lags)
             if step:
-                self.weights[0][:, : self.chunk] = pre[step - 1]
                 for layer, h in enumerate(self.h):
                     with self.large:
                         torch.mm(self.weights[layer], self.inputs[layer], out=self.gates)
+                    if layer == 0:
+                        gates += pre[step - 1]
                     lstm_cell(self.gates, self.parts, self.c[layer], h, self.c[layer], self.squashed)
             torch.mm(self.w_out, self.top, out=self.raw)
-            if skip is not None:
-                self.w_skip[0, : self.chunk] = skip[step]
-                self.skipped.addmm_(self.w_skip, self.skipping)
+            if encoded.skip is not None:
+                self._add_skip(encoded.skip[step, at])
             draw = family.sample(family.parameters(self.raw.unbind(0), scale), [b[step] for b in base])
             self.draws[step].copy_(draw)
             if not family.scaled_output:
@@ -279,6 +269,16 @@ class _Decoder:
         out = self.draws * scale if family.scaled_output else self.draws
         sampled: Floats = out[:, : self.used].reshape(horizon, self.chunk, paths)[:, :count].cpu().numpy()
         return sampled
+
+    def _each_path(self, wide: Tensor) -> Tensor:
+        """(R, columns) seen as (R, chunk, paths)."""
+        return wide[:, : self.used].unflatten(1, (self.chunk, self.paths))
+
+    def _add_skip(self, known: Tensor) -> None:
+        """Add the linear path to the location: `known` (chunk,) from known lags, the rest from the path's own."""
+        row = slice(self.net.shape.skip_to, self.net.shape.skip_to + 1)
+        location = self.raw[row].addmm_(self.net.w_skip[:, : len(self.lags)], self.lags)
+        self._each_path(location).add_(known[:, None])
 
 
 def _quantiles(paths: Floats, levels: list[float]) -> Floats:

@@ -7,7 +7,7 @@ from scipy import stats
 
 from forecast_platform.deepar import ContractError, SeriesSet
 from forecast_platform.deepar.likelihoods import get_likelihood
-from forecast_platform.deepar.randomness import series_keys, uniforms
+from forecast_platform.deepar.randomness import keys_apart, series_keys, uniforms
 
 NAMES = ["student-t", "gaussian", "negative-binomial", "beta"]
 
@@ -49,7 +49,7 @@ def test_samples_follow_scipys_distribution(name):
     draws, one = 20_000, params_of(name, 4, seed=3)
     for k in range(4):
         params = [p[k].float().expand(draws) for p in one[0]]
-        u = uniforms(np.array([7 + k], dtype=np.uint64), 1, np.arange(draws), family.num_uniforms)
+        u = uniforms(np.array([7 + k], dtype=np.uint64), 1, draws, family.num_uniforms)
         got = family.sample(params, family.prepare(torch.from_numpy(u.reshape(family.num_uniforms, -1)))).numpy()
         if name == "negative-binomial":
             mean, alpha = (float(p[k]) for p in one[0])
@@ -121,22 +121,57 @@ def test_values_outside_the_domain_are_named(name, value, rule):
     get_likelihood("student-t").check_domain(series)
 
 
-def test_uniforms_are_uniform_independent_and_inside_the_open_interval():
-    keys = np.arange(50, dtype=np.uint64)
-    u = uniforms(keys, 12, np.arange(100), 2)
+def independent(a, b):
+    """Whether two samples pass for independent uniforms: no linear and no circular dependence."""
+    n = a.size
+    waves = [np.corrcoef(a.ravel(), b.ravel())[0, 1], *(np.cos(2 * np.pi * (a + s * b)).mean() for s in (-1, 1))]
+    return np.abs(waves).max() < 4 / n**0.5
+
+
+@pytest.mark.parametrize(("kinds", "paths"), [(1, 100), (2, 100), (2, 7), (2, 1)])
+def test_each_uniform_is_uniform_and_independent_of_other_steps_and_series(kinds, paths):
+    u = uniforms(np.arange(8000 // paths, dtype=np.uint64), 12, paths, kinds)
     assert u.dtype == np.float32
+    assert u.shape == (kinds, 12, 8000 // paths, paths)
     assert u.min() > 0
     assert u.max() < 1
-    assert stats.kstest(u.ravel(), "uniform").pvalue > 0.001
-    for pair in ((u[0], u[1]), (u[:, 1:], u[:, :-1]), (u[:, :, 1:], u[:, :, :-1]), (u[..., 1:], u[..., :-1])):
-        assert abs(np.corrcoef(pair[0].ravel(), pair[1].ravel())[0, 1]) < 0.01
+    some = np.random.default_rng(0).integers(paths, size=u.shape[2])
+    one_path = u[:, :, np.arange(u.shape[2]), some]  # (kinds, steps, series)
+    for v in one_path:
+        assert stats.kstest(v.ravel(), "uniform").pvalue > 0.001
+        assert independent(v[1:], v[:-1])
+        assert independent(v[:, 1:], v[:, :-1])
+    if kinds == 2:
+        assert independent(*one_path)
+    # the same path of two series: a sum over series by path number must not be a sum of like with like
+    assert independent(u[:, :, 1:], u[:, :, :-1])
 
 
-def test_a_uniform_depends_on_its_own_counter_only():
+def test_the_paths_of_one_series_and_step_share_the_interval_evenly():
+    keys = np.arange(30, dtype=np.uint64)
+    cells = np.sort(np.floor(uniforms(keys, 3, 64, 1)[0] * 64), axis=-1)
+    assert np.array_equal(cells, np.broadcast_to(np.arange(64), cells.shape))
+    radius, angle = uniforms(keys, 3, 100, 2)
+    assert np.array_equal(radius[..., :50], radius[..., 50:])
+    assert np.allclose((angle[..., :50] + 0.5) % 1, angle[..., 50:] % 1, atol=1e-6)
+    # every box of the square holds about its share of the points: at most 4 of 50 points off
+    for high in np.random.default_rng(0).random((50, 2)):
+        inside = (radius < high[0])[..., :50] & ((angle + 0.5 * (angle < 0)) < high[1])[..., :50]
+        assert np.abs(inside.mean(axis=-1) - high.prod()).max() < 4.5 / 50
+
+
+def test_a_uniform_depends_on_its_own_counter_and_the_number_of_paths_only():
     keys = np.arange(5, dtype=np.uint64) * np.uint64(99)
-    whole = uniforms(keys, 12, np.arange(100), 2)
-    assert np.array_equal(uniforms(keys[2:4], 12, np.arange(100), 2), whole[:, :, 2:4])
-    assert np.array_equal(uniforms(keys, 7, np.arange(1, 30, 3), 2), whole[:, :7, :, 1:30:3])
+    whole = uniforms(keys, 12, 100, 2)
+    assert np.array_equal(uniforms(keys[2:4], 12, 100, 2), whole[:, :, 2:4])
+    assert np.array_equal(uniforms(keys, 7, 100, 2), whole[:, :7])
+
+
+def test_keys_apart_differ_and_number_0_is_the_key_itself():
+    keys = np.arange(5, dtype=np.uint64)
+    assert np.array_equal(keys_apart(keys, 0), keys)
+    assert len({int(k) for number in range(4) for k in keys_apart(keys, number)}) == 20
+    assert keys.tolist() == list(range(5))
 
 
 def test_series_keys_follow_content():
