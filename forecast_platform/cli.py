@@ -242,7 +242,7 @@ def backtest(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from forecast_platform import engine
+    from forecast_platform import selection
     from forecast_platform.evaluation.backtest import backtest as run_backtest
     from forecast_platform.evaluation.backtest import summary_table, to_json
     from forecast_platform.evaluation.baselines import seasonal_naive
@@ -265,28 +265,27 @@ def backtest(
     }
     settings = Settings(**changes)
     panel = _read_panel(data, settings)
-    parameters, ratio = engine.plans(settings, horizon, seed)
+    candidates = selection.plans(settings, horizon, seed)
     with _bar() as show:
+
+        def tell(message: str) -> None:
+            click.echo(message, err=True)
+
         results = run_backtest(
             panel,
             [settings.calendar.parse(c) for c in cutoffs],
             horizon,
             {
-                "deepar": engine.shipped_forecaster(parameters, ratio, settings.num_samples, show),
+                "deepar": selection.shipped_forecaster(candidates, settings.num_samples, show, tell),
                 "aligned_last_year": aligned_last_year,
                 "seasonal_naive": seasonal_naive,
             },
             quantiles=settings.quantiles,
-            progress=lambda message: click.echo(message, err=True),
+            progress=tell,
         )
     click.echo(summary_table(results))
     if json_path:
-        report = {
-            "data": str(data),
-            "seed": seed,
-            "hyperparameters": {"sales": parameters, "ratio": ratio},
-            **to_json(results),
-        }
+        report = {"data": str(data), "seed": seed, "hyperparameters": candidates, **to_json(results)}
         json_path.write_text(json.dumps(report, indent=1))
     if forecasts_path:
         pq.write_table(pa.concat_tables([r.forecasts for r in results]), forecasts_path)

@@ -74,7 +74,7 @@ class Settings(BaseSettings):
     )
 
     # The model
-    context_length: int = Field(12, ge=1, description="weeks the network is conditioned on")
+    context_length: int = Field(0, ge=0, description="weeks the network is conditioned on; 0: chosen with the target")
     prediction_length: int = Field(12, ge=1, description="weeks forecast ahead")
     quantiles: Annotated[tuple[float, ...], NoDecode] = Field(
         (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9), description="quantiles published, as columns p10, p50, ..."
@@ -85,7 +85,7 @@ class Settings(BaseSettings):
     hyperparameters: dict[str, str] = Field(
         default_factory=dict, description="DeepAR hyperparameters that override the shipped ones (all values strings)"
     )
-    target: Literal["auto", "sales"] = Field(
+    target: Literal["auto", "sales", "ratio"] = Field(
         "auto",
         description="what the network forecasts: auto chooses between sales and their ratio to last year by a backtest",
     )

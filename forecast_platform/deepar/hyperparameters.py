@@ -44,6 +44,7 @@ EXTENSIONS: dict[str, str] = {
     "lag_support": "0",
     "num_networks": "1",
     "lag_skip": "off",
+    "blind_features": "0",
 }
 """Ours, beyond SageMaker.
 
@@ -55,6 +56,8 @@ EXTENSIONS: dict[str, str] = {
 - num_networks: networks trained from seed, seed + 1, ...; a forecast is the mixture of theirs.
 - lag_skip "on": a linear path from the lags past the recurrent layers to the location. For series that walk at random,
   whose last value says most.
+- blind_features: of several networks the first, third, ... do without this many of the last dynamic features, so that
+  their errors differ from the others' and the mixture errs less than either.
 """
 
 # SageMaker's own container is handed these by the service; they say nothing about the model.
@@ -102,6 +105,7 @@ class HyperParameters:
     lag_support: int = 0
     num_networks: int = 1
     lag_skip: str = "off"
+    blind_features: int = 0
     version: int = CONFIG_VERSION
 
     def __post_init__(self) -> None:
@@ -195,6 +199,7 @@ _INT_RANGES = (
     ("scaling_length", 0, 10**5),
     ("lag_support", 0, 10**5),
     ("num_networks", 1, 100),
+    ("blind_features", 0, 10**4),
 )
 _EMPTY_IGNORES = frozenset({"cardinality", "num_dynamic_feat"})
 
@@ -315,4 +320,5 @@ _PARSERS: dict[str, Any] = {
     "lag_support": _int,
     "num_networks": _int,
     "lag_skip": _text,
+    "blind_features": _int,
 }

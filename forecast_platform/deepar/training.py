@@ -12,7 +12,7 @@ import torch
 from forecast_platform.deepar import checkpoints
 from forecast_platform.deepar.arithmetic import quiet_denormals
 from forecast_platform.deepar.features import lags_for
-from forecast_platform.deepar.hyperparameters import HyperParameters
+from forecast_platform.deepar.hyperparameters import ContractError, HyperParameters
 from forecast_platform.deepar.likelihoods import get_likelihood
 from forecast_platform.deepar.model import Model, network_shape, select_inputs
 from forecast_platform.deepar.series import SeriesSet
@@ -73,7 +73,10 @@ def train(
     first, last = forecast_starts(used, hp.prediction_length)
     shape = network_shape(hp, cardinality, num_feat, lags)
     starts = torch.from_numpy(first), torch.from_numpy(last)
-    loops = [TrainingLoop(hp, shape, hp.seed + k, source, *starts) for k in range(hp.num_networks)]
+    if hp.blind_features > num_feat:
+        raise ContractError(f"blind_features is {hp.blind_features}; the series have {num_feat} dynamic features")
+    blind = [hp.blind_features if k % 2 == 0 else 0 for k in range(hp.num_networks)]
+    loops = [TrainingLoop(hp, shape, hp.seed + k, source, *starts, b) for k, b in enumerate(blind)]
     identity = checkpoints.fingerprint(used, hp, lags)
     if checkpoint is not None and (saved := checkpoints.load(checkpoint, identity)) is not None:
         for k, loop in enumerate(loops):

@@ -33,15 +33,27 @@ class TrainingLoop:
         seed: of the first weights, the windows drawn and the dropout; nothing else is random.
         source: the training series.
         first, last: each series' first and last forecast start (N,), inclusive.
+        blind: how many of the last dynamic features it does without.
     """
 
     def __init__(
-        self, hp: HyperParameters, shape: NetworkShape, seed: int, source: WindowSource, first: Tensor, last: Tensor
+        self,
+        hp: HyperParameters,
+        shape: NetworkShape,
+        seed: int,
+        source: WindowSource,
+        first: Tensor,
+        last: Tensor,
+        blind: int = 0,
     ) -> None:
         self.hp, self.source, self.first, self.last = hp, source, first, last
         self.family = get_likelihood(hp.likelihood)
         self.generator = torch.Generator().manual_seed(seed)
         self.network = DeepARNetwork(shape, self.generator).to(source.device)
+        # Weights that start at 0 and never get a gradient stay there: prediction needs to know nothing of it.
+        self.unseen = slice(shape.time_varying - blind, None)
+        with torch.no_grad():
+            self.network.w_in[0][:, self.unseen] = 0.0
         self.loss_curve: list[float] = []
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=self.hp.learning_rate, fused=True)
         self.epoch = self.windows = self.best_epoch = 0
@@ -68,6 +80,8 @@ class TrainingLoop:
             self.optimizer.zero_grad(set_to_none=True)
             loss = window_loss(self.network, self.family, batch, self._dropout(size))
             loss.backward()  # type: ignore[no-untyped-call]
+            if (grad := self.network.w_in[0].grad) is not None:
+                grad[:, self.unseen] = 0.0
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.hp.gradient_clip)
             self.optimizer.step()
             total += loss.detach()
@@ -116,6 +130,7 @@ class TrainingLoop:
         """The trained network, on the CPU; with early stopping, its weights of the epoch with the lowest loss."""
         if self.best:
             self.network.load_state_dict(self.best)
+        self.network.spare.clear()
         return self.network.to("cpu").eval()
 
     def state(self) -> checkpoints.State:

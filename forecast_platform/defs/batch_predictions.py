@@ -12,10 +12,9 @@ from forecast_platform.defs.resources import Platform, lake_connection
 from forecast_platform.defs.stage import Stage
 from forecast_platform.engine import Model
 from forecast_platform.lake.lake import any_of
-from forecast_platform.series.batch import Batch, write_batch
+from forecast_platform.series.batch import Batch
 from forecast_platform.series.cleaning import read_panel
 from forecast_platform.series.publishing import forecastable
-from forecast_platform.series.target import DEEPAR_SHARE, RATIO, build_target
 from forecast_platform.weeks import key
 
 
@@ -57,9 +56,14 @@ def batch_predictions(
     stage, (week,), settings = Stage(context), weeks_of(context), platform.settings
     model = model_in_force(platform, week)
     with lake_connection(platform, duckdb) as con:
-        panel, without = forecastable(read_panel(con, week, as_known(context)), settings.active_weeks)
-    target = build_target(panel, settings.prediction_length, model.target)
-    batch = write_batch(batch_of(platform, week).folder, panel, target, model.categories, settings.transform_shards)
+        panel = read_panel(con, week, as_known(context), settings.declarations, settings.country)
+    panel, without = forecastable(panel, settings.active_weeks)
+    try:
+        batch, notices = platform.engine.prepare(
+            model, panel, batch_of(platform, week).folder, settings.transform_shards
+        )
+    except ValueError as error:  # a covariate that ends too early
+        raise dg.Failure(str(error), allow_retries=False) from error
     before = stage.elapsed()
     lines = platform.engine.transform(
         model, batch, settings.num_samples, settings.quantiles, settings.seed, stage.progress
@@ -71,7 +75,9 @@ def batch_predictions(
             without_forecast=len(without),
             model_version=model.version,
             target=model.target,
-            deepar_share=DEEPAR_SHARE if model.target == RATIO else 1.0,
+            network_share=model.share,
+            covariates=list(model.features),
+            notices=list(notices),
             trained_as_of=str(model.trained_as_of),
             sample_paths=settings.num_samples,
             shards=len(batch.shards()),

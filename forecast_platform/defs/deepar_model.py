@@ -6,7 +6,7 @@ import dagster as dg
 import pyarrow as pa
 from dagster_duckdb import DuckDBResource
 
-from forecast_platform import engine
+from forecast_platform import engine, selection
 from forecast_platform.defs import pictures
 from forecast_platform.defs.cleaned_series import cleaned_series
 from forecast_platform.defs.partitions import OWNERS, as_known, history, weekly, weeks_of
@@ -31,17 +31,17 @@ def deepar_model(
 ) -> dg.MaterializeResult:
     stage, (week,), mode = Stage(context), weeks_of(context), as_known(context)
     settings, lake = platform.settings, platform.lake
-    parameters, ratio = engine.plans(settings)
+    candidates = selection.plans(settings)
     try:
         with lake_connection(platform, duckdb) as con:
-            panel = read_panel(con, week, mode)
+            panel = read_panel(con, week, mode, settings.declarations, settings.country)
     except ValueError as error:
         raise dg.Failure(f"up to {week}, as known {mode}: {error}", allow_retries=False) from error
     trained_as_of = engine.training_week(week, settings.calendar, settings.retrain_every_weeks)
-    panel = engine.training_panel(panel, trained_as_of, parameters)
+    panel = engine.training_panel(panel, trained_as_of, candidates)
     try:
-        model = platform.engine.train(panel, parameters, stage.progress, settings.num_samples, ratio)
-    except engine.TooLittleHistory as error:
+        model = platform.engine.train(panel, candidates, stage.progress, settings.num_samples)
+    except ValueError as error:  # too little history, or a covariate that ends too early
         raise dg.Failure(str(error), allow_retries=False) from error
     judgement = model.judgement
     row = {
@@ -53,6 +53,7 @@ def deepar_model(
         "series": model.series,
         "observations": model.observations,
         "target": model.target,
+        "network_share": model.share,
         "hyperparameters": json.dumps(model.hyperparameters, sort_keys=True),
         "backtest_cutoff": judgement.cutoff,
         "backtest_wape": judgement.wape,
@@ -74,6 +75,9 @@ def deepar_model(
             series=model.series,
             observations=model.observations,
             target=model.target,
+            network_share=model.share,
+            covariates=list(model.features),
+            interval_factors=dg.MetadataValue.json([list(row) for row in model.calibration.factors]),
             verdict=judgement.verdict,
             why=judgement.why,
             training_seconds=round(model.train_seconds, 1),

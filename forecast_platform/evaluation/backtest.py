@@ -49,6 +49,32 @@ class BacktestResult:
     forecasts: pa.Table
 
 
+@dataclass(frozen=True)
+class ScoredWindow:
+    """What is scored after a cutoff.
+
+    Attributes:
+        scored: which series of the panel, shape (N,).
+        among_known: the same, among those of panel.until(cutoff).
+        y: their sales, shape (S, weeks), 0 where nothing was sold; mask: which cells count.
+    """
+
+    scored: NDArray[np.bool_]
+    among_known: NDArray[np.bool_]
+    y: Floats
+    mask: NDArray[np.bool_]
+
+
+def scored_window(panel: Panel, cutoff: dt.date, horizon: int, min_weeks: int) -> ScoredWindow:
+    """The weeks after a cutoff, by the protocol above."""
+    end = panel.position(cutoff) + 1
+    known = panel.observed[:, :end].any(axis=1)
+    scored = known & (end - panel.first >= min_weeks) & panel.observed[:, end : end + horizon].any(axis=1)
+    y = np.nan_to_num(panel.sales[scored, end : end + horizon])
+    mask = np.arange(end, end + y.shape[1]) <= panel.last[scored][:, None]
+    return ScoredWindow(scored, scored[known], y, mask)
+
+
 def backtest(
     panel: Panel,
     cutoffs: Sequence[dt.date],
@@ -87,16 +113,12 @@ def backtest(
 
     results = []
     for cutoff in cutoffs:
-        end = panel.position(cutoff) + 1
-        known = panel.observed[:, :end].any(axis=1)
-        age = end - panel.first
-        scored = known & (age >= min_weeks) & panel.observed[:, end : end + horizon].any(axis=1)
-        if not scored.any():
+        window = scored_window(panel, cutoff, horizon, min_weeks)
+        if not window.scored.any():
             raise ValueError(
                 f"nothing to score at {cutoff}: no series has {min_weeks} weeks by then and sales after it"
             )
-        y = np.nan_to_num(panel.sales[scored, end : end + horizon])
-        mask = np.arange(end, end + y.shape[1]) <= panel.last[scored][:, None]
+        past = panel.sales[window.scored, : panel.position(cutoff) + 1]
         for name, forecaster in models.items():
             history = panel.until(cutoff)
             report(f"{name} at {cutoff}: {len(history):,} series, {horizon} weeks ahead")
@@ -105,7 +127,8 @@ def backtest(
             wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
             history = panel.until(cutoff)  # the model may have changed its copy
             forecast = _checked(forecast, name, history, len(quantiles), horizon)
-            scores = score(y, mask, forecast[scored[known], :, : y.shape[1]], quantiles, panel.sales[scored, :end])
+            of_scored = forecast[window.among_known, :, : window.y.shape[1]]
+            scores = score(window.y, window.mask, of_scored, quantiles, past)
             table = _table(name, cutoff, history, forecast, columns)
             results.append(BacktestResult(name, cutoff, horizon, scores, wall, cpu, table))
             report(f"{name} at {cutoff}: WAPE {scores.wape:.4f}, wQL {scores.wql:.4f}, {wall:.1f} s")

@@ -150,6 +150,7 @@ def table_specs(quantile_columns: tuple[str, ...]) -> dict[str, TableSpec]:
                     ("trained_as_of", _DAY),
                     ("training_digest", _STR),
                     ("target", _STR),
+                    ("network_share", pa.float64()),
                     ("as_known", _STR),
                     ("series", pa.int64()),
                     ("observations", pa.int64()),

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from forecast_platform.series.covariates import exposure_ahead
 from forecast_platform.series.encoding import Categories, ragged
 from forecast_platform.series.panel import Panel
-from forecast_platform.series.target import Target, rescale
+from forecast_platform.series.target import Target, combine, in_sales
 
 
 class BatchError(RuntimeError):
@@ -36,7 +36,8 @@ class Batch:
     @property
     def manifest(self) -> pa.Table:
         """One row per series: shard, line, store, dept, last_week, sha256 of the input line, and what turns the
-        network's outputs into sales: the target's unit and level, and exposure ahead (null where there is none)."""
+        network's outputs into sales (see series/target.py): unit, offset, lead and width for each week ahead, exposure
+        included, and the network's share."""
         return pq.read_table(self.folder / "manifest.parquet")
 
     def shards(self) -> list[tuple[Path, Path]]:
@@ -66,7 +67,8 @@ def write_batch(
     target: Target,
     categories: Categories,
     shards: int,
-    features: NDArray[np.floating] | None = None,
+    share: float = 1.0,
+    widths: NDArray[np.float64] | None = None,
 ) -> Batch:
     """Input shards and manifest for all series of `panel`, which ends at the cutoff, as the network's `target`.
 
@@ -74,7 +76,8 @@ def write_batch(
 
     Args:
         panel: with its exposure, where the target was built from the divided panel.
-        features: complete covariates over the target's weeks and the weeks ahead, shape (F, N, T + H).
+        share: the network's part of the median.
+        widths: factors of the intervals, shape (N, H); None: 1.
     """
     building = folder.with_name(folder.name + ".building")
     shutil.rmtree(building, ignore_errors=True)
@@ -87,10 +90,9 @@ def write_batch(
     records: Iterable[dict[str, Any]] = (
         {"start": starts[i], "target": values[indptr[i] : indptr[i + 1]], "cat": cat[i]} for i in range(len(panel))
     )
-    if features is not None and len(features):
-        rows = np.ascontiguousarray(
-            np.moveaxis(features, 0, 1), dtype=np.float32
-        )  # (N, F, T + H), as the network reads
+    if target.features is not None:
+        # (N, F, T + H), as the network reads
+        rows = np.ascontiguousarray(np.moveaxis(target.features, 0, 1), dtype=np.float32)
         records = (
             {**record, "dynamic_feat": np.ascontiguousarray(row[:, since:])}
             for record, row, since in zip(records, rows, seen.first.tolist(), strict=True)
@@ -98,6 +100,7 @@ def write_batch(
     # orjson writes NaN as null, which is how DeepAR spells a missing value.
     lines = [orjson.dumps(record, option=orjson.OPT_SERIALIZE_NUMPY) for record in records]
     exposure = exposure_ahead(panel, target.unit.shape[1])
+    opened = np.ones_like(target.unit) if exposure is None else exposure
     shard_of = np.arange(len(panel)) * min(shards, len(panel)) // len(panel)
     line_of = np.arange(len(panel)) - np.searchsorted(shard_of, shard_of)
     for shard in np.unique(shard_of):
@@ -111,11 +114,11 @@ def write_batch(
             "dept": pa.array(panel.dept.tolist()),
             "last_week": pa.array(panel.weeks[panel.last].astype("datetime64[D]")),
             "sha256": pa.array([hashlib.sha256(line).hexdigest() for line in lines]),
-            "unit": pa.array(target.unit.tolist(), pa.list_(pa.float64())),
-            "level": pa.array(target.level),
-            "exposure": pa.array(
-                [None] * len(panel) if exposure is None else exposure.tolist(), pa.list_(pa.float64())
-            ),
+            "unit": _lists(target.unit * opened),
+            "offset": _lists(target.offset[:, None] * opened),
+            "lead": _lists(target.lead * opened),
+            "width": _lists(np.ones_like(target.unit) if widths is None else widths),
+            "share": pa.array(np.full(len(panel), share)),
         }
     )
     pq.write_table(manifest, building / "manifest.parquet")
@@ -168,13 +171,16 @@ def read_batch(batch: Batch, quantiles: tuple[float, ...], horizon: int) -> Iter
         crossed = (np.diff(q, axis=1) < 0).any(axis=(1, 2))
         if crossed.any():
             raise BatchError(f"{output}: line {crossed.argmax() + 1}: quantiles cross")
-        unit, level = np.array(rows["unit"].to_pylist()), rows["level"].to_numpy()
-        median = q[:, quantiles.index(0.5)]
-        mean, q, samples = (rescale(x, median, unit, level) for x in (mean[:, None], q, samples))
-        if rows["exposure"].null_count == 0:
-            share = np.array(rows["exposure"].to_pylist())[:, None]  # (B, 1, H)
-            mean, q, samples = (x * share for x in (mean, q, samples))
+        unit, offset, lead, width = (np.array(rows[c].to_pylist()) for c in ("unit", "offset", "lead", "width"))
+        mean, q, samples = (in_sales(x, unit, offset) for x in (mean[:, None], q, samples))
+        median, share = q[:, quantiles.index(0.5)], rows["share"][0].as_py()
+        mean, q, samples = (combine(x, median, lead, share, width) for x in (mean, q, samples))
         yield ShardForecast(rows, mean[:, 0], q, samples)
+
+
+def _lists(values: NDArray[np.float64]) -> pa.Array:
+    """One list per row of (N, H)."""
+    return pa.array(values.tolist(), pa.list_(pa.float64()))
 
 
 def _parse(output: Path, number: int, text: bytes) -> dict[str, Any]:

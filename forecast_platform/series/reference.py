@@ -7,7 +7,8 @@ For series i and week t the reference is built from weeks about one year before 
 t' is t one year back. Near a named holiday, each of the week's seven days goes back to the day as far from last year's
 holiday, so a week may fall on two source weeks in parts; other weeks go back 364 days. `share` is the series' share of
 its department over the weeks around t', which takes the noise out of a single week. Where the series was not observed a
-year ago, the department's shape stands in alone; where there is no department either, the series' own level.
+year ago, the department's shape stands in alone; where there is no department either, the series' own level. With more
+than two years of history the year before last, brought to last year's level, joins in: one week of one year is noisy.
 
 Leak-free by construction: with up to MAX_HORIZON weeks ahead nothing after the cutoff is read.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
@@ -27,7 +29,10 @@ from forecast_platform.series.panel import Panel
 YEAR = 52
 SHARE_WEEKS = 6  # weeks to each side of t' over which the share of the department is taken
 MAX_HORIZON = YEAR - SHARE_WEEKS
-GROWTH_WEEKS = 26
+GROWTH_WEEKS = 18  # the recent weeks that say how a series runs against its reference
+HALF_YEAR = 26
+SECOND_YEAR = 0.35  # the part of the year before last
+STORE_PULSE = 0.4  # the power of a store's own ups and downs, which are in part noise
 
 
 def one_year_back(
@@ -74,13 +79,14 @@ def _nearest(end: dt.date, events: Sequence[Event]) -> tuple[dt.date, dt.date] |
 
 
 def last_year(
-    panel: Panel, horizon: int, mix: float = 0.5, events: Sequence[Event] | None = None
+    panel: Panel, horizon: int, mix: float | None = None, events: Sequence[Event] | None = None
 ) -> NDArray[np.float64]:
     """The reference of every series for all known weeks and `horizon` weeks ahead.
 
     Args:
         panel: N series over T weeks, ending at the cutoff.
-        mix: part of the department's shape, 0 .. 1.
+        mix: part of the department's shape, 0 .. 1; None: each department's own, the one that fitted its history best.
+        events: named days to line up; None: the panel's own, or else those of retail in the US.
 
     Returns:
         Shape (N, T + horizon), positive; NaN in the first year, for which there is nothing to refer to.
@@ -90,31 +96,21 @@ def last_year(
     """
     if not 0 < horizon <= MAX_HORIZON:
         raise ValueError(f"horizon is {horizon}; the reference reaches 1 .. {MAX_HORIZON} weeks ahead")
-    sales, observed = np.nan_to_num(panel.sales), panel.observed.astype(float)
-    weeks = len(panel.weeks)
-    back = one_year_back(panel.weeks, horizon, events)
-    _, dept = np.unique(panel.dept, return_inverse=True)
-    department = np.zeros((dept.max() + 1, weeks))
-    np.add.at(department, dept, sales)
-    # Sales of the department in the weeks the series was observed in: what its share is a share of.
-    around = _around(weeks, weeks + horizon)
-    beside = department[dept] * observed
-    own_part, beside_part = sales @ around, beside @ around
-    # A share needs a few weeks; where last year has too few, the share of the whole history stands in.
-    share = np.where(
-        (observed @ around >= 4) & (beside_part > 0), own_part / np.where(beside_part > 0, beside_part, 1), np.nan
-    )
-    whole = sales.sum(axis=1) / np.where(beside.sum(axis=1) > 0, beside.sum(axis=1), np.nan)
-    share = np.where(np.isnan(share), whole[:, None], share)
-    # Weights of the source weeks in which anything of the department was observed; likewise `seen` for the series.
-    traded = np.zeros_like(department)
-    np.maximum.at(traded, dept, observed)
-    traded = (traded @ back)[dept]
-    shape = np.where(traded > 0.5, share * (department @ back)[dept] / np.where(traded > 0, traded, 1), np.nan)
-    seen = observed @ back
-    own = np.where(seen > 0.5, (sales @ back) / np.where(seen > 0, seen, 1), np.nan)
-    reference = np.where(np.isnan(own), shape, (1 - mix) * own + mix * shape)
-    level = np.abs(sales).sum(axis=1, keepdims=True) / np.maximum(observed.sum(axis=1, keepdims=True), 1)
+    back = one_year_back(panel.weeks, horizon, panel.events if events is None else events)
+    known = len(panel.weeks)
+    seen = _Seen.of(panel)
+    own, shape = _components(seen, back, 1)
+    part = _fitted_mix(seen, own, shape)[:, None] if mix is None else np.asarray(mix)
+    reference = np.where(np.isnan(own), shape, (1 - part) * own + part * shape)
+    if known + horizon > 2 * YEAR:
+        own, shape = _components(seen, back[:, :known] @ back, 2)
+        second = (1 - part) * own + part * shape
+        second *= _level_of_last_year(seen, known + horizon)
+        reference = np.where(
+            np.isnan(second), reference, (1 - SECOND_YEAR) * reference + SECOND_YEAR * np.nan_to_num(second)
+        )
+    count = np.maximum(seen.observed.sum(axis=1, keepdims=True), 1)
+    level = np.abs(seen.sales).sum(axis=1, keepdims=True) / count
     reference = np.where(np.isnan(reference), level, reference)
     # A week of returns or of nothing is no unit to measure another week by.
     reference = np.maximum(reference, np.maximum(0.05 * level, 1e-6))
@@ -122,26 +118,137 @@ def last_year(
     return np.asarray(reference)
 
 
-def _around(weeks: int, total: int) -> NDArray[np.float64]:
-    """Shape (weeks, total): 1 for the known weeks within SHARE_WEEKS of one year before each week."""
-    distance = np.arange(weeks)[:, None] - (np.arange(total)[None] - YEAR)
-    return np.asarray(np.abs(distance) <= SHARE_WEEKS, dtype=float)
+@dataclass(frozen=True)
+class _Seen:
+    """What was observed: N series of D departments over T weeks.
+
+    sales (N, T), 0 where not observed; observed (N, T), 0 or 1; store, dept (N,), positions of each series' own;
+    department (D, T), its sum; traded (D, T), 1 where any of it was observed.
+    """
+
+    sales: NDArray[np.float64]
+    observed: NDArray[np.float64]
+    store: NDArray[np.int64]
+    dept: NDArray[np.int64]
+    department: NDArray[np.float64]
+    traded: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, panel: Panel) -> _Seen:
+        sales, observed = np.nan_to_num(panel.sales), panel.observed.astype(float)
+        _, store = np.unique(panel.store, return_inverse=True)
+        _, dept = np.unique(panel.dept, return_inverse=True)
+        department, traded = np.zeros((2, dept.max() + 1, len(panel.weeks)))
+        np.add.at(department, dept, sales)
+        np.maximum.at(traded, dept, observed)
+        return cls(sales, observed, store, dept, department, traded)
+
+
+def _components(seen: _Seen, back: NDArray[np.float64], years: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Each series' own source weeks, and its share of its department times the department's, shapes (N, T + H).
+
+    Args:
+        back: weights of source weeks, shape (T, T + H), `years` years back.
+    """
+    # Sales of the department in the weeks the series was observed in: what its share is a share of.
+    around = _around(back.shape[0], back.shape[1], years, SHARE_WEEKS)
+    beside = seen.department[seen.dept] * seen.observed
+    own_part, beside_part = seen.sales @ around, beside @ around
+    # A share needs a few weeks; where the year has too few, the share of the whole history stands in.
+    few = (seen.observed @ around < 4) | (beside_part <= 0)
+    whole = beside.sum(axis=1)
+    whole = seen.sales.sum(axis=1) / np.where(whole > 0, whole, np.nan)
+    share = np.where(few, whole[:, None], own_part / np.where(few, 1, beside_part))
+    # Weights of the source weeks in which anything of the department was observed; then likewise of the series.
+    traded = seen.traded @ back
+    shape = np.where(traded > 0.5, (seen.department @ back) / np.where(traded > 0, traded, 1), np.nan)[seen.dept]
+    own = seen.observed @ back
+    own = np.where(own > 0.5, (seen.sales @ back) / np.where(own > 0, own, 1), np.nan)
+    return own, share * shape * _store_pulse(seen, back, around)
+
+
+def _store_pulse(seen: _Seen, back: NDArray[np.float64], around: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How much more a series' store sold in the source weeks than its departments' sales elsewhere explain, beside the
+    weeks around them, shape (N, T + H): a store has weather, roadworks and local feasts of its own."""
+    beside = np.maximum(seen.department, 0)[seen.dept] * seen.observed
+    total = beside.sum(axis=1)
+    share = np.clip(seen.sales.sum(axis=1) / np.where(total > 0, total, np.inf), 0, 1)
+    sold, expected = np.zeros((2, seen.store.max() + 1, seen.sales.shape[1]))
+    np.add.at(sold, seen.store, seen.sales)
+    np.add.at(expected, seen.store, beside * share[:, None])
+    pulse = np.where(expected > 0, sold / np.where(expected > 0, expected, 1), 1.0)
+    weight, weeks = back.sum(axis=0), around.sum(axis=0)
+    usual = (pulse @ around) / np.maximum(weeks, 1)
+    ratio = (pulse @ back) / np.where(weight > 0.5, weight, 1) / np.where(usual > 0, usual, 1)
+    ratio = np.where((weight > 0.5) & (usual > 0), np.clip(ratio, 0.5, 2.0), 1.0)
+    return np.asarray(ratio[seen.store] ** STORE_PULSE)
+
+
+def _around(weeks: int, total: int, years: int, reach: int) -> NDArray[np.float64]:
+    """Shape (weeks, total): 1 for the known weeks within `reach` of `years` years before each week."""
+    distance = np.arange(weeks)[:, None] - (np.arange(total)[None] - years * YEAR)
+    return np.asarray(np.abs(distance) <= reach, dtype=float)
+
+
+def _fitted_mix(seen: _Seen, own: NDArray[np.float64], shape: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The department's part that would have had the least absolute error in the history, shape (N,): half the
+    department's own best and half that of all, because one department's history is short."""
+    known = seen.sales.shape[1]
+    weeks = slice(YEAR, known)
+    own, shape = own[:, weeks], shape[:, weeks]
+    usable = (seen.observed[:, weeks] > 0) & ~np.isnan(own) & ~np.isnan(shape)
+    sales, own, shape = (np.where(usable, x, 0) for x in (seen.sales[:, weeks], own, shape))
+    parts = np.linspace(0, 1, 11)
+    error = np.zeros((len(parts), len(seen.department)))
+    for row, part in zip(error, parts, strict=True):
+        mixed = (1 - part) * own + part * shape
+        total = mixed.sum(axis=1)
+        grown = np.where(total > 0, sales.sum(axis=1) / np.where(total > 0, total, 1), 1.0)
+        np.add.at(row, seen.dept, np.abs(sales - grown[:, None] * mixed).sum(axis=1))
+    if not error.any():
+        return np.full(len(seen.dept), 0.5)
+    best, common = parts[error.argmin(axis=0)], parts[error.sum(axis=1).argmin()]
+    return np.asarray(np.clip((best + common) / 2, 0.2, 0.9)[seen.dept])
+
+
+def _level_of_last_year(seen: _Seen, total: int) -> NDArray[np.float64]:
+    """What turns the year before last into terms of last year: the ratio of both years' sales over half a year to each
+    side, in weeks observed in both, shape (N, total). NaN where those are few."""
+    known = seen.sales.shape[1]
+    last, before = np.zeros_like(seen.sales), np.zeros_like(seen.sales)
+    pair = seen.observed[:, YEAR:] * seen.observed[:, :-YEAR]
+    last[:, YEAR:], before[:, :-YEAR] = pair, pair
+    one, two = (_around(known, total, years, HALF_YEAR) for years in (1, 2))
+    sold_last, sold_before = (seen.sales * last) @ one, (seen.sales * before) @ two
+    usable = (last @ one >= 4) & (sold_last > 0) & (sold_before > 0)
+    ratio = np.where(usable, sold_last / np.where(usable, sold_before, 1), np.nan)
+    return np.asarray(np.clip(ratio, 0.2, 5.0))
 
 
 def growth(panel: Panel, reference: NDArray[np.float64], power: float = 0.7) -> NDArray[np.float64]:
-    """How each series runs against its reference lately, shrunk towards 1, shape (N,).
+    """How each series runs against its reference lately, shrunk, shape (N,).
 
     Sales over reference, summed over the last GROWTH_WEEKS weeks that have both, to the power `power` (less for series
-    with few such weeks): part of a series' recent growth does not last.
+    with few such weeks): part of a series' recent growth does not last. It is shrunk towards how the rest of its store
+    (in part also of its department) runs, or towards 1 where there is no rest.
     """
     since = max(len(panel.weeks) - GROWTH_WEEKS, 0)
     recent, base = panel.sales[:, since:], reference[:, since : len(panel.weeks)]
     both = ~np.isnan(recent) & ~np.isnan(base)
     sold, referred = np.where(both, recent, 0).sum(axis=1), np.where(both, base, 0).sum(axis=1)
+    prior = _rest(panel.store, sold, referred) ** 0.5 * _rest(panel.dept, sold, referred) ** 0.2
     count = both.sum(axis=1)
     usable = (sold > 0) & (referred > 0)
-    ratio = np.clip(np.where(usable, sold / np.where(referred > 0, referred, 1), 1.0), 0.2, 5.0)
-    return np.asarray(ratio ** (power * count / (count + 4)))
+    ratio = np.where(usable, np.clip(sold / np.where(referred > 0, referred, 1), 0.2, 5.0), prior)
+    return np.asarray(prior * (ratio / prior) ** (power * count / (count + 4)))
+
+
+def _rest(group: NDArray[np.str_], sold: NDArray[np.float64], referred: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sales over reference of the other series of each series' group, shape (N,), 0.5 .. 2; 1 where there are none."""
+    _, member = np.unique(group, return_inverse=True)
+    others = [np.bincount(member, weights=x)[member] - x for x in (sold, referred)]
+    usable = (others[0] > 0) & (others[1] > 1e-9 * referred)
+    return np.asarray(np.clip(np.where(usable, others[0] / np.where(usable, others[1], 1), 1.0), 0.5, 2.0))
 
 
 def aligned_last_year(history: Panel, horizon: int, quantiles: Sequence[float]) -> NDArray[np.float64]:

@@ -1,50 +1,75 @@
 """What the network is asked to forecast: sales, or their ratio to last year's week.
 
-The ratio has no season left in it, which is what a short history cannot teach. Its forecast is led half by the network
-and half by the reference itself: the median is their mean, the spread is the network's.
+The ratio has no season left in it, which is what a short history cannot teach. Measured by itself it would be wildest
+where little is sold, so both sides of it are padded with the series' usual sales:
+
+    output[i, t] = (sales[i, t] + offset[i]) / (reference[i, t] + offset[i])
+
+Near 1 a small week counts little and a peak in full, as it should when the next peak is to be forecast.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from forecast_platform.series.covariates import Covariates, Declaration
 from forecast_platform.series.panel import Panel
-from forecast_platform.series.reference import MAX_HORIZON, YEAR, growth, last_year
+from forecast_platform.series.reference import MAX_HORIZON, YEAR, growth, last_year, one_year_back
 
 SALES, RATIO = "sales", "ratio"
-# Measured on four cutoffs of Walmart: .3 to .7 differ by less than .001 in WAPE, and both ends are worse.
-DEEPAR_SHARE = 0.5
 _LARGEST_RATIO = 5.0
+# Last feature of the ratio: how large the week is for the series. Half the networks do without it (BLIND_FEATURES).
+SIZE = "size_of_week"
+BLIND_FEATURES = 1
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Target:
-    """The network's view of N series.
+    """The network's view of N series that end at the cutoff, H weeks ahead.
 
     Attributes:
-        panel: what it is trained on and conditioned on; the same series in the same order, ending at the cutoff.
-        unit: what an output of 1 stands for in each week ahead, shape (N, H), in sales.
-        level: the reference's own forecast in units, shape (N,); NaN where the network stands alone.
+        panel: what it is trained on and conditioned on; the same series in the same order, with its features:
+            covariates of the panel's weeks and H more, complete.
+        unit: shape (N, H), sales that an output of 1 stands for, the offset included.
+        offset: shape (N,), in sales.
+        lead: shape (N, H), what the reference alone forecasts, in sales: last year's week, for sales the last value.
     """
 
     panel: Panel
     unit: Floats
-    level: Floats
+    offset: Floats
+    lead: Floats
 
-    def rescale(self, outputs: Floats, median: Floats) -> Floats:
-        """`rescale` with this target's units and levels."""
-        return rescale(outputs, median, self.unit, self.level)
+    @property
+    def features(self) -> Floats | None:
+        """Shape (F, N, weeks of the panel + H)."""
+        return None if self.panel.covariates is None else self.panel.covariates.values
+
+    def in_sales(self, outputs: Floats) -> Floats:
+        """Outputs of the network, shape (N, K, H), in sales."""
+        return in_sales(outputs, self.unit, np.broadcast_to(self.offset[:, None], self.unit.shape))
 
 
-def rescale(outputs: Floats, median: Floats, unit: Floats, level: Floats) -> Floats:
-    """Outputs of the network in sales: shapes (N, K, H) quantiles or paths, with median (N, H)."""
-    shift = np.where(np.isnan(level)[:, None], 0.0, (1 - DEEPAR_SHARE) * (level[:, None] - median))
-    return np.asarray((outputs + shift[:, None]) * unit[:, None])
+def in_sales(outputs: Floats, unit: Floats, offset: Floats) -> Floats:
+    """Outputs of the network, shape (N, K, H), K quantiles or paths, in sales; unit and offset have shape (N, H)."""
+    return np.asarray(outputs * unit[:, None] - offset[:, None])
+
+
+def combine(forecast: Floats, median: Floats, lead: Floats, share: float, widths: Floats) -> Floats:
+    """The network's quantiles or paths moved to a median it shares with the reference, and spread about it.
+
+    Args:
+        forecast: shape (N, K, H), in sales; median, lead and widths (1: as they are) are (N, H).
+        share: the network's part of the median.
+    """
+    centre = share * median + (1 - share) * lead
+    return np.asarray(centre[:, None] + (forecast - median[:, None]) * widths[:, None])
 
 
 def ratio_possible(panel: Panel, context_length: int, horizon: int) -> bool:
@@ -56,21 +81,48 @@ def build_target(panel: Panel, horizon: int, kind: str) -> Target:
     """The target of a panel that ends at its cutoff.
 
     Args:
+        panel: from `complete`: its covariates, if any, cover the weeks ahead.
         kind: SALES or RATIO.
 
     Raises:
         ValueError: the ratio is asked for with less than a year of history, or beyond MAX_HORIZON.
     """
-    n = len(panel)
+    n, known = len(panel), len(panel.weeks)
     if kind == SALES:
-        return Target(panel, np.ones((n, horizon)), np.full(n, np.nan))
-    if len(panel.weeks) <= YEAR:
-        raise ValueError(f"{len(panel.weeks)} weeks of history have no last year to refer to; use the target {SALES!r}")
+        last = panel.sales[np.arange(n), panel.last]
+        return Target(panel, np.ones((n, horizon)), np.zeros(n), np.repeat(last[:, None], horizon, axis=1))
+    if known <= YEAR:
+        raise ValueError(f"{known} weeks of history have no last year to refer to; use the target {SALES!r}")
     reference = last_year(panel, horizon)
-    known = len(panel.weeks)
-    ratio = np.clip(panel.sales / reference[:, :known], -_LARGEST_RATIO, _LARGEST_RATIO)[:, YEAR:]
+    lead = reference[:, known:] * growth(panel, reference)[:, None]
+    offset = reference[:, YEAR:known].mean(axis=1)
+    unit = reference[:, YEAR:] + offset[:, None]
+    ratio = (panel.sales[:, YEAR:] + offset[:, None]) / unit[:, : known - YEAR]
+    ratio = np.clip(ratio, -_LARGEST_RATIO, _LARGEST_RATIO)
     # A series seen in the first year only has no ratio yet: its reference is its forecast.
     ratio[np.isnan(ratio).all(axis=1), -1] = 1.0
-    return Target(
-        Panel(panel.store, panel.dept, panel.weeks[YEAR:], ratio), reference[:, known:], growth(panel, reference)
+    view = dataclasses.replace(
+        panel,
+        weeks=panel.weeks[YEAR:],
+        sales=ratio,
+        covariates=_features(panel, horizon, reference[:, YEAR:]),
+        exposure=None,
     )
+    return Target(view, unit[:, known - YEAR :], offset, lead)
+
+
+def _features(panel: Panel, horizon: int, reference: Floats) -> Covariates:
+    """What the ratio depends on: covariates now and in the weeks the reference was taken from, and the week's size."""
+    columns: list[Declaration] = []
+    values: list[Floats] = []
+    if panel.covariates is not None:
+        known = len(panel.weeks)
+        back = one_year_back(panel.weeks, horizon, panel.events)
+        then = panel.covariates.values[:, :, :known] @ back
+        for declaration, now, before in zip(panel.covariates.columns, panel.covariates.values, then, strict=True):
+            columns += [declaration, dataclasses.replace(declaration, name=f"{declaration.name}_last_year")]
+            values += [now[:, YEAR:], before[:, YEAR:]]
+    usual = reference.mean(axis=1, keepdims=True)
+    columns.append(Declaration(SIZE, declared=False))
+    values.append(np.log((reference + 0.1 * usual) / (1.1 * usual)))
+    return Covariates(tuple(columns), np.stack(values))

@@ -1,0 +1,336 @@
+"""Which network forecasts, how far it is trusted and how wide its intervals are: chosen by backtests before the cutoff.
+
+No one target is best everywhere: the ratio to last year's week wins on seasonal retail and loses where last year says
+little.
+
+Letters: N series, Q quantile levels, H weeks ahead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime as dt
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from forecast_platform import deepar
+from forecast_platform.evaluation.backtest import Forecaster, scored_window
+from forecast_platform.evaluation.baselines import seasonal_naive
+from forecast_platform.evaluation.calibration import Calibration, Window, volume
+from forecast_platform.evaluation.metrics import Scores, score
+from forecast_platform.series.covariates import complete, divide_exposure, multiply_exposure
+from forecast_platform.series.encoding import Categories, to_series_set
+from forecast_platform.series.panel import Panel
+from forecast_platform.series.reference import YEAR
+from forecast_platform.series.target import BLIND_FEATURES, RATIO, SALES, Target, build_target, combine, ratio_possible
+from forecast_platform.settings import Settings
+
+Progress = Callable[[str, int, int], None]  # (what, done, total)
+Parameters = Mapping[str, str]
+Plans = Mapping[str, Parameters]  # name of a candidate -> its hyperparameters
+
+SKIP = "sales, lag skip"
+# The networks the platform ships, in SageMaker's names; what differs from SageMaker's defaults was measured
+# (docs/ablations.md).
+_SALES = {
+    "context_length": "12",
+    "learning_rate": "0.005",
+    "learning_rate_schedule": "cosine",
+    "num_layers": "1",
+    "embedding_dimension": "4",
+    "num_networks": "2",
+}
+SHIPPED: dict[str, dict[str, str]] = {
+    SALES: _SALES,
+    # Where the last weeks say all there is, a straight line from them is hard to beat.
+    SKIP: {**_SALES, "lag_skip": "on"},
+    # A ratio to last year has no season and no size left to learn.
+    RATIO: {
+        **_SALES,
+        "context_length": "4",
+        "num_cells": "30",
+        "embedding_dimension": "1",
+        "scaling_length": "26",
+        "time_features": "ignore",
+        "lag_support": "24",
+        "num_networks": "4",
+        "blind_features": str(BLIND_FEATURES),
+    },
+}
+TRAIN_WINDOWS = {SALES: 200_000, SKIP: 200_000, RATIO: 400_000}  # of all networks together
+# DeepAR's own lower limit (SageMaker: "at least 300 observations across all training time series").
+MIN_OBSERVATIONS = 300
+VALIDATION_WEEKS = 13  # a backtest before the cutoff looks at most this far ahead
+VALIDATION_WINDOWS = 2
+SHARES = np.arange(0, 11) / 10
+USUAL_SHARE, SHARE_TOLERANCE = 0.5, 0.02
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A model's rolling backtest against last year's week, made before the model was trained on everything.
+
+    `why` says in words what the figures mean; the scores are None when the history was too short to hold out weeks.
+    """
+
+    verdict: str  # "passed", "below_naive" or "unjudged"
+    why: str
+    cutoff: dt.date | None = None
+    wape: float | None = None
+    wql: float | None = None
+    coverage80: float | None = None
+    naive_wape: float | None = None
+    naive_wql: float | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the backtests before a cutoff decided.
+
+    Attributes:
+        name: of the candidate, a key of SHIPPED.
+        share: the network's part of the median; the rest is the reference's.
+        calibration: factors of the intervals' widths.
+    """
+
+    name: str
+    judgement: Judgement
+    share: float = 1.0
+    calibration: Calibration = dataclasses.field(default_factory=Calibration)
+
+
+def target_of(name: str) -> str:
+    """RATIO or SALES, what a candidate forecasts."""
+    return RATIO if name == RATIO else SALES
+
+
+def plans(settings: Settings, prediction_length: int = 0, seed: int | None = None) -> dict[str, dict[str, str]]:
+    """The candidates by an installation's settings, with their hyperparameters (strings, as SageMaker wants them)."""
+    names = list(SHIPPED) if settings.target == "auto" else [settings.target]
+    common = {
+        "time_freq": "1W",
+        "prediction_length": str(prediction_length or settings.prediction_length),
+        "seed": str(settings.seed if seed is None else seed),
+    }
+    if settings.context_length:
+        common["context_length"] = str(settings.context_length)
+    return {name: {**SHIPPED[name], **common, **settings.hyperparameters} for name in names}
+
+
+def trainable(panel: Panel, parameters: Parameters) -> Panel:
+    """The series DeepAR trains on: those of at least prediction_length weeks. The others are only forecast."""
+    return panel.select((len(panel.weeks) - panel.first) >= int(parameters["prediction_length"]))
+
+
+def with_epochs(name: str, parameters: Parameters, panel: Panel) -> dict[str, str]:
+    """Hyperparameters with `epochs` for about TRAIN_WINDOWS windows where none are given: an epoch is one window a
+    series, so a small retailer needs more of them for the same amount of learning."""
+    windows = TRAIN_WINDOWS[name] // int(parameters.get("num_networks", "1"))
+    return {"epochs": str(min(max(windows // len(panel), 10), 1000)), **parameters}
+
+
+def fit(
+    parameters: Parameters, target: Target, progress: Progress | None = None, checkpoint: Any = None
+) -> tuple[deepar.Model, Categories]:
+    """Train on the series long enough to train on; their categories are the model's coding."""
+    panel = trainable(target.panel, parameters)
+    categories = Categories.of(panel)
+    features = None if panel.covariates is None else panel.covariates.values[:, :, : len(panel.weeks)]
+
+    def report(done: int, total: int, metrics: dict[str, float]) -> None:
+        if progress:
+            progress("train", done, total)
+
+    with one_thread():
+        model = deepar.train(
+            to_series_set(panel, categories, features),
+            deepar.HyperParameters.parse(dict(parameters)),
+            progress=report,
+            checkpoint=checkpoint,
+        )
+    return model, categories
+
+
+def network_forecast(
+    name: str,
+    parameters: Parameters,
+    history: Panel,
+    horizon: int,
+    quantiles: Sequence[float],
+    num_samples: int = 100,
+    progress: Progress | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Train a candidate on the history it is given and sample: quantiles (N, Q, H) of the network alone and the
+    reference's forecast (N, H), both in sales."""
+    ready, _ = complete(history, horizon)
+    target = build_target(divide_exposure(ready), horizon, target_of(name))
+    chosen = {**with_epochs(name, parameters, history), "prediction_length": str(horizon)}
+    model, categories = fit(chosen, target, progress)
+    with one_thread():
+        result = deepar.predict(
+            model,
+            to_series_set(target.panel, categories, target.features),
+            num_samples=num_samples,
+            quantiles=tuple(f"{q:g}" for q in quantiles),
+            seed=int(parameters["seed"]),
+            output_types=("quantiles",),
+        )
+    assert result.quantiles is not None
+    in_sales = target.in_sales(result.quantiles.astype(np.float64))
+    return multiply_exposure(in_sales, ready, horizon), multiply_exposure(target.lead, ready, horizon)
+
+
+def shipped_forecaster(
+    candidates: Plans, num_samples: int = 100, progress: Progress | None = None, told: Callable[[str], None] = print
+) -> Forecaster:
+    """What the platform would do at a cutoff: choose by backtests before it, then train and forecast."""
+
+    def forecast(history: Panel, horizon: int, quantiles: Sequence[float]) -> NDArray[np.float64]:
+        choice = choose(history, candidates, num_samples, progress)
+        told(choice.judgement.why)
+        levels = sorted({*quantiles, 0.5})
+        found, lead = network_forecast(
+            choice.name, candidates[choice.name], history, horizon, levels, num_samples, progress
+        )
+        widths = choice.calibration.widths(volume(history.sales), horizon)
+        combined = combine(found, found[:, levels.index(0.5)], lead, choice.share, widths)
+        return combined[:, [levels.index(q) for q in quantiles]]
+
+    return forecast
+
+
+def choose(panel: Panel, candidates: Plans, num_samples: int = 100, progress: Progress | None = None) -> Choice:
+    """Train every candidate without the last weeks and forecast those; keep the one with the lowest mean wQL. Its share
+    and the width of its intervals come from that window and an earlier one.
+
+    Args:
+        panel: ends at the cutoff.
+        candidates: from `plans`.
+    """
+    first = next(iter(candidates))
+    horizon = min(int(candidates[first]["prediction_length"]), VALIDATION_WEEKS)
+    reach = horizon + max(int(parameters["context_length"]) for parameters in candidates.values())
+    if len(panel.weeks) < reach + horizon:
+        why = f"{len(panel.weeks)} weeks of history are too few to hold out {horizon} of them"
+        return Choice(first, Judgement("unjudged", why))
+    cutoffs = [panel.weeks[-1 - k * horizon].astype(dt.date) for k in range(1, VALIDATION_WINDOWS + 1)
+               if len(panel.weeks) - k * horizon >= reach]  # fmt: skip
+    history = panel.until(cutoffs[0])
+    able = [name for name in candidates if _can_learn(name, candidates[name], history, horizon)]
+    if not able:
+        known = int(history.observed.sum())
+        return Choice(first, Judgement("unjudged", f"{known} observations up to {cutoffs[0]} are too few to train on"))
+    if not scored_window(panel, cutoffs[0], horizon, horizon).scored.any():
+        why = f"no trained series was observed in the {horizon} weeks after {cutoffs[0]}"
+        return Choice(able[0], Judgement("unjudged", why))
+
+    trials = {name: [_try(name, candidates[name], panel, cutoffs[0], horizon, num_samples, progress)] for name in able}
+    naive = _naive_scores(panel, cutoffs[0], horizon)
+    scores = {name: trial[0].scores(_share(name, trial)) for name, trial in trials.items()}
+    best = min(scores, key=lambda name: scores[name].wql)
+    for cutoff in cutoffs[1:]:
+        if _can_learn(best, candidates[best], panel.until(cutoff), horizon):
+            trials[best].append(_try(best, candidates[best], panel, cutoff, horizon, num_samples, progress))
+    share = _share(best, trials[best])
+    told = ", ".join(f"{name} {s.wape:.4f}" for name, s in scores.items())
+    judgement = Judgement(
+        "passed" if scores[best].wape <= naive.wape else "below_naive",
+        f"WAPE over the {horizon} weeks after {cutoffs[0]}: {told}, last year's week {naive.wape:.4f}; "
+        f"network's share {share:.2f}",
+        cutoffs[0],
+        scores[best].wape,
+        scores[best].wql,
+        scores[best].coverage80,
+        naive.wape,
+        naive.wql,
+    )
+    return Choice(best, judgement, share, Calibration.fit([t.window(share) for t in trials[best]], LEVELS))
+
+
+LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+_MIDDLE = LEVELS.index(0.5)
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A candidate's forecast of a window before the cutoff, of the series scored: actual sales and which cells count
+    (N, H), the network's quantiles (N, Q, H), the reference's forecast (N, H), the series' history (N, T)."""
+
+    y: NDArray[np.float64]
+    mask: NDArray[np.bool_]
+    network: NDArray[np.float64]
+    lead: NDArray[np.float64]
+    history: NDArray[np.float64]
+
+    def forecast(self, share: float) -> NDArray[np.float64]:
+        return combine(self.network, self.network[:, _MIDDLE], self.lead, share, np.ones_like(self.lead))
+
+    def scores(self, share: float) -> Scores:
+        return score(self.y, self.mask, self.forecast(share), LEVELS, self.history)
+
+    def window(self, share: float) -> Window:
+        return Window(self.y, self.mask, self.forecast(share), volume(self.history))
+
+
+def _try(
+    name: str,
+    parameters: Parameters,
+    panel: Panel,
+    cutoff: dt.date,
+    horizon: int,
+    num_samples: int,
+    progress: Progress | None,
+) -> _Trial:
+    window = scored_window(panel, cutoff, horizon, horizon)
+    found, lead = network_forecast(name, parameters, panel.until(cutoff), horizon, LEVELS, num_samples, progress)
+    history = panel.sales[window.scored, : panel.position(cutoff) + 1]
+    rows, weeks = window.among_known, window.y.shape[1]
+    return _Trial(window.y, window.mask, found[rows, :, :weeks], lead[rows, :weeks], history)
+
+
+def _naive_scores(panel: Panel, cutoff: dt.date, horizon: int) -> Scores:
+    window = scored_window(panel, cutoff, horizon, horizon)
+    forecast = seasonal_naive(panel.until(cutoff), horizon, LEVELS)[window.among_known, :, : window.y.shape[1]]
+    return score(window.y, window.mask, forecast, LEVELS, panel.sales[window.scored, : panel.position(cutoff) + 1])
+
+
+def _share(name: str, trials: Sequence[_Trial]) -> float:
+    """The network's share: the one nearest to USUAL_SHARE whose absolute error is next to the least.
+
+    The weeks tried are one season and the weeks to come another, so a small gain in them is no reason to lean away from
+    a reference that knows the season. The last value knows none: there the least error decides.
+    """
+    tolerance = SHARE_TOLERANCE if target_of(name) == RATIO else 0.0
+    errors = [sum(float(np.abs((t.y - t.forecast(s)[:, _MIDDLE])[t.mask]).sum()) for t in trials) for s in SHARES]
+    good = SHARES[np.array(errors) <= (1 + tolerance) * min(errors)]
+    return float(good[np.abs(good - USUAL_SHARE).argmin()])
+
+
+def _can_learn(name: str, parameters: Parameters, history: Panel, horizon: int) -> bool:
+    """Whether there is enough to train on: for a ratio, half a year after the year it refers to."""
+    parameters = {**parameters, "prediction_length": str(horizon)}
+    if target_of(name) == SALES:
+        return int(trainable(history, parameters).observed.sum()) >= MIN_OBSERVATIONS
+    after = len(history.weeks) - YEAR
+    if after < YEAR // 2 or not ratio_possible(history, int(parameters["context_length"]), horizon):
+        return False
+    seen = history.observed[:, YEAR:]
+    return int(seen[seen.sum(axis=1) > 0].sum()) >= MIN_OBSERVATIONS
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Networks this small lose more to threads waiting for each other than they gain; cores are for other processes."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
