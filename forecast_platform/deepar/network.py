@@ -16,14 +16,13 @@ static ones: the standardised log scale and the embedded categories.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from forecast_platform.deepar.arithmetic import large_products
+from forecast_platform.deepar.lstm_layer import LSTMLayer, Spare, doubled_candidate, lstm_cell, project
 
 
 @dataclass(frozen=True)
@@ -51,98 +50,6 @@ class NetworkShape:
         return 1 + self.embedding_dimension * len(self.cardinality)
 
 
-class _Layer(torch.autograd.Function):
-    """An LSTM layer, input projection included, with its own backward pass.
-
-    One buffer holds the projected inputs and then, in place, all gates, so a step costs one matrix product
-    and a handful of elementwise calls; autograd's tape would record some twenty. Gate order: input, forget,
-    output, candidate (Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000).
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, w_in: Tensor, constant: Tensor, w_rec: Tensor) -> Tensor:
-        n, large = w_rec.shape[1], large_products(x.device)
-        with large:
-            gates = _project(doubled_candidate(w_in), x, doubled_candidate(constant))
-        steps, _, batch = gates.shape
-        hidden, cell = gates.new_empty(steps + 1, n, batch), gates.new_empty(steps + 1, n, batch)
-        hidden[0], cell[0] = 0.0, 0.0
-        squashed = gates.new_empty(steps, n, batch)
-        recurrent, h, c = doubled_candidate(w_rec), hidden.unbind(0), cell.unbind(0)
-        for t, (whole, s) in enumerate(zip(gates.unbind(0), squashed.unbind(0), strict=True)):
-            whole.addmm_(recurrent, h[t])
-            lstm_cell(whole, whole.chunk(4), c[t], h[t + 1], c[t + 1], s)
-        ctx.save_for_backward(x, w_in, constant, w_rec, gates, hidden, cell, squashed)
-        return hidden[1:]
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, w_in, constant, w_rec, gates, hidden, cell, squashed = ctx.saved_tensors
-        n = w_rec.shape[1]
-        d_gates = torch.empty_like(gates)
-        dh, dc = torch.zeros_like(cell[0]), torch.zeros_like(cell[0])
-        back = w_rec.t().contiguous()
-        through = (gates[:, 2 * n : 3 * n] * (1.0 - squashed * squashed)).unbind(0)  # d cell / d hidden
-        d_hidden, c, s = grads[0].unbind(0), (0.5 * cell).unbind(0), squashed.unbind(0)
-        sigmoids, i, f, _, g = _split(gates, n)
-        d_all, d_parts = d_gates.unbind(0), _split(d_gates, n)
-        d_sigmoids, di, df, do, dg = d_parts
-        for t in range(len(gates) - 1, -1, -1):
-            dh.add_(d_hidden[t])
-            dc.addcmul_(dh, through[t])
-            torch.mul(dc, g[t], out=di[t])
-            torch.mul(dc, c[t], out=df[t])
-            torch.mul(dh, s[t], out=do[t])
-            torch.mul(dc, i[t], out=dg[t])
-            torch.ops.aten.sigmoid_backward.grad_input(d_sigmoids[t], sigmoids[t], grad_input=d_sigmoids[t])
-            torch.ops.aten.tanh_backward.grad_input(dg[t], g[t], grad_input=dg[t])
-            dc.mul_(f[t])
-            if t:
-                torch.mm(back, d_all[t], out=dh)
-        with large_products(x.device):
-            d_rec = torch.bmm(d_gates, hidden[:-1].transpose(1, 2)).sum(0)
-            d_in = torch.bmm(d_gates, x.transpose(1, 2)).sum(0)
-            dx = torch.matmul(w_in.t(), d_gates) if ctx.needs_input_grad[0] else None
-        d_constant = d_gates.sum(0)
-        if constant.shape[1] == 1:
-            d_constant = d_constant.sum(1, keepdim=True)
-        return dx, d_in, d_constant, d_rec
-
-
-def _split(gates: Tensor, n: int) -> tuple[tuple[Tensor, ...], ...]:
-    """Per-step views of gates (T, 4N, B): the three sigmoid gates together, then i, f, o and g."""
-    cuts = ((0, 3 * n), (0, n), (n, 2 * n), (2 * n, 3 * n), (3 * n, 4 * n))
-    return tuple(gates[:, low:high].unbind(0) for low, high in cuts)
-
-
-def doubled_candidate(rows: Tensor, dim: int = 0) -> Tensor:
-    """Weights or sums of the four gates with the candidate's doubled, as `lstm_cell` takes them."""
-    gates, candidate = rows.tensor_split([3 * rows.shape[dim] // 4], dim)
-    return torch.cat([gates, 2.0 * candidate], dim)
-
-
-def lstm_cell(
-    gates: Tensor, parts: Sequence[Tensor], c: Tensor, h_out: Tensor, c_out: Tensor, squashed: Tensor
-) -> None:
-    """The elementwise half of a step, in place.
-
-    gates (4N, B) are the gates' sums, the candidate's doubled; parts are its views i, f, o and g. c (N, B) is twice
-    the old cell; h_out, c_out, squashed receive the new state and tanh of the cell. c_out may be c.
-    tanh(x) = 2 sigmoid(2x) - 1, and torch's sigmoid takes a tenth of its tanh's time.
-    """
-    i, f, o, g = parts
-    gates.sigmoid_()
-    torch.add(_MINUS_ONE, g, alpha=2, out=g)
-    torch.mul(f, c, out=c_out)
-    c_out.addcmul_(i, g, value=2.0)
-    torch.sigmoid(c_out, out=squashed)
-    torch.add(_MINUS_ONE, squashed, alpha=2, out=squashed)
-    torch.mul(o, squashed, out=h_out)
-
-
-_MINUS_ONE = torch.tensor(-1.0)
-
-
 class DeepARNetwork(nn.Module):
     """LSTM layers over lags and features, and a linear head with the likelihood's raw outputs."""
 
@@ -162,6 +69,7 @@ class DeepARNetwork(nn.Module):
         self.b_out = nn.Parameter(torch.zeros(shape.num_outputs))
         if shape.skip_to is not None:
             self.w_skip = nn.Parameter(torch.zeros(1, 2 * shape.num_lags))
+        self.spare: Spare = {}  # memory of training, no part of the model
         if generator is not None:
             self._initialise(generator)
 
@@ -196,11 +104,11 @@ class DeepARNetwork(nn.Module):
     def project_first(self, varying: Tensor, static: Tensor) -> Tensor:
         """(T, 2L + F, B) and (D, B) to the first layer's projected inputs (T, 4N, B)."""
         with large_products(varying.device):
-            return _project(self.w_in[0], varying, self.constant(static))
+            return project(self.w_in[0], varying, self.constant(static))
 
     def head(self, hidden: Tensor) -> list[Tensor]:
         """(T, N, B) to P raw outputs of shape (T, B)."""
-        return list(_project(self.w_out, hidden, self.b_out[:, None]).unbind(1))
+        return list(project(self.w_out, hidden, self.b_out[:, None]).unbind(1))
 
     def skip(self, varying: Tensor) -> Tensor:
         """What the lags (T, 2L + F, B) add to raw output `skip_to`: (T, B)."""
@@ -223,7 +131,8 @@ class DeepARNetwork(nn.Module):
 
     def layer(self, layer: int, x: Tensor, constant: Tensor) -> Tensor:
         """Hidden states (T, N, B) from a zero state; constant (4N, B) or (4N, 1) is added at each step."""
-        out: Tensor = _Layer.apply(x, self.w_in[layer], constant, self.w_rec[layer])  # type: ignore[no-untyped-call]
+        weights = self.w_in[layer], constant, self.w_rec[layer]
+        out: Tensor = LSTMLayer.apply(x, *weights, self.spare)  # type: ignore[no-untyped-call]
         return out
 
     def encode(self, varying: Tensor, static: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -235,7 +144,7 @@ class DeepARNetwork(nn.Module):
             if layer:
                 constant = self.bias[layer][:, None]
             with large:
-                gates = _project(doubled_candidate(self.w_in[layer]), hidden, doubled_candidate(constant))
+                gates = project(doubled_candidate(self.w_in[layer]), hidden, doubled_candidate(constant))
             hidden = gates.new_empty(len(gates), n, gates.shape[2])
             h, c, s = (gates.new_zeros(n, gates.shape[2]) for _ in range(3))
             recurrent = doubled_candidate(self.w_rec[layer])
@@ -246,11 +155,3 @@ class DeepARNetwork(nn.Module):
                 h = out
             states.append((h.clone(), c))
         return states
-
-
-def _project(weight: Tensor, x: Tensor, constant: Tensor) -> Tensor:
-    """weight (O, I) times x (T, I, B), plus constant (O, B) or (O, 1): (T, O, B)."""
-    steps = x.shape[0]
-    return torch.baddbmm(
-        constant[None].expand(steps, weight.shape[0], x.shape[2]), weight[None].expand(steps, -1, -1), x
-    )

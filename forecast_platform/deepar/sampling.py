@@ -18,8 +18,9 @@ from torch.nn.functional import pad
 
 from forecast_platform.deepar.arithmetic import large_products, quiet_denormals
 from forecast_platform.deepar.hyperparameters import ContractError
+from forecast_platform.deepar.lstm_layer import doubled_candidate, lstm_cell
 from forecast_platform.deepar.model import Model
-from forecast_platform.deepar.network import DeepARNetwork, doubled_candidate, lstm_cell
+from forecast_platform.deepar.network import DeepARNetwork
 from forecast_platform.deepar.randomness import keys_apart, series_keys, uniforms
 from forecast_platform.deepar.series import SeriesSet
 from forecast_platform.deepar.windows import Batch, WindowSource
@@ -260,8 +261,8 @@ class _Decoder:
                         gates += pre[step - 1]
                     lstm_cell(self.gates, self.parts, self.c[layer], h, self.c[layer], self.squashed)
             torch.mm(self.w_out, self.top, out=self.raw)
-            if encoded.skip is not None:
-                self._add_skip(encoded.skip[step, at])
+            if encoded.skip is not None and self.net.shape.skip_to is not None:
+                self._add_skip(encoded.skip[step, at], self.net.shape.skip_to)
             draw = family.sample(family.parameters(self.raw.unbind(0), scale), [b[step] for b in base])
             self.draws[step].copy_(draw)
             if not family.scaled_output:
@@ -272,12 +273,11 @@ class _Decoder:
 
     def _each_path(self, wide: Tensor) -> Tensor:
         """(R, columns) seen as (R, chunk, paths)."""
-        return wide[:, : self.used].unflatten(1, (self.chunk, self.paths))
+        return wide[:, : self.used].view(-1, self.chunk, self.paths)
 
-    def _add_skip(self, known: Tensor) -> None:
+    def _add_skip(self, known: Tensor, row: int) -> None:
         """Add the linear path to the location: `known` (chunk,) from known lags, the rest from the path's own."""
-        row = slice(self.net.shape.skip_to, self.net.shape.skip_to + 1)
-        location = self.raw[row].addmm_(self.net.w_skip[:, : len(self.lags)], self.lags)
+        location = self.raw[row : row + 1].addmm_(self.net.w_skip[:, : len(self.lags)], self.lags)
         self._each_path(location).add_(known[:, None])
 
 

@@ -38,6 +38,7 @@ def test_names_and_defaults_are_sagemakers():
         "lag_support",
         "num_networks",
         "lag_skip",
+        "blind_features",
     }
 
 

@@ -77,6 +77,17 @@ def test_each_network_is_what_its_seed_alone_gives(series):
     assert together.train_windows == sum(m.train_windows for m in alone)
 
 
+def test_every_other_network_is_blind_to_the_last_features():
+    series = make_series(features=3)
+    model = deepar.train(series, make_hp(num_networks=2, blind_features=2))
+    blind, seeing = (network.w_in[0] for network in model.networks)
+    assert not blind[:, -2:].any()
+    assert blind[:, -3].all()
+    assert seeing.all()
+    with pytest.raises(ContractError, match="blind_features is 4; the series have 3 dynamic features"):
+        deepar.train(series, make_hp(num_networks=2, blind_features=4))
+
+
 def test_the_loss_curve_of_networks_that_stop_early_is_the_mean_of_those_still_running(series):
     changes = {"epochs": 60, "early_stopping_patience": 2, "learning_rate": 0.1}
     together = deepar.train(series, make_hp(num_networks=2, **changes))
