@@ -15,7 +15,7 @@ from forecast_platform.series.batch import Batch, BatchError, read_batch, write_
 from forecast_platform.series.covariates import Covariates, Declaration, divide_exposure
 from forecast_platform.series.encoding import Categories, to_series_set
 from forecast_platform.series.panel import Panel
-from forecast_platform.series.target import SALES, build_target
+from forecast_platform.series.target import SALES, Target, build_target, combine
 
 QUANTILES, HORIZON, SAMPLES = (0.1, 0.5, 0.9), 3, 4
 
@@ -97,8 +97,8 @@ class TestWriting:
     @pytest.mark.parametrize("shards", [1, 2])
     def test_features_reach_from_each_series_first_week_through_the_weeks_ahead(self, tmp_path, panel, shards):
         features = np.arange(2 * 5 * (12 + HORIZON), dtype=float).reshape(2, 5, 12 + HORIZON)
-        target = build_target(panel, HORIZON, SALES)
-        batch = write_batch(tmp_path / "batch", panel, target, Categories.of(panel), shards, features)
+        given = Covariates((Declaration("promo"), Declaration("price")), features)
+        batch = batch_of(tmp_path / "batch", dataclasses.replace(panel, covariates=given), Categories.of(panel), shards)
         lines = [line for source, _ in batch.shards() for line in source.read_text().splitlines()]
         for i, line in enumerate(lines):
             np.testing.assert_array_equal(json.loads(line)["dynamic_feat"], features[:, i, panel.first[i] :])
@@ -134,9 +134,58 @@ class TestExposure:
             np.testing.assert_array_equal(got, want)
 
     def test_the_manifest_says_by_what(self, tmp_path, given, panel):
-        shares = self.batch(tmp_path / "a", given).manifest["exposure"].to_pylist()
-        assert shares[:2] == [[1.0, 1.0, 1.0], [0.5, 0.0, 1.0]]
-        assert self.batch(tmp_path / "b", panel).manifest["exposure"].null_count == 5
+        manifest = self.batch(tmp_path / "a", given).manifest
+        assert manifest["unit"].to_pylist()[:2] == [[1.0, 1.0, 1.0], [0.5, 0.0, 1.0]]
+        last = panel.sales[1, -1]
+        assert manifest["lead"].to_pylist()[1] == [last / 2, 0.0, last]
+        assert manifest["width"].to_pylist() == [[1.0] * 3] * 5, "a share of the days has intervals in proportion"
+        assert self.batch(tmp_path / "b", panel).manifest["unit"].to_pylist() == [[1.0] * 3] * 5
+
+
+class TestCombined:
+    """Answers of the network, as (series, levels, weeks): in sales, led by the reference too, and widened."""
+
+    SHARE, WIDTHS = 0.25, np.arange(1, 16).reshape(5, 3) / 5
+
+    @pytest.fixture
+    def target(self, panel) -> Target:
+        """The network answers in units of hundreds, less an offset."""
+        rng = np.random.default_rng(1)
+        unit, offset, lead = rng.uniform(90, 110, (5, 3)), rng.uniform(1, 9, 5), rng.uniform(500, 999, (5, 3))
+        return Target(panel, unit, offset, lead)
+
+    def read(self, folder: Path, panel: Panel, target: Target, shards: int = 2) -> dict[str, np.ndarray]:
+        batch = write_batch(folder, panel, target, Categories.of(panel), shards, self.SHARE, self.WIDTHS)
+        finish(batch)
+        parts = read(batch)
+        return {name: np.concatenate([getattr(p, name) for p in parts]) for name in ("mean", "quantiles", "samples")}
+
+    def expected(self, panel: Panel, target: Target) -> dict[str, np.ndarray]:
+        answers = [answer(x) for x in panel.sales[np.arange(5), panel.first].tolist()]
+        network = {
+            "mean": np.array([[a["mean"]] for a in answers]),
+            "quantiles": np.array([list(a["quantiles"].values()) for a in answers]),
+            "samples": np.array([a["samples"] for a in answers]),
+        }
+        network = {name: target.in_sales(values) for name, values in network.items()}
+        median = network["quantiles"][:, 1]
+        found = {n: combine(x, median, target.lead, self.SHARE, self.WIDTHS) for n, x in network.items()}
+        return found | {"mean": found["mean"][:, 0]}
+
+    @pytest.mark.parametrize("shards", [1, 2, 5])
+    def test_the_manifest_says_all_it_takes(self, tmp_path, panel, target, shards):
+        found, expected = self.read(tmp_path / "a", panel, target, shards), self.expected(panel, target)
+        for name, values in expected.items():
+            np.testing.assert_allclose(found[name], values, err_msg=name)
+        assert (np.diff(found["quantiles"], axis=1) > 0).all()
+
+    def test_with_exposure_every_part_is_of_the_days_open(self, tmp_path, panel, target):
+        days = np.full((1, 5, 12 + HORIZON), 6.0)
+        days[0, :, 12:] = [3, 0, 6]
+        opened = dataclasses.replace(panel, exposure=Covariates((Declaration("open_days"),), days))
+        found, expected = self.read(tmp_path / "a", opened, target), self.expected(panel, target)
+        for name, values in expected.items():
+            np.testing.assert_allclose(found[name], values * [0.5, 0, 1], err_msg=name)
 
 
 class TestReading:

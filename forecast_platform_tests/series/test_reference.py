@@ -19,8 +19,10 @@ from forecast_platform.series.holidays import Event, retail_events
 from forecast_platform.series.panel import Panel
 from forecast_platform.series.reference import (
     GROWTH_WEEKS,
+    HALF_YEAR,
     MAX_HORIZON,
-    SHARE_WEEKS,
+    SECOND_YEAR,
+    STORE_PULSE,
     YEAR,
     aligned_last_year,
     growth,
@@ -39,20 +41,21 @@ def grid(weeks: int, first: dt.date = FIRST) -> np.ndarray:
     return np.datetime64(first, "D") + 7 * np.arange(weeks)
 
 
-def panel_of(sales, depts=None, first: dt.date = FIRST) -> Panel:
-    """One store a row; all rows in one department unless `depts` says otherwise."""
+def panel_of(sales, depts=None, first: dt.date = FIRST, stores=None) -> Panel:
+    """One store a row and all rows in one department, unless `stores` and `depts` say otherwise."""
     sales = np.array(sales, dtype=float)
     n = len(sales)
     depts = ["1"] * n if depts is None else depts
-    return Panel(np.arange(n).astype(str), np.array(depts, dtype=str), grid(sales.shape[1], first), sales)
+    stores = range(n) if stores is None else stores
+    return Panel(np.array(stores).astype(str), np.array(depts, dtype=str), grid(sales.shape[1], first), sales)
 
 
-def random_panel(seed: int, weeks: int, n: int = 6, gaps: float = 0.0) -> Panel:
+def random_panel(seed: int, weeks: int, n: int = 6, gaps: float = 0.0, stores=None) -> Panel:
     """Levels and shapes of their own in two departments, far above the floor of 5 % of a series' level."""
     rng = np.random.default_rng(seed)
     sales = rng.uniform(50, 500, (n, 1)) * rng.uniform(0.5, 2, (n, weeks))
     sales[:, 1:][rng.random((n, weeks - 1)) < gaps] = np.nan
-    return panel_of(sales, [str(i % 2) for i in range(n)])
+    return panel_of(sales, [str(i % 2) for i in range(n)], stores=stores)
 
 
 def perturb(panel: Panel, since: int, seed: int = 0) -> Panel:
@@ -81,7 +84,7 @@ def column(weeks: np.ndarray, end: dt.date, horizon: int = 12, events=None) -> d
     gaps=st.sampled_from([0, 0.3]),
 )
 def test_nothing_after_the_cutoff_is_read(seed, known, horizon, gaps):
-    panel = random_panel(seed, known + 30, gaps=gaps)
+    panel = random_panel(seed, known + 30, gaps=gaps, stores=[1, 1, 2, 2, 3, 3])
     cutoff = panel.weeks[known - 1].astype(dt.date)
     past, other = panel.until(cutoff), perturb(panel, known, seed).until(cutoff)
     reference, same = last_year(past, horizon), last_year(other, horizon)
@@ -93,27 +96,48 @@ def test_nothing_after_the_cutoff_is_read(seed, known, horizon, gaps):
 
 
 @settings(derandomize=True, deadline=None, max_examples=15)
-@given(seed=st.integers(0, 99), known=st.integers(53, 130), horizon=st.integers(1, MAX_HORIZON))
-def test_what_was_served_is_what_the_same_week_shows_later(seed, known, horizon):
+@given(seed=st.integers(0, 99), known=st.integers(53, 130), horizon=st.integers(1, HALF_YEAR))
+def test_what_a_series_own_weeks_served_is_what_the_same_week_shows_later(seed, known, horizon):
+    """A network trained on references it will not be shown would learn something else."""
     panel = random_panel(seed, 180)
-    served = last_year(panel.until(panel.weeks[known - 1].astype(dt.date)), horizon)
-    np.testing.assert_allclose(served, last_year(panel, 1)[:, : known + horizon], rtol=1e-9)
+    served = last_year(panel.until(panel.weeks[known - 1].astype(dt.date)), horizon, mix=0)
+    np.testing.assert_allclose(served, last_year(panel, 1, mix=0)[:, : known + horizon], rtol=1e-9)
 
 
-@pytest.mark.parametrize("t", [60, 63, 64, 97, 100, 113])  # 63 and 64 hold or follow Easter 2011, 97 is Christmas
-@pytest.mark.parametrize("mix", [0.0, 0.5, 1.0])
-def test_a_week_reads_no_later_than_a_year_back_and_the_share_weeks(t, mix):
+@pytest.mark.parametrize("known", [80, 105, 140])
+def test_what_was_served_is_nearly_what_the_same_week_shows_later(known):
+    """The mix and the shares of stores are those of all the history there is, which grows."""
+    rng = np.random.default_rng(known)
+    season = 1 + 0.5 * np.sin(2 * np.pi * np.arange(180) / YEAR) + rng.lognormal(0, 0.1, (2, 180))
+    sales = season[[0, 1] * 6] * rng.uniform(50, 500, (12, 1)) * rng.lognormal(0, 0.1, (12, 180))
+    panel = panel_of(sales, ["a", "b"] * 6, stores=np.arange(12) // 2)
+    served = last_year(panel.until(panel.weeks[known - 1].astype(dt.date)), 12)[:, known:]
+    later = last_year(panel, 1)[:, known : known + 12]
+    assert np.abs(served / later - 1).mean() < 0.03
+
+
+@pytest.mark.parametrize("t", [60, 63, 64, 97, 100, 103])  # 63 and 64 hold or follow Easter 2011, 97 is Christmas
+def test_the_own_weeks_of_a_year_back_are_all_that_is_read(t):
     panel = random_panel(1, 130)
-    latest = t - YEAR + SHARE_WEEKS
-    rng = np.random.default_rng(t)
+    latest = t - YEAR + 3  # Easter lies up to three weeks earlier this year
     sales = panel.sales.copy()
-    sales[:, latest + 1 :] *= rng.uniform(0.5, 2, sales[:, latest + 1 :].shape)  # the floor stays out of sight
+    sales[:, latest + 1 :] *= np.random.default_rng(t).uniform(0.5, 2, sales[:, latest + 1 :].shape)
     other = Panel(panel.store, panel.dept, panel.weeks, sales)
-    want, got = last_year(panel, 12, mix), last_year(other, 12, mix)
+    want, got = last_year(panel, 12, mix=0), last_year(other, 12, mix=0)
     np.testing.assert_array_equal(got[:, : t + 1], want[:, : t + 1])
-    sales[:, latest] *= rng.uniform(1.1, 2, len(sales))
-    if mix:
-        assert (last_year(other, 12, mix)[:, t] != want[:, t]).all(), "and it does read up to there"
+
+
+@pytest.mark.parametrize("t", [104, 113, 130, 141])
+def test_the_year_before_last_reads_half_a_year_around_last_year_and_no_later(t):
+    panel = random_panel(1, 130)
+    latest = t - YEAR + HALF_YEAR
+    sales = panel.sales.copy()
+    sales[:, latest + 1 :] *= np.random.default_rng(t).uniform(0.5, 2, sales[:, latest + 1 :].shape)
+    other = Panel(panel.store, panel.dept, panel.weeks, sales)
+    want, got = last_year(panel, 12, mix=0), last_year(other, 12, mix=0)
+    np.testing.assert_array_equal(got[:, : t + 1], want[:, : t + 1])
+    sales[:, latest] *= np.random.default_rng(t).uniform(1.1, 2, len(sales))
+    assert (last_year(other, 12, mix=0)[:, t] != want[:, t]).all(), "and it does read up to there"
 
 
 # ------------------------------------------------------------------------------------------ one year back
@@ -230,7 +254,7 @@ def test_retail_events_are_on_their_days():
     seed=st.integers(0, 99),
     known=st.integers(1, 150),
     horizon=st.integers(1, MAX_HORIZON),
-    mix=st.sampled_from([0.0, 0.5, 1.0]),
+    mix=st.sampled_from([None, 0.0, 0.5, 1.0]),
     gaps=st.sampled_from([0, 0.3, 0.95]),
 )
 def test_the_first_year_is_unknown_and_the_rest_positive(seed, known, horizon, mix, gaps):
@@ -249,12 +273,11 @@ def test_three_times_the_sales_is_three_times_the_reference():
     whole = Panel(panel.store, panel.dept, panel.weeks, 3 * panel.sales)
     factor = np.where(np.arange(6) == 2, 3.0, 1.0)[:, None]
     np.testing.assert_allclose(last_year(one, 12, mix=0), factor * last_year(panel, 12, mix=0))
-    for mix in (0, 0.5, 1):
+    for mix in (None, 0, 0.5, 1):
         np.testing.assert_allclose(last_year(whole, 12, mix), 3 * last_year(panel, 12, mix))
     np.testing.assert_allclose(aligned_last_year(whole, 12, QUANTILES), 3 * aligned_last_year(panel, 12, QUANTILES))
-    # Series of another department do not move.
-    same = last_year(one, 12)[1::2]
-    np.testing.assert_array_equal(same, last_year(panel, 12)[1::2])
+    # Series of another store and department do not move.
+    np.testing.assert_array_equal(last_year(one, 12, 0.5)[1::2], last_year(panel, 12, 0.5)[1::2])
 
 
 @pytest.mark.parametrize(("depts", "mix"), [("ab", 0.5), ("ab", 1.0), ("aa", 0.0)])
@@ -275,9 +298,92 @@ def test_series_of_one_shape_are_their_own_reference_with_the_department():
 def test_the_department_takes_out_the_noise_of_one_week():
     sales = np.full((10, 100), 100.0)
     sales[0, 30] = 200.0
-    reference = last_year(panel_of(sales), 12, events=())
+    # The other department of each store is quiet: the store had no week of its own.
+    sales = np.concatenate([sales, np.full((10, 100), 1e5)])
+    reference = last_year(panel_of(sales, ["a"] * 10 + ["b"] * 10, stores=[*range(10)] * 2), 12, 0.5, events=())
     # Share of 13 weeks: 1400 of 13100; the department's week: 1100.
-    assert reference[0, 82] == pytest.approx(0.5 * 200 + 0.5 * 1100 * 1400 / 13100)
+    assert reference[0, 82] == pytest.approx(0.5 * 200 + 0.5 * 1100 * 1400 / 13100, rel=1e-3)
+
+
+class TestStorePulse:
+    """A week in which one store of four sold more in every department, or only in one of them."""
+
+    @staticmethod
+    def reference(bumped: slice) -> np.ndarray:
+        """Of four stores of four departments, in the week a year after store 0 sold twice as much in some of them."""
+        sales = np.full((4, 4, 100), 100.0)
+        sales[0, bumped, 30] = 200.0
+        panel = panel_of(sales.reshape(16, 100), [*"abcd"] * 4, stores=np.repeat(range(4), 4))
+        return last_year(panel, 12, mix=1, events=())[:, 82].reshape(4, 4)
+
+    def test_a_storewide_bump_comes_back_in_part_in_all_its_departments(self):
+        found = self.reference(slice(None))
+        # Without the pulse: a quarter of 500, over 13 weeks in which its share was 1400 of 5300.
+        plain = 500 * 1400 / 5300
+        pulse = found[0] / plain
+        assert pulse == pytest.approx(np.full(4, (200 / 125) ** STORE_PULSE), rel=0.05)
+        assert (found[1:] < plain).all(), "the other stores had no such week"
+
+    def test_a_bump_in_one_department_is_no_week_of_the_store(self):
+        found, storewide = self.reference(slice(0, 1)), self.reference(slice(None))
+        assert (found[0, 1:] < 1.1 * 100).all()
+        assert (found[0, 1:] < storewide[0, 1:]).all()
+
+
+class TestMix:
+    """How much of the department's shape: fitted to the history."""
+
+    SEASON = 1 + 0.6 * np.sin(2 * np.pi * np.arange(130) / YEAR)
+    SHIFTED = 1 + 0.6 * np.sin(2 * np.pi * (np.arange(130) + 6.5 * np.arange(8)[:, None]) / YEAR)
+
+    def panel(self, shapes: np.ndarray, noise: float) -> Panel:
+        rng = np.random.default_rng(7)
+        return panel_of(300 * shapes * rng.lognormal(0, noise, shapes.shape), stores=range(len(shapes)))
+
+    def distance(self, panel: Panel, mix: float) -> float:
+        """How far the fitted reference is from the one of a given mix."""
+        return float(np.nanmean(np.abs(last_year(panel, 12, events=()) - last_year(panel, 12, mix, events=()))))
+
+    def test_own_weeks_lead_where_the_series_of_a_department_differ(self):
+        panel = self.panel(self.SHIFTED, 0.02)
+        assert self.distance(panel, 0.2) < self.distance(panel, 0.4)
+        assert self.distance(panel, 0.2) < 1e-9, "never all their own: one year is noisy"
+
+    def test_the_department_leads_where_its_series_are_alike_and_noisy(self):
+        panel = self.panel(np.tile(self.SEASON, (30, 1)), 0.4)
+        assert self.distance(panel, 0.9) < self.distance(panel, 0.5)
+
+    def test_each_department_has_its_own(self):
+        alike = np.tile(self.SEASON, (8, 1)) * np.random.default_rng(3).lognormal(0, 0.3, (8, 130))
+        sales = np.concatenate([alike, self.SHIFTED]) * 300
+        panel = panel_of(sales, ["alike"] * 8 + ["different"] * 8)
+        fitted = last_year(panel, 12, events=())[:, YEAR:104]
+        own, shared = (last_year(panel, 12, mix, events=())[:, YEAR:104] for mix in (0, 1))
+        part = ((fitted - own) * (shared - own)).sum(axis=1) / ((shared - own) ** 2).sum(axis=1)
+        assert part[:8].max() - part[:8].min() < 1e-9
+        assert part[:8].mean() > part[8:].mean() + 0.1
+
+
+class TestSecondYear:
+    def test_a_series_that_doubles_every_year_takes_last_years_level(self):
+        year = np.random.default_rng(0).uniform(50, 500, YEAR)
+        sales = np.concatenate([year, 2 * year, 4 * year])[None]
+        np.testing.assert_allclose(last_year(panel_of(sales), 12, mix=0, events=())[:, 104:], sales[:, 52:116])
+
+    def test_it_takes_out_a_part_of_what_was_odd_about_last_year(self):
+        sales = np.full((1, 130), 100.0)
+        sales[0, 80] = 200.0  # week 132 looks back at it
+        reference = last_year(panel_of(sales), 12, mix=0, events=())
+        level = 1 + 1 / 50  # of the weeks around week 80, 50 of them seen
+        assert reference[0, 132] == pytest.approx((1 - SECOND_YEAR) * 200 + SECOND_YEAR * 100 * level, rel=0.01)
+
+    def test_where_it_was_not_seen_last_year_stands_alone(self):
+        sales = random_panel(2, 130, n=1).sales
+        whole, young = panel_of(sales), sales.copy()
+        young[:, :YEAR] = np.nan
+        young = last_year(panel_of(young), 12, mix=0, events=())
+        np.testing.assert_allclose(young[:, 104:], sales[:, 52:90])
+        assert (np.abs(last_year(whole, 12, mix=0, events=())[:, 104:] - young[:, 104:]) > 1e-6).all()
 
 
 def test_christmas_is_referred_to_christmas():
@@ -330,10 +436,12 @@ def test_a_share_takes_four_weeks_or_else_the_whole_history(seen):
     sales = np.full((2, 120), 100.0)
     sales[0, 20:60] = np.nan
     sales[0, 40 : 40 + seen] = 400.0
+    # Each store has another department, so large and quiet that it had no week of its own.
+    sales = np.concatenate([sales, np.full((2, 120), 1e7)])
     # Ever: 80 weeks of 100 beside 100, and the three of 400 beside 100.
     share = 400 / 500 if seen == 4 else (80 * 100 + 3 * 400) / (80 * 200 + 3 * 500)
-    reference = last_year(panel_of(sales), 12, mix=1, events=())
-    assert reference[0, 41 + YEAR] == pytest.approx(share * 500)
+    reference = last_year(panel_of(sales, [*"aabb"], stores=[0, 1, 0, 1]), 12, mix=1, events=())
+    assert reference[0, 41 + YEAR] == pytest.approx(share * 500, rel=1e-3)
 
 
 def test_a_lonely_series_is_its_own_department():
@@ -383,16 +491,16 @@ def test_growth_is_shrunk_towards_one(power):
     year[:, -GROWTH_WEEKS:] *= 2
     panel = panel_of(year)
     reference = last_year(panel, 12, events=())
-    assert growth(panel, reference, power) == pytest.approx([2 ** (power * 26 / 30)])
+    assert growth(panel, reference, power) == pytest.approx([2 ** (power * GROWTH_WEEKS / (GROWTH_WEEKS + 4))])
     panel.sales[:, -GROWTH_WEEKS:-4] = np.nan  # four weeks: half as sure
     assert growth(panel, reference, power) == pytest.approx([2 ** (power * 4 / 8)])
 
 
 def test_growth_without_overlap_is_one():
     sales = random_panel(0, 104, n=3).sales
-    sales[0, -GROWTH_WEEKS:] = np.nan  # closed half a year ago
+    sales[0, -GROWTH_WEEKS:] = np.nan  # closed a while ago
     sales[1, -GROWTH_WEEKS:] *= -1  # nothing but returns
-    panel = panel_of(sales)
+    panel = panel_of(sales, ["a", "b", "c"])
     assert growth(panel, last_year(panel, 12))[:2].tolist() == [1, 1]
     young = panel_of(sales[:, :YEAR])
     assert growth(young, last_year(young, 12)).tolist() == [1, 1, 1]
@@ -400,8 +508,30 @@ def test_growth_without_overlap_is_one():
 
 def test_growth_is_bounded():
     reference = np.ones((2, 104))
-    panel = panel_of([[1e9] * 104, [1e-9] * 104])
-    assert growth(panel, reference, 1.0) == pytest.approx([5 ** (26 / 30), 0.2 ** (26 / 30)])
+    panel = panel_of([[1e9] * 104, [1e-9] * 104], ["a", "b"])
+    part = GROWTH_WEEKS / (GROWTH_WEEKS + 4)
+    assert growth(panel, reference, 1.0) == pytest.approx([5**part, 0.2**part])
+
+
+def test_growth_leans_to_that_of_the_rest_of_the_store():
+    """Two stores, one of which runs a half above last year; in each a department that opened two weeks ago."""
+    sales = np.full((8, 104), 100.0)
+    sales[:4, -GROWTH_WEEKS:] *= 1.5
+    sales[[0, 4], :-2] = np.nan
+    panel = panel_of(sales, [*"abcdefgh"], stores=[0] * 4 + [1] * 4)
+    found = growth(panel, np.full((8, 116), 100.0))
+    assert found[4] == pytest.approx(1.0)
+    assert found[0] == pytest.approx(1.5**0.5 * 1.5 ** (0.5 * 0.7 * 2 / 6), rel=0.01), "two weeks of its own say little"
+    assert found[0] < found[1]
+    np.testing.assert_allclose(found[1:4], found[1])
+
+
+def test_growth_leans_to_that_of_the_department_elsewhere_where_the_store_says_nothing():
+    sales = np.full((4, 104), 100.0)
+    sales[1:, -GROWTH_WEEKS:] *= 1.5
+    sales[0, -GROWTH_WEEKS:] = np.nan
+    panel = panel_of(sales)
+    assert growth(panel, np.full((4, 116), 100.0))[0] == pytest.approx(1.5**0.2)
 
 
 # -------------------------------------------------------------------------------------- aligned last year

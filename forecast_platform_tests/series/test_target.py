@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from forecast_platform.series.covariates import Covariates, Declaration
 from forecast_platform.series.panel import Panel
 from forecast_platform.series.reference import YEAR, growth, last_year
-from forecast_platform.series.target import DEEPAR_SHARE, RATIO, SALES, build_target, ratio_possible, rescale
+from forecast_platform.series.target import (
+    BLIND_FEATURES,
+    RATIO,
+    SALES,
+    SIZE,
+    build_target,
+    combine,
+    in_sales,
+    ratio_possible,
+)
 
 WEEKS, HORIZON = 100, 12
 
@@ -24,24 +38,52 @@ def years() -> Panel:
     return Panel(np.array(list("111222")), np.array(list("abcabc")), weeks, sales)
 
 
+def with_promo(panel: Panel) -> Panel:
+    """A covariate whose value in a week is the week's number, of each series plus a thousand."""
+    values = np.arange(len(panel.weeks) + HORIZON) + 1000.0 * np.arange(len(panel))[:, None]
+    return dataclasses.replace(panel, covariates=Covariates((Declaration("promo"),), values[None]), events=())
+
+
+def in_history(panel: Panel) -> np.ndarray:
+    """The network's view of the known weeks after the first year, in sales again, shape (N, T - YEAR)."""
+    target, reference = build_target(panel, HORIZON, RATIO), last_year(panel, HORIZON)
+    offset = np.broadcast_to(target.offset[:, None], (len(panel), len(panel.weeks) - YEAR))
+    return in_sales(target.panel.sales[:, None], reference[:, YEAR:-HORIZON] + offset, offset)[:, 0]
+
+
 def test_sales_are_sales(years: Panel):
     target = build_target(years, HORIZON, SALES)
     assert target.panel is years
     outputs = np.arange(6 * 3 * HORIZON, dtype=float).reshape(6, 3, HORIZON)
-    np.testing.assert_array_equal(target.rescale(outputs, outputs[:, 1]), outputs)
+    np.testing.assert_array_equal(target.in_sales(outputs), outputs)
+    last = [*years.sales[:5, -1], years.sales[5, 39]]
+    np.testing.assert_array_equal(target.lead, np.repeat(np.array(last)[:, None], HORIZON, axis=1))
 
 
-def test_the_ratio_is_sales_over_the_reference_after_the_first_year(years: Panel):
-    target = build_target(years, HORIZON, RATIO)
-    reference = last_year(years, HORIZON)
+def test_the_ratio_of_known_weeks_in_sales_are_the_sales(years: Panel):
+    np.testing.assert_allclose(in_history(years)[:5], years.sales[:5, YEAR:])
+
+
+def test_the_ratio_of_1_is_last_years_week_and_the_reference_leads_with_its_growth(years: Panel):
+    target, reference = build_target(years, HORIZON, RATIO), last_year(years, HORIZON)
     assert target.panel.weeks.tolist() == years.weeks[YEAR:].tolist()
-    np.testing.assert_allclose(target.panel.sales[:5], years.sales[:5, YEAR:] / reference[:5, YEAR:WEEKS])
-    np.testing.assert_array_equal(target.unit, reference[:, WEEKS:])
-    np.testing.assert_array_equal(target.level, growth(years, reference))
-    assert np.isfinite(target.unit).all()
-    assert (target.unit > 0).all()
+    np.testing.assert_allclose(target.in_sales(np.ones((6, 1, HORIZON)))[:, 0], reference[:, WEEKS:])
+    np.testing.assert_allclose(target.lead, reference[:, WEEKS:] * growth(years, reference)[:, None])
+    assert (target.unit > target.offset[:, None]).all()
+    assert (target.offset > 0).all()
     # No season is left: the spread over the weeks is that of the noise.
     assert np.nanstd(target.panel.sales[:4], axis=1).max() < 0.12
+
+
+def test_a_small_week_counts_little_and_a_peak_in_full():
+    """Twice last year's week is 1.5 where the week is usual, less where it is small and almost 2 where it is a peak."""
+    week = np.full(YEAR, 100.0)
+    week[10], week[20] = 10.0, 1000.0
+    sales = np.concatenate([week, 2 * week])[None]
+    weeks = np.datetime64("2022-01-07") + 7 * np.arange(2 * YEAR)
+    panel = Panel(np.array(["1"]), np.array(["a"]), weeks, sales, events=())
+    ratio = build_target(panel, HORIZON, RATIO).panel.sales[0]
+    assert ratio[10] < 1.1 < ratio[0] < 1.6 < 1.85 < ratio[20] < 2
 
 
 def test_a_series_of_the_first_year_alone_still_has_a_value_to_start_from(years: Panel):
@@ -49,15 +91,6 @@ def test_a_series_of_the_first_year_alone_still_has_a_value_to_start_from(years:
     assert len(target.panel) == len(years)
     assert target.panel.observed[5].sum() == 1
     assert target.panel.sales[5, -1] == 1.0
-
-
-def test_the_median_is_led_by_both_and_the_spread_by_the_network():
-    unit, level = np.array([[100.0, 200.0]]), np.array([1.2])
-    outputs = np.array([[[0.8, 0.7], [1.0, 0.9], [1.3, 1.4]]])  # (1, 3 quantiles, 2 weeks)
-    found = rescale(outputs, outputs[:, 1], unit, level)
-    middle = (DEEPAR_SHARE * outputs[:, 1] + (1 - DEEPAR_SHARE) * 1.2) * unit
-    np.testing.assert_allclose(found[:, 1], middle)
-    np.testing.assert_allclose(np.diff(found, axis=1), np.diff(outputs, axis=1) * unit[:, None])
 
 
 def test_ratios_that_are_no_measure_are_cut(years: Panel):
@@ -68,15 +101,80 @@ def test_ratios_that_are_no_measure_are_cut(years: Panel):
     assert np.nanmin(target.panel.sales) >= -5
 
 
+class TestCombine:
+    @settings(derandomize=True, deadline=None, max_examples=30)
+    @given(seed=st.integers(0, 999), share=st.floats(0, 1), width=st.floats(0.5, 3))
+    def test_the_median_moves_and_the_distances_from_it_are_the_networks_times_the_width(self, seed, share, width):
+        rng = np.random.default_rng(seed)
+        network, lead = np.sort(rng.normal(0, 100, (4, 5, HORIZON)), axis=1), rng.normal(0, 100, (4, HORIZON))
+        found = combine(network, network[:, 2], lead, share, np.full((4, HORIZON), width))
+        np.testing.assert_allclose(found[:, 2], share * network[:, 2] + (1 - share) * lead, atol=1e-9)
+        np.testing.assert_allclose(found - found[:, [2]], (network - network[:, [2]]) * width, atol=1e-9)
+        assert (np.diff(found, axis=1) >= -1e-9).all()
+
+    def test_the_network_alone_is_left_as_it_is(self):
+        network = np.arange(12.0).reshape(1, 3, 4)
+        np.testing.assert_array_equal(
+            combine(network, network[:, 1], np.full((1, 4), 9.0), 1.0, np.ones((1, 4))), network
+        )
+
+    def test_each_series_and_week_has_a_width_of_its_own(self):
+        network = np.array([[[8.0, 8.0], [10.0, 10.0], [14.0, 14.0]]])
+        found = combine(network, network[:, 1], np.zeros((1, 2)), 1.0, np.array([[1.0, 0.5]]))
+        np.testing.assert_array_equal(found, [[[8, 9], [10, 10], [14, 12]]])
+
+
+class TestFeatures:
+    def test_sales_have_the_covariates_as_they_are(self, years: Panel):
+        panel = with_promo(years)
+        assert build_target(years, HORIZON, SALES).features is None
+        np.testing.assert_array_equal(build_target(panel, HORIZON, SALES).features, panel.covariates.values)
+
+    def test_the_size_of_the_week_is_last_and_all_that_blind_networks_miss(self, years: Panel):
+        assert build_target(years, HORIZON, RATIO).panel.covariates.names == (SIZE,)
+        covariates = build_target(with_promo(years), HORIZON, RATIO).panel.covariates
+        assert covariates.names == ("promo", "promo_last_year", SIZE)
+        assert BLIND_FEATURES == 1
+
+    def test_covariates_are_those_of_the_week_and_of_the_week_it_is_measured_by(self, years: Panel):
+        """With no holidays to line up, the week measured by is 52 weeks earlier."""
+        now, before, _ = build_target(with_promo(years), HORIZON, RATIO).features
+        number = np.arange(YEAR, WEEKS + HORIZON) + 1000.0 * np.arange(6)[:, None]
+        np.testing.assert_array_equal(now, number)
+        np.testing.assert_allclose(before, number - YEAR)
+
+    def test_a_week_near_a_holiday_is_measured_by_the_week_as_far_from_last_years(self, years: Panel):
+        """The week of Easter 2023, 9 April, by that of 17 April 2022, not by that of 8 April."""
+        panel = dataclasses.replace(with_promo(years), events=None)
+        week = panel.position(np.datetime64("2023-04-14").item())
+        before = build_target(panel, HORIZON, RATIO).features[1, 0, week - YEAR]
+        assert before == pytest.approx(panel.position(np.datetime64("2022-04-22").item()))
+
+    def test_the_size_is_that_of_the_reference_for_the_series(self, years: Panel):
+        size, reference = build_target(years, HORIZON, RATIO).features[-1], last_year(years, HORIZON)[:, YEAR:]
+        assert size.shape == reference.shape
+        np.testing.assert_array_equal(size[0].argsort(), reference[0].argsort())
+        larger = dataclasses.replace(years, sales=years.sales * 10)
+        np.testing.assert_allclose(build_target(larger, HORIZON, RATIO).features[-1], size, rtol=1e-9, atol=1e-12)
+
+
 def test_nothing_after_the_cutoff_is_known(years: Panel):
+    """But for what is planned: covariates known ahead are read in the weeks to be forecast."""
     cutoff = years.weeks[85].item()
     later = years.sales.copy()
     later[:, 86:] *= 7
-    changed = Panel(years.store, years.dept, years.weeks, later)
-    before, after = (build_target(p.until(cutoff), HORIZON, RATIO) for p in (years, changed))
+    changed = with_promo(Panel(years.store, years.dept, years.weeks, later))
+    changed.covariates.values[:, :, 86 + HORIZON :] = 9e9
+    before, after = (build_target(_ended(p.until(cutoff)), HORIZON, RATIO) for p in (with_promo(years), changed))
+    for name in ("unit", "offset", "lead", "features"):
+        np.testing.assert_array_equal(getattr(before, name), getattr(after, name))
     np.testing.assert_array_equal(before.panel.sales, after.panel.sales)
-    np.testing.assert_array_equal(before.unit, after.unit)
-    np.testing.assert_array_equal(before.level, after.level)
+
+
+def _ended(panel: Panel) -> Panel:
+    """Covariates of the horizon, as `complete` leaves them."""
+    values = panel.covariates.values[:, :, : len(panel.weeks) + HORIZON]
+    return dataclasses.replace(panel, covariates=dataclasses.replace(panel.covariates, values=values))
 
 
 def test_the_ratio_needs_a_year_and_weeks_to_learn_from(years: Panel):
