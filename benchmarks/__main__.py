@@ -188,7 +188,11 @@ class Runner:
             files = [here / "peers" / f"{model.program}.py", here / "peers-requirements.txt"]
         else:
             parts = ("deepar", "series", "evaluation")
-            files = [here / "ours.py", package / "engine.py", *(f for p in parts for f in (package / p).glob("*.py"))]
+            files = [
+                here / "ours.py",
+                package / "selection.py",
+                *(f for p in parts for f in (package / p).glob("*.py")),
+            ]
         content = hashlib.sha256(json.dumps([asdict(model), self.machine, self.data.digest]).encode())
         for path in sorted(files):
             content.update(path.read_bytes())

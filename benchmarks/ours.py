@@ -20,7 +20,7 @@ import torch
 
 from benchmarks import protocol
 from benchmarks.measure import PATHS, QUANTILES, Floats, Job, Outcome, answer, timed
-from forecast_platform import deepar, engine
+from forecast_platform import deepar, selection
 from forecast_platform.cli import main as command_line
 from forecast_platform.deepar import sampling, training  # noqa: F401 - so that loading them counts as import
 from forecast_platform.evaluation.baselines import seasonal_naive
@@ -62,15 +62,18 @@ def plain(job: Job) -> Outcome:
 
 
 def network(job: Job) -> Outcome:
-    settings = Settings(preset="walmart")
     sales = protocol.read_sales(_sales(job))
     history = protocol.old_enough(protocol.to_panel(sales), dt.date.fromisoformat(job.cutoff))
-    given = engine.hyperparameters(settings.context_length, job.horizon, job.seed, settings.hyperparameters, RATIO)
-    given = engine.with_epochs(given, history, RATIO)
-    view = build_target(history, job.horizon, RATIO).panel
-    trained = engine.trainable(view, given)
+    given = selection.plans(Settings(preset="walmart"), job.horizon, job.seed)[RATIO]
+    given = selection.with_epochs(RATIO, given, history)
+    target = build_target(history, job.horizon, RATIO)
+    trained = selection.trainable(target.panel, given)
     categories = Categories.of(trained)
-    outcome = _train_and_predict(job, to_series_set(trained, categories), to_series_set(view, categories), given)
+    assert trained.covariates is not None
+    assert target.features is not None
+    features = trained.covariates.values[:, :, : len(trained.weeks)]
+    series = to_series_set(trained, categories, features)
+    outcome = _train_and_predict(job, series, to_series_set(target.panel, categories, target.features), given)
     return replace(outcome, quantiles=None)  # of the ratio, not of sales
 
 
@@ -98,19 +101,19 @@ def _train_and_predict(job: Job, train: deepar.SeriesSet, everyone: deepar.Serie
 def fev(job: Job) -> Outcome:
     panel = protocol.to_panel(protocol.read_sales(_sales(job)))
     history, cut, truth = protocol.fev_task(panel)
-    parameters, ratio = engine.plans(Settings(preset="walmart"), protocol.FEV_HORIZON, job.seed)
+    candidates = selection.plans(Settings(preset="walmart"), protocol.FEV_HORIZON, job.seed)
     models = {
         "last_value": protocol.last_value,
         "seasonal_naive": seasonal_naive,
         "aligned_last_year": aligned_last_year,
-        "deepar": engine.shipped_forecaster(parameters, ratio),
+        "deepar": selection.shipped_forecaster(candidates),
     }
     scores, seconds = {}, 0.0
     for name, forecaster in models.items():
         forecast, seconds = timed(lambda f=forecaster: protocol.fev_forecast(history, cut, f))  # type: ignore[misc]
         scores[name] = protocol.fev_score(truth, forecast)
     origins = {str(panel.weeks[o]): len(m) for o, m in protocol.fev_origins(cut).items()}
-    return Outcome(None, seconds, None, {}, len(truth), parameters, {"scores": scores, "origins": origins})
+    return Outcome(None, seconds, None, {}, len(truth), candidates, {"scores": scores, "origins": origins})
 
 
 def _sales(job: Job) -> Path:

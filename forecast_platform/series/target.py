@@ -22,6 +22,7 @@ from forecast_platform.series.reference import MAX_HORIZON, YEAR, growth, last_y
 
 SALES, RATIO = "sales", "ratio"
 _LARGEST_RATIO = 5.0
+DAMPING = 1.0  # the offset, in usual weeks of sales
 # Last feature of the ratio: how large the week is for the series. Half the networks do without it (BLIND_FEATURES).
 SIZE = "size_of_week"
 BLIND_FEATURES = 1
@@ -95,7 +96,7 @@ def build_target(panel: Panel, horizon: int, kind: str) -> Target:
         raise ValueError(f"{known} weeks of history have no last year to refer to; use the target {SALES!r}")
     reference = last_year(panel, horizon)
     lead = reference[:, known:] * growth(panel, reference)[:, None]
-    offset = reference[:, YEAR:known].mean(axis=1)
+    offset = DAMPING * reference[:, YEAR:known].mean(axis=1)
     unit = reference[:, YEAR:] + offset[:, None]
     ratio = (panel.sales[:, YEAR:] + offset[:, None]) / unit[:, : known - YEAR]
     ratio = np.clip(ratio, -_LARGEST_RATIO, _LARGEST_RATIO)
