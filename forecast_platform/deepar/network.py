@@ -112,7 +112,8 @@ class DeepARNetwork(nn.Module):
 
     def skip(self, varying: Tensor) -> Tensor:
         """What the lags (T, 2L + F, B) add to raw output `skip_to`: (T, B)."""
-        return torch.matmul(self.w_skip, varying[:, : 2 * self.shape.num_lags])[:, 0]
+        lags = varying[:, : 2 * self.shape.num_lags]
+        return torch.bmm(self.w_skip.expand(len(lags), 1, -1), lags)[:, 0]
 
     def forward(self, varying: Tensor, static: Tensor, keep: Tensor | None = None) -> list[Tensor]:
         """Teacher-forced unroll to P raw outputs of shape (T, B).

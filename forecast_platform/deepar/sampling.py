@@ -65,8 +65,8 @@ def predict(
     A series' paths depend on its own content, `seed` and `num_samples` alone, never on the other series, their order
     or `batch_series` (series encoded together). Two identical series get identical paths. The paths of a series spread
     evenly over its distribution (randomness.uniforms): quantiles of 50 are as good as those of 100 independent ones.
-    Quantiles interpolate linearly between the ordered samples. `progress` receives (series done, series). Beyond
-    SageMaker: a category equal to its cardinality stands for one that training did not see, and takes the mean
+    Quantiles interpolate linearly between the ordered samples (Hazen's). `progress` receives (series done, series).
+    Beyond SageMaker: a category equal to its cardinality stands for one that training did not see, and takes the mean
     embedding; of K networks, path p is drawn by number p % K.
 
     Raises:
@@ -282,12 +282,16 @@ class _Decoder:
 
 
 def _quantiles(paths: Floats, levels: list[float]) -> Floats:
-    """(H, b, S) to (b, Q, H): linear interpolation between order statistics. Sorts `paths` in place."""
+    """(H, b, S) to (b, Q, H): linear interpolation between order statistics. Sorts `paths` in place.
+
+    Each of the S values stands for an equal share of the distribution, for whose middle it is taken (Hazen 1914).
+    Spreading them from level 0 to 1 instead would narrow every interval, at 50 paths by 3%.
+    """
     paths.sort(axis=2)
-    position = np.asarray(levels) * (paths.shape[2] - 1)
+    last = paths.shape[2] - 1
+    position = (np.asarray(levels) * paths.shape[2] - 0.5).clip(0, last)
     low = np.floor(position).astype(np.int64)
-    high = np.minimum(low + 1, paths.shape[2] - 1)
     part = (position - low).astype(np.float32)
     below = paths[:, :, low]
-    out: Floats = (below + (paths[:, :, high] - below) * part).transpose(1, 2, 0)
+    out: Floats = (below + (paths[:, :, np.minimum(low + 1, last)] - below) * part).transpose(1, 2, 0)
     return out
