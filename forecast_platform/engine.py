@@ -149,7 +149,8 @@ class LocalEngine:
         """
         cutoff = panel.weeks[-1].astype(dt.date)
         plans = {name: with_epochs(name, parameters, panel) for name, parameters in candidates.items()}
-        key = digest(panel, json.dumps(plans, sort_keys=True), str(num_samples), code_version())
+        divided_by = repr(panel.exposure and panel.exposure.names)  # the same column may be a covariate instead
+        key = digest(panel, json.dumps(plans, sort_keys=True), str(num_samples), divided_by, code_version())
         folder = self.models / key
         if (folder / "training.json").exists():
             return Model.load(folder)

@@ -6,25 +6,34 @@ import dataclasses
 import datetime as dt
 import json
 import threading
-from typing import ClassVar
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forecast_platform import deepar, engine
-from forecast_platform.engine import Judgement, LocalEngine, Model, TooLittleHistory, hyperparameters, training_week
-from forecast_platform.series.batch import read_batch, write_batch
+from forecast_platform import deepar, engine, selection
+from forecast_platform.engine import LocalEngine, Model, TooLittleHistory, training_panel, training_week
+from forecast_platform.evaluation.calibration import Calibration
+from forecast_platform.selection import SKIP, Choice, Judgement, plans, shipped_forecaster
+from forecast_platform.series.batch import Batch, read_batch, write_batch
+from forecast_platform.series.covariates import Covariates, Declaration
 from forecast_platform.series.encoding import to_series_set
 from forecast_platform.series.panel import Panel
-from forecast_platform.series.target import build_target
+from forecast_platform.series.target import RATIO, SALES, build_target
+from forecast_platform.settings import Settings
 from forecast_platform.weeks import WEEK, WEEKDAYS, WeekCalendar
 
 QUANTILES = (0.1, 0.5, 0.9)
-PARAMETERS = hyperparameters(
-    4, 4, 0, {"epochs": "2", "num_cells": "8", "num_layers": "1", "embedding_dimension": "2", "mini_batch_size": "32"}
-)
+SMALL = {"epochs": "2", "num_cells": "8", "embedding_dimension": "2", "mini_batch_size": "32", "num_networks": "1"}
+
+
+def candidates(target: str = "sales", **changes: str) -> dict[str, dict[str, str]]:
+    return plans(Settings(context_length=4, prediction_length=4, target=target, hyperparameters={**SMALL, **changes}))
+
+
+ONE = candidates()
+LONG = candidates(epochs="14")
 
 
 def make_panel(series: int = 9, weeks: int = 40, seed: int = 0) -> Panel:
@@ -44,7 +53,7 @@ PANEL = make_panel()
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> tuple[LocalEngine, Model]:
     local = LocalEngine(tmp_path_factory.mktemp("models"))
-    return local, local.train(PANEL, PARAMETERS, num_samples=20)
+    return local, local.train(PANEL, ONE, num_samples=20)
 
 
 @pytest.fixture
@@ -63,12 +72,13 @@ class TestAddress:
         monkeypatch.setattr(deepar, "train", no_training)
         before = {p: p.stat().st_mtime_ns for p in local.models.rglob("*")}
         copy = dataclasses.replace(PANEL, sales=PANEL.sales.copy())
-        assert local.train(copy, dict(reversed(PARAMETERS.items())), num_samples=20) == model
-        assert LocalEngine(local.models).train(PANEL, PARAMETERS, num_samples=20) == model
+        reordered = {name: dict(reversed(parameters.items())) for name, parameters in ONE.items()}
+        assert local.train(copy, reordered, num_samples=20) == model
+        assert LocalEngine(local.models).train(PANEL, ONE, num_samples=20) == model
         assert {p: p.stat().st_mtime_ns for p in local.models.rglob("*")} == before
 
     def test_the_same_training_elsewhere_gives_the_same_model(self, tmp_path, short):
-        models = [LocalEngine(tmp_path / name).train(short, PARAMETERS) for name in "ab"]
+        models = [LocalEngine(tmp_path / name).train(short, ONE) for name in "ab"]
         assert models[0].digest == models[1].digest
         assert models[0].version == models[1].version
         assert models[0].loss_curve == models[1].loss_curve
@@ -85,20 +95,26 @@ class TestAddress:
         monkeypatch.setattr(engine.Model, "load", remember)
         monkeypatch.setattr(engine.Path, "exists", lambda path: True)
 
-        def digest(panel=short, parameters=PARAMETERS, num_samples=100) -> str:
+        def digest(panel=short, plans=ONE, num_samples=100) -> str:
             with pytest.raises(FileNotFoundError):
-                LocalEngine(tmp_path).train(panel, parameters, num_samples=num_samples)
+                LocalEngine(tmp_path).train(panel, plans, num_samples=num_samples)
             return asked[-1]
 
         changed = short.sales.copy()
         changed[0, -1] += 0.01
+        other, another = promoted(short), promoted(short)
+        another.covariates.values[0, 0, 0] = 1 - another.covariates.values[0, 0, 0]
         digests = [
             digest(),
             digest(panel=dataclasses.replace(short, sales=changed)),
             digest(panel=short.until(short.weeks[-2])),
-            digest(parameters={**PARAMETERS, "seed": "1"}),
-            digest(parameters={**PARAMETERS, "num_cells": "9"}),
-            digest(parameters={k: v for k, v in PARAMETERS.items() if k != "mini_batch_size"}),
+            digest(panel=other),
+            digest(panel=another),
+            digest(panel=dataclasses.replace(short, exposure=other.covariates)),
+            digest(plans=candidates(seed="1")),
+            digest(plans=candidates(num_cells="9")),
+            digest(plans={SALES: {k: v for k, v in ONE[SALES].items() if k != "mini_batch_size"}}),
+            digest(plans=candidates("auto")),
             digest(num_samples=99),
         ]
         assert digest() == digests[0]
@@ -110,12 +126,13 @@ class TestAddress:
         assert engine.code_version() == engine.code_version.__wrapped__()
         assert len(engine.code_version()) == 12
 
-    def test_hyperparameters_are_strings_and_an_installations_own_win(self):
-        parameters = hyperparameters(12, 8, 3, {"learning_rate": "0.1", "seed": "5"})
-        assert all(isinstance(value, str) for value in parameters.values())
-        assert (parameters["context_length"], parameters["prediction_length"]) == ("12", "8")
-        assert (parameters["learning_rate"], parameters["seed"]) == ("0.1", "5")
-        deepar.HyperParameters.parse({"epochs": "1", **parameters})
+    @pytest.mark.parametrize("module", ["selection", "calibration", "covariates", "holidays", "reference", "target"])
+    def test_code_version_is_of_what_chooses_and_prepares_too(self, tmp_path, monkeypatch, module):
+        changed, getfile = tmp_path / "changed.py", engine.inspect.getfile
+        changed.write_text("# other code")
+        mine = getattr(engine, module)
+        monkeypatch.setattr(engine.inspect, "getfile", lambda m: str(changed) if m is mine else getfile(m))
+        assert engine.code_version.__wrapped__() != engine.code_version()
 
 
 class TestRhythm:
@@ -137,18 +154,30 @@ class TestRhythm:
         assert [training_week(w, calendar, 1) for w in weeks] == weeks
 
 
+class TestTrainingPanel:
+    def test_a_model_is_trained_on_the_weeks_up_to_its_training_week(self):
+        week = PANEL.weeks[37].item()
+        panel = training_panel(make_panel(series=36), week, ONE)
+        assert panel.weeks[-1] == PANEL.weeks[37]
+
+    @pytest.mark.parametrize("position", [-5, 0, 10])
+    def test_or_on_all_of_them_when_those_are_too_few_to_train_on_and_judge(self, position):
+        week = PANEL.weeks[0].item() + position * WEEK
+        assert training_panel(PANEL, week, ONE) is PANEL
+
+
 class TestTooLittle:
     def test_weeks(self, tmp_path):
         with pytest.raises(TooLittleHistory, match=r"^7 weeks and 420 observations up to 2024-02-16; .* 8 weeks "):
-            LocalEngine(tmp_path).train(Panel(*_flat(60, 7)), PARAMETERS)
+            LocalEngine(tmp_path).train(Panel(*_flat(60, 7)), ONE)
         assert not list(tmp_path.iterdir())
 
     def test_observations(self, tmp_path):
         with pytest.raises(TooLittleHistory, match=r"^40 weeks and 280 observations .* and 300 observations"):
-            LocalEngine(tmp_path).train(Panel(*_flat(7, 40)), PARAMETERS)
+            LocalEngine(tmp_path).train(Panel(*_flat(7, 40)), ONE)
 
     def test_observations_that_suffice_to_train_but_not_to_hold_weeks_out(self, tmp_path):
-        model = LocalEngine(tmp_path).train(Panel(*_flat(8, 39)), PARAMETERS)
+        model = LocalEngine(tmp_path).train(Panel(*_flat(8, 39)), ONE)
         assert model.observations == 312
         assert model.judgement.verdict == "unjudged"
         assert "280 observations" in model.judgement.why
@@ -163,7 +192,7 @@ def _flat(series: int, weeks: int):
 
 class TestJudgement:
     def test_a_history_too_short_is_not_judged_but_served(self, tmp_path, short):
-        model = LocalEngine(tmp_path).train(short, PARAMETERS)
+        model = LocalEngine(tmp_path).train(short, ONE)
         assert model.judgement == Judgement("unjudged", "11 weeks of history are too few to hold out 4 of them")
 
     def test_the_backtest_held_out_the_last_weeks(self, trained):
@@ -176,23 +205,6 @@ class TestJudgement:
         assert 0 <= judgement.coverage80 <= 1
         assert f"{judgement.wape:.4f}" in judgement.why
         assert f"{judgement.naive_wape:.4f}" in judgement.why
-
-    @pytest.mark.parametrize(("perfect", "verdict"), [(True, "passed"), (False, "below_naive")])
-    def test_the_verdict_compares_with_last_years_week(self, tmp_path, monkeypatch, perfect, verdict):
-        """Against a naive that repeats a year which was far off: knowing the answer passes, nonsense does not."""
-
-        def forecaster(*arguments):
-            def forecast(history, horizon, quantiles):
-                assert len(history.weeks) == 36, "the last weeks are not shown"
-                answer = PANEL.sales[:, 36:] if perfect else np.full((len(history), horizon), 1e6)
-                return np.repeat(answer[:, None], len(quantiles), axis=1)
-
-            return forecast
-
-        monkeypatch.setattr(engine, "deepar_forecaster", forecaster)
-        model = LocalEngine(tmp_path).train(PANEL, {**PARAMETERS, "epochs": "1"})
-        assert model.judgement.verdict == verdict
-        assert (model.judgement.wape == 0) is perfect
 
     def test_the_model_that_serves_has_seen_the_weeks_held_out(self, trained):
         _, model = trained
@@ -214,7 +226,7 @@ class TestStored:
             moved.rename(model.folder)
 
     def test_an_unjudged_one_too(self, tmp_path, short):
-        model = LocalEngine(tmp_path).train(short, PARAMETERS)
+        model = LocalEngine(tmp_path).train(short, ONE)
         assert Model.load(model.folder) == model
         assert model.judgement.cutoff is None
 
@@ -230,7 +242,7 @@ class TestStored:
 
         def wants():
             told = []
-            model = LocalEngine(tmp_path).train(short, PARAMETERS, progress=lambda *step: told.append(step))
+            model = LocalEngine(tmp_path).train(short, ONE, progress=lambda *step: told.append(step))
             trained.append((model.version, bool(told)))
 
         runs = [threading.Thread(target=wants) for _ in range(2)]
@@ -243,15 +255,13 @@ class TestStored:
 
     def test_progress_is_told(self, tmp_path, short):
         told = []
-        LocalEngine(tmp_path).train(short, PARAMETERS, progress=lambda *step: told.append(step))
+        LocalEngine(tmp_path).train(short, ONE, progress=lambda *step: told.append(step))
         assert told == [("train", 1, 2), ("train", 2, 2)]
 
 
 class TestKilled:
-    LONG: ClassVar[dict[str, str]] = {**PARAMETERS, "epochs": "14"}
-
     def test_a_training_killed_half_way_goes_on_and_ends_in_the_same_model(self, tmp_path, short):
-        whole = LocalEngine(tmp_path / "whole").train(short, self.LONG)
+        whole = LocalEngine(tmp_path / "whole").train(short, LONG)
 
         def killed(what, done, total):
             if done == 12:
@@ -259,10 +269,10 @@ class TestKilled:
 
         local = LocalEngine(tmp_path / "killed")
         with pytest.raises(KeyboardInterrupt):
-            local.train(short, self.LONG, progress=killed)
+            local.train(short, LONG, progress=killed)
         assert not (local.models / whole.digest).exists(), "half a model is never found"
         steps = []
-        model = local.train(short, self.LONG, progress=lambda what, done, total: steps.append(done))
+        model = local.train(short, LONG, progress=lambda what, done, total: steps.append(done))
         assert steps == [11, 12, 13, 14], "from the checkpoint of epoch 10"
         assert (model.version, model.loss_curve) == (whole.version, whole.loss_curve)
         assert model.artifact.read_bytes() == whole.artifact.read_bytes()
@@ -278,9 +288,9 @@ class TestKilled:
         local = LocalEngine(tmp_path)
         monkeypatch.setattr(deepar, "save_artifact", killed)
         with pytest.raises(KeyboardInterrupt):
-            local.train(short, PARAMETERS)
+            local.train(short, ONE)
         monkeypatch.undo()
-        model = local.train(short, PARAMETERS)
+        model = local.train(short, ONE)
         assert [p.name for p in tmp_path.glob("[!.]*")] == [model.digest], "what was half written is gone"
 
 
@@ -332,59 +342,122 @@ class TestTransform:
         local.transform(model, batch, 10, QUANTILES, 0, progress=lambda *step: told.append(step))
         assert told == [("predict", 1, 3), ("predict", 2, 3), ("predict", 3, 3)]
 
-    def test_a_forecaster_of_the_backtest_gives_quantiles_in_order(self):
-        forecast = engine.deepar_forecaster(PARAMETERS, 20)(PANEL.until(PANEL.weeks[35]), 4, QUANTILES)
-        assert forecast.shape == (len(PANEL), 3, 4)
-        assert (np.diff(forecast, axis=1) >= 0).all()
+
+def promoted(panel: Panel, name: str = "promo", weeks_ahead: int = 4) -> Panel:
+    """With a covariate known that far ahead."""
+    values = (np.arange(len(panel.weeks) + weeks_ahead) + np.arange(len(panel))[:, None]) % 3.0
+    return dataclasses.replace(panel, covariates=Covariates((Declaration(name),), values[None]))
+
+
+class TestChosen:
+    """What the backtest chose is stored with the model and decides what is published."""
+
+    WEEKS = 92
+    PLAYED = Judgement("unjudged", "played")
+    CHOICES = (
+        Choice(SALES, PLAYED, 0.75, Calibration(((2.0, 0.5), (1.0, 3.0), (1.5, 1.0)), (500.0,))),
+        Choice(SKIP, PLAYED, 0.0),
+        Choice(RATIO, PLAYED, 0.5, Calibration(((1.0, 2.0),), (300.0,))),
+    )
+
+    @pytest.fixture(params=CHOICES, ids=lambda choice: choice.name)
+    def choice(self, request, monkeypatch) -> Choice:
+        for module in (engine, selection):
+            monkeypatch.setattr(module, "choose", lambda *given: request.param)
+        return request.param
+
+    @pytest.fixture
+    def panel(self) -> Panel:
+        """With a promotion, and stores open for half of the first week ahead and not at all in the second."""
+        panel = promoted(make_panel(weeks=self.WEEKS))
+        days = np.full((1, len(panel), self.WEEKS + 4), 6.0)
+        days[:, :, self.WEEKS : self.WEEKS + 2] = [3, 0]
+        return dataclasses.replace(panel, exposure=Covariates((Declaration("open_days"),), days))
+
+    @pytest.fixture
+    def made(self, tmp_path, panel, choice) -> tuple[LocalEngine, Model]:
+        local = LocalEngine(tmp_path / "models")
+        return local, local.train(panel, candidates("auto"))
+
+    def test_it_is_stored_and_loaded(self, made, choice):
+        local, model = made
+        assert (model.target, model.share, model.calibration) == (choice.name, choice.share, choice.calibration)
+        assert model.features == ("promo",)
+        assert model.hyperparameters == candidates("auto")[choice.name]
+        assert Model.load(model.folder) == model
+        assert local.models / model.digest == model.folder
+
+    def test_what_is_published_is_what_the_backtest_would_have_scored(self, made, panel, tmp_path):
+        local, model = made
+        batch, notices = local.prepare(model, panel, tmp_path / "batch", 2)
+        assert notices == ()
+        local.transform(model, batch, 25, QUANTILES, seed=0)
+        parts = list(read_batch(batch, QUANTILES, 4))
+        found = np.concatenate([part.quantiles for part in parts])
+        want = shipped_forecaster(candidates("auto"), 25, told=lambda line: None)(panel, 4, QUANTILES)
+        np.testing.assert_allclose(found, want, rtol=1e-3, atol=0.05)
+        np.testing.assert_array_equal(found[:, :, 1], 0)
+        mean, samples = (np.concatenate([getattr(p, name) for p in parts]) for name in ("mean", "samples"))
+        np.testing.assert_allclose(samples.mean(axis=1), mean, rtol=1e-3, atol=0.05)
+
+
+class TestPrepared:
+    @pytest.fixture(scope="class")
+    def made(self, tmp_path_factory) -> tuple[LocalEngine, Model]:
+        local = LocalEngine(tmp_path_factory.mktemp("models"))
+        return local, local.train(promoted(make_panel(series=36, weeks=11)), ONE)
+
+    def test_a_later_week_of_other_series_is_served(self, made, tmp_path):
+        local, model = made
+        batch, _ = local.prepare(model, promoted(make_panel(series=40, weeks=15)), tmp_path / "batch", 3)
+        assert local.transform(model, batch, 10, QUANTILES, 0) == 40
+
+    def test_columns_the_model_does_not_know_are_not_shown_to_it(self, made, tmp_path):
+        local, model = made
+        panel = promoted(make_panel(series=36, weeks=15))
+        more = Covariates(
+            (Declaration("aaa"), *panel.covariates.columns), np.concatenate([9 + panel.covariates.values] * 2)
+        )
+        more.values[1] -= 9
+        batches = [
+            local.prepare(model, p, tmp_path / name, 1)[0]
+            for name, p in (("a", panel), ("b", dataclasses.replace(panel, covariates=more)))
+        ]
+        assert _lines(batches[0]) == _lines(batches[1])
+
+    def test_a_column_it_was_trained_with_that_no_longer_lands_is_named(self, made, tmp_path):
+        local, model = made
+        panel = make_panel(series=36, weeks=15)
+        for there in (panel, promoted(panel, "price")):
+            with pytest.raises(ValueError, match="the model was trained with promo, which the features no longer hold"):
+                local.prepare(model, there, tmp_path / "batch", 1)
+
+    def test_a_column_that_ends_too_early_is_named(self, made, tmp_path):
+        local, model = made
+        panel = promoted(make_panel(series=36, weeks=15), weeks_ahead=2)
+        with pytest.raises(ValueError, match=r"promo has no value for the week of 2024-05-03"):
+            local.prepare(model, panel, tmp_path / "batch", 1)
+
+
+def _lines(batch: Batch) -> list[bytes]:
+    return [source.read_bytes() for source, _ in batch.shards()]
 
 
 class TestTarget:
-    """The choice between sales and their ratio to last year."""
+    """From the choice to the published forecast, on two and a half years whose season is nothing but last year's."""
 
-    SALES: ClassVar[dict[str, str]] = {**PARAMETERS, "epochs": "150", "learning_rate": "0.01"}
-    RATIO: ClassVar[dict[str, str]] = {
-        **SALES,
-        "scaling_length": "8",
-        "scaling_power": "0.7",
-        "time_features": "ignore",
-        "lag_support": "8",
-    }
-
-    @staticmethod
-    def seasonal(noise: float) -> Panel:
-        """Two years whose season is nothing but last year's: a short training cannot learn it."""
+    def test_the_ratio_is_chosen_and_comes_back_in_sales(self, tmp_path):
         rng = np.random.default_rng(5)
-        season = rng.lognormal(0, 0.8, 52)
-        sales = np.tile(season, 3)[:130] * np.arange(2, 14)[:, None] * 50 * rng.lognormal(0, noise, (12, 130))
+        season = np.tile(rng.lognormal(0, 0.8, 52), 3)[:130] * np.arange(2, 14)[:, None] * 50
         weeks = np.datetime64("2022-01-07") + 7 * np.arange(130)
-        return Panel(np.repeat(["1", "2", "3"], 4), np.tile(list("abcd"), 3), weeks, sales)
-
-    def test_the_ratio_is_chosen_where_last_year_repeats_itself(self, tmp_path):
-        panel = self.seasonal(0.02)
-        model = LocalEngine(tmp_path).train(panel, self.SALES, ratio=self.RATIO)
-        assert model.target == "ratio"
-        assert model.judgement.wape < 0.1
-        assert "sales" in model.judgement.why
-        assert model.hyperparameters["scaling_length"] == "8"
-        assert Model.load(model.folder) == model
-
-    def test_sales_are_kept_where_the_ratio_is_not_asked_for_or_not_possible(self, tmp_path, short):
-        panel = self.seasonal(0.02)
-        assert LocalEngine(tmp_path).train(panel, self.SALES).target == "sales"
-        assert LocalEngine(tmp_path).train(short, self.SALES, ratio=self.RATIO).target == "sales"
-
-    def test_a_batch_of_the_ratio_comes_back_in_sales(self, tmp_path):
-        panel = self.seasonal(0.02)
+        store, dept = np.repeat(["1", "2", "3"], 4), np.tile(list("abcd"), 3)
+        panel = Panel(store, dept, weeks, season * rng.lognormal(0, 0.02, (12, 130)), events=())
         local = LocalEngine(tmp_path / "models")
-        model = local.train(panel, self.SALES, ratio=self.RATIO)
-        view = build_target(panel, 4, "ratio")
-        batch = write_batch(tmp_path / "batch", panel, view, model.categories, 2)
+        model = local.train(panel, candidates("auto", epochs="40", learning_rate="0.02"), num_samples=20)
+        assert model.target == RATIO
+        assert model.judgement.wape < 0.1
+        batch, _ = local.prepare(model, panel, tmp_path / "batch", 2)
         local.transform(model, batch, 25, QUANTILES, 0)
-        parts = list(read_batch(batch, QUANTILES, 4))
-        median = np.concatenate([part.quantiles[:, 1] for part in parts])
-        actual = np.tile(self.seasonal(0.0).sales[:, 26:30], 1)  # weeks 130 .. 133 repeat weeks 26 .. 29
+        median = np.concatenate([part.quantiles[:, 1] for part in read_batch(batch, QUANTILES, 4)])
+        actual = season[:, 26:30]  # weeks 130 .. 133 repeat weeks 26 .. 29
         assert np.abs(median / actual - 1).mean() < 0.1
-        mean, samples = (np.concatenate([getattr(p, name) for p in parts]) for name in ("mean", "samples"))
-        np.testing.assert_allclose(samples.mean(axis=1), mean, rtol=1e-3)
-        forecast = engine.deepar_forecaster(model.hyperparameters, 25, target="ratio")(panel, 4, QUANTILES)
-        np.testing.assert_allclose(forecast[:, 1], median, rtol=1e-3)
