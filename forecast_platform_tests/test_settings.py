@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from forecast_platform.landing.contract import PRESETS
+from forecast_platform.selection import plans
 from forecast_platform.series.covariates import Declaration, Declarations
 from forecast_platform.settings import Settings, get_settings, home
 
@@ -138,6 +139,9 @@ def test_wrong_quantiles_are_refused(monkeypatch, text, why):
     ("active_weeks", "0"),
     ("first_week", "soon"),
     ("seed", "-1"),
+    ("context_length", "-1"),
+    ("prediction_length", "0"),
+    ("target", "profit"),
     ("profile", "mars"),
     ("week_ends", "FUNDAY"),
     ("date_format", "%d"),
@@ -200,6 +204,16 @@ def test_wrong_declarations_say_what_to_write(monkeypatch, name, value, why):
 def test_an_exposure_declared_as_past_is_refused():
     with pytest.raises(ValidationError, match="days is the exposure and must be known ahead"):
         Settings(covariates={"days": "past"}, exposure="days")
+
+
+def test_what_the_network_forecasts_is_chosen_unless_one_says(monkeypatch):
+    assert (Settings().target, Settings().context_length) == ("auto", 0)
+    assert set(plans(Settings())) > {"sales", "ratio"}
+    for target in ("sales", "ratio"):
+        monkeypatch.setenv("FORECAST_TARGET", target)
+        monkeypatch.setenv("FORECAST_CONTEXT_LENGTH", "7")
+        assert list(plans(Settings())) == [target]
+        assert plans(Settings())[target]["context_length"] == "7"
 
 
 def test_columns_that_do_not_exist_are_refused(monkeypatch):
