@@ -27,7 +27,16 @@ from forecast_platform.series.covariates import complete, divide_exposure, multi
 from forecast_platform.series.encoding import Categories, to_series_set
 from forecast_platform.series.panel import Panel
 from forecast_platform.series.reference import YEAR
-from forecast_platform.series.target import BLIND_FEATURES, RATIO, SALES, Target, build_target, combine, ratio_possible
+from forecast_platform.series.target import (
+    BLIND_FEATURES,
+    RATIO,
+    REFERENCE,
+    SALES,
+    Target,
+    build_target,
+    combine,
+    ratio_possible,
+)
 from forecast_platform.settings import Settings
 
 Progress = Callable[[str, int, int], None]  # (what, done, total)
@@ -49,6 +58,8 @@ SHIPPED: dict[str, dict[str, str]] = {
     SALES: _SALES,
     # Where the last weeks say all there is, a straight line from them is hard to beat.
     SKIP: {**_SALES, "lag_skip": "on"},
+    # What Amazon's built-in DeepAR can be given: its own target, the reference as a feature.
+    REFERENCE: {**_SALES, "num_networks": "1"},
     # A ratio to last year has no season and no size left to learn.
     RATIO: {
         **_SALES,
@@ -62,7 +73,8 @@ SHIPPED: dict[str, dict[str, str]] = {
         "blind_features": str(BLIND_FEATURES),
     },
 }
-TRAIN_WINDOWS = {SALES: 200_000, SKIP: 200_000, RATIO: 400_000}  # of all networks together
+AUTO = (SALES, SKIP, RATIO)  # the candidates where nothing is said
+TRAIN_WINDOWS = {SALES: 200_000, SKIP: 200_000, REFERENCE: 200_000, RATIO: 400_000}  # of all networks together
 REPEATS = 2
 # DeepAR's own lower limit (SageMaker: "at least 300 observations across all training time series").
 MIN_OBSERVATIONS = 300
@@ -70,7 +82,7 @@ VALIDATION_WEEKS = 13  # a backtest before the cutoff looks at most this far ahe
 VALIDATION_WINDOWS = 2
 SHARES = np.arange(0, 11) / 10
 # Last year's week knows the season, so half of the median is its; the last value knows nothing but the level.
-USUAL_SHARE, SHARE_TOLERANCE = {RATIO: 0.5, SALES: 0.0}, 0.02
+USUAL_SHARE, SHARE_TOLERANCE = {RATIO: 0.5, REFERENCE: 0.5, SALES: 0.0}, 0.02
 NEAR = 0.1
 
 
@@ -108,13 +120,13 @@ class Choice:
 
 
 def target_of(name: str) -> str:
-    """RATIO or SALES, what a candidate forecasts."""
-    return RATIO if name == RATIO else SALES
+    """What a candidate forecasts: SALES, REFERENCE or RATIO."""
+    return SALES if name == SKIP else name
 
 
 def plans(settings: Settings, prediction_length: int = 0, seed: int | None = None) -> dict[str, dict[str, str]]:
     """The candidates by an installation's settings, with their hyperparameters (strings, as SageMaker wants them)."""
-    names = list(SHIPPED) if settings.target == "auto" else [settings.target]
+    names = AUTO if settings.target == "auto" else (settings.target,)
     common = {
         "time_freq": "1W",
         "prediction_length": str(prediction_length or settings.prediction_length),
@@ -133,7 +145,7 @@ def trainable(panel: Panel, parameters: Parameters) -> Panel:
 def with_epochs(name: str, parameters: Parameters, panel: Panel) -> dict[str, str]:
     """Hyperparameters with `epochs` where none are given: enough for TRAIN_WINDOWS windows, but no more than REPEATS
     for each there is, or the networks would learn a small retailer by heart. An epoch is one window a series."""
-    seen = panel.observed if target_of(name) == SALES else panel.observed[:, YEAR:]
+    seen = panel.observed[:, YEAR:] if target_of(name) == RATIO else panel.observed
     windows = min(TRAIN_WINDOWS[name] // int(parameters.get("num_networks", "1")), REPEATS * int(seen.sum()))
     return {"epochs": str(min(max(windows // len(panel), 10), 1000)), **parameters}
 
@@ -323,6 +335,8 @@ def _can_learn(name: str, parameters: Parameters, history: Panel, horizon: int) 
     parameters = {**parameters, "prediction_length": str(horizon)}
     if target_of(name) == SALES:
         return int(trainable(history, parameters).observed.sum()) >= MIN_OBSERVATIONS
+    if target_of(name) == REFERENCE:
+        return ratio_possible(history, int(parameters["context_length"]), horizon)
     after = len(history.weeks) - YEAR
     if after < YEAR // 2 or not ratio_possible(history, int(parameters["context_length"]), horizon):
         return False

@@ -85,9 +85,10 @@ class Settings(BaseSettings):
     hyperparameters: dict[str, str] = Field(
         default_factory=dict, description="DeepAR hyperparameters that override the shipped ones (all values strings)"
     )
-    target: Literal["auto", "sales", "ratio"] = Field(
+    target: Literal["auto", "sales", "reference", "ratio"] = Field(
         "auto",
-        description="what the network forecasts: auto chooses between sales and their ratio to last year by a backtest",
+        description="what the network forecasts: sales, sales with last year's reference as a feature, or their ratio "
+        "to it; auto: sales or the ratio, chosen by backtests",
     )
     transform_shards: int = Field(2, ge=1, description="input shards of a batch prediction")
 

@@ -1,7 +1,8 @@
-"""What the network is asked to forecast: sales, or their ratio to last year's week.
+"""What the network is asked to forecast: sales, sales with last year's week as a feature, or their ratio to it.
 
-The ratio has no season left in it, which is what a short history cannot teach. Measured by itself it would be wildest
-where little is sold, so both sides of it are padded with the series' usual sales:
+A network that takes no target of ours, such as Amazon's built-in DeepAR, is given the reference as a feature. The ratio
+has no season left in it, which is what a short history cannot teach. Measured by itself it would be wildest where
+little is sold, so both sides of it are padded with the series' usual sales:
 
     output[i, t] = (sales[i, t] + offset[i]) / (reference[i, t] + offset[i])
 
@@ -20,7 +21,7 @@ from forecast_platform.series.covariates import Covariates, Declaration
 from forecast_platform.series.panel import Panel
 from forecast_platform.series.reference import MAX_HORIZON, YEAR, growth, last_year, one_year_back
 
-SALES, RATIO = "sales", "ratio"
+SALES, REFERENCE, RATIO = "sales", "reference", "ratio"
 _LARGEST_RATIO = 5.0
 DAMPING = 1.0  # the offset, in usual weeks of sales
 # Last feature of the ratio: how large the week is for the series. Half the networks do without it (BLIND_FEATURES).
@@ -83,10 +84,10 @@ def build_target(panel: Panel, horizon: int, kind: str) -> Target:
 
     Args:
         panel: from `complete`: its covariates, if any, cover the weeks ahead.
-        kind: SALES or RATIO.
+        kind: SALES, REFERENCE or RATIO.
 
     Raises:
-        ValueError: the ratio is asked for with less than a year of history, or beyond MAX_HORIZON.
+        ValueError: there is less than a year of history to refer to, or the horizon is beyond MAX_HORIZON.
     """
     n, known = len(panel), len(panel.weeks)
     if kind == SALES:
@@ -96,6 +97,9 @@ def build_target(panel: Panel, horizon: int, kind: str) -> Target:
         raise ValueError(f"{known} weeks of history have no last year to refer to; use the target {SALES!r}")
     reference = last_year(panel, horizon)
     lead = reference[:, known:] * growth(panel, reference)[:, None]
+    if kind == REFERENCE:
+        view = dataclasses.replace(panel, covariates=_features(panel, horizon, reference, 0), exposure=None)
+        return Target(view, np.ones((n, horizon)), np.zeros(n), lead)
     offset = DAMPING * reference[:, YEAR:known].mean(axis=1)
     unit = reference[:, YEAR:] + offset[:, None]
     ratio = (panel.sales[:, YEAR:] + offset[:, None]) / unit[:, : known - YEAR]
@@ -106,14 +110,15 @@ def build_target(panel: Panel, horizon: int, kind: str) -> Target:
         panel,
         weeks=panel.weeks[YEAR:],
         sales=ratio,
-        covariates=_features(panel, horizon, reference[:, YEAR:]),
+        covariates=_features(panel, horizon, reference, YEAR),
         exposure=None,
     )
     return Target(view, unit[:, known - YEAR :], offset, lead)
 
 
-def _features(panel: Panel, horizon: int, reference: Floats) -> Covariates:
-    """What the ratio depends on: covariates now and in the weeks the reference was taken from, and the week's size."""
+def _features(panel: Panel, horizon: int, reference: Floats, since: int) -> Covariates:
+    """What sales beside last year depend on, from week `since` on: covariates now and in the weeks the reference was
+    taken from, and last of all the week's size by the reference (0, the usual, in the first year)."""
     columns: list[Declaration] = []
     values: list[Floats] = []
     if panel.covariates is not None:
@@ -122,8 +127,8 @@ def _features(panel: Panel, horizon: int, reference: Floats) -> Covariates:
         then = panel.covariates.values[:, :, :known] @ back
         for declaration, now, before in zip(panel.covariates.columns, panel.covariates.values, then, strict=True):
             columns += [declaration, dataclasses.replace(declaration, name=f"{declaration.name}_last_year")]
-            values += [now[:, YEAR:], before[:, YEAR:]]
-    usual = reference.mean(axis=1, keepdims=True)
+            values += [now[:, since:], before[:, since:]]
+    usual = reference[:, YEAR:].mean(axis=1, keepdims=True)
     columns.append(Declaration(SIZE, declared=False))
-    values.append(np.log((reference + 0.1 * usual) / (1.1 * usual)))
+    values.append(np.nan_to_num(np.log((reference + 0.1 * usual) / (1.1 * usual)))[:, since:])
     return Covariates(tuple(columns), np.stack(values))
