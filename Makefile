@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast lint types format bench ui clean
+.PHONY: help install demo test test-fast lint types format bench ablations ui clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -49,6 +49,9 @@ format: install  ## Rewrite the code in the project's style
 
 bench: install $(PEERS)/.installed  ## The peers side by side (an hour; BENCH=--quick for a try): docs/benchmarks.md
 	$(BIN)/python -m benchmarks $(BENCH)
+
+ablations: install  ## What each ingredient is worth (a quarter of an hour; BENCH=--quick for a try): docs/ablations.md
+	$(BIN)/python -m benchmarks.ablations $(BENCH)
 
 $(PEERS)/.installed: benchmarks/peers-requirements.txt
 	$(PYTHON) -m venv $(PEERS)

@@ -99,7 +99,8 @@ class Results:
 
     @classmethod
     def read(cls, folder: Path) -> Results:
-        return cls([json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))])
+        """Of the models; the ablations' lie beside them and have a page of their own."""
+        return cls([json.loads(p.read_text()) for p in sorted(folder.glob("*.json")) if p.name != "ablations.json"])
 
     def scores(self, cutoff: str) -> dict[str, list[dict[str, float]]]:
         """By model, one entry a seed."""
@@ -321,14 +322,19 @@ def _picture(results: Results, images: Path, kind: str) -> str:
         "accuracy": (_draw_accuracy, "WAPE against CPU seconds of training, by cutoff; lower left is better"),
         "speed": (_draw_speed, "series forecast per CPU second, by model; longer is better"),
     }[kind]
+    return themed_picture(images, f"benchmarks-{kind}", alt, lambda ink: draw(results, ink))
+
+
+def themed_picture(images: Path, name: str, alt: str, draw: Callable[[str], Any]) -> str:
+    """Nothing where `draw`, given the colour of the ink, returns no figure."""
     for theme, ink in (("light", "#1f2328"), ("dark", "#e6edf3")):
-        figure = draw(results, ink)
+        figure = draw(ink)
         if figure is None:
             return ""
-        figure.savefig(images / f"benchmarks-{kind}-{theme}.png", dpi=110, transparent=True)
+        figure.savefig(images / f"{name}-{theme}.png", dpi=110, transparent=True)
     return (
-        f'<picture>\n  <source media="(prefers-color-scheme: dark)" srcset="images/benchmarks-{kind}-dark.png">\n'
-        f'  <img alt="{alt}" src="images/benchmarks-{kind}-light.png">\n</picture>'
+        f'<picture>\n  <source media="(prefers-color-scheme: dark)" srcset="images/{name}-dark.png">\n'
+        f'  <img alt="{alt}" src="images/{name}-light.png">\n</picture>'
     )
 
 
@@ -336,7 +342,7 @@ def _picture(results: Results, images: Path, kind: str) -> str:
 OUR_HUE, PEER_HUE = "#D55E00", "#56B4E9"
 
 
-def _axes(columns: int, height: float, ink: str) -> tuple[Any, list[Any]]:
+def blank_axes(columns: int, height: float, ink: str) -> tuple[Any, list[Any]]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, height), layout="constrained")
@@ -350,7 +356,7 @@ def _axes(columns: int, height: float, ink: str) -> tuple[Any, list[Any]]:
 
 
 def _draw_accuracy(results: Results, ink: str) -> Any:
-    figure, panels = _axes(len(CUTOFFS), 4.6, ink)
+    figure, panels = blank_axes(len(CUTOFFS), 4.6, ink)
     drawn = False
     for axes, cutoff in zip(panels, CUTOFFS, strict=True):
         points = []
@@ -404,7 +410,7 @@ def _draw_speed(results: Results, ink: str) -> Any:
     if not shown:
         return None
     shown.sort(key=lambda m: rates[m][100] or 0)
-    figure, [axes] = _axes(1, 1.2 + 0.55 * len(shown), ink)
+    figure, [axes] = blank_axes(1, 1.2 + 0.55 * len(shown), ink)
     for i, model in enumerate(shown):
         for paths, offset, alpha in ((100, 0.19, 1.0), (200, -0.19, 0.55)):
             rate = rates[model][paths] or 0.0

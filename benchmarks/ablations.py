@@ -1,0 +1,238 @@
+"""What each ingredient of the shipped model is worth: python -m benchmarks.ablations [--quick] [--fresh].
+
+The shipped ingredients are no options of the package: here they are taken out by replacing names in it for a while.
+Results are kept per trial and cutoff, in benchmarks/results/ablations.json; the page is docs/ablations.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime as dt
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from benchmarks import ablations_report, protocol
+from benchmarks.__main__ import ROOT, SCRATCH, Data, commit, machine
+from benchmarks.ablations_report import AS_IS, CALIBRATED
+from benchmarks.measure import QUANTILES, Floats, timed
+from benchmarks.protocol import CUTOFFS, HORIZON, MIN_WEEKS
+from forecast_platform import selection
+from forecast_platform.evaluation.backtest import scored_window
+from forecast_platform.evaluation.calibration import volume
+from forecast_platform.evaluation.metrics import score
+from forecast_platform.series import reference
+from forecast_platform.series.panel import Panel
+from forecast_platform.series.target import RATIO, SALES, build_target, combine
+from forecast_platform.settings import Settings
+from forecast_platform.weeks import WEEK
+
+# Beside the protocol's own; none of them is one of those.
+ROLLING = tuple(str(dt.date(2011, 9, 2) + 6 * k * WEEK) for k in range(8))
+USUAL_SHARE = selection.USUAL_SHARE[RATIO]
+_MIDDLE = QUANTILES.index(0.5)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training, or none, and the rows of the page that come from it.
+
+    Attributes:
+        rows: each row's part of the median that is the network's.
+        replaced: names of forecast_platform and what stands in for them.
+        given: hyperparameters unlike the shipped ones.
+        candidate: None: the reference alone, nothing is trained.
+        calibrated: backtests before the cutoff choose share and widths too.
+    """
+
+    rows: Mapping[str, float]
+    replaced: Mapping[str, Any] = field(default_factory=dict)
+    given: Mapping[str, str] = field(default_factory=dict)
+    candidate: str | None = RATIO
+    calibrated: bool = False
+
+    @property
+    def name(self) -> str:
+        return next(iter(self.rows))
+
+
+LAST_YEAR, GROWTH, REST = "series.target.last_year", "series.target.growth", "series.reference._rest"
+PULSE, SECOND = "series.reference.STORE_PULSE", "series.reference.SECOND_YEAR"
+
+
+def _steps() -> Iterator[Trial]:
+    """The reference, from last year's week on: each step adds to those before it."""
+    given: dict[str, Any] = {
+        LAST_YEAR: partial(reference.last_year, mix=0.0, events=()),
+        GROWTH: lambda panel, _: np.ones(len(panel)),
+        REST: lambda group, *_: np.ones(len(group)),
+        PULSE: 0.0,
+        SECOND: 0.0,
+    }
+    steps: dict[str, dict[str, Any]] = {
+        "the same week last year": {},
+        "+ holidays lined up": {LAST_YEAR: partial(reference.last_year, mix=0.0)},
+        "+ growth, shrunk to 1": {GROWTH: reference.growth},
+        "+ half of the department's shape": {LAST_YEAR: partial(reference.last_year, mix=0.5)},
+        "+ the department's own part of it": {LAST_YEAR: reference.last_year},
+        "+ the store's pulse": {PULSE: reference.STORE_PULSE},
+        "+ the year before last": {SECOND: reference.SECOND_YEAR},
+        "+ growth shrunk to store and department": {REST: reference._rest},
+    }
+    for name, shipped in steps.items():
+        given = {**given, **shipped}
+        yield Trial({name: 0.0}, given, candidate=None)
+
+
+STEPS = tuple(_steps())
+# One network has all the windows of four, or one network's; it knows the size of the week.
+_ONE = {"num_networks": "1", "blind_features": "0"}
+_WINDOWS, _REPEATS = "selection.TRAIN_WINDOWS", "selection.REPEATS"
+_NETWORKS = int(selection.SHIPPED[RATIO]["num_networks"])
+_EACH = {**selection.TRAIN_WINDOWS, RATIO: selection.TRAIN_WINDOWS[RATIO] // _NETWORKS}
+SHIPPED = Trial({"as shipped": USUAL_SHARE, "the reference alone": 0.0, "the network alone": 1.0}, calibrated=True)
+TAKEN_OUT = (
+    Trial({"another seed": USUAL_SHARE}, given={"seed": "1"}),
+    Trial({"no damping of small weeks": USUAL_SHARE}, {"series.target.DAMPING": 0.0}),
+    Trial(
+        {"no network knows the size of the week": USUAL_SHARE},
+        {"series.target._features": lambda panel, *_: panel.covariates},
+        {"blind_features": "0"},
+    ),
+    Trial({"all networks know the size of the week": USUAL_SHARE}, given={"blind_features": "0"}),
+    Trial({"one network, windows of four": USUAL_SHARE}, {_REPEATS: _NETWORKS * selection.REPEATS}, _ONE),
+    Trial({"one network, windows of one": USUAL_SHARE}, {_WINDOWS: _EACH}, _ONE),
+    Trial({"12 weeks of context instead of 4": USUAL_SHARE}, given={"context_length": "12"}),
+    Trial({"no year before last in the reference": USUAL_SHARE}, {SECOND: 0.0}),
+    Trial({"time features": USUAL_SHARE}, given={"time_features": "auto"}),
+    Trial({"sales instead of the ratio": 1.0}, candidate=SALES),
+    Trial({"sales with a lag skip": 1.0}, candidate=selection.SKIP),
+)
+TRIALS = (*STEPS, SHIPPED, *TAKEN_OUT)
+
+
+@contextlib.contextmanager
+def replaced(names: Mapping[str, Any]) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for name, value in names.items():
+            stack.enter_context(mock.patch(f"forecast_platform.{name}", value))
+        yield
+
+
+def run(trial: Trial, panel: Panel, cutoff: dt.date, given: Mapping[str, str]) -> dict[str, Any]:
+    """Scores by row, CPU seconds of training and the share chosen, None where the history is too short to choose.
+
+    Args:
+        given: further hyperparameters, for a try.
+    """
+    history = panel.until(cutoff)
+    window = scored_window(panel, cutoff, HORIZON, MIN_WEEKS)
+    past = panel.sales[window.scored, : panel.position(cutoff) + 1]
+
+    def scores(found: Floats, lead: Floats, share: float, widths: Floats | None = None) -> dict[str, float]:
+        forecast = combine(found, found[:, _MIDDLE], lead, share, np.ones_like(lead) if widths is None else widths)
+        result = asdict(score(window.y, window.mask, forecast[window.among_known], QUANTILES, past))
+        return {metric: result[metric] for metric in ("wape", "wql", "coverage80")}
+
+    seconds: list[float] = []
+    fit = selection.fit
+
+    def timed_fit(*args: Any) -> Any:
+        trained, spent = timed(lambda: fit(*args))
+        seconds.append(spent)
+        return trained
+
+    with replaced({**trial.replaced, "selection.fit": timed_fit}):
+        if trial.candidate is None:
+            lead = build_target(history, HORIZON, RATIO).lead
+            point = np.repeat(lead[:, None], len(QUANTILES), axis=1)
+            return {"part": "reference", "scores": {row: scores(point, lead, s) for row, s in trial.rows.items()}}
+        shipped = selection.plans(Settings.model_construct(), HORIZON)[trial.candidate]  # whatever the environment says
+        parameters = {**shipped, **trial.given, **given}
+        found, lead = selection.network_forecast(trial.candidate, parameters, history, HORIZON, QUANTILES)
+        result: dict[str, Any] = {"part": "network", "train_cpu_s": sum(seconds)}
+        result["scores"] = {row: scores(found, lead, share) for row, share in trial.rows.items()}
+        if trial.calibrated:
+            choice = selection.choose(history, {trial.candidate: parameters})
+            widths = choice.calibration.widths(volume(history.sales), HORIZON)
+            result["scores"][AS_IS] = scores(found, lead, choice.share)
+            result["scores"][CALIBRATED] = scores(found, lead, choice.share, widths)
+            result["share"] = None if choice.judgement.verdict == "unjudged" else choice.share
+        return result
+
+
+def fingerprint(trial: Trial, cutoff: str, data: Data) -> str:
+    """Of what decides a result. Of functions that stand in it knows the name only: when one changes, use --fresh."""
+    changes = {name: value if isinstance(value, float | int | dict) else "" for name, value in trial.replaced.items()}
+    decides = [cutoff, trial.rows, changes, trial.given, trial.candidate, trial.calibrated, machine(), data.digest]
+    content = hashlib.sha256(json.dumps(decides).encode())
+    package = ROOT / "forecast_platform"
+    files = [f for part in ("deepar", "series", "evaluation") for f in (package / part).glob("*.py")]
+    for path in (package / "selection.py", *sorted(files)):
+        content.update(path.read_bytes())
+    return content.hexdigest()[:16]
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ablations", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="three stores, two cutoffs, a moment of training: a try")
+    parser.add_argument("--fresh", action="store_true", help="run again what there are results of")
+    options = parser.parse_args(arguments)
+    folder = Path(os.environ.get("FORECAST_WALMART_DIR") or ROOT.parent / "shared" / "data" / "walmart")
+    source = protocol.sales_file(folder)
+    if source is None:
+        print(f"no sales.csv or sales.csv.gz in {folder}; name another in FORECAST_WALMART_DIR", file=sys.stderr)
+        return 2
+    quick = options.quick
+    store = (SCRATCH / "quick" if quick else ROOT / "benchmarks") / "results" / "ablations.json"
+    page = SCRATCH / "quick" / "ablations.md" if quick else ROOT / "docs" / "ablations.md"
+    cutoffs = (ROLLING[-1], CUTOFFS[0]) if quick else (*ROLLING, *CUTOFFS)
+    given = {"epochs": "2"} if quick else {}
+    with tempfile.TemporaryDirectory() as exports:
+        data = Data.load(source, Path(exports), quick)
+    about = {"machine": machine(), "data": data.describe()}
+    runs = json.loads(store.read_text())["runs"] if store.exists() and not options.fresh else []
+    kept = {run["fingerprint"]: run for run in runs}
+    runs = []
+    # All fingerprints now: sources may change while this runs.
+    todo = [(cutoff, trial, fingerprint(trial, cutoff, data)) for cutoff in cutoffs for trial in TRIALS]
+    for number, (cutoff, trial, mark) in enumerate(todo, 1):
+        if mark not in kept:
+            result, spent = timed(lambda t=trial, c=cutoff: run(t, data.panel, dt.date.fromisoformat(c), given))  # type: ignore[misc]
+            kept[mark] = {
+                "fingerprint": mark,
+                "date": str(dt.datetime.now(dt.UTC).date()),
+                "commit": commit(),
+                "cutoff": cutoff,
+                **result,
+            }
+            _write(store, {**about, "runs": list(kept.values())})
+            wape = result["scores"][trial.name]["wape"]
+            print(f"[{number}/{len(todo)}] {cutoff}, {trial.name}: WAPE {wape:.4f}, {spent:.0f} CPU s", flush=True)
+        runs.append(kept[mark])
+    _write(store, {**about, "runs": runs})
+    ablations_report.write(ablations_report.Results(runs=runs, **about), page)
+    print(page)
+    return 0
+
+
+def _write(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_suffix(".part")
+    half.write_text(json.dumps(content, indent=1) + "\n")
+    half.replace(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

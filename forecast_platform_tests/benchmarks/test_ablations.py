@@ -1,0 +1,67 @@
+"""One short run of the ablations on made-up sales."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmarks import ablations, report
+from benchmarks.protocol import CUTOFFS
+from forecast_platform.series import reference
+
+
+def write_sales(folder: Path) -> None:
+    weeks = pd.date_range("2010-02-05", "2012-10-26", freq="7D").astype(str)
+    rows = pd.MultiIndex.from_product([list("123"), ["1", "2", "7", "9"], weeks], names=["Store", "Dept", "Date"])
+    frame = rows.to_frame(index=False)
+    frame["Weekly_Sales"] = np.random.default_rng(0).gamma(5, 200, len(frame)).round(2)
+    frame.to_csv(folder / "sales.csv", index=False)
+
+
+def test_a_quick_run_writes_every_row_and_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_sales(tmp_path)
+    monkeypatch.setenv("FORECAST_WALMART_DIR", str(tmp_path))
+    monkeypatch.setattr(ablations, "SCRATCH", tmp_path)
+    assert ablations.main(["--quick"]) == 0
+    out = tmp_path / "quick"
+    page = (out / "ablations.md").read_text()
+    for trial in ablations.TRIALS:
+        for row in trial.rows:
+            assert f"\n| {row} | 0." in page or f"\n| {row} | 1." in page
+    for cutoff in (ablations.ROLLING[-1], CUTOFFS[0]):
+        assert f"\n| {cutoff} | 0." in page or f"\n| {cutoff} | 1." in page  # its calibration
+    assert "nan" not in page
+    assert {p.name for p in (out / "images").iterdir()} == {"ablations-light.png", "ablations-dark.png"}
+    assert capsys.readouterr().out.count("WAPE") == 2 * len(ablations.TRIALS)
+
+    monkeypatch.setattr(ablations, "run", None)  # what is kept is not run again
+    assert ablations.main(["--quick"]) == 0
+    assert (out / "ablations.md").read_text() == page
+    # The benchmarks' own page does not take them for a model's.
+    assert report.Results.read(out / "results").all == []
+
+
+def test_the_steps_end_with_what_ships_and_names_are_put_back() -> None:
+    before = reference.SECOND_YEAR, reference._rest
+    with ablations.replaced(ablations.STEPS[0].replaced):
+        assert reference.SECOND_YEAR == 0
+    assert before == (reference.SECOND_YEAR, reference._rest)
+    last: dict[str, Any] = dict(ablations.STEPS[-1].replaced)
+    assert last.pop(ablations.LAST_YEAR) is reference.last_year
+    assert last == {
+        ablations.GROWTH: reference.growth,
+        ablations.REST: reference._rest,
+        ablations.PULSE: reference.STORE_PULSE,
+        ablations.SECOND: reference.SECOND_YEAR,
+    }
+
+
+def test_no_rolling_cutoff_is_one_of_the_protocol() -> None:
+    assert len({*ablations.ROLLING}) == 8
+    assert not {*ablations.ROLLING} & {*CUTOFFS}
