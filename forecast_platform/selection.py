@@ -331,17 +331,16 @@ def _share(name: str, trials: Sequence[_Trial]) -> float:
 
 
 def _can_learn(name: str, parameters: Parameters, history: Panel, horizon: int) -> bool:
-    """Whether there is enough to train on: for a ratio, half a year after the year it refers to."""
-    parameters = {**parameters, "prediction_length": str(horizon)}
-    if target_of(name) == SALES:
-        return int(trainable(history, parameters).observed.sum()) >= MIN_OBSERVATIONS
-    if target_of(name) == REFERENCE:
-        return ratio_possible(history, int(parameters["context_length"]), horizon)
-    after = len(history.weeks) - YEAR
-    if after < YEAR // 2 or not ratio_possible(history, int(parameters["context_length"]), horizon):
+    """Whether there is enough to train on, in series long enough: for a ratio, half a year after the year it refers
+    to."""
+    since = YEAR if target_of(name) == RATIO else 0
+    seen = history.observed[:, since:]
+    if since and seen.shape[1] < YEAR // 2:
         return False
-    seen = history.observed[:, YEAR:]
-    return int(seen[seen.sum(axis=1) > 0].sum()) >= MIN_OBSERVATIONS
+    if target_of(name) != SALES and not ratio_possible(history, int(parameters["context_length"]), horizon):
+        return False
+    long = seen.shape[1] - seen.argmax(axis=1) >= horizon
+    return int(seen[long].sum()) >= MIN_OBSERVATIONS
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from forecast_platform.series.batch import Batch, read_batch, write_batch
 from forecast_platform.series.covariates import Covariates, Declaration
 from forecast_platform.series.encoding import to_series_set
 from forecast_platform.series.panel import Panel
-from forecast_platform.series.target import RATIO, SALES, build_target
+from forecast_platform.series.target import RATIO, REFERENCE, SALES, build_target
 from forecast_platform.settings import Settings
 from forecast_platform.weeks import WEEK, WEEKDAYS, WeekCalendar
 
@@ -353,10 +353,12 @@ class TestChosen:
     """What the backtest chose is stored with the model and decides what is published."""
 
     WEEKS = 92
+    CANDIDATES = candidates("auto") | candidates("reference")
     PLAYED = Judgement("unjudged", "played")
     CHOICES = (
         Choice(SALES, PLAYED, 0.75, Calibration(((2.0, 0.5), (1.0, 3.0), (1.5, 1.0)), (500.0,))),
         Choice(SKIP, PLAYED, 0.0),
+        Choice(REFERENCE, PLAYED, 0.25),
         Choice(RATIO, PLAYED, 0.5, Calibration(((1.0, 2.0),), (300.0,))),
     )
 
@@ -377,13 +379,13 @@ class TestChosen:
     @pytest.fixture
     def made(self, tmp_path, panel, choice) -> tuple[LocalEngine, Model]:
         local = LocalEngine(tmp_path / "models")
-        return local, local.train(panel, candidates("auto"))
+        return local, local.train(panel, self.CANDIDATES)
 
     def test_it_is_stored_and_loaded(self, made, choice):
         local, model = made
         assert (model.target, model.share, model.calibration) == (choice.name, choice.share, choice.calibration)
         assert model.features == ("promo",)
-        assert model.hyperparameters == candidates("auto")[choice.name]
+        assert model.hyperparameters == self.CANDIDATES[choice.name]
         assert Model.load(model.folder) == model
         assert local.models / model.digest == model.folder
 
@@ -394,7 +396,7 @@ class TestChosen:
         local.transform(model, batch, 25, QUANTILES, seed=0)
         parts = list(read_batch(batch, QUANTILES, 4))
         found = np.concatenate([part.quantiles for part in parts])
-        want = shipped_forecaster(candidates("auto"), 25, told=lambda line: None)(panel, 4, QUANTILES)
+        want = shipped_forecaster(self.CANDIDATES, 25, told=lambda line: None)(panel, 4, QUANTILES)
         np.testing.assert_allclose(found, want, rtol=1e-3, atol=0.05)
         np.testing.assert_array_equal(found[:, :, 1], 0)
         mean, samples = (np.concatenate([getattr(p, name) for p in parts]) for name in ("mean", "samples"))

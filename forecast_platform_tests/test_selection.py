@@ -13,10 +13,10 @@ import pytest
 
 from forecast_platform import deepar, selection
 from forecast_platform.evaluation.calibration import Calibration
-from forecast_platform.selection import LEVELS, SHIPPED, SKIP, choose, network_forecast, plans, shipped_forecaster
+from forecast_platform.selection import AUTO, LEVELS, SHIPPED, SKIP, choose, network_forecast, plans, shipped_forecaster
 from forecast_platform.series.covariates import Covariates, Declaration
 from forecast_platform.series.panel import Panel
-from forecast_platform.series.target import RATIO, SALES
+from forecast_platform.series.target import RATIO, REFERENCE, SALES
 from forecast_platform.settings import Settings
 
 HORIZON = 4
@@ -35,7 +35,7 @@ def candidates(*names: str, **changes: str) -> dict[str, dict[str, str]]:
         "epochs": "2",
         "learning_rate": "0.01",
     }
-    return {name: {**SHIPPED[name], **common, **changes} for name in names or SHIPPED}
+    return {name: {**SHIPPED[name], **common, **changes} for name in names or AUTO}
 
 
 def panel_of(sales, first: str = "2022-01-07") -> Panel:
@@ -92,14 +92,16 @@ def actual(panel: Panel, history: Panel, horizon: int) -> np.ndarray:
 
 
 class TestPlans:
-    def test_auto_tries_all_and_a_target_of_ones_own_that_alone(self):
-        assert list(plans(Settings())) == list(SHIPPED)
-        assert list(plans(Settings(target="ratio"))) == [RATIO]
-        assert list(plans(Settings(target="sales"))) == [SALES]
+    def test_auto_tries_several_and_a_target_of_ones_own_is_the_only_one(self):
+        assert list(plans(Settings())) == list(AUTO)
+        for target in (SALES, REFERENCE, RATIO):
+            assert list(plans(Settings(target=target))) == [target]
 
     def test_they_are_strings_the_engine_accepts_and_an_installations_own_win(self):
         settings = Settings(seed=3, hyperparameters={"learning_rate": "0.1", "seed": "5"})
-        for name, parameters in plans(settings, 8).items():
+        of_all = plans(settings, 8) | plans(settings.model_copy(update={"target": REFERENCE}), 8)
+        assert of_all.keys() == SHIPPED.keys()
+        for name, parameters in of_all.items():
             assert all(isinstance(value, str) for value in parameters.values())
             assert parameters["prediction_length"] == "8"
             assert (parameters["learning_rate"], parameters["seed"]) == ("0.1", "5")
@@ -135,7 +137,7 @@ class TestChoice:
             return (y if name == best else 3 * y), 3 * y, 1.0
 
         play(monkeypatch, answer)
-        choice = choose(self.PANEL, candidates())
+        choice = choose(self.PANEL, candidates(*SHIPPED))
         assert choice.name == best
         assert choice.judgement.verdict == "passed"
         assert choice.judgement.wape == 0
@@ -197,7 +199,7 @@ class TestChoice:
 
         asked = play(monkeypatch, answer)
         judgement = choose(self.PANEL, candidates()).judgement
-        assert {(name, 106) for name in SHIPPED} <= set(asked)
+        assert {(name, 106) for name in AUTO} <= set(asked)
         assert {weeks for _, weeks in asked} == {106, 102}, "an earlier season too"
         assert len(set(asked)) == len(asked)
         assert judgement.cutoff == self.PANEL.weeks[105].item()
@@ -235,14 +237,28 @@ class TestUnjudged:
         panel = panel_of(np.concatenate([panel.sales, new]))
         assert "no trained series was observed in the 4 weeks after" in self.verdict(panel).judgement.why
 
-    def test_the_ratio_alone_asked_of_a_year(self):
-        assert self.verdict(walking(weeks=60, n=40), RATIO).name == RATIO
+    @pytest.mark.parametrize("name", [REFERENCE, RATIO])
+    def test_last_years_week_alone_asked_of_a_year(self, name):
+        assert self.verdict(walking(weeks=56, n=40), name).name == name
+
+    @pytest.mark.parametrize(("weeks", "series"), [(76, 4), (100, 3)])
+    def test_enough_weeks_for_the_reference_and_too_few_observations(self, weeks, series):
+        assert weeks * series >= 300, "enough to train on in the end"
+        self.verdict(walking(weeks, series), REFERENCE)
 
     @pytest.mark.parametrize(("weeks", "tried"), [(81, {SALES, SKIP}), (82, {SALES, SKIP, RATIO})])
     def test_the_ratio_is_tried_when_half_a_year_after_the_first_is_left_to_learn_from(self, monkeypatch, weeks, tried):
         asked = play(monkeypatch, lambda name, history, horizon: (np.ones((12, horizon)),) * 2 + (1.0,))
         choose(seasonal(weeks), candidates())
         assert {name for name, _ in asked} == tried
+
+    def test_a_ratio_of_series_too_young_to_train_on_is_not_tried(self, monkeypatch):
+        """All but two of a dozen stores closed; a hundred others opened two weeks before the weeks held out."""
+        old, new = walking(100, 12).sales, walking(100, 100).sales
+        old[2:, 60:], new[:, :94] = np.nan, np.nan
+        asked = play(monkeypatch, lambda name, history, horizon: (np.ones((len(history), horizon)),) * 2 + (1.0,))
+        choose(panel_of(np.concatenate([old, new])), candidates())
+        assert {name for name, weeks in asked if weeks == 96} == {SALES, SKIP}
 
 
 class TestTrained:

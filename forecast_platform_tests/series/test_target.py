@@ -15,6 +15,7 @@ from forecast_platform.series.reference import YEAR, growth, last_year
 from forecast_platform.series.target import (
     BLIND_FEATURES,
     RATIO,
+    REFERENCE,
     SALES,
     SIZE,
     build_target,
@@ -58,6 +59,18 @@ def test_sales_are_sales(years: Panel):
     np.testing.assert_array_equal(target.in_sales(outputs), outputs)
     last = [*years.sales[:5, -1], years.sales[5, 39]]
     np.testing.assert_array_equal(target.lead, np.repeat(np.array(last)[:, None], HORIZON, axis=1))
+
+
+def test_the_reference_as_a_feature_leaves_sales_and_leads_as_beside_the_ratio(years: Panel):
+    target, ratio = (build_target(with_promo(years), HORIZON, kind) for kind in (REFERENCE, RATIO))
+    np.testing.assert_array_equal(target.panel.sales, years.sales)
+    np.testing.assert_array_equal(target.lead, ratio.lead)
+    outputs = np.arange(6 * 3 * HORIZON, dtype=float).reshape(6, 3, HORIZON)
+    np.testing.assert_array_equal(target.in_sales(outputs), outputs)
+    assert target.panel.covariates.names == ratio.panel.covariates.names
+    np.testing.assert_array_equal(target.features[:, :, YEAR:], ratio.features)
+    np.testing.assert_array_equal(target.features[0, :, :YEAR], with_promo(years).covariates.values[0, :, :YEAR])
+    np.testing.assert_array_equal(target.features[-1, :, :YEAR], 0)
 
 
 def test_the_ratio_of_known_weeks_in_sales_are_the_sales(years: Panel):
@@ -158,14 +171,15 @@ class TestFeatures:
         np.testing.assert_allclose(build_target(larger, HORIZON, RATIO).features[-1], size, rtol=1e-9, atol=1e-12)
 
 
-def test_nothing_after_the_cutoff_is_known(years: Panel):
+@pytest.mark.parametrize("kind", [SALES, REFERENCE, RATIO])
+def test_nothing_after_the_cutoff_is_known(years: Panel, kind: str):
     """But for what is planned: covariates known ahead are read in the weeks to be forecast."""
     cutoff = years.weeks[85].item()
     later = years.sales.copy()
     later[:, 86:] *= 7
     changed = with_promo(Panel(years.store, years.dept, years.weeks, later))
     changed.covariates.values[:, :, 86 + HORIZON :] = 9e9
-    before, after = (build_target(_ended(p.until(cutoff)), HORIZON, RATIO) for p in (with_promo(years), changed))
+    before, after = (build_target(_ended(p.until(cutoff)), HORIZON, kind) for p in (with_promo(years), changed))
     for name in ("unit", "offset", "lead", "features"):
         np.testing.assert_array_equal(getattr(before, name), getattr(after, name))
     np.testing.assert_array_equal(before.panel.sales, after.panel.sales)
@@ -181,5 +195,6 @@ def test_the_ratio_needs_a_year_and_weeks_to_learn_from(years: Panel):
     assert ratio_possible(years, 12, HORIZON)
     assert not ratio_possible(years.until(years.weeks[74].item()), 12, HORIZON)
     assert not ratio_possible(years, 12, 47)
-    with pytest.raises(ValueError, match="52 weeks of history have no last year"):
-        build_target(years.until(years.weeks[51].item()), HORIZON, RATIO)
+    for kind in (REFERENCE, RATIO):
+        with pytest.raises(ValueError, match="52 weeks of history have no last year"):
+            build_target(years.until(years.weeks[51].item()), HORIZON, kind)
