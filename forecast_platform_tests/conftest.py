@@ -48,7 +48,7 @@ SMALL: dict[str, Any] = {
     "prediction_length": 4,
     "num_samples": 20,
     "quantiles": (0.1, 0.5, 0.9),
-    "hyperparameters": {"epochs": "1", "num_cells": "8", "num_layers": "1"},
+    "hyperparameters": {"epochs": "1", "num_cells": "8", "num_networks": "1"},
 }
 
 

@@ -17,6 +17,8 @@ from dagster._core.definitions.partitions.context import partition_loading_conte
 from forecast_platform import definitions
 from forecast_platform.definitions import defs
 from forecast_platform.demo import Retailer, history_files, week_file
+from forecast_platform.selection import SHIPPED, SKIP
+from forecast_platform.series.target import SALES
 from forecast_platform.weeks import key
 from forecast_platform_tests.conftest import HistoryHome, contents, landing_day, snapshots, weeks_of
 from forecast_platform_tests.defs.graph import Graph
@@ -166,6 +168,9 @@ def test_a_weekly_run_from_landed_file_to_published_forecast(with_history: Graph
     assert model["trained_as_of"] <= week
     assert {r["model_version"] for r in rows} == {model["version"]}
     assert model["verdict"] in ("passed", "below_naive")
+    assert model["target"] in SHIPPED
+    assert 0 <= model["network_share"] <= 1
+    assert all(f"{name} " in model["why"] for name in (SALES, SKIP)), "a year is too short to try the ratio"
     scored = query("SELECT DISTINCT week, forecast_week, horizon FROM forecast_accuracy").to_pylist()
     assert scored == [{"week": week, "forecast_week": before, "horizon": 1}]
 
@@ -173,6 +178,10 @@ def test_a_weekly_run_from_landed_file_to_published_forecast(with_history: Graph
     shown = result.metadata("forecast_table")
     assert shown["rows"] == len(rows)
     assert shown["series"] == known
+    for asset in ("deepar_model", "batch_predictions"):
+        told = result.metadata(asset)
+        assert (told["target"], told["network_share"]) == (model["target"], model["network_share"])
+        assert told["covariates"] == ["promotion"]
     for asset in ASSETS:
         assert {"seconds", "cpu_seconds", "process_peak_mb"} <= set(result.metadata(asset))
 
