@@ -69,7 +69,7 @@ SHIPPED: dict[str, dict[str, str]] = {
         "scaling_length": "26",
         "time_features": "ignore",
         "lag_support": "24",
-        "num_networks": "4",
+        "num_networks": "2",
         "blind_features": str(BLIND_FEATURES),
     },
 }
@@ -80,6 +80,7 @@ REPEATS = 2
 MIN_OBSERVATIONS = 300
 VALIDATION_WEEKS = 13  # a backtest before the cutoff looks at most this far ahead
 VALIDATION_WINDOWS = 2
+SHORTEST_WINDOW = 4
 SHARES = np.arange(0, 11) / 10
 # Last year's week knows the season, so half of the median is its; the last value knows nothing but the level.
 USUAL_SHARE, SHARE_TOLERANCE = {RATIO: 0.5, REFERENCE: 0.5, SALES: 0.0}, 0.02
@@ -230,6 +231,9 @@ def choose(panel: Panel, candidates: Plans, num_samples: int = 100, progress: Pr
     """
     first = next(iter(candidates))
     horizon = min(int(candidates[first]["prediction_length"]), VALIDATION_WEEKS)
+    # Where hardly more than a year is known, a shorter window leaves the ratio something to learn from.
+    spare = (len(panel.weeks) - YEAR - int(candidates[RATIO]["context_length"])) // 2 if RATIO in candidates else 0
+    horizon = min(horizon, spare) if spare >= SHORTEST_WINDOW else horizon
     reach = horizon + max(int(parameters["context_length"]) for parameters in candidates.values())
     if len(panel.weeks) < reach + horizon:
         why = f"{len(panel.weeks)} weeks of history are too few to hold out {horizon} of them"
@@ -331,12 +335,9 @@ def _share(name: str, trials: Sequence[_Trial]) -> float:
 
 
 def _can_learn(name: str, parameters: Parameters, history: Panel, horizon: int) -> bool:
-    """Whether there is enough to train on, in series long enough: for a ratio, half a year after the year it refers
-    to."""
+    """Whether there is enough to train on, in series long enough: for a ratio, after the year it refers to."""
     since = YEAR if target_of(name) == RATIO else 0
     seen = history.observed[:, since:]
-    if since and seen.shape[1] < YEAR // 2:
-        return False
     if target_of(name) != SALES and not ratio_possible(history, int(parameters["context_length"]), horizon):
         return False
     long = seen.shape[1] - seen.argmax(axis=1) >= horizon

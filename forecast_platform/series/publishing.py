@@ -66,7 +66,7 @@ def forecast_rows(
     for level in LEVELS[1:]:
         members = [key for key in totals if key[0] == level]
         paths = np.stack([totals[key] for key in members])  # (G, S, H)
-        q = np.moveaxis(np.quantile(paths, quantiles, axis=1), 0, 1)
+        q = np.moveaxis(np.quantile(paths, quantiles, axis=1, method="hazen"), 0, 1)
         stores, depts = np.array([k[1] for k in members]), np.array([k[2] for k in members])
         parts.append(_rows(level, stores, depts, paths.mean(axis=1), q, cutoff, columns))
     return pa.concat_tables(parts)
