@@ -155,6 +155,19 @@ class TestChoice:
         play(monkeypatch, answer)
         assert choose(self.PANEL, candidates()).name == SKIP
 
+    def test_one_season_alone_does_not_decide_between_candidates_that_are_near(self, monkeypatch):
+        """In the last weeks sales are a little ahead; in those before far behind."""
+        errors = {(SALES, 106): 0.050, (SALES, 102): 0.5, (RATIO, 106): 0.052, (RATIO, 102): 0.05}
+
+        def answer(name, history, horizon):
+            wrong = (1 + errors[name, len(history.weeks)]) * actual(self.PANEL, history, horizon)
+            return wrong, wrong, 1.0
+
+        play(monkeypatch, answer)
+        choice = choose(self.PANEL, candidates(SALES, RATIO))
+        assert choice.name == RATIO
+        assert choice.judgement.wape == pytest.approx(0.052), "what the verdict tells is the last window"
+
     def test_last_years_week_is_the_bar(self, monkeypatch):
         play(monkeypatch, lambda name, history, horizon: (np.full((12, horizon), 1e7),) * 2 + (1.0,))
         judgement = choose(self.PANEL, candidates()).judgement
@@ -246,11 +259,20 @@ class TestUnjudged:
         assert weeks * series >= 300, "enough to train on in the end"
         self.verdict(walking(weeks, series), REFERENCE)
 
-    @pytest.mark.parametrize(("weeks", "tried"), [(81, {SALES, SKIP}), (82, {SALES, SKIP, RATIO})])
-    def test_the_ratio_is_tried_when_half_a_year_after_the_first_is_left_to_learn_from(self, monkeypatch, weeks, tried):
-        asked = play(monkeypatch, lambda name, history, horizon: (np.ones((12, horizon)),) * 2 + (1.0,))
-        choose(seasonal(weeks), candidates())
+    @pytest.mark.parametrize(("weeks", "tried"), [(63, {SALES, SKIP}), (64, {SALES, SKIP, RATIO})])
+    def test_the_ratio_is_tried_when_weeks_to_learn_from_are_left_after_the_first_year(self, monkeypatch, weeks, tried):
+        """52 to refer to, 4 to condition on, 4 to forecast and 4 to hold out."""
+        asked = play(monkeypatch, lambda name, history, horizon: (np.ones((40, horizon)),) * 2 + (1.0,))
+        choose(walking(weeks, 40), candidates())
         assert {name for name, _ in asked} == tried
+
+    @pytest.mark.parametrize(("names", "held_out"), [((SALES, RATIO), 8), ((SALES,), 12)])
+    def test_hardly_more_than_a_year_holds_out_less_so_that_the_ratio_can_be_tried(self, names, held_out):
+        panel = walking(72, 40)
+        choice = choose(panel, candidates(*names, prediction_length="12"), num_samples=10)
+        assert choice.judgement.cutoff == panel.weeks[-1 - held_out].item()
+        assert all(f"{name} " in choice.judgement.why for name in names)
+        assert choice.calibration.widths(np.ones(3), 12).shape == (3, 12)
 
     def test_a_ratio_of_series_too_young_to_train_on_is_not_tried(self, monkeypatch):
         """All but two of a dozen stores closed; a hundred others opened two weeks before the weeks held out."""
