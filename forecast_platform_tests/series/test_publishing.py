@@ -29,7 +29,7 @@ def shards(samples: np.ndarray, *sizes: int):
     for size in sizes:
         part, names = samples[at : at + size], SERIES[at : at + size]
         rows = pa.table({"store": [s for s, _ in names], "dept": [d for _, d in names]})
-        quantiles = np.moveaxis(np.quantile(part, LEVELS3, axis=1), 0, 1)
+        quantiles = np.moveaxis(np.quantile(part, LEVELS3, axis=1, method="hazen"), 0, 1)
         yield ShardForecast(rows, part.mean(axis=1), quantiles, part)
         at += size
 
@@ -70,7 +70,9 @@ def test_totals_are_quantiles_of_summed_paths_not_sums_of_quantiles(rows, sample
     for h in range(1, HORIZON + 1):
         found = cell(rows, "store", "10", None, h)
         paths = samples[2] + samples[3]
-        assert [found[c] for c in COLUMNS] == pytest.approx(np.quantile(paths[:, h - 1], LEVELS3).tolist())
+        assert [found[c] for c in COLUMNS] == pytest.approx(
+            np.quantile(paths[:, h - 1], LEVELS3, method="hazen").tolist()
+        )
         whole = cell(rows, "total", None, None, h)
         parts = [r for r in rows.to_pylist() if (r["level"], r["horizon"]) == ("series", h)]
         assert sum(r["p10"] for r in parts) < whole["p10"] < whole["p50"] < whole["p90"] < sum(r["p90"] for r in parts)
@@ -82,7 +84,7 @@ def test_series_come_as_the_batch_has_them(rows, samples):
     series = [r for r in rows.to_pylist() if r["level"] == "series"]
     assert [r["horizon"] for r in series] == [1, 2, 3, 4] * len(SERIES)
     assert [r["mean"] for r in series] == pytest.approx(samples.mean(axis=1).ravel().tolist())
-    quantiles = np.moveaxis(np.quantile(samples, LEVELS3, axis=1), 0, 1)
+    quantiles = np.moveaxis(np.quantile(samples, LEVELS3, axis=1, method="hazen"), 0, 1)
     for i, column in enumerate(COLUMNS):
         assert [r[column] for r in series] == pytest.approx(quantiles[:, i].ravel().tolist())
 
