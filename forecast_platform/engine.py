@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import hashlib
-import inspect
 import json
 import shutil
 import time
@@ -19,9 +18,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from forecast_platform import deepar, selection
-from forecast_platform.evaluation import calibration
-from forecast_platform.evaluation.calibration import Calibration
+from forecast_platform import deepar
+from forecast_platform.evaluation.calibration import Calibration, volume
 from forecast_platform.selection import (
     MIN_OBSERVATIONS,
     Judgement,
@@ -34,12 +32,11 @@ from forecast_platform.selection import (
     trainable,
     with_epochs,
 )
-from forecast_platform.series import covariates, holidays, reference, target
 from forecast_platform.series.batch import Batch, write_batch
 from forecast_platform.series.covariates import complete, divide_exposure
 from forecast_platform.series.encoding import Categories, digest
 from forecast_platform.series.panel import Panel
-from forecast_platform.series.target import build_target
+from forecast_platform.series.target import SALES, build_target
 from forecast_platform.weeks import WEEK, WeekCalendar
 
 
@@ -66,7 +63,7 @@ class Model:
     series: int
     observations: int
     judgement: Judgement
-    target: str = target.SALES
+    target: str = SALES
     share: float = 1.0
     calibration: Calibration = field(default_factory=Calibration)
     features: tuple[str, ...] = ()
@@ -105,8 +102,9 @@ class Model:
 def code_version() -> str:
     """Hash of the source that decides a model: a change of code is a change of model."""
     content = hashlib.sha256()
-    modules = (selection, calibration, covariates, holidays, reference, target)
-    for path in [*sorted(Path(deepar.__file__).parent.glob("*.py")), *(Path(inspect.getfile(m)) for m in modules)]:
+    package = Path(__file__).parent
+    parts = ("deepar", "series", "evaluation")
+    for path in sorted([package / "selection.py", *(f for part in parts for f in (package / part).glob("*.py"))]):
         content.update(path.read_bytes())
     return content.hexdigest()[:12]
 
@@ -216,7 +214,7 @@ class LocalEngine:
         horizon = int(model.hyperparameters["prediction_length"])
         ready, notices = complete(panel, horizon, wanted=model.features)
         view = build_target(divide_exposure(ready), horizon, target_of(model.target))
-        widths = model.calibration.widths(calibration.volume(panel.sales), horizon)
+        widths = model.calibration.widths(volume(panel.sales), horizon)
         return write_batch(folder, ready, view, model.categories, shards, model.share, widths), notices
 
     def transform(

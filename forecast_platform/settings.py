@@ -87,8 +87,8 @@ class Settings(BaseSettings):
     )
     target: Literal["auto", "sales", "reference", "ratio"] = Field(
         "auto",
-        description="what the network forecasts: sales, sales with last year's reference as a feature, or their ratio "
-        "to it; auto: sales or the ratio, chosen by backtests",
+        description="what is forecast: sales, sales with last year as a feature (reference) or their ratio; "
+        "auto: chosen by backtests",
     )
     transform_shards: int = Field(2, ge=1, description="input shards of a batch prediction")
 
