@@ -39,7 +39,7 @@ from forecast_platform.settings import Settings
 from forecast_platform.weeks import WEEK
 
 # Beside the protocol's own; none of them is one of those.
-ROLLING = tuple(str(dt.date(2011, 9, 2) + 6 * k * WEEK) for k in range(8))
+ROLLING = tuple(str(dt.date(2011, 9, 2) + 14 * k * WEEK) for k in range(4))
 USUAL_SHARE = selection.USUAL_SHARE[RATIO]
 _MIDDLE = QUANTILES.index(0.5)
 

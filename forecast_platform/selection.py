@@ -64,7 +64,7 @@ SHIPPED: dict[str, dict[str, str]] = {
     RATIO: {
         **_SALES,
         "context_length": "4",
-        "num_cells": "30",
+        "num_cells": "16",
         "embedding_dimension": "1",
         "scaling_length": "26",
         "time_features": "ignore",
@@ -241,7 +241,12 @@ def choose(panel: Panel, candidates: Plans, num_samples: int = 100, progress: Pr
     cutoffs = [panel.weeks[-1 - k * horizon].astype(dt.date) for k in range(1, VALIDATION_WINDOWS + 1)
                if len(panel.weeks) - k * horizon >= reach]  # fmt: skip
     history = panel.until(cutoffs[0])
-    able = [name for name in candidates if _can_learn(name, candidates[name], history, horizon)]
+    full = int(candidates[first]["prediction_length"])
+    able = [
+        name
+        for name, parameters in candidates.items()
+        if _can_learn(name, parameters, history, horizon) and _can_learn(name, parameters, panel, full)
+    ]
     if not able:
         known = int(history.observed.sum())
         return Choice(first, Judgement("unjudged", f"{known} observations up to {cutoffs[0]} are too few to train on"))

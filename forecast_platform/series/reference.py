@@ -1,6 +1,6 @@
 """Last year's week as a reference: holidays lined up by name and distance, noise shared with the department.
 
-For series i and week t the reference is built from weeks about one year before t only:
+For series i and week t the reference is built from weeks about one year before t:
 
     reference[i, t] = (1 - mix) * own[i, t'] + mix * share[i] * department[t']
 
@@ -10,7 +10,8 @@ its department over the weeks around t', which takes the noise out of a single w
 year ago, the department's shape stands in alone; where there is no department either, the series' own level. With more
 than two years of history the year before last, brought to last year's level, joins in: one week of one year is noisy.
 
-Leak-free by construction: with up to MAX_HORIZON weeks ahead nothing after the cutoff is read.
+Leak-free by construction: with up to MAX_HORIZON weeks ahead nothing after the cutoff is read. Shares, mixes and levels
+are those of the history up to the cutoff.
 """
 
 from __future__ import annotations
