@@ -274,6 +274,13 @@ class TestUnjudged:
         assert all(f"{name} " in choice.judgement.why for name in names)
         assert choice.calibration.widths(np.ones(3), 12).shape == (3, 12)
 
+    def test_a_ratio_that_could_not_be_trained_for_the_whole_horizon_is_not_tried(self, monkeypatch):
+        """Enough for the windows tried, a quarter of a year ahead, is not enough for 45 weeks ahead."""
+        asked = play(monkeypatch, lambda name, history, horizon: (*np.ones((2, len(history), horizon)), 1.0))
+        panel = seasonal(weeks=96)
+        choose(panel, candidates(prediction_length="45"))
+        assert {name for name, _ in asked} == {SALES, SKIP}
+
     def test_a_ratio_of_series_too_young_to_train_on_is_not_tried(self, monkeypatch):
         """All but two of a dozen stores closed; a hundred others opened two weeks before the weeks held out."""
         old, new = walking(100, 12).sales, walking(100, 100).sales
