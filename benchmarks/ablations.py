@@ -96,7 +96,7 @@ def _steps() -> Iterator[Trial]:
 
 
 STEPS = tuple(_steps())
-# One network has all the windows of four, or one network's; it knows the size of the week.
+# One network has all the windows of both, or one network's; it knows the size of the week.
 _ONE = {"num_networks": "1", "blind_features": "0"}
 _WINDOWS, _REPEATS = "selection.TRAIN_WINDOWS", "selection.REPEATS"
 _NETWORKS = int(selection.SHIPPED[RATIO]["num_networks"])
@@ -111,7 +111,7 @@ TAKEN_OUT = (
         {"blind_features": "0"},
     ),
     Trial({"all networks know the size of the week": USUAL_SHARE}, given={"blind_features": "0"}),
-    Trial({"one network, windows of four": USUAL_SHARE}, {_REPEATS: _NETWORKS * selection.REPEATS}, _ONE),
+    Trial({"one network, windows of both": USUAL_SHARE}, {_REPEATS: _NETWORKS * selection.REPEATS}, _ONE),
     Trial({"one network, windows of one": USUAL_SHARE}, {_WINDOWS: _EACH}, _ONE),
     Trial({"12 weeks of context instead of 4": USUAL_SHARE}, given={"context_length": "12"}),
     Trial({"no year before last in the reference": USUAL_SHARE}, {SECOND: 0.0}),

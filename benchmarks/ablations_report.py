@@ -40,7 +40,7 @@ _NETWORK = """\
 
 The ratio network as it ships, and with one thing otherwise at a time, compared with the first row. The median is half
 the network's and half the reference's, but where a row says that one is alone. The networks for sales have no reference
-and are always alone. Two of the four networks know how large a week is for its series; one by itself does. Intervals
+and are always alone. One of the two networks knows how large a week is for its series; one by itself does. Intervals
 are as the networks have them. Training is in CPU seconds.
 
 """
@@ -190,6 +190,7 @@ def _draw(results: Results, ink: str) -> Any:
                           va="center", textcoords="offset points", fontsize=7, color=ink)  # fmt: skip
         axes.set_yticks(range(len(changes)), list(changes), fontsize=8)
         axes.invert_yaxis()
+        axes.use_sticky_edges = False  # a margin beside 0 too
         axes.margins(x=0.3)
         axes.locator_params(axis="x", nbins=5)
         axes.tick_params(axis="x", labelsize=8)

@@ -208,12 +208,11 @@ def shipped_forecaster(
     """What the platform would do at a cutoff: choose by backtests before it, then train and forecast."""
 
     def forecast(history: Panel, horizon: int, quantiles: Sequence[float]) -> NDArray[np.float64]:
-        choice = choose(history, candidates, num_samples, progress)
+        asked = {name: {**given, "prediction_length": str(horizon)} for name, given in candidates.items()}
+        choice = choose(history, asked, num_samples, progress)
         told(choice.judgement.why)
         levels = sorted({*quantiles, 0.5})
-        found, lead = network_forecast(
-            choice.name, candidates[choice.name], history, horizon, levels, num_samples, progress
-        )
+        found, lead = network_forecast(choice.name, asked[choice.name], history, horizon, levels, num_samples, progress)
         widths = choice.calibration.widths(volume(history.sales), horizon)
         combined = combine(found, found[:, levels.index(0.5)], lead, choice.share, widths)
         return combined[:, [levels.index(q) for q in quantiles]]
