@@ -63,5 +63,5 @@ def test_the_steps_end_with_what_ships_and_names_are_put_back() -> None:
 
 
 def test_no_rolling_cutoff_is_one_of_the_protocol() -> None:
-    assert len({*ablations.ROLLING}) == 8
+    assert len({*ablations.ROLLING}) == 4
     assert not {*ablations.ROLLING} & {*CUTOFFS}
