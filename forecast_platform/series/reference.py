@@ -79,6 +79,30 @@ def _nearest(end: dt.date, events: Sequence[Event]) -> tuple[dt.date, dt.date] |
     return (best[1], best[2]) if best else None
 
 
+def worth_lining_up(panel: Panel) -> tuple[Event, ...]:
+    """The panel's events less those that the history speaks against: lined up, the weeks near them would have been
+    further from last year's own sales than weeks 52 weeks apart. Not every retailer sells by every holiday.
+
+    An event the history has not seen twice stays: there is nothing to judge it by.
+    """
+    ends = (panel.weeks[0].astype(dt.date), panel.weeks[-1].astype(dt.date))
+    events = retail_events(*ends) if panel.events is None else panel.events
+    sales, observed = np.nan_to_num(panel.sales), panel.observed.astype(float)
+    apart = one_year_back(panel.weeks, 0, ())
+    then, there = sales @ apart, observed * (observed @ apart > 0.99)
+    total = (then * there).sum(axis=1)
+    grown = np.where(total > 0, (sales * there).sum(axis=1) / np.where(total > 0, total, 1), 1.0)[:, None]
+    kept = []
+    for event in events:
+        back = one_year_back(panel.weeks, 0, (event,))
+        near = (back != apart).any(axis=0) & (back.sum(axis=0) > 0.99)
+        both = (there * (observed @ back > 0.99))[:, near]
+        errors = [np.abs(sales - grown * (sales @ b))[:, near] * both for b in (back, apart)]
+        if errors[0].sum() <= errors[1].sum():
+            kept.append(event)
+    return tuple(kept)
+
+
 def last_year(
     panel: Panel, horizon: int, mix: float | None = None, events: Sequence[Event] | None = None
 ) -> NDArray[np.float64]:
@@ -265,7 +289,7 @@ def aligned_last_year(history: Panel, horizon: int, quantiles: Sequence[float]) 
         ValueError: see `last_year`.
     """
     known = len(history.weeks)
-    reference = last_year(history, horizon)
+    reference = last_year(history, horizon, events=worth_lining_up(history))
     level = growth(history, reference)
     ahead = reference[:, known:]
     short = np.isnan(ahead)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from forecast_platform.series.covariates import Covariates, Declaration
 from forecast_platform.series.panel import Panel
-from forecast_platform.series.reference import MAX_HORIZON, YEAR, growth, last_year, one_year_back
+from forecast_platform.series.reference import MAX_HORIZON, YEAR, growth, last_year, one_year_back, worth_lining_up
 
 SALES, REFERENCE, RATIO = "sales", "reference", "ratio"
 _LARGEST_RATIO = 5.0
@@ -95,6 +95,7 @@ def build_target(panel: Panel, horizon: int, kind: str) -> Target:
         return Target(panel, np.ones((n, horizon)), np.zeros(n), np.repeat(last[:, None], horizon, axis=1))
     if known <= YEAR:
         raise ValueError(f"{known} weeks of history have no last year to refer to; use the target {SALES!r}")
+    panel = dataclasses.replace(panel, events=worth_lining_up(panel))
     reference = last_year(panel, horizon)
     lead = reference[:, known:] * growth(panel, reference)[:, None]
     if kind == REFERENCE:

@@ -28,6 +28,7 @@ from forecast_platform.series.reference import (
     growth,
     last_year,
     one_year_back,
+    worth_lining_up,
 )
 
 REPO = Path(__file__).parents[2]
@@ -396,6 +397,24 @@ def test_christmas_is_referred_to_christmas():
     at = {end: reference[0, int((np.datetime64(end) - weeks[0]).astype(int)) // 7] for end in
           ("2011-12-16", "2011-12-23", "2011-12-30", "2012-01-06")}  # fmt: skip
     assert list(at.values()) == pytest.approx([100, 300 * 6 / 7 + 100 / 7, 300 / 7 + 100 * 6 / 7, 100])
+
+
+def test_an_event_is_lined_up_unless_the_history_speaks_against_it():
+    """Moved by four weeks: where sales move with it, where they stay, and where it was seen only once."""
+    feast = Event("feast", (dt.date(2010, 9, 15), dt.date(2011, 8, 18), dt.date(2012, 9, 14)))
+    weeks, rng = grid(110), np.random.default_rng(3)
+    plain = 100 + rng.normal(0, 1, (4, 110))
+
+    def kept(sales, known=110):
+        panel = panel_of(sales[:, :known])
+        return worth_lining_up(Panel(panel.store, panel.dept, panel.weeks, panel.sales, events=(feast,)))
+
+    moving, staying = plain.copy(), plain.copy()
+    moving[:, np.isin(weeks, np.array(["2010-09-17", "2011-08-19"], "datetime64[D]"))] *= 3
+    staying[:, np.isin(weeks, np.array(["2010-09-17", "2011-09-16"], "datetime64[D]"))] *= 3
+    assert kept(moving) == (feast,)
+    assert kept(staying) == ()
+    assert kept(staying, known=75) == (feast,)
 
 
 def test_a_series_without_a_last_year_has_the_shape_of_its_department():

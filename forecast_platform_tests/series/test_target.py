@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from forecast_platform.series.covariates import Covariates, Declaration
 from forecast_platform.series.panel import Panel
-from forecast_platform.series.reference import YEAR, growth, last_year
+from forecast_platform.series.reference import YEAR, growth, last_year, worth_lining_up
 from forecast_platform.series.target import (
     BLIND_FEATURES,
     RATIO,
@@ -47,7 +48,7 @@ def with_promo(panel: Panel) -> Panel:
 
 def in_history(panel: Panel) -> np.ndarray:
     """The network's view of the known weeks after the first year, in sales again, shape (N, T - YEAR)."""
-    target, reference = build_target(panel, HORIZON, RATIO), last_year(panel, HORIZON)
+    target, reference = build_target(panel, HORIZON, RATIO), last_year(panel, HORIZON, events=worth_lining_up(panel))
     offset = np.broadcast_to(target.offset[:, None], (len(panel), len(panel.weeks) - YEAR))
     return in_sales(target.panel.sales[:, None], reference[:, YEAR:-HORIZON] + offset, offset)[:, 0]
 
@@ -78,7 +79,7 @@ def test_the_ratio_of_known_weeks_in_sales_are_the_sales(years: Panel):
 
 
 def test_the_ratio_of_1_is_last_years_week_and_the_reference_leads_with_its_growth(years: Panel):
-    target, reference = build_target(years, HORIZON, RATIO), last_year(years, HORIZON)
+    target, reference = build_target(years, HORIZON, RATIO), last_year(years, HORIZON, events=worth_lining_up(years))
     assert target.panel.weeks.tolist() == years.weeks[YEAR:].tolist()
     np.testing.assert_allclose(target.in_sales(np.ones((6, 1, HORIZON)))[:, 0], reference[:, WEEKS:])
     np.testing.assert_allclose(target.lead, reference[:, WEEKS:] * growth(years, reference)[:, None])
@@ -158,13 +159,19 @@ class TestFeatures:
 
     def test_a_week_near_a_holiday_is_measured_by_the_week_as_far_from_last_years(self, years: Panel):
         """The week of Easter 2023, 9 April, by that of 17 April 2022, not by that of 8 April."""
-        panel = dataclasses.replace(with_promo(years), events=None)
+        sales = years.sales.copy()
+        for easter in ("2022-04-22", "2023-04-14"):
+            sales[:, years.position(dt.date.fromisoformat(easter))] *= 3  # so that it is worth lining up
+        panel = dataclasses.replace(with_promo(years), sales=sales, events=None)
         week = panel.position(np.datetime64("2023-04-14").item())
         before = build_target(panel, HORIZON, RATIO).features[1, 0, week - YEAR]
         assert before == pytest.approx(panel.position(np.datetime64("2022-04-22").item()))
 
     def test_the_size_is_that_of_the_reference_for_the_series(self, years: Panel):
-        size, reference = build_target(years, HORIZON, RATIO).features[-1], last_year(years, HORIZON)[:, YEAR:]
+        size, reference = (
+            build_target(years, HORIZON, RATIO).features[-1],
+            last_year(years, HORIZON, events=worth_lining_up(years))[:, YEAR:],
+        )
         assert size.shape == reference.shape
         np.testing.assert_array_equal(size[0].argsort(), reference[0].argsort())
         larger = dataclasses.replace(years, sales=years.sales * 10)
