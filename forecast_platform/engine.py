@@ -146,13 +146,15 @@ class LocalEngine:
             ValueError: a covariate declared as known ahead is not, for the weeks ahead.
         """
         cutoff = panel.weeks[-1].astype(dt.date)
+        first = next(iter(candidates.values()))
         plans = {name: with_epochs(name, parameters, panel) for name, parameters in candidates.items()}
-        divided_by = repr(panel.exposure and panel.exposure.names)  # the same column may be a covariate instead
-        key = digest(panel, json.dumps(plans, sort_keys=True), str(num_samples), divided_by, code_version())
+        # Which columns can be used depends on the weeks ahead, and one may be covariate or exposure.
+        ready, _ = complete(panel, int(first["prediction_length"]))
+        used = repr([part and part.names for part in (ready.covariates, ready.exposure)])
+        key = digest(panel, json.dumps(plans, sort_keys=True), str(num_samples), used, code_version())
         folder = self.models / key
         if (folder / "training.json").exists():
             return Model.load(folder)
-        first = next(iter(candidates.values()))
         need = int(first["context_length"]) + int(first["prediction_length"])
         observations = int(trainable(panel, first).observed.sum())
         if len(panel.weeks) < need or observations < MIN_OBSERVATIONS:
@@ -166,14 +168,14 @@ class LocalEngine:
         # process, so a killed training blocks nobody.
         with FileLock(self.models / f".{key}.lock"):
             if not (folder / "training.json").exists():
-                self._train(panel, plans, key, folder, progress, num_samples)
+                self._train(panel, candidates, key, folder, progress, num_samples)
         return Model.load(folder)
 
     def _train(
-        self, panel: Panel, plans: Plans, key: str, folder: Path, progress: Progress | None, num_samples: int
+        self, panel: Panel, candidates: Plans, key: str, folder: Path, progress: Progress | None, num_samples: int
     ) -> None:
-        choice = choose(panel, plans, num_samples, progress)
-        parameters = plans[choice.name]
+        choice = choose(panel, candidates, num_samples, progress)
+        parameters = with_epochs(choice.name, candidates[choice.name], panel)
         horizon = int(parameters["prediction_length"])
         ready, _ = complete(panel, horizon)
         view = build_target(divide_exposure(ready), horizon, target_of(choice.name))

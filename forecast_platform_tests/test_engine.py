@@ -404,6 +404,34 @@ class TestChosen:
         np.testing.assert_allclose(samples.mean(axis=1), mean, rtol=1e-3, atol=0.05)
 
 
+def test_the_choice_is_asked_for_as_the_backtest_asks(tmp_path, monkeypatch):
+    """Epochs are for the history a network is trained on, which is shorter in the windows tried."""
+    asked = []
+
+    def played(panel, candidates, num_samples=100, progress=None):
+        asked.append({name: dict(given) for name, given in candidates.items()})
+        return Choice(SALES, Judgement("unjudged", "played"))
+
+    for module in (engine, selection):
+        monkeypatch.setattr(module, "choose", played)
+        monkeypatch.setattr(selection, "TRAIN_WINDOWS", dict.fromkeys(selection.TRAIN_WINDOWS, 400))
+    given = {name: {k: v for k, v in c.items() if k != "epochs"} for name, c in candidates("auto").items()}
+    model = LocalEngine(tmp_path).train(PANEL, given)
+    shipped_forecaster(given, 10, told=lambda line: None)(PANEL, 4, QUANTILES)
+    assert asked[0] == asked[1]
+    assert int(model.hyperparameters["epochs"]) >= 10
+
+
+def test_a_column_that_was_left_out_makes_another_model_once_it_is_complete(tmp_path):
+    local, whole = LocalEngine(tmp_path), promoted(make_panel(series=36, weeks=11))
+    planned = dataclasses.replace(whole.covariates.columns[0], declared=False)
+    whole = dataclasses.replace(whole, covariates=Covariates((planned,), whole.covariates.values))
+    ends = dataclasses.replace(whole, covariates=Covariates((planned,), whole.covariates.values[:, :, :11]))
+    without, with_it = local.train(ends, ONE), local.train(whole, ONE)
+    assert (without.features, with_it.features) == ((), ("promo",))
+    assert without.digest != with_it.digest
+
+
 class TestPrepared:
     @pytest.fixture(scope="class")
     def made(self, tmp_path_factory) -> tuple[LocalEngine, Model]:
