@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -46,6 +48,20 @@ def make_hp(**changes: object) -> deepar.HyperParameters:
         "learning_rate": "0.01",
     }
     return deepar.HyperParameters.parse(values | {k: str(v) for k, v in changes.items()})
+
+
+def train_and_kill(series: deepar.SeriesSet, hp: deepar.HyperParameters, folder: Path, epochs: int) -> None:
+    """A training with checkpoints in `folder` every two epochs, stopped after so many."""
+
+    class Killed(Exception):
+        pass
+
+    def kill(done: int, total: int, metrics: dict[str, float]) -> None:
+        if done == epochs:
+            raise Killed
+
+    with pytest.raises(Killed):
+        deepar.train(series, hp, progress=kill, checkpoint=folder, checkpoint_every=2)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from forecast_platform import deepar
 from forecast_platform.deepar import ContractError, SeriesSet
 from forecast_platform.deepar.model import Model
 
-from .conftest import make_hp, make_series
+from .conftest import make_hp, make_series, train_and_kill
 
 TRAINING, AHEAD = make_series(features=2), make_series(features=2, extra=6)
 
@@ -79,16 +79,7 @@ def test_it_survives_being_stored(half, tmp_path):
 def test_resumed_equals_uninterrupted(tmp_path, killed):
     hp = hp_of(epochs=6, num_networks=2, blind_features=1)
     whole = deepar.train(TRAINING, hp)
-
-    class Killed(Exception):
-        pass
-
-    def kill(done, total, metrics):
-        if done == killed:
-            raise Killed
-
-    with pytest.raises(Killed):
-        deepar.train(TRAINING, hp, checkpoint=tmp_path, checkpoint_every=2, progress=kill)
+    train_and_kill(TRAINING, hp, tmp_path, killed)
     resumed = deepar.train(TRAINING, hp, checkpoint=tmp_path, checkpoint_every=2)
     assert (resumed.version, resumed.loss_curve) == (whole.version, whole.loss_curve)
     for one, same in zip(whole.networks, resumed.networks, strict=True):

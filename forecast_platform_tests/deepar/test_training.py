@@ -8,7 +8,7 @@ from forecast_platform import deepar
 from forecast_platform.deepar import ContractError, SeriesSet
 from forecast_platform.deepar.training_data import check_training_data, forecast_starts
 
-from .conftest import make_hp, make_series
+from .conftest import make_hp, make_series, train_and_kill
 
 
 def rebuilt(series, **changes):
@@ -124,16 +124,7 @@ def test_a_skip_starts_at_zero_and_learns_a_random_walk():
 def test_resumed_equals_uninterrupted(series, tmp_path, patience, networks, killed, left):
     hp = make_hp(epochs=6, early_stopping_patience=patience, num_networks=networks, lag_skip="on")
     whole = deepar.train(series, hp)
-
-    class Killed(Exception):
-        pass
-
-    def kill(done, total, metrics):
-        if done == killed:
-            raise Killed
-
-    with pytest.raises(Killed):
-        deepar.train(series, hp, progress=kill, checkpoint=tmp_path, checkpoint_every=2)
+    train_and_kill(series, hp, tmp_path, killed)
     epochs = []
     resumed = deepar.train(
         series, hp, progress=lambda d, t, m: epochs.append(d), checkpoint=tmp_path, checkpoint_every=2
