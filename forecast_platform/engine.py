@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 from filelock import FileLock
 
@@ -28,15 +29,17 @@ from forecast_platform.selection import (
     choose,
     fit,
     one_thread,
+    plans,
     target_of,
     trainable,
     with_epochs,
 )
-from forecast_platform.series.batch import Batch, write_batch
+from forecast_platform.series.batch import Batch, BatchError, write_batch
 from forecast_platform.series.covariates import complete, divide_exposure
 from forecast_platform.series.encoding import Categories, digest
 from forecast_platform.series.panel import Panel
 from forecast_platform.series.target import SALES, build_target
+from forecast_platform.settings import Settings
 from forecast_platform.weeks import WEEK, WeekCalendar
 
 
@@ -128,15 +131,79 @@ def training_panel(panel: Panel, trained_as_of: dt.date, candidates: Plans) -> P
     return earlier if enough else panel
 
 
-class LocalEngine:
-    """DeepAR in this process, models in a folder.
+def training_key(panel: Panel, candidates: Plans, num_samples: int) -> str:
+    """Digest of everything that decides a model: data, hyperparameters, code.
 
-    Args:
-        models: where models are kept, one folder per digest.
+    Raises:
+        ValueError: a covariate declared as known ahead is not, for the weeks ahead.
     """
+    first = next(iter(candidates.values()))
+    full = {name: with_epochs(name, parameters, panel) for name, parameters in candidates.items()}
+    # Which columns can be used depends on the weeks ahead, and one may be covariate or exposure.
+    ready, _ = complete(panel, int(first["prediction_length"]))
+    used = repr([part and part.names for part in (ready.covariates, ready.exposure)])
+    return digest(panel, json.dumps(full, sort_keys=True), str(num_samples), used, code_version())
 
-    def __init__(self, models: Path) -> None:
-        self.models = models
+
+def check_history(panel: Panel, candidates: Plans) -> None:
+    """Raises TooLittleHistory when no candidate could be trained."""
+    first = next(iter(candidates.values()))
+    need = int(first["context_length"]) + int(first["prediction_length"])
+    observations = int(trainable(panel, first).observed.sum())
+    if len(panel.weeks) < need or observations < MIN_OBSERVATIONS:
+        raise TooLittleHistory(
+            f"{len(panel.weeks)} weeks and {int(panel.observed.sum())} observations up to {panel.weeks[-1]}; a model "
+            f"needs {need} weeks (context_length + prediction_length) and {MIN_OBSERVATIONS} observations in series of "
+            f"prediction_length weeks or more (now {observations}). Land more history under sales/."
+        )
+
+
+def train_into(
+    folder: Path,
+    key: str,
+    panel: Panel,
+    candidates: Plans,
+    progress: Progress | None = None,
+    num_samples: int = 100,
+    checkpoint: Path | None = None,
+) -> None:
+    """Choose among the candidates, train the chosen one on everything, and write model.tar.gz and training.json."""
+    choice = choose(panel, candidates, num_samples, progress)
+    parameters = with_epochs(choice.name, candidates[choice.name], panel)
+    horizon = int(parameters["prediction_length"])
+    ready, _ = complete(panel, horizon)
+    view = build_target(divide_exposure(ready), horizon, target_of(choice.name))
+    started = time.perf_counter()
+    model, categories = fit(parameters, view, progress, checkpoint)
+    version = deepar.save_artifact(model, folder / "model.tar.gz")
+    Model(
+        folder=folder,
+        version=version,
+        digest=key,
+        trained_as_of=panel.weeks[-1].astype(dt.date),
+        categories=categories,
+        hyperparameters=dict(parameters),
+        series=len(panel),
+        observations=int(panel.observed.sum()),
+        judgement=choice.judgement,
+        target=choice.name,
+        share=choice.share,
+        calibration=choice.calibration,
+        features=ready.covariates.names if ready.covariates else (),
+        loss_curve=[float(loss) for loss in model.loss_curve],
+        train_seconds=time.perf_counter() - started,
+        train_windows=int(model.train_windows),
+    ).save()
+
+
+class Engine(Protocol):
+    """Where DeepAR runs. The twins differ in the machine that does the work, not in what comes out."""
+
+    models: Path
+
+    def candidates(self, settings: Settings) -> Plans:
+        """What may be trained, by an installation's settings."""
+        ...
 
     def train(self, panel: Panel, candidates: Plans, progress: Progress | None = None, num_samples: int = 100) -> Model:
         """The model for a panel that ends at its cutoff: stored, or chosen among the candidates and trained now.
@@ -145,67 +212,11 @@ class LocalEngine:
             TooLittleHistory: fewer weeks than one training window, or fewer observations than DeepAR accepts.
             ValueError: a covariate declared as known ahead is not, for the weeks ahead.
         """
-        cutoff = panel.weeks[-1].astype(dt.date)
-        first = next(iter(candidates.values()))
-        plans = {name: with_epochs(name, parameters, panel) for name, parameters in candidates.items()}
-        # Which columns can be used depends on the weeks ahead, and one may be covariate or exposure.
-        ready, _ = complete(panel, int(first["prediction_length"]))
-        used = repr([part and part.names for part in (ready.covariates, ready.exposure)])
-        key = digest(panel, json.dumps(plans, sort_keys=True), str(num_samples), used, code_version())
-        folder = self.models / key
-        if (folder / "training.json").exists():
-            return Model.load(folder)
-        need = int(first["context_length"]) + int(first["prediction_length"])
-        observations = int(trainable(panel, first).observed.sum())
-        if len(panel.weeks) < need or observations < MIN_OBSERVATIONS:
-            raise TooLittleHistory(
-                f"{len(panel.weeks)} weeks and {int(panel.observed.sum())} observations up to {cutoff}; a model needs "
-                f"{need} weeks (context_length + prediction_length) and {MIN_OBSERVATIONS} observations in series of "
-                f"prediction_length weeks or more (now {observations}). Land more history under sales/."
-            )
-        self.models.mkdir(parents=True, exist_ok=True)
-        # Weeks of one backfill want the same model at once: one run trains it, the others wait. The lock ends with its
-        # process, so a killed training blocks nobody.
-        with FileLock(self.models / f".{key}.lock"):
-            if not (folder / "training.json").exists():
-                self._train(panel, candidates, key, folder, progress, num_samples)
-        return Model.load(folder)
+        ...
 
-    def _train(
-        self, panel: Panel, candidates: Plans, key: str, folder: Path, progress: Progress | None, num_samples: int
-    ) -> None:
-        choice = choose(panel, candidates, num_samples, progress)
-        parameters = with_epochs(choice.name, candidates[choice.name], panel)
-        horizon = int(parameters["prediction_length"])
-        ready, _ = complete(panel, horizon)
-        view = build_target(divide_exposure(ready), horizon, target_of(choice.name))
-        checkpoint = self.models / f"{key}.checkpoint"
-        started = time.perf_counter()
-        model, categories = fit(parameters, view, progress, checkpoint)
-        building = self.models / f"{key}.building"
-        shutil.rmtree(building, ignore_errors=True)
-        building.mkdir()
-        version = deepar.save_artifact(model, building / "model.tar.gz")
-        Model(
-            folder=building,
-            version=version,
-            digest=key,
-            trained_as_of=panel.weeks[-1].astype(dt.date),
-            categories=categories,
-            hyperparameters=dict(parameters),
-            series=len(panel),
-            observations=int(panel.observed.sum()),
-            judgement=choice.judgement,
-            target=choice.name,
-            share=choice.share,
-            calibration=choice.calibration,
-            features=ready.covariates.names if ready.covariates else (),
-            loss_curve=[float(loss) for loss in model.loss_curve],
-            train_seconds=time.perf_counter() - started,
-            train_windows=int(model.train_windows),
-        ).save()
-        building.rename(folder)
-        shutil.rmtree(checkpoint, ignore_errors=True)
+    def model(self, key: str) -> Model:
+        """A model trained earlier, by its digest. Raises ModelLost when it is nowhere to be found."""
+        ...
 
     def prepare(self, model: Model, panel: Panel, folder: Path, shards: int) -> tuple[Batch, tuple[str, ...]]:
         """Batch files for all series of a panel that ends at the cutoff, and notices about its covariates.
@@ -213,6 +224,75 @@ class LocalEngine:
         Raises:
             ValueError: a covariate the model was trained with is missing, now or for the weeks ahead.
         """
+        ...
+
+    def transform(
+        self,
+        model: Model,
+        batch: Batch,
+        num_samples: int,
+        quantiles: Sequence[float],
+        seed: int,
+        progress: Progress | None = None,
+    ) -> int:
+        """Write the outputs of a batch. Returns the number of series."""
+        ...
+
+    def batch(self, folder: Path) -> Batch:
+        """A batch transformed earlier, also by another machine. Raises BatchError when it is nowhere to be found."""
+        ...
+
+    def receipt(self) -> dict[str, Any]:
+        """What the work since the last receipt cost, for the asset's page; empty where nothing is billed."""
+        ...
+
+
+class ModelLost(LookupError):
+    """A model named in the `models` table is not stored any more; the message says what to do."""
+
+
+class LocalEngine:
+    """DeepAR in this process, models in a folder. See Engine.
+
+    Args:
+        models: where models are kept, one folder per digest.
+    """
+
+    def __init__(self, models: Path) -> None:
+        self.models = models
+
+    def candidates(self, settings: Settings) -> Plans:
+        """See Engine.candidates."""
+        return plans(settings)
+
+    def train(self, panel: Panel, candidates: Plans, progress: Progress | None = None, num_samples: int = 100) -> Model:
+        """See Engine.train."""
+        key = training_key(panel, candidates, num_samples)
+        folder = self.models / key
+        if (folder / "training.json").exists():
+            return Model.load(folder)
+        check_history(panel, candidates)
+        self.models.mkdir(parents=True, exist_ok=True)
+        # Weeks of one backfill want the same model at once: one run trains it, the others wait. The lock ends with its
+        # process, so a killed training blocks nobody.
+        with FileLock(self.models / f".{key}.lock"):
+            if not (folder / "training.json").exists():
+                building, checkpoint = self.models / f"{key}.building", self.models / f"{key}.checkpoint"
+                shutil.rmtree(building, ignore_errors=True)
+                building.mkdir()
+                train_into(building, key, panel, candidates, progress, num_samples, checkpoint)
+                building.rename(folder)
+                shutil.rmtree(checkpoint, ignore_errors=True)
+        return Model.load(folder)
+
+    def model(self, key: str) -> Model:
+        """See Engine.model."""
+        if not (self.models / key / "training.json").exists():
+            raise ModelLost(f"{self.models / key} holds no model; materialize deepar_model for its week again")
+        return Model.load(self.models / key)
+
+    def prepare(self, model: Model, panel: Panel, folder: Path, shards: int) -> tuple[Batch, tuple[str, ...]]:
+        """See Engine.prepare."""
         horizon = int(model.hyperparameters["prediction_length"])
         ready, notices = complete(panel, horizon, wanted=model.features)
         view = build_target(divide_exposure(ready), horizon, target_of(model.target))
@@ -228,7 +308,7 @@ class LocalEngine:
         seed: int,
         progress: Progress | None = None,
     ) -> int:
-        """Write the outputs of a batch. Returns the number of series."""
+        """See Engine.transform."""
         network = deepar.load_artifact(model.artifact)
         config = {
             "num_samples": num_samples,
@@ -243,3 +323,13 @@ class LocalEngine:
             if progress:
                 progress("predict", number, len(shards))
         return lines
+
+    def batch(self, folder: Path) -> Batch:
+        """See Engine.batch."""
+        if not (folder / "manifest.parquet").exists():
+            raise BatchError(f"{folder} holds no batch; materialize batch_predictions for its week again")
+        return Batch(folder)
+
+    def receipt(self) -> dict[str, Any]:
+        """See Engine.receipt."""
+        return {}

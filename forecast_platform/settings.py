@@ -39,7 +39,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="FORECAST_", extra="forbid", frozen=True)
 
-    profile: Literal["local"] = Field("local", description="which twins of the resources to use")
+    profile: Literal["local", "aws"] = Field("local", description="which twins of the resources to use")
     landing_url: str = Field("", description="folder or s3://bucket/prefix to watch; empty: $FORECAST_HOME/landing")
 
     # The business week
@@ -91,9 +91,33 @@ class Settings(BaseSettings):
         "auto: chosen by backtests",
     )
     transform_shards: int = Field(2, ge=1, description="input shards of a batch prediction")
+    model_name: str = Field("", description="pins the model of this version, instead of training; see the models table")
 
     # The lake
     keep_states_days: int = Field(30, ge=1, description="days for which replaced states of a table can be asked for")
+
+    # AWS (profile aws). Credentials, region and endpoints are boto3's own: AWS_PROFILE, AWS_REGION, AWS_ENDPOINT_URL.
+    storage_url: str = Field("", description="s3://bucket/prefix under which lake, models and job files live")
+    database: str = Field("forecast", pattern="^[a-z0-9_]+$", description="Glue database of the tables")
+    workgroup: str = Field("forecast", description="Athena workgroup of queries")
+    queue_url: str = Field("", description="SQS queue of the landing bucket's events; empty: listing alone")
+    engine: Literal["", "local", "sagemaker-builtin", "sagemaker-container"] = Field(
+        "",
+        description="where DeepAR runs: in this process, Amazon's image, or ours; "
+        "empty: local, on profile aws sagemaker-container",
+    )
+    role_arn: str = Field("", description="role that SageMaker jobs run as")
+    image: str = Field("", description="ECR address of our DeepAR image, for sagemaker-container")
+    train_instance: str = Field("ml.c5.2xlarge", pattern="^ml[.]", description="instance type of a training job")
+    transform_instance: str = Field("ml.c5.2xlarge", pattern="^ml[.]", description="instance type of a batch transform")
+    transform_instances: int = Field(1, ge=1, le=100, description="instances of a batch transform")
+    spot: bool = Field(False, description="train on spot instances")
+    max_job_minutes: int = Field(60, ge=1, description="a SageMaker job is stopped after this long")
+    max_job_usd: float = Field(10, gt=0, description="a job that could cost more by its time limit is refused")
+    max_month_usd: float = Field(200, gt=0, description="a job is refused when the calendar month could exceed this")
+    prices: dict[str, float] = Field(
+        default_factory=dict, description="USD per instance hour, over the shipped table (us-east-1, on demand)"
+    )
 
     _home: Path = PrivateAttr(default_factory=home)
 
@@ -127,8 +151,35 @@ class Settings(BaseSettings):
             raise ValueError(f"quantiles must ascend between 0 and 1 and hold 0.5; got {qs}")
         if any(round(q * 100, 6) % 1 for q in qs):
             raise ValueError(f"quantiles are published as columns p1 .. p99: whole percents only; got {qs}")
+        if self.profile == "aws":
+            self._check_aws()
+        elif self.engine not in ("", "local"):
+            raise ValueError(f"engine {self.engine} needs profile aws; set FORECAST_PROFILE=aws")
         _ = self.contract, self.calendar, self.declarations  # they validate themselves
         return self
+
+    def _check_aws(self) -> None:
+        needed = {"storage_url": self.storage_url, "landing_url": self.landing_url}
+        if self.engine_name != "local":
+            needed["role_arn"] = self.role_arn
+        if self.engine_name == "sagemaker-container":
+            needed["image"] = self.image
+        missing = [f"FORECAST_{name.upper()}" for name, value in needed.items() if not value]
+        if missing:
+            raise ValueError(f"profile aws needs {', '.join(missing)}; the outputs of infra/ name them")
+        for name in ("storage_url", "landing_url"):
+            if not getattr(self, name).startswith("s3://"):
+                raise ValueError(f"on profile aws {name} is s3://bucket/prefix; got {getattr(self, name)!r}")
+        if self.transform_shards < self.transform_instances:
+            raise ValueError(
+                f"transform_shards is {self.transform_shards} for {self.transform_instances} transform_instances: one "
+                "file goes to one instance, so give at least as many shards"
+            )
+
+    @property
+    def engine_name(self) -> str:
+        """Where DeepAR runs: local, sagemaker-builtin or sagemaker-container."""
+        return self.engine or ("sagemaker-container" if self.profile == "aws" else "local")
 
     @property
     def home(self) -> Path:

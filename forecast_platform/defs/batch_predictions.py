@@ -1,6 +1,7 @@
 """Sampled forecasts of every active series: input shards, a manifest of who is on which line, verified outputs."""
 
 import datetime as dt
+from pathlib import Path
 
 import dagster as dg
 from dagster_duckdb import DuckDBResource
@@ -10,7 +11,7 @@ from forecast_platform.defs.deepar_model import deepar_model
 from forecast_platform.defs.partitions import OWNERS, as_known, history, weekly, weeks_of
 from forecast_platform.defs.resources import Platform, lake_connection
 from forecast_platform.defs.stage import Stage
-from forecast_platform.engine import Model
+from forecast_platform.engine import Model, ModelLost
 from forecast_platform.lake.lake import any_of
 from forecast_platform.series.batch import Batch
 from forecast_platform.series.cleaning import read_panel
@@ -27,7 +28,10 @@ def model_in_force(platform: Platform, week: dt.date) -> Model:
     rows = platform.lake.read("models", any_of("week", [key(week)])).to_pylist()
     if not rows:
         raise dg.Failure(f"no model for {week}; materialize deepar_model for this partition first", allow_retries=False)
-    model = Model.load(platform.engine.models / rows[0]["training_digest"])
+    try:
+        model = platform.engine.model(rows[0]["training_digest"])
+    except ModelLost as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
     if model.trained_as_of > week:
         raise dg.Failure(
             f"model {model.version} was trained on weeks up to {model.trained_as_of}, which {week} did not know",
@@ -36,8 +40,12 @@ def model_in_force(platform: Platform, week: dt.date) -> Model:
     return model
 
 
+def folder_of(platform: Platform, week: dt.date) -> Path:
+    return platform.settings.transforms / key(week)
+
+
 def batch_of(platform: Platform, week: dt.date) -> Batch:
-    return Batch(platform.settings.transforms / key(week))
+    return platform.engine.batch(folder_of(platform, week))
 
 
 @dg.asset(
@@ -59,9 +67,7 @@ def batch_predictions(
         panel = read_panel(con, week, as_known(context), settings.declarations, settings.country)
     panel, without = forecastable(panel, settings.active_weeks)
     try:
-        batch, notices = platform.engine.prepare(
-            model, panel, batch_of(platform, week).folder, settings.transform_shards
-        )
+        batch, notices = platform.engine.prepare(model, panel, folder_of(platform, week), settings.transform_shards)
     except ValueError as error:  # a covariate that ends too early
         raise dg.Failure(str(error), allow_retries=False) from error
     before = stage.elapsed()
@@ -84,5 +90,6 @@ def batch_predictions(
             series_per_second=round(lines / seconds),
             series_per_cpu_second=round(lines / cpu_seconds),
             folder=dg.MetadataValue.path(str(batch.folder)),
+            **platform.engine.receipt(),
         )
     )

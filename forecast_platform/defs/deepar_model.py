@@ -6,7 +6,7 @@ import dagster as dg
 import pyarrow as pa
 from dagster_duckdb import DuckDBResource
 
-from forecast_platform import engine, selection
+from forecast_platform import engine
 from forecast_platform.defs import pictures
 from forecast_platform.defs.cleaned_series import cleaned_series
 from forecast_platform.defs.partitions import OWNERS, as_known, history, weekly, weeks_of
@@ -31,7 +31,7 @@ def deepar_model(
 ) -> dg.MaterializeResult:
     stage, (week,), mode = Stage(context), weeks_of(context), as_known(context)
     settings, lake = platform.settings, platform.lake
-    candidates = selection.plans(settings)
+    candidates = platform.engine.candidates(settings)
     try:
         with lake_connection(platform, duckdb) as con:
             panel = read_panel(con, week, mode, settings.declarations, settings.country)
@@ -85,5 +85,6 @@ def deepar_model(
             artifact=dg.MetadataValue.path(str(model.artifact)),
             hyperparameters=dg.MetadataValue.json(model.hyperparameters),
             loss=pictures.loss_curve(model.loss_curve),
+            **platform.engine.receipt(),
         )
     )

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import duckdb
 from dagster_duckdb import DuckDBResource
 
-from forecast_platform.engine import LocalEngine
+from forecast_platform.engine import Engine, LocalEngine
 from forecast_platform.lake.lake import Lake
 from forecast_platform.landing.store import Landing, open_landing
 from forecast_platform.settings import Settings, get_settings
@@ -20,7 +20,7 @@ class Platform:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.lake = Lake.local(settings.warehouse, settings.quantile_columns)
-        self.engine = LocalEngine(settings.models)
+        self.engine: Engine = LocalEngine(settings.models)
 
     @property
     def landing(self) -> Landing:
