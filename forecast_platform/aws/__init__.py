@@ -1,0 +1,1 @@
+"""The platform on AWS. Knows boto3 and SageMaker's contracts, not Dagster."""
