@@ -13,6 +13,7 @@ import random
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from forecast_platform.lake.tables import NAMESPACE, PROVENANCE, VIEWS, TableSpe
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
     from pyiceberg.expressions import BooleanExpression
-    from pyiceberg.table import Table
+    from pyiceberg.table import FileScanTask, Table
 
 # Measured on 300 weekly commits: at Iceberg's defaults a commit grew from .14 to .73 CPU s, with these it stays flat.
 _PROPERTIES = {
@@ -38,6 +39,7 @@ _PROPERTIES = {
     "write.parquet.compression-codec": "zstd",
 }
 _CONFLICT_RETRIES = 20
+_LOCAL = "file://"
 
 
 class LakeError(RuntimeError):
@@ -57,7 +59,7 @@ def local_catalog(warehouse: Path) -> Catalog:
     # The address is not Path.as_uri(): pyiceberg would take its %20 for the folder's name and write beside `warehouse`.
     with FileLock(warehouse / ".catalog.lock", timeout=60):
         catalog = SqlCatalog(
-            NAMESPACE, uri=f"sqlite:///{warehouse / 'catalog.db'}?timeout=30", warehouse=f"file://{warehouse}"
+            NAMESPACE, uri=f"sqlite:///{warehouse / 'catalog.db'}?timeout=30", warehouse=f"{_LOCAL}{warehouse}"
         )
         catalog.create_namespace_if_not_exists(NAMESPACE)
     return catalog
@@ -68,17 +70,30 @@ class Lake:
 
     Args:
         catalog: opens the catalog; called once per process.
+        namespace: the catalog's name of the schema the tables are in.
         quantile_columns: published quantiles, the columns of `forecasts`.
     """
 
-    def __init__(self, catalog: Callable[[], Catalog], quantile_columns: Sequence[str]) -> None:
+    def __init__(self, catalog: Callable[[], Catalog], namespace: str, quantile_columns: Sequence[str]) -> None:
         self._open = catalog
+        self.namespace = namespace
         self._catalog: Catalog | None = None
         self.specs: dict[str, TableSpec] = table_specs(tuple(quantile_columns))
 
     @classmethod
     def local(cls, warehouse: Path, quantile_columns: Sequence[str]) -> Lake:
-        return cls(lambda: local_catalog(warehouse), quantile_columns)
+        return cls(lambda: local_catalog(warehouse), NAMESPACE, quantile_columns)
+
+    @classmethod
+    def glue(cls, warehouse: str, database: str, quantile_columns: Sequence[str]) -> Lake:
+        """The tables of a Glue database, their files below `warehouse` (s3://bucket/prefix)."""
+
+        def opened() -> Catalog:
+            from forecast_platform.lake.glue import Catalog
+
+            return Catalog(warehouse.rstrip("/"), database)
+
+        return cls(opened, database, quantile_columns)
 
     @property
     def catalog(self) -> Catalog:
@@ -94,13 +109,17 @@ class Lake:
         spec = self.specs.get(name)
         if spec is None:
             raise LakeError(f"no table {name!r}; the lake holds {', '.join(self.specs)}")
-        identifier = (NAMESPACE, name)
+        identifier = (self.namespace, name)
         try:
             table = self.catalog.load_table(identifier)
         except NoSuchTableError:
             try:
                 with self.catalog.create_table_transaction(
-                    identifier, schema=spec.schema, properties={**_PROPERTIES, "comment": spec.about}
+                    identifier,
+                    schema=spec.schema,
+                    # Said outright, because a Glue database may have a location of its own.
+                    location=f"{self.catalog.properties['warehouse']}/{self.namespace}/{name}",
+                    properties={**_PROPERTIES, "comment": spec.about},
                 ) as transaction:
                     if spec.partition:
                         with transaction.update_spec() as partitioning:
@@ -184,27 +203,27 @@ class Lake:
         return rows.sort_by([(c, "ascending") for c in spec.key]).select(wanted)
 
     def attach(self, con: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
-        """Show every table and view of the lake in a DuckDB connection, as of now. Holds no lock."""
-        for name, spec in self.specs.items():
-            table = self.table(name)
-            tasks = list(table.scan().plan_files())
-            if any(task.delete_files for task in tasks):
-                raise LakeError(f"{name} holds merge-on-read deletes, which we never write; compact the table first")
-            # Files of before and after a change of columns differ; reading by name costs all their footers. The empty
-            # table brings the columns that no file has yet.
-            evolved = len(table.schemas()) > 1
-            sources = []
-            if tasks:
-                files = ", ".join(_literal(_local_path(task.file.file_path)) for task in tasks)
-                by_name = ", union_by_name=true" if evolved else ""
-                sources.append(f"SELECT * FROM read_parquet([{files}], hive_partitioning=false{by_name})")  # noqa: S608
-            if evolved or not tasks:
-                con.register(f"_{name}", spec.schema.empty_table())
-                sources.append(f"SELECT * FROM _{name}")  # noqa: S608
-            con.execute(f"CREATE OR REPLACE VIEW {name} AS {' UNION ALL BY NAME '.join(sources)}")
+        """Show every table and view of the lake in a DuckDB connection, as of now. Holds no lock, writes nothing."""
+        with ThreadPoolExecutor(len(self.specs)) as pool:  # each table takes several requests where files are in S3
+            planned = list(pool.map(self._plan, self.specs))
+        for name, (table, tasks) in zip(self.specs, planned, strict=True):
+            _attach(con, self.specs[name], table, tasks)
         for view, sql in VIEWS.items():
             con.execute(f"CREATE OR REPLACE VIEW {view} AS {sql}")
         return con
+
+    def _plan(self, name: str) -> tuple[Table | None, list[FileScanTask]]:
+        """A table's current state and the files of it; None and no files where it does not exist yet."""
+        from pyiceberg.exceptions import NoSuchTableError
+
+        try:
+            table = self.catalog.load_table((self.namespace, name))
+        except NoSuchTableError:
+            return None, []
+        tasks = list(table.scan().plan_files())
+        if any(task.delete_files for task in tasks):
+            raise LakeError(f"{name} holds merge-on-read deletes, which we never write; compact the table first")
+        return table, tasks
 
     def query(self, sql: str, parameters: Any = None) -> pa.Table:
         """Run one SELECT (or WITH, FROM, VALUES, DESCRIBE, SHOW, SUMMARIZE) over all tables and views.
@@ -220,8 +239,8 @@ class Lake:
             if [s.type for s in con.extract_statements(sql)] != [duckdb.StatementType.SELECT]:
                 raise duckdb.InvalidInputException("only SELECT can be asked here, one statement at a time")
             self.attach(con)
-            folder = _local_path(self.table("forecasts").location()).rsplit("/", 2)[0]
-            con.execute(f"SET allowed_directories = [{_literal(folder)}]")
+            if (warehouse := self.catalog.properties["warehouse"]).startswith(_LOCAL):
+                con.execute(f"SET allowed_directories = [{_literal(warehouse.removeprefix(_LOCAL))}]")
             con.execute("SET enable_external_access = false")
             con.execute("SET lock_configuration = true")
             relation = con.sql(sql, params=parameters)
@@ -291,13 +310,47 @@ def _same_content(old: pa.Table, new: pa.Table, spec: TableSpec) -> bool:
     return bool(old.equals(new.select(columns)))
 
 
+def _attach(con: duckdb.DuckDBPyConnection, spec: TableSpec, table: Table | None, tasks: list[FileScanTask]) -> None:
+    """Show one table in a DuckDB connection: files on disk read by DuckDB itself, files elsewhere by pyarrow."""
+    sources = []
+    local = [t.file.file_path.removeprefix(_LOCAL) for t in tasks if t.file.file_path.startswith(_LOCAL)]
+    if local:
+        # Files of before and after a change of columns differ; reading by name costs all their footers.
+        by_name = ", union_by_name=true" if table is not None and len(table.schemas()) > 1 else ""
+        files = ", ".join(map(_literal, local))
+        sources.append(f"SELECT * FROM read_parquet([{files}], hive_partitioning=false{by_name})")  # noqa: S608
+    elif table is not None and tasks:
+        con.register(f"_{spec.name}", _dataset(table, tasks))
+        sources.append(f"SELECT * FROM _{spec.name}")  # noqa: S608
+    if table is None or not tasks or len(table.schemas()) > 1:  # columns that no file has yet
+        con.register(f"_{spec.name}_columns", spec.schema.empty_table())
+        sources.append(f"SELECT * FROM _{spec.name}_columns")  # noqa: S608
+    con.execute(f"CREATE OR REPLACE VIEW {spec.name} AS {' UNION ALL BY NAME '.join(sources)}")
+
+
+def _dataset(table: Table, tasks: list[FileScanTask]) -> Any:
+    """A table's files as a pyarrow dataset: DuckDB hands it the columns and filters it needs, and a file whose
+    partition does not match is never opened. Columns that a file lacks are null."""
+    import pyarrow.dataset as ds
+    from pyiceberg.io.pyarrow import PyArrowFileIO, schema_to_pyarrow
+
+    schema, form = schema_to_pyarrow(table.schema(), include_field_ids=False), ds.ParquetFileFormat()
+    io = table.io
+    assert isinstance(io, PyArrowFileIO)
+    fragments = []
+    for task in tasks:
+        scheme, bucket, path = io.parse_location(task.file.file_path)
+        partition = [
+            ds.field(field.name) == pa.scalar(task.file.partition[at], schema.field(field.name).type)
+            for at, field in enumerate(table.specs()[task.file.spec_id].fields)
+        ]
+        fragments.append(form.make_fragment(path, io.fs_by_scheme(scheme, bucket), *partition))
+    return ds.FileSystemDataset(fragments, schema, form, fragments[0].filesystem)
+
+
 def _wait(attempt: int) -> None:
     """Let another writer finish: .05 s, doubling up to 2 s, at random so that two do not meet again."""
     time.sleep(min(2.0, 0.05 * 2**attempt) * random.uniform(0.5, 1.0))  # noqa: S311 (jitter)
-
-
-def _local_path(location: str) -> str:
-    return location.removeprefix("file://")
 
 
 def _literal(text: str) -> str:

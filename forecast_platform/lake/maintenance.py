@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from forecast_platform.lake.lake import Lake
-from forecast_platform.lake.tables import NAMESPACE
 
 if TYPE_CHECKING:
     from pyiceberg.manifest import ManifestFile
@@ -78,7 +77,7 @@ def _maintain(lake: Lake, name: str, keep_from: dt.datetime, young_from: dt.date
 
     expired = 0
     try:
-        table = lake.catalog.load_table((NAMESPACE, name))  # Lake.table would create it over another one's files
+        table = lake.catalog.load_table((lake.namespace, name))  # Lake.table would create it over another one's files
         old = _superseded(table, keep_from)
         try:
             if old:
@@ -88,7 +87,7 @@ def _maintain(lake: Lake, name: str, keep_from: dt.datetime, young_from: dt.date
             pass  # a writer was first; the next maintenance forgets them
         folder = _folder(table)
         files = list(_files(folder))  # listed before the state is read: what is committed in between is seen as named
-        table = lake.catalog.load_table((NAMESPACE, name))
+        table = lake.catalog.load_table((lake.namespace, name))
         named = _named(table)
         _refuse_other_tables(table, [path for path, _ in files if path not in named])
     except NoSuchTableError:
