@@ -1,0 +1,281 @@
+"""Charts as SVG text. Every chart has a title and a description for those who hear it, and its points as JSON for the
+pointer; colours are classes, so the style sheet decides (light, dark, print). Shapes differ as well as colours."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+
+WIDTH = 960
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 14, 34
+Number = float | None
+Place = Callable[[float], float]  # of a value or position on the picture
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line over the chart's x positions. style: a class of the style sheet: actual, forecast, previous, naive."""
+
+    name: str
+    style: str
+    values: Sequence[Number]
+
+
+@dataclass(frozen=True)
+class Band:
+    """An area between two lines, such as an interval."""
+
+    name: str
+    style: str
+    low: Sequence[Number]
+    high: Sequence[Number]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A named x position, such as a holiday."""
+
+    position: int
+    name: str
+
+
+def short(value: Number) -> str:
+    """A number as an axis or a tile shows it: 45.3M, 12.3k, 950."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            scaled = value / size
+            return f"{scaled:,.0f}{letter}" if abs(scaled) >= 100 else f"{scaled:,.1f}{letter}".replace(".0", "")
+    return f"{value:,.0f}" if abs(value) >= 10 or value == 0 else f"{value:,.2f}"
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Round numbers that span low .. high."""
+    span = (high - low) or abs(high) or 1.0
+    raw = span / max(count, 1)
+    power = 10 ** math.floor(math.log10(raw))
+    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)
+    first = math.floor(low / step)
+    last = math.ceil(high / step - 1e-9)
+    return [round(k * step, 10) for k in range(first, last + 1)]
+
+
+def time_chart(
+    title: str,
+    weeks: Sequence[dt.date],
+    lines: Sequence[Line],
+    bands: Sequence[Band] = (),
+    marks: Sequence[Mark] = (),
+    height: int = 320,
+    from_zero: bool = False,
+    percent: bool = False,
+) -> str:
+    """Lines over weeks. Values are None where a line has none."""
+    shown = [v for part in lines for v in part.values if v is not None]
+    shown += [v for band in bands for part in (band.low, band.high) for v in part if v is not None]
+    if not shown or not weeks:
+        return f'<p class="empty">{escape(title)}: nothing to show yet.</p>'
+    low, high = min(shown), max(shown)
+    steps = ticks(min(low, 0) if from_zero or low < 0 else low, high)
+    low, high = steps[0], steps[-1]
+    inner_width, inner_height = WIDTH - _LEFT - _RIGHT, height - _TOP - _BOTTOM
+
+    def x(i: float) -> float:
+        return _LEFT + inner_width * (i / max(len(weeks) - 1, 1))
+
+    def y(value: float) -> float:
+        return _TOP + inner_height * (1 - (value - low) / ((high - low) or 1))
+
+    out = _value_axis(steps, y, percent)
+    out += _week_ticks(weeks, x, height)
+    for mark in marks:
+        out.append(
+            f'<g class="mark"><line x1="{x(mark.position):.1f}" x2="{x(mark.position):.1f}" y1="{_TOP}" '
+            f'y2="{height - _BOTTOM}"/><title>{escape(mark.name)}</title></g>'
+        )
+    for band in bands:
+        points = [(i, lo, hi) for i, (lo, hi) in enumerate(zip(band.low, band.high, strict=True)) if lo is not None]
+        if points:
+            upper = [f"{x(i):.1f},{y(hi):.1f}" for i, _, hi in points if hi is not None]
+            lower = [f"{x(i):.1f},{y(lo):.1f}" for i, lo, _ in reversed(points) if lo is not None]
+            out.append(f'<polygon class="band {band.style}" points="{" ".join(upper + lower)}"/>')
+    for part in lines:
+        out += [f'<path class="line {part.style}" d="{path}"/>' for path in _paths(part.values, x, y)]
+        alone = _lonely(part.values)
+        out += [f'<circle class="dot {part.style}" cx="{x(i):.1f}" cy="{y(v):.1f}" r="3"/>' for i, v in alone]
+    points_json = json.dumps(
+        {
+            "weeks": [str(w) for w in weeks],
+            "left": _LEFT,
+            "right": WIDTH - _RIGHT,
+            "lines": [{"name": p.name, "style": p.style, "values": _rounded(p.values)} for p in lines],
+            "bands": [
+                {"name": b.name, "style": b.style, "low": _rounded(b.low), "high": _rounded(b.high)} for b in bands
+            ],
+            "marks": {str(m.position): m.name for m in marks},
+            "percent": percent,
+        },
+        separators=(",", ":"),
+    )
+    legend = "".join(_key(p.name, p.style) for p in lines) + "".join(_key(b.name, f"band {b.style}") for b in bands)
+    legend += _key("holiday", "holiday") if marks else ""
+    about = f"{title}, {weeks[0]} to {weeks[-1]}: {', '.join(p.name for p in lines)}"
+    return (
+        f'<figure class="chart" data-chart="{escape(points_json)}">'
+        f'<figcaption>{escape(title)}<span class="legend">{legend}</span></figcaption>'
+        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(about)}">{"".join(out)}'
+        f'<line class="pointer" y1="{_TOP}" y2="{height - _BOTTOM}"/></svg></figure>'
+    )
+
+
+def bars(title: str, names: Sequence[str], parts: Sequence[Line], height: int = 260, percent: bool = True) -> str:
+    """Bars side by side: one group per name, one bar per part."""
+    shown = [v for part in parts for v in part.values if v is not None]
+    if not shown:
+        return f'<p class="empty">{escape(title)}: nothing to show yet.</p>'
+    steps = ticks(min(0.0, *shown), max(shown))
+    low, high = steps[0], steps[-1]
+    inner_width, inner_height = WIDTH - _LEFT - _RIGHT, height - _TOP - _BOTTOM
+    group = inner_width / len(names)
+    width = min(group * 0.8 / len(parts), 40)
+
+    def y(value: float) -> float:
+        return _TOP + inner_height * (1 - (value - low) / ((high - low) or 1))
+
+    form = (lambda v: f"{v:.1%}") if percent else short
+    out = _value_axis(steps, y, percent)
+    for g, name in enumerate(names):
+        middle = _LEFT + group * (g + 0.5)
+        out.append(f'<text class="tick" x="{middle:.1f}" y="{height - 12}" text-anchor="middle">{escape(name)}</text>')
+        for k, part in enumerate(parts):
+            value = part.values[g]
+            if value is None:
+                continue
+            left = middle + (k - len(parts) / 2) * width
+            top, bottom = sorted((y(value), y(0)))
+            out.append(
+                f'<rect class="bar {part.style}" x="{left:.1f}" y="{top:.1f}" width="{width * 0.9:.1f}" '
+                f'height="{max(bottom - top, 0.5):.1f}"><title>{escape(part.name)}, {escape(name)}: {form(value)}'
+                "</title></rect>"
+            )
+    legend = "".join(_key(p.name, f"bar {p.style}") for p in parts)
+    about = "; ".join(
+        f"{p.name}: " + ", ".join(f"{n} {form(v)}" for n, v in zip(names, p.values, strict=True) if v is not None)
+        for p in parts
+    )
+    return (
+        f'<figure class="chart"><figcaption>{escape(title)}<span class="legend">{legend}</span></figcaption>'
+        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(f"{title}. {about}")}">{"".join(out)}'
+        "</svg></figure>"
+    )
+
+
+def calibration_chart(title: str, points: Sequence[tuple[float, float]], size: int = 360) -> str:
+    """Share of sales at or below each quantile, beside what it should be."""
+    if not points:
+        return f'<p class="empty">{escape(title)}: nothing to show yet.</p>'
+    inner = size - _LEFT - _RIGHT
+
+    def x(share: float) -> float:
+        return _LEFT + inner * share
+
+    def y(share: float) -> float:
+        return _TOP + inner * (1 - share)
+
+    out = []
+    for step in (0, 0.2, 0.4, 0.6, 0.8, 1):
+        out.append(f'<line class="grid" x1="{x(0)}" x2="{x(1)}" y1="{y(step):.1f}" y2="{y(step):.1f}"/>')
+        out.append(f'<text class="tick" x="{_LEFT - 8}" y="{y(step) + 4:.1f}" text-anchor="end">{step:.0%}</text>')
+        out.append(f'<text class="tick" x="{x(step):.1f}" y="{y(0) + 20}" text-anchor="middle">{step:.0%}</text>')
+    out.append(f'<line class="line naive" x1="{x(0)}" y1="{y(0)}" x2="{x(1)}" y2="{y(1)}"/>')
+    path = " L".join(f"{x(q):.1f},{y(share):.1f}" for q, share in points)
+    out.append(f'<path class="line forecast" d="M{path}"/>')
+    out += [
+        f'<circle class="dot forecast" cx="{x(q):.1f}" cy="{y(share):.1f}" r="5">'
+        f"<title>p{q * 100:.0f}: {share:.1%} of sales lie at or below it</title></circle>"
+        for q, share in points
+    ]
+    about = ", ".join(f"p{q * 100:.0f} {share:.0%}" for q, share in points)
+    legend = _key("as it should be", "naive") + _key("observed", "forecast")
+    return (
+        f'<figure class="chart square"><figcaption>{escape(title)}<span class="legend">{legend}</span></figcaption>'
+        f'<svg viewBox="0 0 {size} {size - _RIGHT + 8}" role="img" aria-label="{escape(f"{title}: {about}")}">'
+        f"{''.join(out)}</svg></figure>"
+    )
+
+
+def sparkline(values: Sequence[Number], ahead: Sequence[Number] = (), width: int = 120, height: int = 28) -> str:
+    """A line without axes: sales, then the forecast."""
+    both = [*values, *ahead]
+    known = [v for v in both if v is not None]
+    if len(known) < 2:
+        return ""
+    low, high = min(known), max(known)
+
+    def x(i: float) -> float:
+        return 2 + (width - 4) * i / max(len(both) - 1, 1)
+
+    def y(value: float) -> float:
+        return 2 + (height - 4) * (1 - (value - low) / ((high - low) or 1))
+
+    out = [f'<path class="line actual" d="{path}"/>' for path in _paths([*values, *[None] * len(ahead)], x, y)]
+    joined = [*[None] * (len(values) - 1), *values[-1:], *ahead] if values else list(ahead)
+    out += [f'<path class="line forecast" d="{path}"/>' for path in _paths(joined, x, y)]
+    return f'<svg class="spark" viewBox="0 0 {width} {height}" aria-hidden="true">{"".join(out)}</svg>'
+
+
+def _value_axis(steps: Sequence[float], y: Place, percent: bool) -> list[str]:
+    """Grid lines with their values; percents get a decimal where whole ones would repeat."""
+    digits = 1 if percent and any(round(step * 100, 6) % 1 for step in steps) else 0
+    out = []
+    for step in steps:
+        text = f"{step:.{digits}%}" if percent else short(step)
+        out.append(f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y(step):.1f}" y2="{y(step):.1f}"/>')
+        out.append(f'<text class="tick" x="{_LEFT - 8}" y="{y(step) + 4:.1f}" text-anchor="end">{text}</text>')
+    return out
+
+
+def _paths(values: Sequence[Number], x: Place, y: Place) -> list[str]:
+    """One path for every run of known values of two or more."""
+    paths: list[str] = []
+    run: list[str] = []
+    for i, value in enumerate([*values, None]):
+        if value is not None:
+            run.append(f"{x(i):.1f},{y(value):.1f}")
+            continue
+        if len(run) > 1:
+            paths.append("M" + " L".join(run))
+        run = []
+    return paths
+
+
+def _lonely(values: Sequence[Number]) -> list[tuple[int, float]]:
+    """Known values without a known neighbour, which no line shows."""
+    padded = [None, *values, None]
+    return [(i, v) for i, v in enumerate(values) if v is not None and padded[i] is None and padded[i + 2] is None]
+
+
+def _week_ticks(weeks: Sequence[dt.date], x: Place, height: int) -> list[str]:
+    """Month names where there is room, years at each January."""
+    firsts = [i for i in range(len(weeks)) if i == 0 or weeks[i].month != weeks[i - 1].month]
+    every = next(k for k in (1, 2, 3, 6, 12, 24, 48) if len(firsts) / k <= 12)
+    chosen = [i for i in firsts if (weeks[i].month - 1) % every == 0] if every > 1 else firsts
+    out = []
+    for n, i in enumerate(chosen):
+        text = f"{weeks[i]:%b}" + (f" {weeks[i]:%Y}" if n == 0 or weeks[i].month == 1 or every >= 12 else "")
+        minor = " minor" if n % 2 else ""
+        out.append(f'<text class="tick{minor}" x="{x(i):.1f}" y="{height - 12}" text-anchor="middle">{text}</text>')
+    return out
+
+
+def _rounded(values: Sequence[Number]) -> list[Number]:
+    return [None if v is None else round(v, 4 if abs(v) < 10 else 1) for v in values]
+
+
+def _key(name: str, style: str) -> str:
+    return f'<span class="key"><i class="{style}"></i>{escape(name)}</span>'
