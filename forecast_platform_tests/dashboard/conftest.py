@@ -1,0 +1,42 @@
+"""A small retailer with four published weeks, and the dashboard over it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from starlette.testclient import TestClient
+
+from forecast_platform.dashboard.app import build_app
+from forecast_platform.dashboard.source import Source
+from forecast_platform.demo import Retailer, history_files, week_file
+from forecast_platform.settings import Settings
+from forecast_platform_tests.conftest import SMALL, landing_day, weeks_of
+from forecast_platform_tests.defs.graph import Graph
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory, retailer: Retailer) -> Graph:
+    """History with two dirty lines up to the fourth week from the end, then a forecast after each of the last four."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FORECAST_HOME", str(tmp_path_factory.mktemp("dashboard") / "home"))
+        graph, weeks = Graph(Settings(**SMALL)), weeks_of(retailer)
+        graph.land(history_files(retailer, weeks[-4], dirty_rows=2), at=landing_day(weeks[-4]))
+        assert graph.history(weeks[0], weeks[-4]).success
+        for week in weeks[-4:]:
+            name, data = week_file(retailer, week)
+            graph.land({name: data}, at=landing_day(week))
+            assert graph.week(week).success
+    return graph
+
+
+@pytest.fixture
+def source(published: Graph) -> Source:
+    return Source(published.lake)
+
+
+@pytest.fixture
+def client(published: Graph, source: Source) -> Iterator[TestClient]:
+    app = build_app(published.platform.settings, source, hosts=("testserver",))
+    with TestClient(app, raise_server_exceptions=True) as made:
+        yield made

@@ -1,0 +1,128 @@
+"""Charts are text: what they claim is read back from it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import html
+import itertools
+import json
+import re
+import xml.etree.ElementTree as ET
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from forecast_platform.dashboard.charts import (
+    Band,
+    Line,
+    Mark,
+    bars,
+    calibration_chart,
+    short,
+    sparkline,
+    ticks,
+    time_chart,
+)
+
+WEEKS = [dt.date(2025, 1, 3) + dt.timedelta(weeks=k) for k in range(6)]
+numbers = st.floats(-1e9, 1e9).map(lambda v: round(v, 3))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "–"), (float("nan"), "–"), (0, "0"), (0.25, "0.25"), (12.4, "12"), (1234, "1.2k"), (2000, "2k"),
+     (123456, "123k"), (45_300_000, "45.3M"), (-1_500, "-1.5k"), (2e9, "2B")],
+)  # fmt: skip
+def test_numbers_are_short(value: Any, text: str) -> None:
+    assert short(value) == text
+
+
+@given(numbers, numbers)
+def test_ticks_are_evenly_spaced_and_span_the_values(a: float, b: float) -> None:
+    low, high = sorted((a, b))
+    found = ticks(low, high)
+    steps = [y - x for x, y in itertools.pairwise(found)]
+    assert found[0] <= low + 1e-6 * abs(low)
+    assert found[-1] >= high - 1e-6 * (abs(high) + abs(low))
+    assert len(found) <= 9
+    assert all(step == pytest.approx(steps[0], rel=1e-6) and step > 0 for step in steps)
+
+
+def parsed(chart: str) -> tuple[ET.Element, dict[str, Any]]:
+    figure = ET.fromstring(chart)  # also proves that it is well-formed
+    return figure, json.loads(figure.get("data-chart", "{}"))
+
+
+def test_the_pointer_gets_the_values_drawn() -> None:
+    chart = time_chart(
+        "T",
+        WEEKS,
+        [Line("sales", "actual", [1, 2, None, 4, None, None])],
+        [Band("p10 to p90", "fan0", [None, None, None, 3, 4, 5], [None, None, None, 5, 6, 7])],
+        [Mark(2, "Easter")],
+    )
+    figure, data = parsed(chart)
+    assert data["weeks"] == [str(w) for w in WEEKS]
+    assert data["lines"][0]["values"] == [1, 2, None, 4, None, None]
+    assert data["bands"][0]["high"] == [None, None, None, 5, 6, 7]
+    assert data["marks"] == {"2": "Easter"}
+    # One stretch of two values is a line, the one alone a dot.
+    assert len(figure.findall(".//path")) == 1
+    assert len(figure.findall(".//circle")) == 1
+    assert len(figure.find(".//polygon").get("points").split()) == 6  # type: ignore[union-attr]
+
+
+def test_a_higher_value_is_drawn_higher_and_later_weeks_to_the_right() -> None:
+    figure, _ = parsed(time_chart("T", WEEKS[:3], [Line("s", "actual", [10, 20, 15])]))
+    (path,) = figure.findall(".//path")
+    places = [tuple(map(float, p.split(","))) for p in path.get("d", "")[1:].replace("L", "").split()]
+    xs, ys = zip(*places, strict=True)
+    assert list(xs) == sorted(xs)
+    assert ys[1] < ys[2] < ys[0]
+
+
+def test_names_cannot_break_out() -> None:
+    evil = '"><script>alert(1)</script>'
+    for chart in (
+        time_chart(evil, WEEKS[:2], [Line(evil, "actual", [1, 2])], marks=[Mark(0, evil)]),
+        bars(evil, [evil], [Line(evil, "forecast", [0.1])]),
+        calibration_chart(evil, [(0.5, 0.4)]),
+    ):
+        assert "<script" not in chart
+        ET.fromstring(chart)
+
+
+def test_what_has_no_values_says_so() -> None:
+    for chart in (
+        time_chart("Sales", [], []),
+        time_chart("Sales", WEEKS, [Line("s", "actual", [None] * 6)]),
+        bars("Sales", ["1"], [Line("s", "forecast", [None])]),
+        calibration_chart("Sales", []),
+    ):
+        assert chart == '<p class="empty">Sales: nothing to show yet.</p>'
+    assert sparkline([1], []) == ""
+
+
+def test_whoever_hears_the_chart_gets_its_figures() -> None:
+    figure, _ = parsed(bars("Error", ["1", "2"], [Line("forecast", "forecast", [0.071, 0.082])]))
+    label = html.unescape(figure.find(".//svg").get("aria-label"))  # type: ignore[union-attr]
+    assert label == "Error. forecast: 1 7.1%, 2 8.2%"
+
+
+def test_percent_axes_show_decimals_only_where_needed() -> None:
+    small = time_chart("T", WEEKS[:2], [Line("s", "naive", [0.001, 0.02])], from_zero=True, percent=True)
+    large = time_chart("T", WEEKS[:2], [Line("s", "naive", [0.1, 0.4])], from_zero=True, percent=True)
+    texts = [re.findall(r'text-anchor="end">([^<]*)<', chart) for chart in (small, large)]
+    assert all(len(set(t)) == len(t) for t in texts)
+    assert "0.5%" in texts[0]
+    assert "40%" in texts[1]
+
+
+@given(st.lists(st.one_of(st.none(), numbers), max_size=30), st.lists(numbers, max_size=5))
+def test_any_series_has_a_well_formed_sparkline(past: list[float | None], ahead: list[float]) -> None:
+    picture = sparkline(past, ahead)
+    if picture:
+        assert "nan" not in picture
+        ET.fromstring(picture)
