@@ -5,124 +5,37 @@ boto3 reaches it by AWS_ENDPOINT_URL_SAGEMAKER, AWS_ENDPOINT_URL_CLOUDWATCH_LOGS
 
 | file | what it does |
 |---|---|
-| sagemaker_emulator.py | the HTTP server, the operations, the ledger and the scripted faults |
+| sagemaker_emulator.py | the HTTP server, the operations and the ledger |
 | sagemaker_validation.py | what is refused at once |
-| sagemaker_jobs.py, sagemaker_transform.py | the states of a job and the work in it |
+| sagemaker_faults.py | what a test can let go wrong |
+| sagemaker_jobs.py | the states of a job |
+| sagemaker_training.py, sagemaker_transform.py | the work in it |
 | sagemaker_runtime.py | the container's process, and S3 to and from its folder |
 | sagemaker_builtin.py | Amazon's rules for its DeepAR image, for which our engine stands in |
+| sagemaker_neighbours.py | CloudWatch Logs and Service Quotas, on the same address |
 
 What it is no evidence for: permissions, networks, images, prices, how long anything takes, Amazon's own forecasts.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import threading
 import time
+import traceback
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from forecast_platform_tests.aws import sagemaker_runtime as runtime
 from forecast_platform_tests.aws import sagemaker_validation as validation
+from forecast_platform_tests.aws.sagemaker_faults import CALL_FAULTS, JOB_FAULTS, Faults, limit_exceeded, scripted_error
 from forecast_platform_tests.aws.sagemaker_jobs import TERMINAL, Job
+from forecast_platform_tests.aws.sagemaker_neighbours import Logs, Quotas
 from forecast_platform_tests.aws.sagemaker_validation import ACCOUNT, REGION, ApiError, invalid
 
-CALL_FAULTS = ("throttle", "server_error", "access_denied", "limit", "lost_response", "lost_request")
-JOB_FAULTS = ("capacity", "internal", "algorithm", "stop", "slow", "interrupt", "corrupt_output")
-
-
-@dataclass
-class Fault:
-    """One scripted fault, used `times` times by calls of `operation`. See Faults.add."""
-
-    operation: str
-    kind: str
-    times: int = 1
-    detail: str = ""
-
-
-@dataclass
-class Faults:
-    """Faults to come, first added first used."""
-
-    scripted: list[Fault] = field(default_factory=list)
-
-    def add(self, operation: str, kind: str, times: int = 1, detail: str = "") -> None:
-        """Let the next `times` calls of an operation go wrong.
-
-        Of the call: throttle, server_error (500), access_denied, limit (ResourceLimitExceeded with utilization),
-        lost_request (the connection drops, nothing is done), lost_response (the work is done, the connection drops).
-        Of the job that a Create call begins: capacity, internal, algorithm (it fails so), stop (it stops as if someone
-        had stopped it), slow (InProgress until `release`), interrupt (a spot training loses its instance once after
-        its first checkpoint), corrupt_output (of a transform's first object; detail: truncate, drop_line or nan).
-        """
-        if kind not in (*CALL_FAULTS, *JOB_FAULTS):
-            raise ValueError(f"no fault {kind!r}; there are {', '.join((*CALL_FAULTS, *JOB_FAULTS))}")
-        if kind in JOB_FAULTS and operation not in ("CreateTrainingJob", "CreateTransformJob"):
-            raise ValueError(f"{kind} is a fault of a job; {operation} begins none")
-        self.scripted.append(Fault(operation, kind, times, detail))
-
-    def take(self, operation: str, kinds: tuple[str, ...]) -> Fault | None:
-        for fault in self.scripted:
-            if fault.operation == operation and fault.kind in kinds and fault.times:
-                fault.times -= 1
-                return fault
-        return None
-
-
-class Logs:
-    """CloudWatch Logs as far as reading goes: group -> stream -> [(milliseconds, line)]."""
-
-    def __init__(self) -> None:
-        self.groups: dict[str, dict[str, list[tuple[int, str]]]] = {}
-        self.lock = threading.Lock()
-
-    def add(self, group: str, stream: str, line: str) -> None:
-        with self.lock:
-            self.groups.setdefault(group, {}).setdefault(stream, []).append((round(time.time() * 1000), line))
-
-    def text(self, job: str) -> str:
-        """All of a job's lines, for assertions."""
-        with self.lock:
-            streams = [
-                lines for group in self.groups.values() for name, lines in group.items() if name.startswith(f"{job}/")
-            ]
-        return "\n".join(line for lines in streams for _, line in lines)
-
-    def describe_log_streams(self, request: dict[str, Any]) -> dict[str, Any]:
-        with self.lock:
-            streams = self._group(request)
-            prefix, after = request.get("logStreamNamePrefix", ""), request.get("nextToken", "")
-            names = sorted(name for name in streams if name.startswith(prefix) and name > after)
-            page = names[: request.get("limit", 50)]
-            more = {"nextToken": page[-1]} if len(names) > len(page) else {}
-            return {"logStreams": [{"logStreamName": name} for name in page], **more}
-
-    def get_log_events(self, request: dict[str, Any]) -> dict[str, Any]:
-        with self.lock:
-            lines = self._group(request).get(request["logStreamName"])
-            if lines is None:
-                raise ApiError("ResourceNotFoundException", "The specified log stream does not exist.")
-            limit, token = request.get("limit", 10000), request.get("nextToken")
-            if token:
-                first = int(token.partition("/")[2])
-            else:
-                first = 0 if request.get("startFromHead") else max(0, len(lines) - limit)
-            page = lines[first : first + limit]
-            return {
-                "events": [{"timestamp": at, "message": line, "ingestionTime": at} for at, line in page],
-                "nextForwardToken": f"f/{first + len(page)}",  # the same again at the end, as CloudWatch does
-                "nextBackwardToken": f"b/{first}",
-            }
-
-    def _group(self, request: dict[str, Any]) -> dict[str, list[tuple[int, str]]]:
-        if request["logGroupName"] not in self.groups:
-            raise ApiError("ResourceNotFoundException", "The specified log group does not exist.")
-        return self.groups[request["logGroupName"]]
+Operations = dict[str, Callable[[dict[str, Any]], dict[str, Any] | None]]
 
 
 class Emulator:
@@ -136,7 +49,7 @@ class Emulator:
     Attributes:
         faults: what is to go wrong. logs: what the containers wrote.
         calls: (operation, name) of every call, refused ones too. billed: names of the jobs that began to cost.
-        quotas: instances allowed by usage, e.g. {"ml.c5.2xlarge for training job usage": 0}; 20 where not given.
+        quotas: instances allowed by usage, see Quotas.
         roles: ARNs that exist; None: any of the account.
         time_scale: how many seconds a second of a job counts as, in billing and towards its time limit.
         grace: seconds between SIGTERM and SIGKILL. ping_seconds: how long a server may take to answer /ping.
@@ -159,7 +72,7 @@ class Emulator:
         )
         self.lock = threading.RLock()
         self.trained: dict[str, tuple[bytes | None, bytes | None]] = {}
-        self._defaults = {"module": module, "warm": warm}
+        self._defaults = module, warm
         self._clear()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
@@ -173,11 +86,11 @@ class Emulator:
         self.faults, self.logs = Faults(), Logs()
         self.calls: list[tuple[str, str]] = []
         self.billed: list[str] = []
-        self.quotas: dict[str, int] = {}
+        self.quotas = Quotas()
         self.roles: set[str] | None = None
         self.time_scale, self.grace, self.ping_seconds = 1.0, 10.0, 60.0
         self.reuse_trainings = self._holding = False
-        self.module, self.warm = self._defaults["module"], self._defaults["warm"]
+        self.module, self.warm = self._defaults
 
     def start(self) -> None:
         if self.warm:
@@ -225,15 +138,19 @@ class Emulator:
         if fault and fault.kind == "lost_request":
             return None
         if fault and fault.kind != "lost_response":
-            raise _SCRIPTED[fault.kind]
-        operations = {
+            raise scripted_error(fault.kind, request)
+        services: dict[str, Operations] = {
             "SageMaker": self._sagemaker,
             "Logs_20140328": {
                 "DescribeLogStreams": self.logs.describe_log_streams,
                 "GetLogEvents": self.logs.get_log_events,
             },
-            "ServiceQuotasV20190624": {"ListServiceQuotas": self._list_quotas, "GetServiceQuota": self._get_quota},
-        }.get(service, {})
+            "ServiceQuotasV20190624": {
+                "ListServiceQuotas": self.quotas.list_service_quotas,
+                "GetServiceQuota": self.quotas.get_service_quota,
+            },
+        }
+        operations = services.get(service, {})
         if operation not in operations:
             raise ApiError("NotEmulated", f"{target} is not emulated", status=501)
         if service == "SageMaker":
@@ -244,7 +161,7 @@ class Emulator:
         return None if fault else answer or {}
 
     @property
-    def _sagemaker(self) -> dict[str, Callable[[dict[str, Any]], dict[str, Any] | None]]:
+    def _sagemaker(self) -> Operations:
         return {
             "CreateTrainingJob": self._create_training,
             "DescribeTrainingJob": lambda r: self._describe(self._job("training", r["TrainingJobName"])),
@@ -294,9 +211,10 @@ class Emulator:
                 "Job name must be unique within an AWS account and region, and a job with this name already exists "
                 f"({self.jobs['transform', name].arn})",
             )
-        role = self.models[request["ModelName"]][1]["ExecutionRoleArn"]
-        self._objects(request["TransformInput"]["DataSource"]["S3DataSource"]["S3Uri"], role)
-        return {"TransformJobArn": self._begin("transform", name, request).arn}
+        model = self.models[request["ModelName"]][1]
+        self._objects(request["TransformInput"]["DataSource"]["S3DataSource"]["S3Uri"], model["ExecutionRoleArn"])
+        job = self._begin("transform", name, request, model["PrimaryContainer"])
+        return {"TransformJobArn": job.arn}
 
     def _objects(self, uri: str, role: str) -> int:
         """How many objects lie below a prefix; none is an error."""
@@ -309,12 +227,12 @@ class Emulator:
             )
         return count
 
-    def _begin(self, kind: str, name: str, request: dict[str, Any]) -> Job:
-        job = Job(kind, name, request, self)
+    def _begin(self, kind: str, name: str, request: dict[str, Any], model: dict[str, Any] | None = None) -> Job:
+        job = Job(kind, name, request, self, model or {})
         self._check_quota(job)
         validation.check_tags(request.get("Tags", []))
         job.fault = self.faults.take(f"Create{kind.capitalize()}Job", JOB_FAULTS)
-        job.held = self._holding
+        job.held = self._holding or job.has("slow")
         self.tags[job.arn] = {tag["Key"]: tag["Value"] for tag in request.get("Tags", ())}
         job.thread.start()
         self.jobs[kind, name] = job
@@ -328,8 +246,8 @@ class Emulator:
             for j in self.jobs.values()
             if j.kind == job.kind and j.instances[0] == kind and j.status not in TERMINAL
         )
-        if used + count > self.quotas.get(usage, 20):
-            raise _limit_exceeded(usage, self.quotas.get(usage, 20), used, count)
+        if used + count > self.quotas[usage]:
+            raise limit_exceeded(usage, self.quotas[usage], used, count)
 
     def _job(self, kind: str, name: str) -> Job:
         if (kind, name) not in self.jobs:
@@ -358,9 +276,6 @@ class Emulator:
                 job.status = "Stopping"
                 job.enter("Stopping", "Stopping the job")
             job.stopping.set()
-
-    def model_of(self, job: Job) -> dict[str, Any]:
-        return self.models[job.request["ModelName"]][1]
 
     def _create_model(self, request: dict[str, Any]) -> dict[str, Any]:
         name, container = request["ModelName"], request.get("PrimaryContainer") or {}
@@ -408,47 +323,9 @@ class Emulator:
             raise invalid(f"Could not find resource {request['ResourceArn']}")
         return self.tags[request["ResourceArn"]]
 
-    def _list_quotas(self, request: dict[str, Any]) -> dict[str, Any]:
-        usages = [
-            f"{kind} for {job} job usage"
-            for job in ("training", "transform")
-            for kind in validation.service_model("sagemaker").shape_for(f"{job.capitalize()}InstanceType").enum
-        ]
-        first, size = int(request.get("NextToken", 0)), request.get("MaxResults", 100)
-        page, end = usages[first : first + size], first + size
-        return {"Quotas": [self._quota(u) for u in page], **({"NextToken": str(end)} if end < len(usages) else {})}
-
-    def _get_quota(self, request: dict[str, Any]) -> dict[str, Any]:
-        for quota in self._list_quotas({"MaxResults": 10**6})["Quotas"]:
-            if quota["QuotaCode"] == request["QuotaCode"]:
-                return {"Quota": quota}
-        raise ApiError("NoSuchResourceException", "The request failed because the specified service does not exist.")
-
-    def _quota(self, usage: str) -> dict[str, Any]:
-        code = "L-" + hashlib.sha256(usage.encode()).hexdigest()[:8].upper()
-        value = float(self.quotas.get(usage, 20))
-        return {"ServiceCode": "sagemaker", "QuotaName": usage, "QuotaCode": code, "Value": value, "Adjustable": True}
-
 
 def _model_arn(name: str) -> str:
     return f"arn:aws:sagemaker:{REGION}:{ACCOUNT}:model/{name}"
-
-
-def _limit_exceeded(usage: str, limit: int, used: int, asked: int) -> ApiError:
-    return ApiError(
-        "ResourceLimitExceeded",
-        f"The account-level service limit '{usage}' is {limit} Instances, with current utilization of {used} Instances "
-        f"and a request delta of {asked} Instances. Please use AWS Service Quotas to request an increase for this "
-        "quota. If AWS Service Quotas is not available, contact AWS support to request an increase for this quota.",
-    )
-
-
-_SCRIPTED = {
-    "throttle": ApiError("ThrottlingException", "Rate exceeded"),
-    "server_error": ApiError("InternalFailure", "The request processing has failed", status=500),
-    "access_denied": ApiError("AccessDeniedException", "User is not authorized to perform this operation"),
-    "limit": _limit_exceeded("ml.c5.2xlarge for training job usage", 1, 1, 1),
-}
 
 
 def _handler(emulator: Emulator) -> type[BaseHTTPRequestHandler]:
@@ -464,6 +341,8 @@ def _handler(emulator: Emulator) -> type[BaseHTTPRequestHandler]:
             except ApiError as error:
                 status, answer = error.status, {"__type": error.code, "message": error.message}
                 headers["x-amzn-ErrorType"] = error.code
+            except Exception:  # of the emulator; 501 is a status that boto3 does not try again
+                status, answer = 501, {"__type": "EmulatorError", "message": traceback.format_exc()}
             if answer is None:
                 self.close_connection = True
                 return

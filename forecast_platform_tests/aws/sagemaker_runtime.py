@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any
 
 MODULE = "forecast_platform.aws.container"
 _PRELOADED = [
@@ -31,10 +31,6 @@ _PRELOADED = [
     "forecast_platform.deepar.batch_transform",
 ]
 _LAYOUT = ("input/config", "input/data", "model", "output/data", "checkpoints")
-
-
-class Stopper(Protocol):
-    def is_set(self) -> bool: ...
 
 
 def make_layout(base: Path) -> None:
@@ -87,7 +83,7 @@ class Container:
             self._forked = context.Process(target=_enter, args=(module, command, str(base), full, writer), daemon=False)
             self._forked.start()
             writer.close()
-            output = os.fdopen(os.dup(reader.fileno()), "rb")
+            output: IO[bytes] = os.fdopen(os.dup(reader.fileno()), "rb")
             reader.close()
             self.pid = int(self._forked.pid)
         else:
@@ -117,21 +113,21 @@ class Container:
             code = self._forked.exitcode
         if code is None:
             return None
-        self._signal(signal.SIGKILL)  # a container ends with its first process
+        self.signal(signal.SIGKILL)  # a container ends with its first process
         self._reader.join(5)
         return code if code >= 0 else 128 - code
 
     def stop(self, grace: float) -> int:
         """SIGTERM, and SIGKILL after `grace` seconds (SageMaker's: 120)."""
-        self._signal(signal.SIGTERM, group=False)
+        self.signal(signal.SIGTERM, group=False)
         code = self.wait(grace)
         if code is None:
-            self._signal(signal.SIGKILL)
+            self.signal(signal.SIGKILL)
             code = self.wait(30)
         assert code is not None, f"container {self.pid} outlived SIGKILL"
         return code
 
-    def _signal(self, number: int, group: bool = True) -> None:
+    def signal(self, number: int, group: bool = True) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number) if group else os.kill(self.pid, number)
 

@@ -1,6 +1,6 @@
 """A container that does next to nothing, for tests of the emulator: `python -m ... train|serve`.
 
-Its hyperparameters say what it does. train: `say` is logged, `fail` is written to the failure file, `exit` is the exit
+Its hyperparameters say what it does. train: `say` is logged, | beginning a new line, `fail` is written to the failure file, `exit` is the exit
 code, `wait` is a number of seconds (SIGTERM ends it early, with a model), `checkpoint` "1" counts its starts in a
 checkpoint and waits on the first. The model lists what it found. serve: answers each line with {"mean": [n]}, n being
 the length of the line's target, 400 for a line with "bad" in it and 500 for one with "broken".
@@ -29,7 +29,7 @@ def train() -> int:
     }
     (BASE / "model/found.json").write_text(json.dumps(found))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    print(given.get("say", ""), flush=True)
+    print(given.get("say", "").replace("|", "\n"), flush=True)
     if given.get("checkpoint"):
         counter = BASE / "checkpoints/starts"
         starts = int(counter.read_text()) if counter.exists() else 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import concurrent.futures
 import http.client
 import json
+import signal
 import threading
 import time
 from dataclasses import dataclass
@@ -104,15 +105,14 @@ def _run_host(job: Job, base: Path, keys: list[str], outputs: dict[str, bytes]) 
     emulator, stream = job.emulator, f"i-{job.started:.0f}{base.name[5:]}"
     data_log = job.log(f"{stream}/data-log")
     make_layout(base)
-    model, port = emulator.model_of(job), free_port()
-    definition = model["PrimaryContainer"]
-    if definition.get("ModelDataUrl"):
-        unpack(emulator.bucket.get(*split_uri(definition["ModelDataUrl"])), base / "model")
+    port = free_port()
+    if job.model.get("ModelDataUrl"):
+        unpack(emulator.bucket.get(*split_uri(job.model["ModelDataUrl"])), base / "model")
     request = job.request
     strategy = {"SingleRecord": "SINGLE_RECORD", "MultiRecord": "MULTI_RECORD"}
     environment = {
         "MODEL_SERVER_WORKERS": "1",  # SageMaker leaves it to the image: one for each core; the tests have few
-        **definition.get("Environment", {}),
+        **job.model.get("Environment", {}),
         **request.get("Environment", {}),
         "SAGEMAKER_BATCH": "true",
         "SAGEMAKER_BIND_TO_PORT": str(port),
@@ -121,6 +121,8 @@ def _run_host(job: Job, base: Path, keys: list[str], outputs: dict[str, bytes]) 
         "SAGEMAKER_MAX_CONCURRENT_TRANSFORMS": str(request.get("MaxConcurrentTransforms") or 1),
     }
     container = Container(emulator.module, "serve", base, environment, job.log(stream), emulator.warm)
+    ended = threading.Event()
+    threading.Thread(target=_end_when_stopped, args=(job, container, ended), daemon=True).start()
     try:
         host = _Host(job, port, container, Inference(base / "model") if job.builtin else None)
         if not until(host.healthy, emulator.ping_seconds, POLL):
@@ -146,7 +148,18 @@ def _run_host(job: Job, base: Path, keys: list[str], outputs: dict[str, bytes]) 
                     data_log(f"[sagemaker logs]: {bucket}/{key}: {part}")
         return whole
     finally:
+        ended.set()
         container.stop(emulator.grace)
+
+
+def _end_when_stopped(job: Job, container: Container, ended: threading.Event) -> None:
+    """A stop ends requests under way, too: their connection breaks."""
+    while not ended.wait(POLL):
+        if job.stopping.is_set():
+            container.signal(signal.SIGTERM, group=False)
+            if not ended.wait(job.emulator.grace):
+                container.signal(signal.SIGKILL)
+            return
 
 
 def _transform_object(host: _Host, data: bytes, parameters: Parameters) -> bytes:
