@@ -7,7 +7,6 @@ screen reader reads tables. The script adds the pointer's figures to charts and 
 from __future__ import annotations
 
 import csv
-import datetime as dt
 import hashlib
 import io
 import urllib.parse
@@ -15,7 +14,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
@@ -26,8 +24,8 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from forecast_platform.dashboard import pages
-from forecast_platform.dashboard.charts import short
 from forecast_platform.dashboard.pages import BadView, View
+from forecast_platform.dashboard.rendering import environment
 from forecast_platform.dashboard.source import Source
 from forecast_platform.settings import Settings
 
@@ -56,18 +54,6 @@ def build_app(settings: Settings, source: Source, hosts: tuple[str, ...] = ("loc
         hosts: names it answers to, without ports. Any other Host header is refused, so that a page elsewhere cannot
             read a dashboard on localhost by pointing a name of its own at it.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE / "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {
-        "number": number,
-        "short": short,
-        "percent": percent,
-        "signed": signed,
-        "moment": moment,
-        "day": day,
-        "clock": clock,
-    }
     assets = hashlib.sha256(b"".join(p.read_bytes() for p in sorted((HERE / "static").iterdir()))).hexdigest()[:8]
 
     def respond(request: Request, name: str, status: int = 200, **context: Any) -> HTMLResponse:
@@ -77,8 +63,10 @@ def build_app(settings: Settings, source: Source, hosts: tuple[str, ...] = ("loc
             kept = {k: v for k, v in query.items() if v not in ("", None)}
             return f"{root}/{page}" + (f"?{urllib.parse.urlencode(kept)}" if kept else "")
 
-        html = environment.get_template(name).render(
-            href=href, assets=assets, pages={k: title for k, (title, _) in PAGES.items()}, **context
+        html = (
+            environment()
+            .get_template(name)
+            .render(href=href, assets=assets, pages={k: title for k, (title, _) in PAGES.items()}, **context)
         )
         return HTMLResponse(html, status, headers={**_HEADERS, "Cache-Control": "no-cache"})
 
@@ -120,36 +108,6 @@ def build_app(settings: Settings, source: Source, hosts: tuple[str, ...] = ("loc
         ],
         exception_handlers={404: missing},
     )
-
-
-def number(value: Any) -> str:
-    """12,345 and an en dash for nothing."""
-    return "–" if value is None else f"{value:,.0f}"
-
-
-def signed(value: Any) -> str:
-    """+1,234, -1,234."""
-    return "–" if value is None else f"{value:+,.0f}".replace("-", "\N{MINUS SIGN}")
-
-
-def percent(value: Any, digits: int = 1, sign: bool = False) -> str:
-    """0.0791 as 7.9%."""
-    if value is None:
-        return "–"
-    return f"{value:{'+' if sign else ''}.{digits}%}".replace("-", "\N{MINUS SIGN}")
-
-
-def moment(value: dt.datetime | None) -> str:
-    """A time to the minute, UTC."""
-    return "–" if value is None else f"{value.astimezone(dt.UTC):%Y-%m-%d %H:%M} UTC"
-
-
-def day(value: dt.datetime | None) -> str:
-    return moment(value)[:10]
-
-
-def clock(value: dt.datetime | None) -> str:
-    return moment(value)[11:]
 
 
 def _csv(name: str, rows: list[Mapping[str, Any]]) -> Response:

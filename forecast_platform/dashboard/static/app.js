@@ -61,7 +61,8 @@ for (const chart of document.querySelectorAll("figure[data-chart]")) {
 }
 
 for (const form of document.querySelectorAll("form.filters")) {
-  form.addEventListener("change", () => form.requestSubmit());
+  // A list's choice acts at once; what is typed waits for Enter, since another field may follow.
+  form.addEventListener("change", event => { if (event.target.matches("select")) form.requestSubmit(); });
   // Empty choices have no place in an address that is passed on.
   form.addEventListener("formdata", event => {
     for (const [name, value] of [...event.formData]) if (value === "") event.formData.delete(name);

@@ -1,0 +1,93 @@
+"""A Tableau extract of the lake: four flat tables in one .hyper file, written through Tableau's own library."""
+
+from __future__ import annotations
+
+import datetime as dt
+import importlib.util
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+
+# What a workbook joins: by store, dept and week, and by level. Names are those of the lake.
+TABLES = {
+    "latest_forecast": "SELECT * FROM latest_forecast",
+    "sales": "SELECT week, store, dept, sales, is_holiday, is_return FROM cleaned_series WHERE observed",
+    "forecast_accuracy": "SELECT * FROM forecast_accuracy",
+    "forecast_revisions": """
+        SELECT * FROM forecast_revisions WHERE forecast_week = (SELECT max(forecast_week) FROM forecasts)
+    """,
+}
+
+
+@dataclass(frozen=True)
+class Extract:
+    """A written extract, as read back: rows of each table."""
+
+    path: Path
+    rows: dict[str, int]
+
+
+class ExtractError(RuntimeError):
+    """The extract does not hold what was asked; the message says what differs."""
+
+
+def available() -> bool:
+    """Whether Tableau's library is installed (the extra "tableau"; Linux on x86, macOS and Windows have it)."""
+    return importlib.util.find_spec("tableauhyperapi") is not None
+
+
+def write_extract(con: duckdb.DuckDBPyConnection, path: Path) -> Extract:
+    """Write the extract, whole or not at all, and read it back.
+
+    Args:
+        con: connection the lake is attached to.
+
+    Raises:
+        ExtractError: a table read back has other rows or another sum than the lake.
+    """
+    from tableauhyperapi import Connection, CreateMode, HyperProcess, TableName, Telemetry, escape_name
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows: dict[str, int] = {}
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        building = Path(folder) / path.name
+        # Its log would go to the working directory.
+        quiet = {"log_dir": folder}
+        with (
+            HyperProcess(Telemetry.DO_NOT_SEND_USAGE_DATA_TO_TABLEAU, parameters=quiet) as process,
+            Connection(process.endpoint, building, CreateMode.CREATE_AND_REPLACE) as hyper,
+        ):
+            hyper.catalog.create_schema("Extract")
+            for name, sql in TABLES.items():
+                source = Path(folder) / f"{name}.parquet"
+                con.execute(f"COPY ({sql}) TO '{source}' (FORMAT parquet)")
+                table = TableName("Extract", name)
+                hyper.execute_command(f"CREATE TABLE {table} AS SELECT * FROM external('{source}')")
+                rows[name] = hyper.execute_scalar_query(f"SELECT count(*) FROM {table}")  # noqa: S608 (a name of ours)
+                measure = escape_name({"sales": "sales", "forecast_accuracy": "actual"}.get(name, "p50"))
+                found = hyper.execute_scalar_query(f"SELECT sum({measure}) FROM {table}")  # noqa: S608
+                wanted = con.execute(f"SELECT count(*), sum({measure}) FROM ({sql})").fetchone()  # noqa: S608
+                assert wanted is not None
+                if rows[name] != wanted[0] or abs((found or 0) - (wanted[1] or 0)) > 1e-6 * abs(wanted[1] or 0):
+                    raise ExtractError(
+                        f"{name}: {rows[name]} rows and a sum of {found} were read back from the extract, the lake has "
+                        f"{wanted[0]} and {wanted[1]}"
+                    )
+        os.replace(building, path)
+    return Extract(path, rows)
+
+
+def read_latest(path: Path) -> dict[tuple[str | None, str | None, dt.date], float]:
+    """(store, dept, target week) -> p50 of the extract's latest forecast, for whoever wants to see it read back."""
+    from tableauhyperapi import Connection, HyperProcess, Telemetry
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        HyperProcess(Telemetry.DO_NOT_SEND_USAGE_DATA_TO_TABLEAU, parameters={"log_dir": folder}) as process,
+        Connection(process.endpoint, path) as hyper,
+    ):
+        found = hyper.execute_list_query('SELECT store, dept, target_week, p50 FROM "Extract"."latest_forecast"')
+    return {(store, dept, week.to_date()): p50 for store, dept, week, p50 in found}

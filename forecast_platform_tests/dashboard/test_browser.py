@@ -1,0 +1,239 @@
+"""The dashboard in a real browser over the real Walmart sales: the main journeys, with every number asserted taken from
+the tables by another path; accessibility by axe; how soon a page is there.
+
+Needs Chromium (Debian's package `chromium`, or FORECAST_CHROMIUM) and the Walmart files (FORECAST_WALMART_DIR, default
+../shared/data/walmart); says so when it skips.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import uvicorn
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from forecast_platform.dashboard.app import PAGES, build_app
+from forecast_platform.dashboard.source import Source
+from forecast_platform.lake.lake import Lake
+from forecast_platform.settings import Settings
+from forecast_platform_tests.defs.graph import Graph
+from forecast_platform_tests.landing.test_walmart import FOLDER as WALMART
+
+CHROMIUM = os.environ.get("FORECAST_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = [
+    pytest.mark.skipif(not CHROMIUM, reason="no Chromium here: apt install chromium, or set FORECAST_CHROMIUM"),
+    pytest.mark.skipif(
+        not (WALMART / "sales.csv.gz").exists(), reason=f"no Walmart files in {WALMART}: set FORECAST_WALMART_DIR"
+    ),
+]
+WEEKS = [dt.date(2012, 10, 12), dt.date(2012, 10, 19), dt.date(2012, 10, 26)]
+# A network that hardly learns: what is looked at here is what the pages make of its numbers.
+QUICK: dict[str, Any] = {
+    "preset": "walmart",
+    "target": "sales",
+    "num_samples": 20,
+    "hyperparameters": {"epochs": "1", "num_cells": "8", "num_networks": "1", "context_length": "4"},
+}
+FIRST_PAINT_MS = 2000  # what issue and README promise; measured here far below
+ANSWER_S = 1.0
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FORECAST_HOME", str(tmp_path_factory.mktemp("walmart") / "home"))
+        graph = Graph(Settings(**QUICK))
+        graph.land({f"sales/{(path := WALMART / 'sales.csv.gz').name}": path.read_bytes()})
+        assert graph.history(dt.date(2010, 2, 5), WEEKS[-1]).success
+        for week in WEEKS:
+            assert graph.week(week).success
+        lake = graph.lake
+        lake.settings = graph.platform.settings  # type: ignore[attr-defined]
+    return lake
+
+
+@pytest.fixture(scope="module")
+def address(lake: Lake) -> Iterator[str]:
+    app = build_app(lake.settings, Source(lake))  # type: ignore[attr-defined]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.05)
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    arguments = ["--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update"]
+    if os.geteuid() == 0:
+        arguments.append("--no-sandbox")  # Chromium's sandbox does not work for root
+    with sync_playwright() as playwright:
+        made = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield made
+        made.close()
+
+
+@pytest.fixture
+def page(browser: Browser, address: str) -> Iterator[Page]:
+    context = browser.new_context(base_url=address, viewport={"width": 1280, "height": 900})
+    made = context.new_page()
+    complaints: list[str] = []
+    made.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    made.on("pageerror", lambda error: complaints.append(str(error)))
+    yield made
+    context.close()
+    assert complaints == []
+
+
+def rows(lake: Lake, name: str) -> list[dict[str, Any]]:
+    return lake.read(name).to_pylist()
+
+
+def test_from_the_review_queue_to_the_series_and_its_numbers(page: Page, lake: Lake) -> None:
+    page.goto("/")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("This week")
+    first = page.get_by_role("region", name="Series to review").get_by_role("row").nth(1)
+    store, dept = first.get_by_role("link").inner_text().removeprefix("Store ").split(", dept ")
+    first.get_by_role("link").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text(f"Store {store}, department {dept}")
+    page.get_by_text("The same as a table").first.click()
+    shown = page.get_by_role("region", name="Forecast by week").get_by_role("row").nth(1).inner_text().split("\t")
+    key = (WEEKS[-1], "series", store, dept, 1)
+    columns = ("forecast_week", "level", "store", "dept", "horizon")
+    (wanted,) = [r for r in rows(lake, "forecasts") if tuple(r[c] for c in columns) == key]
+    assert shown[0] == str(wanted["target_week"])
+    assert shown[2:11] == [f"{wanted[c]:,.0f}" for c in lake.settings.quantile_columns]  # type: ignore[attr-defined]
+
+
+def test_a_filter_is_an_address_somebody_else_can_open(page: Page, browser: Browser, address: str) -> None:
+    page.goto("/explore")
+    page.get_by_role("combobox", name="Store").fill("20")
+    page.get_by_role("combobox", name="Department").fill("7")
+    page.get_by_role("button", name="Show").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Store 20, department 7")
+    other = browser.new_context().new_page()
+    other.goto(page.url)
+    expect(other.get_by_role("heading", level=1)).to_contain_text("Store 20, department 7")
+    other.context.close()
+
+
+def test_the_total_of_a_store_is_what_its_departments_sold(page: Page, lake: Lake) -> None:
+    page.goto("/misses")
+    first = page.get_by_role("region", name="Biggest misses").get_by_role("row").nth(1)
+    cells = first.inner_text().split("\t")
+    store = cells[0].removeprefix("Store ")
+    sold = sum(r["sales"] for r in rows(lake, "cleaned_series")
+               if r["week"] == WEEKS[-1] and r["store"] == store and r["observed"])  # fmt: skip
+    assert cells[3] == f"{sold:,.0f}"
+    first.get_by_role("link", name=f"Store {store}", exact=True).click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text(f"of store {store}")
+    worst = page.get_by_role("region", name="Biggest misses").get_by_role("row").nth(1).inner_text().split("\t")
+    off = [r for r in rows(lake, "forecast_accuracy")
+           if (r["week"], r["level"], r["store"], r["horizon"]) == (WEEKS[-1], "series", store, 1)]  # fmt: skip
+    assert worst[1].replace("\N{MINUS SIGN}", "-") == f"{max(off, key=lambda r: r['abs_error'])['error']:+,.0f}"
+
+
+def test_the_heat_map_leads_to_the_series_under_the_pointer(page: Page, lake: Lake) -> None:
+    page.goto("/heatmap?weeks=1")
+    cells = page.locator("table.heatmap td a")
+    scored = [
+        r for r in rows(lake, "forecast_accuracy") if (r["week"], r["level"], r["horizon"]) == (WEEKS[-1], "series", 1)
+    ]
+    assert cells.count() == sum(r["actual"] != 0 for r in scored)
+    cell = page.locator('table.heatmap a[href="/explore?store=7&dept=12"]')
+    wanted = next(r for r in scored if (r["store"], r["dept"]) == ("7", "12"))
+    assert cell.inner_text() == f"{100 * wanted['abs_error'] / abs(wanted['actual']):.0f}"
+    cell.click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Store 7, department 12")
+
+
+def test_the_pointer_and_the_keyboard_read_the_chart(page: Page, lake: Lake) -> None:
+    page.goto("/explore?store=1&dept=1")
+    chart = page.locator("figure[data-chart]").first
+    chart.locator("svg").focus()
+    page.keyboard.press("ArrowRight")  # the last week shown
+    last = [r for r in rows(lake, "forecasts") if (r["forecast_week"], r["level"], r["store"], r["dept"])
+            == (WEEKS[-1], "series", "1", "1")][-1]  # fmt: skip
+    expect(chart.locator(".tip")).to_contain_text(str(last["target_week"]))
+    expect(chart.locator(".tip")).to_contain_text(f"{last['p50']:,.0f}")
+    page.keyboard.press("Escape")
+    expect(chart.locator(".tip")).to_be_hidden()
+    box = chart.locator("svg").bounding_box()
+    assert box
+    page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + box["height"] * 0.5)
+    expect(chart.locator(".tip")).to_contain_text("sales")
+
+
+def test_an_earlier_week_is_one_choice_away(page: Page) -> None:
+    page.goto("/")
+    page.get_by_role("combobox", name="Forecast made after the week of").select_option(str(WEEKS[0]))
+    expect(page.get_by_role("heading", level=1)).to_contain_text(f"after the week of {WEEKS[0]}")
+    assert f"week={WEEKS[0]}" in page.url
+    page.get_by_role("link", name="Revisions").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text(f"the run after {WEEKS[0]}")
+
+
+def test_everything_can_be_reached_without_a_pointer(page: Page) -> None:
+    page.goto("/")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    names = []
+    for _ in range(9):
+        page.keyboard.press("Tab")
+        names.append(page.evaluate("document.activeElement.textContent.trim()"))
+    assert [title for title, _ in PAGES.values()] == names[1:8]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(browser: Browser, address: str, scheme: Any) -> None:
+    context = browser.new_context(base_url=address, color_scheme=scheme)
+    page = context.new_page()
+    found = []
+    for name in (*PAGES, "explore?store=1&dept=1"):
+        page.goto(f"/{name}")
+        for violation in Axe().run(page).response["violations"]:
+            if violation["impact"] in ("serious", "critical"):
+                found.append((name, violation["id"], [n["html"][:120] for n in violation["nodes"][:2]]))
+    context.close()
+    assert found == []
+
+
+def test_on_a_phone_nothing_hangs_over_the_edge(browser: Browser, address: str) -> None:
+    context = browser.new_context(base_url=address, viewport={"width": 390, "height": 844})
+    page = context.new_page()
+    for name in (*PAGES, "explore?store=1&dept=1"):
+        page.goto(f"/{name}")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
+    context.close()
+
+
+def test_every_page_is_there_at_once(page: Page) -> None:
+    for name in PAGES:
+        page.goto(f"/{name}")  # the first visit asks the lake
+        started = time.perf_counter()
+        page.goto(f"/{name}")
+        painted = page.evaluate(
+            """() => new Promise(done => {
+                const seen = performance.getEntriesByName('first-contentful-paint')[0];
+                if (seen) return done(seen.startTime);
+                new PerformanceObserver((list, me) => { me.disconnect(); done(list.getEntries()[0].startTime); })
+                    .observe({ type: 'paint', buffered: true });
+            })"""
+        )
+        assert painted < FIRST_PAINT_MS, name
+        assert time.perf_counter() - started < 2 * ANSWER_S, name
