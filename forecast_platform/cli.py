@@ -179,7 +179,7 @@ def demo(seed: int, stores: int, depts: int) -> None:
     forecast = os.path.relpath(Path(sys.executable).with_name("forecast"))
     click.echo(f"\nLook around:\n  {forecast} ui        lineage, runs, and the sensor that watches {landing.url}")
     for sql in (
-        "SELECT * FROM latest_forecast WHERE store = 1 AND dept = 1",
+        "SELECT * FROM latest_forecast WHERE store = '1' AND dept = '1'",
         "SELECT source_key, line, rule, value, message FROM quarantine",
     ):
         click.echo(f'  {forecast} query "{sql}"')
@@ -192,13 +192,35 @@ def demo(seed: int, stores: int, depts: int) -> None:
 @click.argument("sql")
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
 @click.option("--rows", default=40, show_default=True, help="rows shown of a table (csv and json give all)")
-def query(sql: str, form: str, rows: int) -> None:
-    """Run SQL over the lake's tables and views, also while a pipeline writes."""
+@click.option("--local", is_flag=True, help="DuckDB here, also where the profile (aws) would ask Athena")
+def query(sql: str, form: str, rows: int, local: bool) -> None:
+    """Run SQL over the lake's tables and views, also while a pipeline writes: in Athena on profile aws, else here."""
     from forecast_platform.lake.lake import Lake
     from forecast_platform.settings import get_settings
 
     settings = get_settings()
-    _echo_table(Lake.local(settings.warehouse, settings.quantile_columns).query(sql), form, rows)
+    if settings.profile == "aws" and not local:
+        from forecast_platform.aws.athena import Athena
+
+        answer = Athena(settings.workgroup, settings.database).query(sql)
+    else:
+        answer = Lake.of(settings).query(sql)
+    _echo_table(answer, form, rows)
+
+
+@main.command()
+def views() -> None:
+    """Create or renew the lake's views in Athena (profile aws; the local profile has them always)."""
+    from forecast_platform.lake.lake import Lake
+    from forecast_platform.settings import get_settings
+
+    settings = get_settings()
+    if settings.profile != "aws":
+        raise click.ClickException("profile local has its views always; on AWS set FORECAST_PROFILE=aws")
+    from forecast_platform.aws.athena import Athena, create_views
+
+    for name in create_views(Athena(settings.workgroup, settings.database), Lake.of(settings)):
+        click.echo(f"{settings.database}.{name}")
 
 
 @main.command()

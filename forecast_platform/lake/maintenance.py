@@ -11,13 +11,10 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import json
-import os
-import stat
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from forecast_platform.lake.files import Files, files_of
 from forecast_platform.lake.lake import Lake
 
 if TYPE_CHECKING:
@@ -60,7 +57,7 @@ class Report:
 
 
 def maintain(lake: Lake, keep: dt.timedelta, now: dt.datetime, grace: dt.timedelta = DAY) -> Report:
-    """Expire and sweep every table of a lake on local disk. Writers and readers may go on meanwhile.
+    """Expire and sweep every table of a lake. Writers and readers may go on meanwhile.
 
     Args:
         keep: how far back time travel reaches; at least `grace`, so that no open reader loses its files.
@@ -85,19 +82,22 @@ def _maintain(lake: Lake, name: str, keep_from: dt.datetime, young_from: dt.date
                 expired = len(old)
         except CommitFailedException:
             pass  # a writer was first; the next maintenance forgets them
-        folder = _folder(table)
-        files = list(_files(folder))  # listed before the state is read: what is committed in between is seen as named
+        storage = files_of(lake.catalog.properties["warehouse"])
+        # Listed before the state is read: what is committed in between is seen as named.
+        files = list(storage.under(_folder(table, storage)))
         table = lake.catalog.load_table((lake.namespace, name))
-        named = _named(table)
-        _refuse_other_tables(table, [path for path, _ in files if path not in named])
+        named = {storage.address(location) for location in _named(table)}
+        unnamed = [file for file in files if file.address not in named]
+        if len(unnamed) == len(files):
+            raise ValueError(f"none of the {len(files)} files in its folder is known to it")
+        _refuse_other_tables(table, [file.address for file in unnamed])
+        dead = [file for file in unnamed if file.written < young_from.timestamp()]
+        storage.delete([file.address for file in dead])
     except NoSuchTableError:
         return TableReport(name, expired, skipped="it does not exist")
     except Exception as error:  # whatever it is, an unreadable table keeps every file
         return TableReport(name, expired, skipped=f"{type(error).__name__}: {error}")
-    dead = [(path, file) for path, file in files if path not in named and file.st_mtime < young_from.timestamp()]
-    for path, _ in dead:
-        path.unlink(missing_ok=True)
-    size, dead_size = (sum(file.st_size for _, file in group) for group in (files, dead))
+    size, dead_size = (sum(file.size for file in group) for group in (files, dead))
     return TableReport(name, expired, len(dead), dead_size, len(files) - len(dead), size - dead_size)
 
 
@@ -109,34 +109,16 @@ def _superseded(table: Table, keep_from: dt.datetime) -> list[int]:
     return [s.snapshot_id for s in table.snapshots() if s.timestamp_ms <= started and s.snapshot_id not in in_force]
 
 
-def _folder(table: Table) -> Path:
-    """The table's folder. ValueError when it is not inside the catalog's warehouse on this machine."""
-    warehouse, folder = (_path(at).resolve() for at in (table.catalog.properties["warehouse"], table.location()))
-    if warehouse not in folder.parents:
+def _folder(table: Table, storage: Files) -> str:
+    """The address of the table's folder. ValueError when it is not inside the catalog's warehouse."""
+    warehouse, folder = (storage.address(at) for at in (table.catalog.properties["warehouse"], table.location()))
+    if not folder.startswith(f"{warehouse}/"):
         raise ValueError(f"its folder {folder} is outside the warehouse {warehouse}")
     return folder
 
 
-def _path(location: str) -> Path:
-    path = location.removeprefix("file://")  # pyiceberg takes the rest as it is, never %-decoded
-    if not path.startswith("/"):
-        raise ValueError(f"{location} is not on this machine")
-    return Path(path)
-
-
-def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Regular files under a folder; links are neither followed nor listed."""
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            path = Path(parent, name)
-            with contextlib.suppress(FileNotFoundError):  # a commit deletes metadata of long ago
-                found = path.lstat()
-                if stat.S_ISREG(found.st_mode):
-                    yield path, found
-
-
-def _named(table: Table) -> set[Path]:
-    """Every file the table's metadata or one of its snapshots needs."""
+def _named(table: Table) -> set[str]:
+    """The location of every file the table's metadata or one of its snapshots needs."""
     metadata = table.metadata
     named = {table.metadata_location, *(entry.metadata_file for entry in metadata.metadata_log)}
     named |= {file.statistics_path for file in (*metadata.statistics, *metadata.partition_statistics)}
@@ -146,16 +128,16 @@ def _named(table: Table) -> set[Path]:
         manifests |= {manifest.manifest_path: manifest for manifest in snapshot.manifests(table.io)}
     for path, manifest in manifests.items():
         named |= {path, *(entry.data_file.file_path for entry in manifest.fetch_manifest_entry(table.io))}
-    return {_path(location).resolve() for location in named}
+    return named
 
 
-def _refuse_other_tables(table: Table, unnamed: list[Path]) -> None:
+def _refuse_other_tables(table: Table, unnamed: list[str]) -> None:
     """ValueError when the folder also holds another table's states, as it does after the catalog was lost and made
     anew: to this table all their files would look forgotten."""
-    for path in unnamed:
-        if not path.name.endswith(".metadata.json"):
+    for address in unnamed:
+        if not address.endswith(".metadata.json"):
             continue
-        with contextlib.suppress(FileNotFoundError):
-            other = json.loads(path.read_text())
+        with contextlib.suppress(FileNotFoundError), table.io.new_input(address).open() as file:
+            other = json.loads(file.read())
             if other.get("snapshots") and other.get("table-uuid") != str(table.metadata.table_uuid):
-                raise ValueError(f"{path} is the state of another table; move that table's files away first")
+                raise ValueError(f"{address} is the state of another table; move that table's files away first")

@@ -229,7 +229,7 @@ def table_specs(quantile_columns: tuple[str, ...]) -> dict[str, TableSpec]:
     return {spec.name: spec for spec in specs}
 
 
-# Views for people, on top of the tables. One SQL dialect for DuckDB and Athena: plain window functions.
+# Views for people, on top of the tables, in SQL that DuckDB and Athena read alike.
 VIEWS = {
     "latest_forecast": """
         SELECT * FROM forecasts WHERE forecast_week = (SELECT max(forecast_week) FROM forecasts)
@@ -239,10 +239,24 @@ VIEWS = {
                f.previous_week, f.previous_p50, f.p50 - f.previous_p50 AS change
         FROM (
             SELECT forecast_week, level, store, dept, target_week, p50,
-                   lag(forecast_week) OVER w AS previous_week, lag(p50) OVER w AS previous_p50
+                   lag(forecast_week) OVER (
+                       PARTITION BY level, store, dept, target_week ORDER BY forecast_week
+                   ) AS previous_week,
+                   lag(p50) OVER (
+                       PARTITION BY level, store, dept, target_week ORDER BY forecast_week
+                   ) AS previous_p50
             FROM forecasts
-            WINDOW w AS (PARTITION BY level, store, dept, target_week ORDER BY forecast_week)
         ) AS f
         WHERE f.previous_week IS NOT NULL
+    """,
+    "forecast_accuracy_by_department": """
+        SELECT week, horizon, dept, count(*) AS stores, sum(actual) AS actual, sum(p50) AS p50,
+               sum(abs_error) AS abs_error, sum(abs_error) / nullif(sum(abs(actual)), 0) AS wape,
+               sum(naive_abs_error)
+                   / nullif(sum(CASE WHEN naive_abs_error IS NOT NULL THEN abs(actual) END), 0) AS naive_wape,
+               avg(CAST(in_interval AS DOUBLE)) AS coverage
+        FROM forecast_accuracy
+        WHERE level = 'series'
+        GROUP BY week, horizon, dept
     """,
 }

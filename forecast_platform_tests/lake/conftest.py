@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import pyarrow as pa
 import pytest
@@ -22,9 +22,18 @@ def warehouse(tmp_path):
     return tmp_path / "it's a lake"  # a quote and blanks: paths go into SQL
 
 
+OpenLake = Callable[[Sequence[str]], Lake]
+
+
 @pytest.fixture
-def lake(warehouse) -> Lake:
-    return Lake.local(warehouse, QUANTILES)
+def another(warehouse) -> OpenLake:
+    """Opens the test's lake for certain quantiles, as another process would."""
+    return lambda quantiles: Lake.local(warehouse, quantiles)
+
+
+@pytest.fixture
+def lake(another) -> Lake:
+    return another(QUANTILES)
 
 
 def week(number: int) -> dt.date:

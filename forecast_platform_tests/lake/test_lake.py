@@ -286,9 +286,9 @@ class TestWidened:
     WIDE = ("p5", *QUANTILES, "p95")
 
     @pytest.fixture
-    def wide(self, lake, warehouse):
+    def wide(self, lake, another):
         lake.replace_weeks("forecasts", [week(0)], forecast_rows(week(0), 1.0))
-        return Lake.local(warehouse, self.WIDE)
+        return another(self.WIDE)
 
     def test_old_rows_are_null_and_queries_work_before_anything_new_is_written(self, wide):
         rows = wide.read("forecasts")
@@ -312,9 +312,9 @@ class TestWidened:
         assert lake.replace_weeks("forecasts", [week(2)], forecast_rows(week(2), 3.0))
         assert wide.query("SELECT p5, p50 FROM latest_forecast LIMIT 1").to_pylist() == [{"p5": None, "p50": 3.0}]
 
-    def test_widened_by_two_at_once(self, lake, warehouse):
+    def test_widened_by_two_at_once(self, lake, another):
         lake.table("forecasts")
-        wider = [Lake.local(warehouse, (*QUANTILES, f"p{i}")) for i in (20, 20, 30, 40)]
+        wider = [another((*QUANTILES, f"p{i}")) for i in (20, 20, 30, 40)]
         start = threading.Barrier(len(wider))
 
         def widen(one: Lake) -> list[str]:
@@ -378,7 +378,7 @@ def test_readers_never_see_half_a_week(warehouse):
 
     def read_sql() -> None:
         reader = Lake.local(warehouse, QUANTILES)
-        reader.specs = {TABLE: reader.specs[TABLE], "forecasts": reader.specs["forecasts"]}  # attach those only
+        reader.specs = {name: reader.specs[name] for name in (TABLE, "forecasts", "forecast_accuracy")}  # those only
         while not done.is_set():
             rows = reader.query(f"SELECT sales FROM {TABLE} WHERE week = ?", [week(0)])
             seen.append(rows["sales"].to_pylist())
@@ -417,8 +417,8 @@ def test_two_processes_create_the_lake_at_once(warehouse):
     assert len(lake.table(TABLE).specs()[lake.table(TABLE).metadata.default_spec_id].fields) == 1
 
 
-def test_a_table_created_by_another_between_look_and_create(lake, warehouse, monkeypatch):
-    other = Lake.local(warehouse, QUANTILES)
+def test_a_table_created_by_another_between_look_and_create(lake, another, monkeypatch):
+    other = another(QUANTILES)
     catalog = lake.catalog
     load, calls = catalog.load_table, []
 
