@@ -93,6 +93,9 @@ class Settings(BaseSettings):
     transform_shards: int = Field(2, ge=1, description="input shards of a batch prediction")
     model_name: str = Field("", description="pins the model of this version, instead of training; see the models table")
 
+    # What people see
+    dashboard_url: str = Field("http://127.0.0.1:8050", description="where assets' pages say that the dashboard is")
+
     # The lake
     keep_states_days: int = Field(30, ge=1, description="days for which replaced states of a table can be asked for")
 

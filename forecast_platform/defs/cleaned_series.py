@@ -3,6 +3,7 @@
 import dagster as dg
 from dagster_duckdb import DuckDBResource
 
+from forecast_platform.defs.column_lineage import column_lineage
 from forecast_platform.defs.partitions import OWNERS, weekly, weeks_of
 from forecast_platform.defs.raw_sales import raw_sales
 from forecast_platform.defs.resources import Platform, lake_connection
@@ -43,4 +44,5 @@ def cleaned_series(
         context.add_asset_metadata(counts.get(week, {"series": 0}), partition_key=key(week))
     return dg.MaterializeResult(
         metadata=stage.metadata(lake.specs["cleaned_series"].schema, rows=len(rows), weeks=len(weeks), changed=changed)
+        | column_lineage("cleaned_series")
     )

@@ -3,7 +3,9 @@
 import dagster as dg
 from dagster_duckdb import DuckDBResource
 
+from forecast_platform.defs import pictures
 from forecast_platform.defs.cleaned_series import cleaned_series
+from forecast_platform.defs.column_lineage import column_lineage
 from forecast_platform.defs.forecast_table import forecast_table
 from forecast_platform.defs.partitions import OWNERS, weekly, weeks_of
 from forecast_platform.defs.resources import Platform, lake_connection
@@ -43,9 +45,19 @@ def forecast_accuracy(
             FROM rows WHERE level = 'series' GROUP BY week
             """
         ).fetchall()
+        shown = {}
+        if scores:
+            shown = {
+                "worst_series": pictures.worst_series(con, weeks[-1]),
+                "coverage_by_horizon": pictures.coverage_by_horizon(con, settings.quantile_columns),
+                "dashboard": dg.MetadataValue.url(f"{settings.dashboard_url}/accuracy"),
+            }
     lake.replace_weeks("forecast_accuracy", weeks, rows)
     for week, *numbers in scores:
         names = ("forecasts_scored", "wape", "wql", "coverage", "naive_wape")
         metadata = {name: value for name, value in zip(names, numbers, strict=True) if value is not None}
         context.add_asset_metadata(metadata, partition_key=key(week))
-    return dg.MaterializeResult(metadata=stage.metadata(lake.specs["forecast_accuracy"].schema, rows=len(rows)))
+    return dg.MaterializeResult(
+        metadata=stage.metadata(lake.specs["forecast_accuracy"].schema, rows=len(rows), **shown)
+        | column_lineage("forecast_accuracy")
+    )

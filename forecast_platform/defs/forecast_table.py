@@ -10,6 +10,7 @@ from dagster_duckdb import DuckDBResource
 
 from forecast_platform.defs import pictures
 from forecast_platform.defs.batch_predictions import batch_of, batch_predictions, model_in_force
+from forecast_platform.defs.column_lineage import column_lineage
 from forecast_platform.defs.partitions import OWNERS, as_known, weekly, weeks_of
 from forecast_platform.defs.resources import Platform, lake_connection
 from forecast_platform.defs.stage import Stage
@@ -56,6 +57,7 @@ def forecast_table(
         context.log.info(f"published {week}: {delay:.1f} s after the week's sales landed")
     with lake_connection(platform, duckdb) as con:
         picture = pictures.total_with_fan(con, week, settings.quantile_columns)
+        revisions = pictures.largest_revisions(con, week)
     return dg.MaterializeResult(
         metadata=stage.metadata(
             lake.specs["forecasts"].schema,
@@ -66,6 +68,9 @@ def forecast_table(
             model_version=model.version,
             as_known=mode,
             forecast=picture,
+            largest_revisions=revisions,
+            dashboard=dg.MetadataValue.url(f"{settings.dashboard_url}/?week={week}"),
             **metadata,
         )
+        | column_lineage("forecast_table", settings.quantile_columns)
     )

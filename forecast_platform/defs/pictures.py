@@ -63,3 +63,48 @@ def total_with_fan(
     axes.yaxis.set_major_formatter(lambda value, _: f"{value / 1e6:,.1f}M" if abs(value) >= 1e5 else f"{value:,.0f}")
     axes.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
     return _markdown(figure, f"total sales and forecast from {week}")
+
+
+def largest_revisions(con: duckdb.DuckDBPyConnection, week: dt.date) -> dg.MarkdownMetadataValue:
+    """The series whose forecast changed most since the run before, over the weeks that both forecast."""
+    rows = con.execute(
+        """SELECT store, dept, sum(previous_p50), sum(p50), sum(change) FROM forecast_revisions
+           WHERE forecast_week = ? AND level = 'series' GROUP BY store, dept ORDER BY abs(sum(change)) DESC LIMIT 10""",
+        [week],
+    ).fetchall()
+    return _table(("store", "dept", "run before", "this run", "change"), rows, "no run before this one")
+
+
+def worst_series(con: duckdb.DuckDBPyConnection, week: dt.date) -> dg.MarkdownMetadataValue:
+    """The series furthest off in a week, forecast one week before; of the rows registered as `rows`."""
+    rows = con.execute(
+        """SELECT store, dept, actual, p50, error FROM rows WHERE week = ? AND level = 'series' AND horizon = 1
+           ORDER BY abs_error DESC LIMIT 10""",
+        [week],
+    ).fetchall()
+    return _table(("store", "dept", "sold", "forecast", "off by"), rows, "no forecast made one week before")
+
+
+def coverage_by_horizon(con: duckdb.DuckDBPyConnection, columns: Sequence[str]) -> dg.MarkdownMetadataValue:
+    """How many of the sales lay inside their interval, by weeks ahead; of the rows registered as `rows`."""
+    found = con.execute(
+        "SELECT horizon, avg(in_interval::INT) FROM rows WHERE level = 'series' GROUP BY horizon ORDER BY horizon"
+    ).fetchall()
+    low, high = columns[0], columns[-1]
+    wanted = (int(high[1:]) - int(low[1:])) / 100
+    figure, axes = _axes(f"share of sales inside {low} to {high}, by weeks ahead (should be {wanted:.0%})")
+    axes.bar([h for h, _ in found], [share for _, share in found], color=BLUE, width=0.7)
+    axes.axhline(wanted, color=GREY, linestyle=":", linewidth=1.5)
+    axes.set_ylim(0, 1)
+    axes.set_xlabel("weeks ahead")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    return _markdown(figure, "share of sales inside the interval by weeks ahead")
+
+
+def _table(names: Sequence[str], rows: Sequence[Sequence[Any]], nothing: str) -> dg.MarkdownMetadataValue:
+    """A Markdown table: numbers without decimals, names as they are."""
+    if not rows:
+        return dg.MarkdownMetadataValue(nothing)
+    cells = [[f"{v:,.0f}" if isinstance(v, float) else str(v).replace("|", "\\|") for v in row] for row in rows]
+    lines = [names, ["---"] * 2 + ["---:"] * (len(names) - 2), *cells]
+    return dg.MarkdownMetadataValue("\n".join(f"| {' | '.join(line)} |" for line in lines))
