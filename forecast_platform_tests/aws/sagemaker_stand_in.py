@@ -1,9 +1,9 @@
 """A container that does next to nothing, for tests of the emulator: `python -m ... train|serve`.
 
-Its hyperparameters say what it does. train: `say` is logged, | beginning a new line, `fail` is written to the failure file, `exit` is the exit
-code, `wait` is a number of seconds (SIGTERM ends it early, with a model), `checkpoint` "1" counts its starts in a
-checkpoint and waits on the first. The model lists what it found. serve: answers each line with {"mean": [n]}, n being
-the length of the line's target, 400 for a line with "bad" in it and 500 for one with "broken".
+Its hyperparameters say what it does. train: `say` is logged (| begins a new line), `fail` is written to the failure
+file, `exit` is the exit code, `wait` is a number of seconds (SIGTERM ends it early, with a model), `checkpoint` "1"
+counts its starts in a checkpoint and waits on the first. The model lists what it found. serve: answers each line with
+{"mean": [n]}, n being the length of the line's target, 400 for a line with "bad" in it and 500 for one with "broken".
 """
 
 from __future__ import annotations

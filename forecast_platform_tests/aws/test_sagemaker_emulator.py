@@ -677,3 +677,80 @@ def test_faults_that_do_not_exist_are_refused(emulator: Emulator) -> None:
         emulator.faults.add("CreateTrainingJob", "thunder")
     with pytest.raises(ValueError, match="DescribeTrainingJob begins none"):
         emulator.faults.add("DescribeTrainingJob", "capacity")
+
+
+# Amazon's own image: its rules, before our engine stands in for its numbers
+
+
+def records(series: int = 10, weeks: int = 40, **changes: Any) -> list[dict[str, Any]]:
+    return [
+        {
+            "start": "2024-01-05 00:00:00",
+            "target": [float(10 + n + w % 4) for w in range(weeks)],
+            "cat": [n % 3],
+            "dynamic_feat": [[1.0] * weeks],
+            **changes,
+        }
+        for n in range(series)
+    ]
+
+
+PARAMETERS = {
+    "time_freq": "1W",
+    "context_length": "4",
+    "prediction_length": "4",
+    "epochs": "1",
+    "num_cells": "4",
+    "mini_batch_size": "32",
+}
+
+
+def put_records(s3: Any, found: list[dict[str, Any]], key: str = "in/train.json") -> None:
+    s3.put_object(Bucket="drop", Key=key, Body="".join(json.dumps(r) + "\n" for r in found).encode())
+
+
+@pytest.mark.parametrize(
+    ("parameters", "changes", "says"),
+    [
+        ({"seed": "1"}, {}, "Additional hyperparameters are not allowed ('seed' was unexpected)"),
+        ({"epochs": ""}, {}, "'epochs' is a required hyperparameter"),
+        ({}, {"cat": [1]}, "did not contain examples for all categories of the 1-th categorical feature"),
+        ({"cardinality": "[4]"}, {}, "3 of 4 were seen"),
+        ({}, {"cat": [-1]}, "cat must be whole numbers from 0"),
+        ({}, {"target": [0.0] * 40}, "training time series consist of only zeros"),
+        ({}, {"target": [None] * 40}, "0 observations over all series; at least 300"),
+        ({}, {"dynamic_feat": [[1.0] * 44]}, "dynamic_feat has 44 values for a target of 40; needed are 40"),
+        ({}, {"dynamic_feat": [[None] * 40]}, "dynamic_feat must have no missing values"),
+        ({}, {"start": None}, "train.json line 1: 'start' is missing"),
+    ],
+)
+def test_amazons_image_fails_a_training_against_its_rules(
+    emulator: Emulator, sm: Any, s3: Any, parameters: dict[str, str], changes: dict[str, Any], says: str
+) -> None:
+    put_records(s3, records(**changes))
+    request = training(HyperParameters={**PARAMETERS, **parameters}, **algorithm(TrainingImage=BUILTIN))
+    done = run(emulator, sm, request)
+    assert done["TrainingJobStatus"] == "Failed"
+    assert done["FailureReason"].startswith("ClientError: ")
+    assert says in done["FailureReason"]
+
+
+def test_amazons_image_wants_its_channels_and_file_names(emulator: Emulator, sm: Any, s3: Any) -> None:
+    put_records(s3, records())
+    put_records(s3, records(), "odd/train.jsonl")
+    wrong = {"Additional channels": [channel(), channel("panel")], "'train' is a required": [channel("test")]}
+    for says, channels in {**wrong, "ends in .json": [channel(prefix="odd/")]}.items():
+        name = f"job-{len(emulator.jobs)}"
+        request = training(name, HyperParameters=PARAMETERS, InputDataConfig=channels)
+        done = run(emulator, sm, {**request, **algorithm(TrainingImage=BUILTIN)})
+        assert says in done["FailureReason"]
+
+
+def test_a_container_also_starts_from_nothing(emulator: Emulator, sm: Any, data: None) -> None:
+    emulator.warm = False
+    sm.create_training_job(**training(HyperParameters={"say": "begun", "wait": "60"}))
+    reach(sm, "training", lambda _: "begun" in emulator.logs.text("job"))
+    sm.stop_training_job(TrainingJobName="job")
+    emulator.wait_idle()
+    assert describe(sm, "training")["TrainingJobStatus"] == "Stopped"
+    assert run(emulator, sm, training("second"))["TrainingJobStatus"] == "Completed"
