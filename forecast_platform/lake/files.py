@@ -86,4 +86,6 @@ class _Bucket:
             objects = [{"Key": key} for _, _, key in paths]
             reply = self._client.delete_objects(Bucket=paths[0][0], Delete={"Objects": objects, "Quiet": True})
             for error in reply.get("Errors", ()):
-                raise OSError(f"{error['Key']} was not deleted: {error['Code']} {error['Message']}; s3:DeleteObject")
+                raise OSError(
+                    f"{error['Key']} was not deleted: {error['Code']} {error['Message']}; allow s3:DeleteObject"
+                )

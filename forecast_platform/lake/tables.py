@@ -225,6 +225,23 @@ def table_specs(quantile_columns: tuple[str, ...]) -> dict[str, TableSpec]:
             ("week", "forecast_week", "level", "store", "dept"),
             "week",
         ),
+        TableSpec(
+            "overrides",
+            "figures that people gave beside a forecast, each with its reason, author and expiry",
+            pa.schema(
+                [
+                    ("store", _STR),
+                    ("dept", _STR),
+                    ("target_week", _DAY),
+                    ("value", pa.float64()),
+                    ("reason", _STR),
+                    ("author", _STR),
+                    ("expires", _DAY),
+                    ("made_at", _TIME),
+                ]
+            ),
+            ("store", "dept", "target_week", "made_at"),
+        ),
     ]
     return {spec.name: spec for spec in specs}
 
@@ -258,5 +275,19 @@ VIEWS = {
         FROM forecast_accuracy
         WHERE level = 'series'
         GROUP BY week, horizon, dept
+    """,
+    "forecast_with_overrides": """
+        SELECT f.*, o.value AS override, coalesce(o.value, f.p50) AS plan, o.reason AS override_reason,
+               o.author AS override_author, o.expires AS override_expires
+        FROM (SELECT * FROM forecasts WHERE forecast_week = (SELECT max(forecast_week) FROM forecasts)) AS f
+        LEFT JOIN (
+            SELECT a.* FROM overrides AS a
+            JOIN (
+                SELECT store, dept, target_week, max(made_at) AS made_at FROM overrides
+                GROUP BY store, dept, target_week
+            ) AS n ON n.store = a.store AND n.dept = a.dept AND n.target_week = a.target_week AND n.made_at = a.made_at
+        ) AS o
+          ON f.level = 'series' AND o.store = f.store AND o.dept = f.dept AND o.target_week = f.target_week
+         AND o.expires >= f.forecast_week
     """,
 }

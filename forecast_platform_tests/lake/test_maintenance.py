@@ -12,8 +12,10 @@ from pathlib import Path
 import duckdb
 import pyarrow.parquet as pq
 import pytest
+from botocore.stub import Stubber
 from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException
 
+from forecast_platform.lake.files import files_of
 from forecast_platform.lake.lake import Lake
 from forecast_platform.lake.maintenance import Report, TableReport, maintain
 from forecast_platform_tests.lake.conftest import QUANTILES, content, forecast_rows, one_week, snapshots, week
@@ -41,7 +43,11 @@ def of(report: Report, name: str = TABLE) -> TableReport:
 
 
 @pytest.fixture
-def worn(lake, warehouse) -> Lake:
+def worn(lake) -> Lake:
+    return wear(lake)
+
+
+def wear(lake: Lake) -> Lake:
     """A lake of two weeks, one of them replaced many times, and a second table."""
     for i in range(4):
         lake.replace_weeks(TABLE, [week(0)], one_week(week(0), float(i)))
@@ -286,3 +292,76 @@ def test_writers_and_readers_go_on_meanwhile(worn, warehouse):
 def test_a_table_folder_that_is_gone_is_said_so(worn, warehouse):
     shutil.rmtree(warehouse / "forecast" / TABLE)
     assert of(maintain(worn, keep=DAY, now=later(30))).skipped
+
+
+class TestInS3:
+    """The same sweep over a bucket: its listing, its clock, its deletion in batches."""
+
+    @pytest.fixture
+    def worn(self, s3) -> Lake:
+        return wear(Lake.glue("s3://drop/platform/lake", "retail", QUANTILES))
+
+    @pytest.fixture
+    def keys(self, s3):
+        def listed() -> dict[str, int]:
+            return {item["Key"]: item["Size"] for item in s3.list_objects_v2(Bucket="drop").get("Contents", ())}
+
+        return listed
+
+    def test_old_files_vanish_all_rows_stay_and_neighbours_too(self, worn, s3, keys):
+        table = "platform/lake/retail/cleaned_series"
+        neighbours = {f"{table}_mine/data/a.parquet", f"{table}.parquet", "platform/lake/notes.txt", f"{table}/data/"}
+        for key in neighbours:
+            s3.put_object(Bucket="drop", Key=key, Body=b"")
+        before = keys()
+        young = maintain(worn, keep=dt.timedelta(0), now=now())
+        assert (of(young).expired, of(young).deleted, keys()) == (0, 0, before)
+
+        done = of(maintain(worn, keep=7 * DAY, now=later(30)))
+        after = keys()
+        gone = before.keys() - after.keys()
+        # Metadata of long ago is deleted by commits, the one of this expiry is new.
+        assert (done.expired, done.deleted, done.deleted_bytes) == (7, len(gone), sum(before[key] for key in gone))
+        assert done.deleted > 10
+        assert all(key.startswith(f"{table}/") for key in gone)
+        assert neighbours <= after.keys()
+        mine = [size for key, size in after.items() if key.startswith(f"{table}/") and not key.endswith("/")]
+        assert (done.left, done.left_bytes) == (len(mine), sum(mine))
+        assert content(worn.read(TABLE)) == EXPECTED
+        assert worn.query(f"SELECT sum(sales) AS s FROM {TABLE}").to_pylist() == [{"s": 515.0}]
+        assert worn.replace_weeks(TABLE, [week(0)], one_week(week(0), 8.0))
+
+    def test_a_table_made_anew_over_old_files_deletes_none_of_them(self, worn, keys):
+        before = keys()
+        worn.catalog.drop_table(("retail", TABLE))
+        worn.replace_weeks(TABLE, [week(5)], one_week(week(5), 1.0))
+        assert "another table" in of(maintain(worn, keep=DAY, now=later(30))).skipped
+        assert before.keys() <= keys().keys()
+
+    def test_a_table_that_lives_elsewhere_is_not_swept(self, worn, keys):
+        worn.catalog.properties["warehouse"] = "s3://drop/platform/lak"
+        before = keys()
+        assert "outside the warehouse" in of(maintain(worn, keep=DAY, now=later(30))).skipped
+        assert {key for key in before if key.endswith(".parquet")} <= keys().keys()
+
+    def test_three_names_of_one_place(self, s3):
+        """Spark writes s3a:// and s3n:// for what others call s3://; such a file is named, and is not swept."""
+        bucket = files_of("s3://drop/lake")
+        assert {bucket.address(f"{scheme}://drop/a%20b/c.parquet") for scheme in ("s3", "s3a", "s3n")} == {
+            "s3://drop/a%20b/c.parquet"
+        }
+        for elsewhere in ("file:///lake/a", "/lake/a", "hdfs://drop/a"):
+            with pytest.raises(ValueError, match="not in S3"):
+                bucket.address(elsewhere)
+
+    def test_files_go_by_the_thousand_and_a_refusal_is_told(self, s3):
+        bucket = files_of("s3://drop/lake")
+        objects = [{"Key": f"lake/{n}"} for n in range(1001)]
+        refused = {"Key": "lake/1000", "Code": "AccessDenied", "Message": "Access Denied"}
+        with Stubber(bucket._client) as stub:
+            for batch, reply in ((objects[:1000], {}), (objects[1000:], {"Errors": [refused]})):
+                request = {"Bucket": "drop", "Delete": {"Objects": batch, "Quiet": True}}
+                stub.add_response("delete_objects", reply, request)
+            with pytest.raises(OSError, match="lake/1000 was not deleted: AccessDenied"):
+                bucket.delete([f"s3://drop/{found['Key']}" for found in objects])
+            stub.assert_no_pending_responses()
