@@ -146,6 +146,49 @@ def ui(host: str, port: int) -> None:
 
 
 @main.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="address to listen on")
+@click.option("--port", default=8050, show_default=True)
+@click.option("--name", "names", multiple=True, help="host name it is reached by, behind a proxy; may be repeated")
+@click.option("--root-path", default="", help="prefix that a proxy puts before the dashboard's addresses")
+def dashboard(host: str, port: int, names: tuple[str, ...], root_path: str) -> None:
+    """The web dashboard over the lake: what needs a person, every series with its fan, errors, revisions, data."""
+    import uvicorn
+
+    from forecast_platform.dashboard.app import build_app
+    from forecast_platform.dashboard.source import Source
+    from forecast_platform.lake.lake import Lake
+    from forecast_platform.settings import get_settings
+
+    settings = get_settings()
+    app = build_app(settings, Source(Lake.of(settings)), hosts=("localhost", "127.0.0.1", host, *names))
+    click.echo(f"The dashboard is at http://{host}:{port}{root_path}  (Ctrl-C ends it)")
+    uvicorn.run(app, host=host, port=port, root_path=root_path, log_level="warning", server_header=False)
+
+
+@main.command()
+@click.argument("store")
+@click.argument("dept")
+@click.argument("week")
+@click.argument("value", type=float)
+@click.option("--reason", required=True, help="why, for whoever reads it later")
+@click.option("--author", required=True)
+@click.option("--expires", default="", help="last forecast week it holds for; default: until WEEK has come")
+def override(store: str, dept: str, week: str, value: float, reason: str, author: str, expires: str) -> None:
+    """Put a figure of your own beside the forecast of STORE and DEPT for WEEK. The forecast itself stays as it is; the
+    view forecast_with_overrides and the dashboard show both."""
+    from forecast_platform.lake.lake import Lake
+    from forecast_platform.lake.overrides import add_override
+    from forecast_platform.settings import get_settings
+
+    settings = get_settings()
+    target = settings.calendar.parse(week)
+    last = dt.date.fromisoformat(expires) if expires else target
+    lake = Lake.of(settings)
+    add_override(lake, store, dept, target, value, reason, author, last, dt.datetime.now(dt.UTC))
+    click.echo(f"store {store}, department {dept}, week of {target}: {value:,.0f} beside the forecast, until {last}")
+
+
+@main.command()
 @click.option("--seed", default=0, show_default=True)
 @click.option("--stores", default=12, show_default=True)
 @click.option("--depts", default=14, show_default=True)

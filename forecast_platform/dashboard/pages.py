@@ -123,10 +123,14 @@ def explore(view: View) -> dict[str, Any]:
         found = [r for r in ask.without_forecast(state, view.week, 100_000)
                  if (r["store"], r["dept"]) == (scope.store, scope.dept)]  # fmt: skip
         reason = found[0]["reason"] if found else "this store and department never sold anything together"
+    given = ask.overrides(state, scope, view.week)
+    by_week = {r["target_week"]: r["value"] for r in given}
+    ahead = [{**r, "override": by_week.get(r["target_week"])} for r in ahead]
     accuracy = ask.scores(state, scope, view.week, view.horizon(), 26, of_sum=True)
     return {
         "reason": reason,
         "ahead": ahead,
+        "overrides": given,
         "chart": _fan(view, scope, ahead, f"{_upper(scope.name)}: sales and forecast"),
         "accuracy": accuracy,
         "accuracy_chart": _accuracy_chart(accuracy, "Error of its forecasts (WAPE)"),
@@ -281,6 +285,8 @@ def _fan(view: View, scope: Scope, ahead: Rows, title: str) -> str:
     ]
     if before:
         lines.insert(1, Line("the run before", "previous", [before.get(w) for w in weeks]))
+    if any(r.get("override") is not None for r in ahead):
+        lines.append(Line("override", "override", [by_week[w]["override"] if w in by_week else None for w in weeks]))
     bands = [Band(f"{a} to {b}", f"fan{n}", column(a, known), column(b, known)) for n, (a, b) in enumerate(pairs)]
     return time_chart(title, weeks, lines, bands if ahead else (), _holidays(view, weeks), from_zero=True)
 

@@ -115,6 +115,19 @@ def forecast(state: State, scope: Scope, week: dt.date, columns: Sequence[str]) 
     ]
 
 
+def overrides(state: State, scope: Scope, week: dt.date) -> Rows:
+    """Figures that people gave for weeks after `week`, the newest of each week, where they have not expired."""
+    if scope.level != "series":
+        return []
+    found = state.rows(
+        """SELECT target_week, value, reason, author, expires, made_at FROM overrides
+           WHERE store = ? AND dept = ? AND target_week > ? ORDER BY made_at""",
+        [scope.store, scope.dept, week],
+    )
+    newest = {r["target_week"]: r for r in found}
+    return [newest[w] for w in sorted(newest) if newest[w]["expires"] >= week]
+
+
 def previous(state: State, scope: Scope, week: dt.date) -> Rows:
     """What the run before `week` forecast: forecast_week, target_week, p50."""
     where, parameters = scope.where()

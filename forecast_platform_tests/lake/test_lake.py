@@ -378,7 +378,9 @@ def test_readers_never_see_half_a_week(warehouse):
 
     def read_sql() -> None:
         reader = Lake.local(warehouse, QUANTILES)
-        reader.specs = {name: reader.specs[name] for name in (TABLE, "forecasts", "forecast_accuracy", "overrides")}  # those only
+        reader.specs = {
+            name: reader.specs[name] for name in (TABLE, "forecasts", "forecast_accuracy", "overrides")
+        }  # those only
         while not done.is_set():
             rows = reader.query(f"SELECT sales FROM {TABLE} WHERE week = ?", [week(0)])
             seen.append(rows["sales"].to_pylist())
