@@ -55,6 +55,7 @@ class Model:
         target: the candidate chosen, a key of selection.SHIPPED.
         share, calibration: how its forecasts are combined with the reference's and widened (selection.Choice).
         features: covariates it was trained with, in order.
+        holidays: events it was given as features of their own, see build_target.
     """
 
     folder: Path
@@ -70,6 +71,7 @@ class Model:
     share: float = 1.0
     calibration: Calibration = field(default_factory=Calibration)
     features: tuple[str, ...] = ()
+    holidays: tuple[str, ...] = ()
     loss_curve: list[float] = field(default_factory=list)
     train_seconds: float = 0.0
     train_windows: int = 0
@@ -97,6 +99,7 @@ class Model:
             "trained_as_of": dt.date.fromisoformat(data["trained_as_of"]),
             "calibration": Calibration(tuple(map(tuple, factors)), tuple(edges)),
             "features": tuple(data["features"]),
+            "holidays": tuple(data.get("holidays", ())),
         }
         return cls(**data)
 
@@ -196,10 +199,34 @@ def train_into(
     ).save()
 
 
+def prepare_batch(model: Model, panel: Panel, folder: Path, shards: int) -> tuple[Batch, tuple[str, ...]]:
+    """Engine.prepare, the same wherever DeepAR runs."""
+    horizon = int(model.hyperparameters["prediction_length"])
+    ready, notices = complete(panel, horizon, wanted=model.features)
+    view = build_target(divide_exposure(ready), horizon, target_of(model.target), model.holidays)
+    widths = model.calibration.widths(volume(panel.sales), horizon)
+    return write_batch(folder, ready, view, model.categories, shards, model.share, widths), notices
+
+
+def inference_config(num_samples: int, quantiles: Sequence[float]) -> dict[str, Any]:
+    """What a batch asks of DeepAR, as DEEPAR_INFERENCE_CONFIG has it."""
+    return {
+        "num_samples": num_samples,
+        "output_types": ["mean", "quantiles", "samples"],
+        "quantiles": [f"{q:g}" for q in quantiles],
+    }
+
+
 class Engine(Protocol):
-    """Where DeepAR runs. The twins differ in the machine that does the work, not in what comes out."""
+    """Where DeepAR runs. The twins differ in the machine that does the work, not in what comes out.
+
+    Attributes:
+        models: folder of the models at hand.
+        run_id: of the run that asks, for engines that name it on what they create.
+    """
 
     models: Path
+    run_id: str
 
     def candidates(self, settings: Settings) -> Plans:
         """What may be trained, by an installation's settings."""
@@ -243,7 +270,8 @@ class Engine(Protocol):
         ...
 
     def receipt(self) -> dict[str, Any]:
-        """What the work since the last receipt cost, for the asset's page; empty where nothing is billed."""
+        """What the work since the last receipt cost, for the asset's page; empty where nothing is billed. A dict in it
+        is links: name -> address."""
         ...
 
 
@@ -259,7 +287,7 @@ class LocalEngine:
     """
 
     def __init__(self, models: Path) -> None:
-        self.models = models
+        self.models, self.run_id = models, ""
 
     def candidates(self, settings: Settings) -> Plans:
         """See Engine.candidates."""
@@ -293,11 +321,7 @@ class LocalEngine:
 
     def prepare(self, model: Model, panel: Panel, folder: Path, shards: int) -> tuple[Batch, tuple[str, ...]]:
         """See Engine.prepare."""
-        horizon = int(model.hyperparameters["prediction_length"])
-        ready, notices = complete(panel, horizon, wanted=model.features)
-        view = build_target(divide_exposure(ready), horizon, target_of(model.target))
-        widths = model.calibration.widths(volume(panel.sales), horizon)
-        return write_batch(folder, ready, view, model.categories, shards, model.share, widths), notices
+        return prepare_batch(model, panel, folder, shards)
 
     def transform(
         self,
@@ -310,11 +334,7 @@ class LocalEngine:
     ) -> int:
         """See Engine.transform."""
         network = deepar.load_artifact(model.artifact)
-        config = {
-            "num_samples": num_samples,
-            "output_types": ["mean", "quantiles", "samples"],
-            "quantiles": [f"{q:g}" for q in quantiles],
-        }
+        config = inference_config(num_samples, quantiles)
         shards = batch.shards()
         lines = 0
         for number, (source, output) in enumerate(shards, 1):

@@ -40,6 +40,8 @@ from forecast_platform.series.target import (
 from forecast_platform.settings import Settings
 
 Progress = Callable[[str, int, int], None]  # (what, done, total)
+# Trains a candidate somewhere and forecasts with it: the signature of `network_forecast`.
+NetworkForecast = Callable[..., tuple[NDArray[np.float64], NDArray[np.float64]]]
 Parameters = Mapping[str, str]
 Plans = Mapping[str, Parameters]  # name of a candidate -> its hyperparameters
 
@@ -220,14 +222,24 @@ def shipped_forecaster(
     return forecast
 
 
-def choose(panel: Panel, candidates: Plans, num_samples: int = 100, progress: Progress | None = None) -> Choice:
+def choose(
+    panel: Panel,
+    candidates: Plans,
+    num_samples: int = 100,
+    progress: Progress | None = None,
+    forecast: NetworkForecast | None = None,
+    windows: int = VALIDATION_WINDOWS,
+) -> Choice:
     """Train every candidate without the last weeks and forecast those; keep the one with the lowest mean wQL. Its share
     and the width of its intervals come from that window and an earlier one.
 
     Args:
         panel: ends at the cutoff.
         candidates: from `plans`.
+        forecast: where the networks are trained; None: `network_forecast`, in this process.
+        windows: held out, at most; each costs a training of every candidate that comes near the best.
     """
+    ask = forecast or network_forecast
     first = next(iter(candidates))
     horizon = min(int(candidates[first]["prediction_length"]), VALIDATION_WEEKS)
     # Where hardly more than a year is known, a shorter window leaves the ratio something to learn from.
@@ -237,7 +249,7 @@ def choose(panel: Panel, candidates: Plans, num_samples: int = 100, progress: Pr
     if len(panel.weeks) < reach + horizon:
         why = f"{len(panel.weeks)} weeks of history are too few to hold out {horizon} of them"
         return Choice(first, Judgement("unjudged", why))
-    cutoffs = [panel.weeks[-1 - k * horizon].astype(dt.date) for k in range(1, VALIDATION_WINDOWS + 1)
+    cutoffs = [panel.weeks[-1 - k * horizon].astype(dt.date) for k in range(1, windows + 1)
                if len(panel.weeks) - k * horizon >= reach]  # fmt: skip
     history = panel.until(cutoffs[0])
     full = int(candidates[first]["prediction_length"])
@@ -253,7 +265,10 @@ def choose(panel: Panel, candidates: Plans, num_samples: int = 100, progress: Pr
         why = f"no trained series was observed in the {horizon} weeks after {cutoffs[0]}"
         return Choice(able[0], Judgement("unjudged", why))
 
-    trials = {name: [_try(name, candidates[name], panel, cutoffs[0], horizon, num_samples, progress)] for name in able}
+    def trial(name: str, cutoff: dt.date) -> _Trial:
+        return _try(ask, name, candidates[name], panel, cutoff, horizon, num_samples, progress)
+
+    trials = {name: [trial(name, cutoffs[0])] for name in able}
     scores = {name: found[0].scores(_share(name, found)) for name, found in trials.items()}
     least = min(s.wql for s in scores.values())
     # One window is one season: whoever comes near the best in it is tried in an earlier one as well.
@@ -261,7 +276,7 @@ def choose(panel: Panel, candidates: Plans, num_samples: int = 100, progress: Pr
     for cutoff in cutoffs[1:]:
         if all(_can_learn(name, candidates[name], panel.until(cutoff), horizon) for name in near):
             for name in near:
-                trials[name].append(_try(name, candidates[name], panel, cutoff, horizon, num_samples, progress))
+                trials[name].append(trial(name, cutoff))
     best = min(near, key=lambda name: np.mean([t.scores(_share(name, trials[name])).wql for t in trials[name]]))
     share = _share(best, trials[best])
     naive = _naive_scores(panel, cutoffs[0], horizon)
@@ -306,6 +321,7 @@ class _Trial:
 
 
 def _try(
+    ask: NetworkForecast,
     name: str,
     parameters: Parameters,
     panel: Panel,
@@ -315,7 +331,7 @@ def _try(
     progress: Progress | None,
 ) -> _Trial:
     window = scored_window(panel, cutoff, horizon, horizon)
-    found, lead = network_forecast(name, parameters, panel.until(cutoff), horizon, LEVELS, num_samples, progress)
+    found, lead = ask(name, parameters, panel.until(cutoff), horizon, LEVELS, num_samples, progress)
     history = panel.sales[window.scored, : panel.position(cutoff) + 1]
     rows, weeks = window.among_known, window.y.shape[1]
     return _Trial(window.y, window.mask, found[rows, :, :weeks], lead[rows, :weeks], history)

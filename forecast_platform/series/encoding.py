@@ -18,32 +18,49 @@ from forecast_platform.weeks import WEEK
 @dataclass(frozen=True)
 class Categories:
     """Dense codes of one training snapshot: DeepAR wants every code 0 .. cardinality-1 to occur in training, so the
-    coding belongs to the model and is stored with it."""
+    coding belongs to the model and is stored with it.
+
+    Attributes:
+        stores, depts: names in the order of their codes.
+        stand_ins: codes that a store and a department the model never saw go by. None: the code `cardinality`, which
+            our engine serves with the average embedding; Amazon's refuses it.
+    """
 
     stores: tuple[str, ...]
     depts: tuple[str, ...]
+    stand_ins: tuple[int, int] | None = None
 
     @classmethod
-    def of(cls, panel: Panel) -> Categories:
-        return cls(*(tuple(sorted(set(names.tolist()), key=natural_key)) for names in (panel.store, panel.dept)))
+    def of(cls, panel: Panel, stand_ins: bool = False) -> Categories:
+        """The coding of a panel to train on.
+
+        Args:
+            stand_ins: names never seen go by the code of the most series, the first of several alike.
+        """
+        known = cls(*(tuple(sorted(set(names.tolist()), key=natural_key)) for names in (panel.store, panel.dept)))
+        if not stand_ins:
+            return known
+        store, dept = (int(np.bincount(codes).argmax()) for codes in known.encode(panel).T)
+        return replace(known, stand_ins=(store, dept))
 
     def encode(self, panel: Panel) -> NDArray[np.int64]:
-        """Codes (store, dept), shape (N, 2); a name the model never saw gets the code `cardinality`, which the engine
-        serves with the average embedding."""
-        return np.stack([_encode(panel.store, self.stores), _encode(panel.dept, self.depts)], axis=1)
+        """Codes (store, dept), shape (N, 2); see `stand_ins` for names the model never saw."""
+        store, dept = self.stand_ins or (len(self.stores), len(self.depts))
+        return np.stack([_encode(panel.store, self.stores, store), _encode(panel.dept, self.depts, dept)], axis=1)
 
     def to_json(self) -> dict[str, Any]:
-        return {"stores": list(self.stores), "depts": list(self.depts)}
+        return {"stores": list(self.stores), "depts": list(self.depts), "stand_ins": self.stand_ins}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Categories:
-        return cls(tuple(data["stores"]), tuple(data["depts"]))
+        stand_ins = data.get("stand_ins")
+        return cls(tuple(data["stores"]), tuple(data["depts"]), stand_ins and (int(stand_ins[0]), int(stand_ins[1])))
 
 
-def _encode(names: NDArray[np.str_], known: tuple[str, ...]) -> NDArray[np.int64]:
+def _encode(names: NDArray[np.str_], known: tuple[str, ...], unknown: int) -> NDArray[np.int64]:
     codes = {name: code for code, name in enumerate(known)}
     distinct, inverse = np.unique(names, return_inverse=True)
-    return np.array([codes.get(str(name), len(known)) for name in distinct], dtype=np.int64)[inverse]
+    return np.array([codes.get(str(name), unknown) for name in distinct], dtype=np.int64)[inverse]
 
 
 def ragged(panel: Panel) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

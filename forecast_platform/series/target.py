@@ -12,12 +12,15 @@ Near 1 a small week counts little and a peak in full, as it should when the next
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from forecast_platform.series.covariates import Covariates, Declaration
+from forecast_platform.series.holidays import Event, retail_events
 from forecast_platform.series.panel import Panel
 from forecast_platform.series.reference import MAX_HORIZON, YEAR, growth, last_year, one_year_back, worth_lining_up
 
@@ -79,17 +82,21 @@ def ratio_possible(panel: Panel, context_length: int, horizon: int) -> bool:
     return horizon <= MAX_HORIZON and len(panel.weeks) >= YEAR + context_length + horizon
 
 
-def build_target(panel: Panel, horizon: int, kind: str) -> Target:
+def build_target(panel: Panel, horizon: int, kind: str, holidays: Sequence[str] = ()) -> Target:
     """The target of a panel that ends at its cutoff.
 
     Args:
         panel: from `complete`: its covariates, if any, cover the weeks ahead.
         kind: SALES, REFERENCE or RATIO.
+        holidays: names of events, each of which becomes a feature of its own: 1 in the week it lies in, else 0. For
+            networks whose calendar knows weeks of the year only. One that the panel's events do not hold is never 1.
 
     Raises:
         ValueError: there is less than a year of history to refer to, or the horizon is beyond MAX_HORIZON.
     """
     n, known = len(panel), len(panel.weeks)
+    if holidays:
+        return _with_holidays(build_target(panel, horizon, kind), panel, horizon, holidays)
     if kind == SALES:
         last = panel.sales[np.arange(n), panel.last]
         return Target(panel, np.ones((n, horizon)), np.zeros(n), np.repeat(last[:, None], horizon, axis=1))
@@ -115,6 +122,41 @@ def build_target(panel: Panel, horizon: int, kind: str) -> Target:
         exposure=None,
     )
     return Target(view, unit[:, known - YEAR :], offset, lead)
+
+
+def holidays_of(panel: Panel) -> tuple[str, ...]:
+    """Names of the events that lie in the panel's weeks: what a network could learn to tell apart."""
+    first, last = panel.weeks[0].astype(dt.date) - dt.timedelta(days=6), panel.weeks[-1].astype(dt.date)
+    names = {event.name for event in _events(panel) if any(first <= day <= last for day in event.dates)}
+    return tuple(sorted(names))
+
+
+def _events(panel: Panel) -> tuple[Event, ...]:
+    if panel.events is not None:
+        return panel.events
+    return retail_events(panel.weeks[0].astype(dt.date), panel.weeks[-1].astype(dt.date))
+
+
+def _with_holidays(target: Target, panel: Panel, horizon: int, holidays: Sequence[str]) -> Target:
+    """The target with the holidays' features after its others."""
+    view = target.panel
+    ends = view.weeks[0] + 7 * np.arange(len(view.weeks) + horizon)
+    flags = np.zeros((len(holidays), len(view), len(ends)))
+    for flag, name in zip(flags, holidays, strict=True):
+        for event in _events(panel):
+            if event.name == name:
+                # Days from the event to the end of each week: 0 .. 6 in the week it lies in.
+                days = (ends[:, None] - np.array(event.dates, dtype="datetime64[D]")).astype(np.int64)
+                flag[:, ((days >= 0) & (days < 7)).any(axis=1)] = 1
+    columns = tuple(Declaration(f"holiday {name}", declared=False) for name in holidays)
+    if view.covariates is not None:
+        columns, flags = view.covariates.columns + columns, np.concatenate([view.covariates.values, flags])
+    return dataclasses.replace(target, panel=dataclasses.replace(view, covariates=Covariates(columns, flags)))
+
+
+def feature_count(kind: str, covariates: int, holidays: int = 0) -> int:
+    """How many features a target's panel has, given how many covariates and holidays."""
+    return (covariates if kind == SALES else 2 * covariates + 1) + holidays
 
 
 def _features(panel: Panel, horizon: int, reference: Floats, since: int) -> Covariates:
