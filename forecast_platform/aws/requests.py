@@ -1,0 +1,139 @@
+"""The bodies of the SageMaker requests, as pure functions of the settings: which fields we set, and why.
+
+Names and tags are not part of them (see jobs.Spec). What is left out is left to SageMaker's default on purpose.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from forecast_platform.settings import Settings
+
+VOLUME_GB = 30  # panel, image layers and checkpoints together stay far below
+# The most that a spot job of an algorithm without checkpoints may wait and run (Amazon's DeepAR has none).
+SPOT_WITHOUT_CHECKPOINTS = 3600
+ENVIRONMENT_VALUE = 10240  # characters, the API's limit
+# Amazon's algorithms define these themselves; for an image of ours SageMaker reads them from the log by these rules.
+METRICS = [
+    {"Name": "train:loss", "Regex": r"#quality_metric: host=\S+, epoch=\d+, train loss <loss>=(\S+)"},
+    {"Name": "train:final_loss", "Regex": r"#quality_metric: host=\S+, train final_loss <loss>=(\S+)"},
+    {"Name": "train:progress", "Regex": r"#progress_metric: host=\S+, completed (\d+) %"},
+]
+
+
+def builtin_image(region: str) -> str:
+    """Amazon's DeepAR image in a region. Reads a table that the sagemaker package brings; asks nobody."""
+    from sagemaker.core import image_uris  # type: ignore[import-untyped]  # a second; only this engine pays it
+
+    return str(image_uris.retrieve("forecasting-deepar", region))
+
+
+def run_seconds(settings: Settings, checkpoints: bool) -> int:
+    """The longest a training may run."""
+    limit = 60 * settings.max_job_minutes
+    return min(limit, SPOT_WITHOUT_CHECKPOINTS) if settings.spot and not checkpoints else limit
+
+
+def training(
+    settings: Settings,
+    image: str,
+    hyperparameters: Mapping[str, str],
+    channel: str,
+    source: str,
+    output: str,
+    checkpoints: str = "",
+) -> dict[str, Any]:
+    """create_training_job on one instance: these networks are small, and several instances train another model.
+
+    Args:
+        image: Amazon's DeepAR or ours.
+        hyperparameters: strings all, as the API wants them.
+        channel: name of the one input channel, whose objects lie below `source`.
+        output: where <job>/output/model.tar.gz goes.
+        checkpoints: where they are kept between attempts; empty: the image has none, which says it is Amazon's.
+    """
+    seconds = run_seconds(settings, bool(checkpoints))
+    stopping = {"MaxRuntimeInSeconds": seconds}
+    if settings.spot:
+        # Waiting included. With checkpoints an interrupted training goes on where it was, so it may wait as long again.
+        stopping["MaxWaitTimeInSeconds"] = 2 * seconds if checkpoints else SPOT_WITHOUT_CHECKPOINTS
+    algorithm: dict[str, Any] = {"TrainingImage": image, "TrainingInputMode": "File"}
+    request: dict[str, Any] = {
+        "AlgorithmSpecification": algorithm,
+        "RoleArn": settings.role_arn,
+        "HyperParameters": dict(hyperparameters),
+        "InputDataConfig": [
+            {
+                "ChannelName": channel,
+                "DataSource": {
+                    "S3DataSource": {
+                        "S3DataType": "S3Prefix",
+                        "S3Uri": source,
+                        "S3DataDistributionType": "FullyReplicated",
+                    }
+                },
+            }
+        ],
+        "OutputDataConfig": {"S3OutputPath": output},
+        "ResourceConfig": {"InstanceType": settings.train_instance, "InstanceCount": 1, "VolumeSizeInGB": VOLUME_GB},
+        "StoppingCondition": stopping,
+        "EnableManagedSpotTraining": settings.spot,
+    }
+    if checkpoints:
+        algorithm["MetricDefinitions"] = METRICS  # refused for Amazon's own algorithms
+        request["CheckpointConfig"] = {"S3Uri": checkpoints}
+        request["EnableNetworkIsolation"] = True  # our image talks to nobody; S3 is SageMaker's part
+    return request
+
+
+def model(settings: Settings, image: str, artifact: str, isolated: bool) -> dict[str, Any]:
+    """create_model: the image with a model.tar.gz. It costs nothing and serves transforms only."""
+    return {
+        "PrimaryContainer": {"Image": image, "ModelDataUrl": artifact},
+        "ExecutionRoleArn": settings.role_arn,
+        **({"EnableNetworkIsolation": True} if isolated else {}),
+    }
+
+
+def transform(
+    settings: Settings, model_name: str, source: str, output: str, config: Mapping[str, Any], seed: int | None = None
+) -> dict[str, Any]:
+    """create_transform_job over JSON Lines.
+
+    Args:
+        source, output: prefixes of the input shards and of the .out objects.
+        config: of the inference, as DEEPAR_INFERENCE_CONFIG has it.
+        seed: of our image; None: Amazon's, which has none.
+
+    Raises:
+        ValueError: the inference configuration is longer than an environment variable may be.
+    """
+    text = json.dumps(config, sort_keys=True, separators=(",", ":"))
+    if len(text) > ENVIRONMENT_VALUE:
+        raise ValueError(f"the inference configuration has {len(text)} characters, at most {ENVIRONMENT_VALUE} fit")
+    request: dict[str, Any] = {
+        "ModelName": model_name,
+        "TransformInput": {
+            "DataSource": {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": source}},
+            "ContentType": "application/jsonlines",
+            "SplitType": "Line",  # the default sends a whole file as one request
+        },
+        "TransformOutput": {
+            "S3OutputPath": output,
+            "Accept": "application/jsonlines",
+            "AssembleWith": "Line",  # the default writes all answers on one line
+        },
+        "TransformResources": {
+            "InstanceType": settings.transform_instance,
+            "InstanceCount": settings.transform_instances,
+        },
+        "Environment": {"DEEPAR_INFERENCE_CONFIG": text},
+    }
+    if seed is None:
+        # Amazon's DeepAR fails on several records at once. Our image says what it takes at /execution-parameters.
+        request["BatchStrategy"] = "SingleRecord"
+    else:
+        request["Environment"]["DEEPAR_SEED"] = str(seed)
+    return request
