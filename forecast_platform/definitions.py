@@ -8,6 +8,7 @@ from forecast_platform.defs.cleaned_series import cleaned_series
 from forecast_platform.defs.deepar_model import deepar_model
 from forecast_platform.defs.forecast_accuracy import forecast_accuracy
 from forecast_platform.defs.forecast_table import forecast_table
+from forecast_platform.defs.hand_over import hand_over, hand_over_sensor
 from forecast_platform.defs.jobs import ingest_history, weekly_forecast
 from forecast_platform.defs.lake_maintenance import lake_maintenance, nightly_maintenance
 from forecast_platform.defs.landing_sensor import landing_sensor
@@ -15,10 +16,10 @@ from forecast_platform.defs.raw_sales import raw_sales
 from forecast_platform.defs.resources import build_resources
 
 defs = dg.Definitions(
-    assets=[raw_sales, cleaned_series, deepar_model, batch_predictions, forecast_table, forecast_accuracy],
+    assets=[raw_sales, cleaned_series, deepar_model, batch_predictions, forecast_table, forecast_accuracy, *hand_over],
     asset_checks=all_checks,
     jobs=[weekly_forecast, ingest_history, lake_maintenance],
-    sensors=[landing_sensor],
+    sensors=[landing_sensor, hand_over_sensor],
     schedules=[nightly_maintenance],
     resources=build_resources(),
     # One process for a run: starting processes and importing torch costs more than a stage's work does.

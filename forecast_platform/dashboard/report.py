@@ -114,6 +114,8 @@ def _draw_error(axes: Any, by_week: ask.Rows) -> None:
                   marker="." if len(by_week) < 4 else "", label=label)  # fmt: skip
     axes.set_ylim(bottom=0)
     _plain(axes, lambda v: f"{v:.0%}")
+    if len(by_week) < 4:  # too few for a choice of ticks
+        axes.set_xticks([r["week"] for r in by_week], [str(r["week"]) for r in by_week])
 
 
 def _plain(axes: Any, form: Any) -> None:

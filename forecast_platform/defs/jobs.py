@@ -10,7 +10,9 @@ _INGEST = ["raw_sales", "cleaned_series", "forecast_accuracy"]
 
 weekly_forecast = dg.define_asset_job(
     "weekly_forecast",
-    selection=dg.AssetSelection.assets(*_INGEST, "deepar_model", "batch_predictions", "forecast_table"),
+    selection=dg.AssetSelection.assets(
+        *_INGEST, "deepar_model", "batch_predictions", "forecast_table", "weekly_report"
+    ),
     description="One week, from landed files to published forecasts.",
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 
 import duckdb
@@ -19,12 +20,30 @@ class Platform:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.lake = Lake.local(settings.warehouse, settings.quantile_columns)
-        self.engine: Engine = LocalEngine(settings.models)
+        self.lake = Lake.of(settings)
+        self.engine = build_engine(settings)
 
     @property
     def landing(self) -> Landing:
         return open_landing(self.settings.landing)
+
+    def keep(self, name: str, data: bytes) -> str:
+        """Keep a file for people under its name, whole or not at all: in $FORECAST_HOME. Returns where it is."""
+        path = self.settings.home / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        building = path.with_name(f".{path.name}.{os.getpid()}")
+        building.write_bytes(data)
+        building.replace(path)
+        return str(path)
+
+
+def build_engine(settings: Settings) -> Engine:
+    """Where DeepAR runs, by the settings."""
+    if settings.engine_name == "local":
+        return LocalEngine(settings.models)
+    from forecast_platform.aws.engine import SageMakerEngine
+
+    return SageMakerEngine(settings)
 
 
 def build_resources() -> dict[str, object]:
