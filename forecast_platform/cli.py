@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -357,21 +357,25 @@ def backtest(
 
 
 @main.command()
-def doctor() -> None:
+@click.option(
+    "--profile", type=click.Choice(["local", "aws"]), help="check this profile, whatever FORECAST_PROFILE says"
+)
+def doctor(profile: Literal["local", "aws"] | None) -> None:
     """Check settings, access and versions; each finding says how to mend it."""
     from forecast_platform.lake.lake import Lake
     from forecast_platform.landing.store import open_landing
     from forecast_platform.runner import prepare_home
-    from forecast_platform.settings import get_settings
+    from forecast_platform.settings import Settings, get_settings
 
-    settings = get_settings()
+    settings = Settings(profile=profile) if profile else get_settings()
 
     def versions() -> str:
-        core, duck = (importlib.metadata.version(p) for p in ("dagster", "dagster-duckdb"))
+        core = importlib.metadata.version("dagster")
         wanted = f"0.{int(core.split('.')[1]) + 16}.{core.split('.')[2]}"
-        if duck != wanted:
-            raise RuntimeError(f"dagster {core} needs dagster-duckdb {wanted}, not {duck}: make clean install")
-        return f"Python {sys.version.split()[0]}, dagster {core} with dagster-duckdb {duck}"
+        for package in ("dagster-duckdb", "dagster-aws") if settings.profile == "aws" else ("dagster-duckdb",):
+            if (found := importlib.metadata.version(package)) != wanted:
+                raise RuntimeError(f"dagster {core} needs {package} {wanted}, not {found}: make clean install")
+        return f"Python {sys.version.split()[0]}, dagster {core} with its integrations {wanted}"
 
     def torch() -> str:
         import torch
@@ -405,15 +409,15 @@ def doctor() -> None:
         names = dict(c.columns) or "canonical"
         return f"{c.name}: weeks end on {settings.calendar.weekday_name}, dates as {c.date_format}, columns {names}"
 
+    checks = {"versions": versions, "torch": torch, "home": home, "contract": contract}
+    if settings.profile == "aws":
+        from forecast_platform.aws import doctor as aws
+
+        checks |= aws.checks(settings)
+    else:
+        checks |= {"landing": landing, "lake": lake}
     failures = 0
-    for name, check in {
-        "versions": versions,
-        "torch": torch,
-        "home": home,
-        "contract": contract,
-        "landing": landing,
-        "lake": lake,
-    }.items():
+    for name, check in checks.items():
         try:
             click.echo(f"ok    {name:9} {check()}")
         except Exception as error:
