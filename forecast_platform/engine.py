@@ -275,6 +275,10 @@ class Engine(Protocol):
         ...
 
 
+class EngineError(RuntimeError):
+    """The machine that DeepAR runs on did not do the work, or would cost too much; the message says what to do."""
+
+
 class ModelLost(LookupError):
     """A model named in the `models` table is not stored any more; the message says what to do."""
 

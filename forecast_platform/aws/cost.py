@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
 from forecast_platform.aws.storage import NotStored, Storage
+from forecast_platform.engine import EngineError
 
 # USD per instance hour of training and batch transform on demand, us-east-1, as known in January 2026. An estimate:
 # other regions cost more, and AWS changes its prices. FORECAST_PRICES overrides and adds.
@@ -24,7 +25,7 @@ PRICES = {
 }  # fmt: skip
 
 
-class SpendRefused(RuntimeError):
+class SpendRefused(EngineError):
     """A job was not created because of a cap, or its price is unknown; the message names the setting."""
 
 

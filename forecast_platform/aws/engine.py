@@ -35,7 +35,15 @@ from forecast_platform.aws.cost import Ledger
 from forecast_platform.aws.jobs import TRAIN, TRANSFORM, Jobs, Spec
 from forecast_platform.aws.records import Rules, check_batch
 from forecast_platform.aws.storage import NotStored, Storage
-from forecast_platform.engine import Model, ModelLost, check_history, code_version, inference_config, training_key
+from forecast_platform.engine import (
+    EngineError,
+    Model,
+    ModelLost,
+    check_history,
+    code_version,
+    inference_config,
+    training_key,
+)
 from forecast_platform.selection import Plans, Progress, plans
 from forecast_platform.series.batch import Batch, BatchError, read_batch
 from forecast_platform.series.panel import Panel
@@ -329,7 +337,7 @@ def _train_in_container(
     shutil.rmtree(received)
     trained = Model.load(building)
     if (trained.digest, trained.version) != (key, version):
-        raise ValueError(
+        raise EngineError(
             f"{engine.storage.uri(output)} describes model {trained.version} of {trained.digest}; {version} of {key} "
             "was asked for. Is FORECAST_IMAGE built from this code? Then remove that object and run again"
         )
@@ -339,7 +347,7 @@ def member(path: Path, name: str) -> bytes:
     """One file of a .tar.gz, read in memory: nothing is extracted, so no name in it can lead anywhere.
 
     Raises:
-        ValueError: it is not there, or larger than it could be, or the archive is damaged.
+        EngineError: it is not there, or larger than it could be, or the archive is damaged.
     """
     try:
         with tarfile.open(path, mode="r:gz") as tar:
@@ -349,5 +357,5 @@ def member(path: Path, name: str) -> bytes:
                     assert handle is not None
                     return handle.read()
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise ValueError(f"{path.name} is not a whole .tar.gz: {error}") from error
-    raise ValueError(f"{path.name} holds no {name}; is FORECAST_IMAGE built from this code?")
+        raise EngineError(f"{path.name} is not a whole .tar.gz: {error}") from error
+    raise EngineError(f"{path.name} holds no {name}; is FORECAST_IMAGE built from this code?")

@@ -21,6 +21,7 @@ from forecast_platform.aws.cost import Ledger
 from forecast_platform.aws.decision import BUSY, Cause, State, answer, decide, job_name
 from forecast_platform.aws.job_logs import LogTail
 from forecast_platform.aws.storage import Storage
+from forecast_platform.engine import EngineError
 
 log = logging.getLogger("forecast_platform.aws")
 
@@ -28,7 +29,7 @@ Percent = Callable[[int], None]
 _LOST_SIGHT = 5  # Describe calls in a row that may fail, each after boto3's own retries
 
 
-class JobError(RuntimeError):
+class JobError(EngineError):
     """A job failed, was refused or was stopped; the message says why, where to look and what to do."""
 
 

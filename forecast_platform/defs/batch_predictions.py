@@ -11,9 +11,9 @@ from forecast_platform.defs.deepar_model import deepar_model
 from forecast_platform.defs.partitions import OWNERS, as_known, history, weekly, weeks_of
 from forecast_platform.defs.resources import Platform, lake_connection
 from forecast_platform.defs.stage import Stage
-from forecast_platform.engine import Model, ModelLost
+from forecast_platform.engine import EngineError, Model, ModelLost
 from forecast_platform.lake.lake import any_of
-from forecast_platform.series.batch import Batch
+from forecast_platform.series.batch import Batch, BatchError
 from forecast_platform.series.cleaning import read_panel
 from forecast_platform.series.publishing import forecastable
 from forecast_platform.weeks import key
@@ -71,9 +71,13 @@ def batch_predictions(
     except ValueError as error:  # a covariate that ends too early
         raise dg.Failure(str(error), allow_retries=False) from error
     before = stage.elapsed()
-    lines = platform.engine.transform(
-        model, batch, settings.num_samples, settings.quantiles, settings.seed, stage.progress
-    )
+    platform.engine.run_id = context.run_id
+    try:
+        lines = platform.engine.transform(
+            model, batch, settings.num_samples, settings.quantiles, settings.seed, stage.progress
+        )
+    except (EngineError, BatchError, ValueError) as error:  # ValueError: a line that DeepAR would refuse
+        raise dg.Failure(str(error), stage.receipt(platform.engine), allow_retries=False) from error
     seconds, cpu_seconds = (max(after - b, 1e-9) for after, b in zip(stage.elapsed(), before, strict=True))
     return dg.MaterializeResult(
         metadata=stage.metadata(
@@ -90,6 +94,6 @@ def batch_predictions(
             series_per_second=round(lines / seconds),
             series_per_cpu_second=round(lines / cpu_seconds),
             folder=dg.MetadataValue.path(str(batch.folder)),
-            **platform.engine.receipt(),
+            **stage.receipt(platform.engine),
         )
     )

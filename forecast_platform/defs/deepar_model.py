@@ -31,8 +31,9 @@ def deepar_model(
 ) -> dg.MaterializeResult:
     stage, (week,), mode = Stage(context), weeks_of(context), as_known(context)
     settings, lake = platform.settings, platform.lake
-    candidates = platform.engine.candidates(settings)
+    platform.engine.run_id = context.run_id
     try:
+        candidates = platform.engine.candidates(settings)
         with lake_connection(platform, duckdb) as con:
             panel = read_panel(con, week, mode, settings.declarations, settings.country)
     except ValueError as error:
@@ -41,8 +42,8 @@ def deepar_model(
     panel = engine.training_panel(panel, trained_as_of, candidates)
     try:
         model = platform.engine.train(panel, candidates, stage.progress, settings.num_samples)
-    except ValueError as error:  # too little history, or a covariate that ends too early
-        raise dg.Failure(str(error), allow_retries=False) from error
+    except (ValueError, engine.EngineError) as error:  # too little history, a covariate that ends too early
+        raise dg.Failure(str(error), stage.receipt(platform.engine), allow_retries=False) from error
     judgement = model.judgement
     row = {
         "week": week,
@@ -85,6 +86,6 @@ def deepar_model(
             artifact=dg.MetadataValue.path(str(model.artifact)),
             hyperparameters=dg.MetadataValue.json(model.hyperparameters),
             loss=pictures.loss_curve(model.loss_curve),
-            **platform.engine.receipt(),
+            **stage.receipt(platform.engine),
         )
     )

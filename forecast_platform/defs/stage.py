@@ -11,6 +11,8 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 
+from forecast_platform.engine import Engine
+
 # Dagster keeps, for ever, the local variables of whoever makes the first value of a kind. Here there are none; in an
 # asset it would be a database connection, which then is still open when the process ends.
 dg.MarkdownMetadataValue("")
@@ -43,6 +45,16 @@ class Stage:
             self._log.info(f"{what}: {done} of {total}")
         if _show:
             _show(what, done, total)
+
+    @staticmethod
+    def receipt(engine: Engine) -> dict[str, Any]:
+        """What an engine's work cost since it was asked last, with links to click."""
+        return {
+            name: dg.MetadataValue.md(", ".join(f"[{text}]({url})" for text, url in value.items()))
+            if isinstance(value, dict)
+            else value
+            for name, value in engine.receipt().items()
+        }
 
     def elapsed(self) -> tuple[float, float]:
         """Wall and CPU seconds so far."""
