@@ -9,6 +9,7 @@ Down, 500) is retried.
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,7 @@ class Catalog(GlueCatalog):
         super().__init__("glue", client=client("glue"), warehouse=warehouse)
         self._credentials = boto3.Session().get_credentials()
         self._file_io = functools.lru_cache(maxsize=2)(_file_io)  # its connections serve all tables
+        self._one_at_a_time = threading.Lock()  # tables are loaded by several threads, and making it takes a while
         # Infrastructure code makes the database; only where it did not is the right to make one needed.
         if not self.namespace_exists(database):
             self.create_namespace_if_not_exists(database)
@@ -52,7 +54,8 @@ class Catalog(GlueCatalog):
     def _load_file_io(self, properties: Properties | None = None, location: str | None = None) -> FileIO:
         found = self._credentials
         # boto3 renews credentials 10 minutes before they end, so an opened table is good for that long.
-        return self._file_io(found.get_frozen_credentials() if found else None)
+        with self._one_at_a_time:
+            return self._file_io(found.get_frozen_credentials() if found else None)
 
     def _update_glue_table(self, *arguments: Any, **named: Any) -> None:
         _commit(lambda: super(Catalog, self)._update_glue_table(*arguments, **named))
