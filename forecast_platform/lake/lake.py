@@ -213,6 +213,7 @@ class Lake:
 
     def attach(self, con: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
         """Show every table and view of the lake in a DuckDB connection, as of now. Holds no lock, writes nothing."""
+        _ = self.catalog  # opened once, before there are threads
         with ThreadPoolExecutor(len(self.specs)) as pool:  # each table takes several requests where files are in S3
             planned = list(pool.map(self._plan, self.specs))
         for name, (table, tasks) in zip(self.specs, planned, strict=True):
