@@ -6,11 +6,12 @@ screen reader reads tables. The script adds the pointer's figures to charts and 
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import io
 import urllib.parse
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,13 @@ def build_app(settings: Settings, source: Source, hosts: tuple[str, ...] = ("loc
         message = "There is no such page."
         return respond(request, "message.html", 404, page=None, title="Not found", message=message, version="")
 
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        source.close()
+
     return Starlette(
+        lifespan=lifespan,
         routes=[
             *(page(name) for name in PAGES),
             Route("/version", version, methods=["GET"]),

@@ -19,6 +19,8 @@ import duckdb
 from forecast_platform.lake.lake import Lake
 
 CHECK_SECONDS = 5.0
+# Each lookup is a request where the catalog is Glue; the other tables change together with one of these.
+WATCHED = ("landings", "models", "forecasts", "forecast_accuracy", "overrides")
 ANSWERS_KEPT = 2_000
 
 Rows = list[dict[str, Any]]
@@ -48,8 +50,15 @@ class Source:
                 self._looked = self._clock()
             return self._state
 
+    def close(self) -> None:
+        """Let go of the lake; the next question opens it again."""
+        with self._lock:
+            if self._state is not None:
+                self._state.close()
+            self._state = None
+
     def _version(self) -> str:
-        snapshots = [f"{name}={self._lake.snapshot(name)}" for name in sorted(self._lake.specs)]
+        snapshots = [f"{name}={self._lake.snapshot(name)}" for name in WATCHED]
         return hashlib.sha256("\0".join(snapshots).encode()).hexdigest()[:16]
 
 
@@ -66,6 +75,10 @@ class _State:
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
         """Rows as dictionaries. Asked once per state; callers must not change them."""
         return self._answer(sql, tuple(parameters))
+
+    def close(self) -> None:
+        with self._one_at_a_time:
+            self._connection.close()
 
     def _ask(self, sql: str, parameters: tuple[Any, ...]) -> Rows:
         with self._one_at_a_time:
