@@ -83,11 +83,12 @@ class Witness:
 
     def __init__(self, open_lake: Callable[[tuple[str, ...]], Lake], source: Source, folder: Path) -> None:
         self.open_lake, self.source, self.folder = open_lake, source, folder
+        self.ours = open_lake(WIDE)
 
     def agrees(self, table: str = TABLE, rows: int | None = None) -> None:
         question, (ours, theirs) = QUESTIONS[table]
         asked = question.format(quantile=ours, source=table)
-        expected = [[_plain(v) for v in row.values()] for row in self.open_lake(WIDE).query(asked).to_pylist()]
+        expected = [[_plain(v) for v in row.values()] for row in self.ours.query(asked).to_pylist()]
         assert expected
         asked = question.format(quantile=theirs, source=self.source(table))
         run = subprocess.run(
