@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast lint types format bench ablations ui clean
+.PHONY: help install demo test test-fast lint types format bench ablations ui deploy image settings clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -62,6 +62,45 @@ $(PEERS)/.installed: benchmarks/peers-requirements.txt
 
 ui: install  ## Dagster's UI over ./.forecast at http://127.0.0.1:3000
 	$(BIN)/forecast ui
+
+# --- AWS (docs/aws.md). They use the aws and docker commands and whatever account these are logged in to.
+STACK ?= forecast
+# Of the template; more of its parameters by PARAMETERS="AlarmEmail=me@example.com InstanceTypes=ml.c5.2xlarge"
+TRIGGER ?= sqs
+PARAMETERS ?=
+# For TRIGGER=lambda: a bucket of yours in the same region for the code, and Dagster's address as the Lambda reaches it
+CODE_BUCKET ?=
+DAGSTER_URL ?=
+# The engine's code decides the image: a job refuses an image of other code.
+IMAGE_TAG = $(shell $(BIN)/python -c "from forecast_platform.engine import code_version; print(code_version())")
+OUTPUTS = aws cloudformation describe-stacks --stack-name $(STACK) --output text --query
+IMAGE = $(shell $(OUTPUTS) "Stacks[0].Outputs[?OutputKey=='Image'].OutputValue")
+
+deploy: install $(if $(filter lambda,$(TRIGGER)),lambda)  ## Buckets, trigger, roles, catalog, workgroup in AWS: docs/aws.md
+ifeq ($(TRIGGER),lambda)
+	@test -n "$(CODE_BUCKET)" -a -n "$(DAGSTER_URL)" || { echo "TRIGGER=lambda needs CODE_BUCKET and DAGSTER_URL"; exit 1; }
+	key="forecast-lambda/$$(sha256sum dist/lambda.zip | cut -c1-16).zip"; \
+	aws s3 cp dist/lambda.zip "s3://$(CODE_BUCKET)/$$key" && \
+	aws cloudformation deploy --stack-name $(STACK) --template-file infra/forecast_platform.yaml \
+		--capabilities CAPABILITY_IAM --no-fail-on-empty-changeset --parameter-overrides Trigger=lambda \
+		LambdaCodeBucket=$(CODE_BUCKET) LambdaCodeKey=$$key DagsterUrl=$(DAGSTER_URL) \
+		ImageTag=$(IMAGE_TAG) $(PARAMETERS)
+else
+	aws cloudformation deploy --stack-name $(STACK) --template-file infra/forecast_platform.yaml \
+		--capabilities CAPABILITY_IAM --no-fail-on-empty-changeset --parameter-overrides Trigger=$(TRIGGER) \
+		ImageTag=$(IMAGE_TAG) $(PARAMETERS)
+endif
+
+image:  ## Build the DeepAR image for SageMaker and push it to $(IMAGE), by default the stack's
+	@test -n "$(IMAGE)" || { echo "there is no stack $(STACK); make deploy, or give IMAGE=..."; exit 1; }
+	aws ecr get-login-password | docker login --username AWS --password-stdin $(firstword $(subst /, ,$(IMAGE)))
+	docker build --platform linux/amd64 --file docker/deepar.Dockerfile --tag $(IMAGE) .
+	docker push $(IMAGE)
+
+settings:  ## Print the stack's outputs as settings; > docker/aws.env for docker/compose.yaml
+	@echo FORECAST_PROFILE=aws
+	@$(OUTPUTS) "Stacks[0].Outputs[?starts_with(Description, 'FORECAST_')].[Description, OutputValue]" | tr '\t' '='
+	@$(OUTPUTS) "Stacks[0].Outputs[?OutputKey=='StorageUrl'].OutputValue" | sed 's#^s3://#DAGSTER_LOGS_BUCKET=#'
 
 clean:  ## Remove the environments (not your data in ./.forecast)
 	rm -rf $(VENV) $(PEERS) build *.egg-info

@@ -7,6 +7,7 @@ the notifications are then set by the API as CloudFormation would.
 
 from __future__ import annotations
 
+import datetime as dt
 import io
 import itertools
 import json
@@ -20,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from forecast_platform.aws.decision import job_name
 from forecast_platform.settings import Settings
 from forecast_platform_tests.infra.template import (
     ACCOUNT,
@@ -96,6 +98,7 @@ def test_defaults_of_the_template_are_those_of_the_settings() -> None:
     assert parameters["Database"]["Default"] == fields["database"].default
     assert parameters["Name"]["Default"] == fields["workgroup"].default
     allowed = parameters["InstanceTypes"]["Default"].split(",")
+    assert job_name(dt.date(2025, 1, 31), "train", {}, 1).startswith("forecast-"), "the roles allow no other names"
     assert {fields["train_instance"].default, fields["transform_instance"].default} <= set(allowed)
 
 
@@ -202,10 +205,10 @@ GLUE = f"arn:aws:glue:{REGION}:{ACCOUNT}"
         ("PlatformRole", True, "s3:DeleteObject", f"{STORAGE}/lake/forecast/forecasts/data/a.parquet", {}),
         ("PlatformRole", True, "glue:UpdateTable", f"{GLUE}:table/forecast/forecasts", {}),
         ("PlatformRole", False, "glue:UpdateTable", f"{GLUE}:table/payroll/salaries", {}),
-        ("ExecutionRole", True, "s3:GetObject", f"{STORAGE}/jobs/a/train.json", {}),
+        ("ExecutionRole", True, "s3:GetObject", f"{STORAGE}/models/a/input/train.json", {}),
         ("ExecutionRole", False, "s3:PutObject", f"{STORAGE}/lake/forecast/forecasts/data/a.parquet", {}),
         ("ExecutionRole", False, "s3:GetObject", f"{LANDING}/landing/sales/a.csv", {}),
-        ("ExecutionRole", True, "s3:ListBucket", STORAGE, {"s3__prefix": "jobs/a/"}),
+        ("ExecutionRole", True, "s3:ListBucket", STORAGE, {"s3__prefix": "models/a/input/"}),
         ("ExecutionRole", False, "s3:ListBucket", STORAGE, {}),
         (
             "ExecutionRole",

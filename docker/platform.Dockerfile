@@ -1,0 +1,25 @@
+# Dagster's three services in production, one image: webserver, daemon and code location (docker/compose.yaml).
+# Build from the repository's root: docker build -f docker/platform.Dockerfile -t forecast-platform .
+FROM python:3.11-slim-bookworm
+
+ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 OMP_NUM_THREADS=1
+
+# Dependencies first: they change seldom, and this layer is then reused. Torch without CUDA, from its own index: here it
+# only prepares batches and reads models. dagster-postgres is of this image only, and pins its core like the others.
+WORKDIR /build
+COPY constraints.txt pyproject.toml README.md LICENSE ./
+RUN pip install --index-url https://download.pytorch.org/whl/cpu "$(sed -n 's/^torch==/torch==/p' constraints.txt)"
+COPY forecast_platform ./forecast_platform
+RUN pip install --constraint constraints.txt ".[aws]" dagster-postgres==0.29.27 psycopg2-binary==2.9.13
+
+# Nobody inside needs to be root. The home keeps Dagster's settings and what is worth keeping between starts.
+RUN useradd --create-home --uid 10001 forecast && install -d -o forecast /srv/forecast /opt/dagster
+COPY docker/dagster.yaml docker/workspace.yaml /opt/dagster/
+ENV DAGSTER_HOME=/opt/dagster FORECAST_HOME=/srv/forecast
+USER forecast
+WORKDIR /srv/forecast
+
+EXPOSE 4000
+HEALTHCHECK --interval=30s --timeout=10s --start-period=60s --retries=3 \
+    CMD ["dagster", "api", "grpc-health-check", "-p", "4000"]
+CMD ["dagster", "api", "grpc", "-h", "0.0.0.0", "-p", "4000", "-m", "forecast_platform.definitions"]

@@ -1,0 +1,135 @@
+"""The production files of docker/ and the Makefile: they fit each other and what they are made for.
+
+No Docker runs here, and Postgres' driver is in the image only, so what needs those is not proven by these tests.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import jmespath
+import pytest
+import yaml
+
+from forecast_platform.settings import Settings
+from forecast_platform_tests.infra.template import load, resolve
+
+ROOT = Path(__file__).parents[2]
+DOCKER = ROOT / "docker"
+PLATFORM = (DOCKER / "platform.Dockerfile").read_text()
+COMPOSE = yaml.safe_load((DOCKER / "compose.yaml").read_text())
+OURS = ("code", "webserver", "daemon")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> dict[str, Any]:
+    """docker/dagster.yaml as Dagster reads it, which refuses names and values it does not know."""
+    from dagster._core.instance.config import dagster_instance_config
+
+    (tmp_path / "dagster.yaml").write_text((DOCKER / "dagster.yaml").read_text())
+    read, _ = dagster_instance_config(str(tmp_path))
+    return dict(read)
+
+
+def environments(node: Any) -> set[str]:
+    """Every variable that a dagster.yaml reads."""
+    if isinstance(node, dict):
+        return {node["env"]} if set(node) == {"env"} else set().union(*map(environments, node.values()))
+    return set().union(*map(environments, node)) if isinstance(node, list) else set()
+
+
+def test_every_service_is_given_what_dagster_reads(config: dict[str, Any]) -> None:
+    wanted = environments(config)
+    assert "DAGSTER_POSTGRES_PASSWORD" in wanted
+    for name in OURS:
+        assert wanted <= set(COMPOSE["services"][name]["environment"]), name
+
+
+def test_classes_named_for_dagster_take_their_configuration(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dagster._serdes import ConfigurableClassData
+
+    for variable in environments(config):
+        monkeypatch.setenv(variable, "x")
+    for part in ("compute_logs", "run_launcher"):
+        spec = config[part]
+        data = ConfigurableClassData(spec["module"], spec["class"], yaml.dump(spec.get("config", {})))
+        assert type(data.rehydrate(as_type=object)).__name__ == spec["class"]
+
+
+def test_a_cancelled_run_reaches_its_job_and_gives_its_slot_back(config: dict[str, Any]) -> None:
+    monitoring, retries = config["run_monitoring"], config["run_retries"]
+    assert monitoring["max_resume_run_attempts"] == 0
+    assert monitoring["free_slots_after_run_end_seconds"] > 0
+    assert retries["retry_on_asset_or_op_failure"] is False
+
+
+def test_services_restart_prove_their_health_and_hold_no_secret() -> None:
+    for name, service in COMPOSE["services"].items():
+        assert service["restart"] == "unless-stopped", name
+        assert "healthcheck" in service or (name == "code" and "HEALTHCHECK" in PLATFORM), name
+        for key, value in service["environment"].items():
+            if "PASSWORD" in key or "SECRET" in key:
+                assert re.match(r"\$\{\w+:\?", value), f"{name}.{key} must come from the environment file"
+        for port in service.get("ports", []):
+            assert port.startswith("127.0.0.1:"), f"{name} would be open to the network, without a login"
+        for volume in service.get("volumes", []):
+            assert volume.partition(":")[0] in COMPOSE["volumes"], name
+        for other in service.get("depends_on", {}):
+            assert other in COMPOSE["services"]
+    assert "aws.env" in str(COMPOSE["services"]["code"]["env_file"])
+    assert "*.env" in (ROOT / ".gitignore").read_text().splitlines()
+
+
+def test_webserver_and_daemon_find_the_code_location() -> None:
+    (server,) = yaml.safe_load((DOCKER / "workspace.yaml").read_text())["load_from"]
+    assert server["grpc_server"]["host"] in COMPOSE["services"]
+    assert f"EXPOSE {server['grpc_server']['port']}" in PLATFORM
+    module = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["dagster"]["module_name"]
+    assert server["grpc_server"]["location_name"] == module
+    assert f'"-m", "{module}"' in PLATFORM
+
+
+@pytest.mark.parametrize("path", sorted(DOCKER.glob("*.Dockerfile")), ids=lambda path: path.name)
+def test_what_an_image_copies_is_there_and_it_runs_as_nobody_special(path: Path) -> None:
+    lines = path.read_text().replace("\\\n", " ").splitlines()
+    for line in (line for line in lines if line.startswith("COPY ") and "--from" not in line):
+        *sources, _ = [word for word in shlex.split(line)[1:] if not word.startswith("--")]
+        for source in sources:
+            assert list(ROOT.glob(source)), f"{path.name}: COPY {source}"
+    assert not [line for line in lines if re.match(r"(ENV|ARG) .*(PASSWORD|SECRET|TOKEN)", line)]
+    assert not [line for line in lines if re.match(r"FROM \S+(:latest)?$", line) and ":" not in line]
+    if path.name == "platform.Dockerfile":  # SageMaker's contract has its containers run as root
+        assert [line for line in lines if line.startswith("USER ")][-1] != "USER root"
+
+
+def test_the_integrations_of_the_image_are_the_pinned_ones() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (duckdb,) = (line for line in project["dependencies"] if line.startswith("dagster-duckdb=="))
+    assert f"dagster-postgres=={duckdb.partition('==')[2]}" in PLATFORM
+
+
+def test_make_settings_prints_the_outputs_as_settings() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    (query,) = re.findall(r'\$\(OUTPUTS\) "(.*starts_with.*)" \|', makefile)
+    outputs = [
+        {"OutputKey": name, "OutputValue": value, "Description": load()["Outputs"][name]["Description"]}
+        for name, value in resolve().outputs.items()
+    ]
+    printed = dict(jmespath.search(query, {"Stacks": [{"Outputs": outputs}]}))
+    settings = {name.removeprefix("FORECAST_").lower(): value for name, value in printed.items()}
+    assert Settings(profile="aws", **settings).queue_url == settings["queue_url"]
+    for other in re.findall(r"OutputKey=='(\w+)'", makefile):
+        assert other in resolve().outputs
+
+
+def test_make_deploy_gives_parameters_that_exist() -> None:
+    deploy = (ROOT / "Makefile").read_text().split("\ndeploy:")[1].split("\nimage:")[0]
+    given = set(re.findall(r"\b([A-Z][a-z][A-Za-z]+)=", deploy))
+    assert {"Trigger", "LambdaCodeBucket", "LambdaCodeKey", "DagsterUrl", "ImageTag"} <= given
+    assert given <= set(load()["Parameters"])
