@@ -114,6 +114,9 @@ class Settings(BaseSettings):
     train_instance: str = Field("ml.c5.2xlarge", pattern="^ml[.]", description="instance type of a training job")
     transform_instance: str = Field("ml.c5.2xlarge", pattern="^ml[.]", description="instance type of a batch transform")
     transform_instances: int = Field(1, ge=1, le=100, description="instances of a batch transform")
+    job_prefix: str = Field(
+        "forecast", pattern="^[a-z][a-z0-9-]{1,20}$", description="begins the names of SageMaker jobs: infra's Name"
+    )
     spot: bool = Field(False, description="train on spot instances")
     max_job_minutes: int = Field(60, ge=1, description="a SageMaker job is stopped after this long")
     max_job_usd: float = Field(10, gt=0, description="a job that could cost more by its time limit is refused")

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Literal
 
-PREFIX = "forecast"  # of every job and model; the roles in infra/ allow these names only
 MAX_ATTEMPTS = 20
 
 
@@ -80,17 +79,18 @@ def canonical(request: Mapping[str, Any]) -> str:
     return json.dumps(request, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
-def job_name(week: dt.date, kind: str, request: Mapping[str, Any], attempt: int | None = None) -> str:
+def job_name(prefix: str, week: dt.date, kind: str, request: Mapping[str, Any], attempt: int | None = None) -> str:
     """The name of a request's work: letters, digits and hyphens, at most 63.
 
     Args:
+        prefix: of this installation, at most 21 characters; the roles in infra/ allow these names only.
         week: for people; the digest alone would do.
         kind: train, transform or model.
         request: the exact request without name and tags.
         attempt: from 1; None: of a model, which has no attempts.
     """
     digest = hashlib.sha256(canonical(request).encode()).hexdigest()[:12]
-    return f"{PREFIX}-{week:%Y%m%d}-{kind}-{digest}" + ("" if attempt is None else f"-a{attempt}")
+    return f"{prefix}-{week:%Y%m%d}-{kind}-{digest}" + ("" if attempt is None else f"-a{attempt}")
 
 
 def cause_of(state: State, artefacts: bool = True) -> Cause | None:
@@ -113,7 +113,8 @@ _REASONS = (
     (Cause.DISK, r"disk space|no space left"),
     (Cause.ACCESS, r"access ?denied|not authorized|permission|forbidden|\bKMS\b|assume|\b403\b"),
     (Cause.MEMORY, r"exit code:? ?137|out of memory|OutOfMemory"),
-    (Cause.ALGORITHM, r"^AlgorithmError"),
+    # "See job logs" says nothing of whose fault it was, whatever stands before it.
+    (Cause.ALGORITHM, r"^AlgorithmError|see job logs"),
     (Cause.DATA, r"^ClientError|data validation"),
 )
 

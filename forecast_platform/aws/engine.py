@@ -245,6 +245,7 @@ class SageMakerEngine:
             tuple(f"{root}/jobs/{{job}}/output/{name}" for name in outputs),
             requests.run_seconds(self.settings, bool(checkpoints)),
             self.tags(week=str(week), digest=key),
+            self.settings.job_prefix,
         )
         done = self.jobs.ensure(spec, progress and (lambda percent: progress("train", percent, 100)))
         return done.artefacts, dict(done.described)
@@ -283,7 +284,7 @@ class SageMakerEngine:
             last,
             requests.transform(
                 self.settings,
-                self.jobs.ensure_model(week, model, tags),
+                self.jobs.ensure_model(week, model, tags, self.settings.job_prefix),
                 self.storage.uri(f"{twin}/input/"),
                 self.storage.uri(f"{twin}/output"),
                 config,
@@ -292,6 +293,7 @@ class SageMakerEngine:
             tuple(f"{twin}/output/{output.name}" for _, output in batch.shards()),
             60 * self.settings.max_job_minutes,
             tags,
+            self.settings.job_prefix,
         )
         done = self.jobs.ensure(spec)
         for artefact, (_, output) in zip(done.artefacts, batch.shards(), strict=True):

@@ -59,6 +59,7 @@ class Spec:
         seconds: the longest it may run. SageMaker stops a training itself; a transform, for which it has no such limit,
             is stopped by whoever waits for it.
         tags: for whoever reads the bill; no part of the name, so that another run finds the same job.
+        prefix: of names, see job_name.
     """
 
     kind: Kind
@@ -67,9 +68,10 @@ class Spec:
     artefacts: tuple[str, ...]
     seconds: int
     tags: Mapping[str, str] = field(default_factory=dict)
+    prefix: str = "forecast"
 
     def name(self, attempt: int) -> str:
-        return job_name(self.week, self.kind.word, self.request, attempt)
+        return job_name(self.prefix, self.week, self.kind.word, self.request, attempt)
 
     @property
     def instances(self) -> tuple[str, int]:
@@ -179,7 +181,9 @@ class Jobs:
             else:
                 raise JobError(f"{spec.kind.word} job {name}: {action.why}{self._tail(spec, name)}")
 
-    def ensure_model(self, week: dt.date, request: Mapping[str, Any], tags: Mapping[str, str]) -> str:
+    def ensure_model(
+        self, week: dt.date, request: Mapping[str, Any], tags: Mapping[str, str], prefix: str = "forecast"
+    ) -> str:
         """A SageMaker model of create_model's request (without name and tags); returns its name. It costs nothing.
 
         Raises:
@@ -187,7 +191,7 @@ class Jobs:
         """
         from botocore.exceptions import ClientError
 
-        name = job_name(week, "model", request)
+        name = job_name(prefix, week, "model", request)
         try:
             self._client.describe_model(ModelName=name)
         except ClientError as error:

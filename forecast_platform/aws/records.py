@@ -19,6 +19,7 @@ from forecast_platform.series.encoding import Categories, to_series_set
 from forecast_platform.series.panel import Panel
 from forecast_platform.series.target import feature_count
 
+_LARGEST = float(np.finfo(np.float32).max)
 MAX_PAYLOAD = 6 * 1000 * 1000  # bytes of one record, SageMaker's default limit of a request
 
 
@@ -60,6 +61,10 @@ def write_training(panel: Panel, categories: Categories, path: Path) -> int:
     Raises:
         RecordError: DeepAR would refuse them.
     """
+    too_large = (np.abs(panel.sales) > _LARGEST).any(axis=1)
+    if too_large.any():
+        i = int(too_large.argmax())
+        raise RecordError(f"{_name(str(panel.store[i]), str(panel.dept[i]))}: sales are too large for 32-bit numbers")
     known = len(panel.weeks)
     features = None if panel.covariates is None else panel.covariates.values[:, :, :known]
     # DeepAR's authors ask for it. Always the same order, so that the same panel is the same job.
@@ -136,8 +141,8 @@ def _check(line: bytes, where: str, rules: Rules) -> dict[str, Any]:
     if features is not None and features.shape[1] != want:
         raise refuse(f"dynamic_feat has {features.shape[1]} values a feature; it needs {want}, {rules.ahead} ahead")
     for name, values in (("target", record["target"]), ("dynamic_feat", features)):
-        if values is not None and (np.abs(values) > np.finfo(np.float32).max).any():
-            raise refuse(f"{name} holds a value too large for DeepAR's 32-bit numbers")
+        if values is not None and (np.abs(values) > _LARGEST).any():
+            raise refuse(f"{name} holds a value too large for 32-bit numbers, which DeepAR computes with")
     return record
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import json
 from typing import Any
 
@@ -17,9 +18,7 @@ NOW = dt.datetime(2026, 11, 24, 12, tzinfo=dt.UTC)
 C5 = "ml.c5.2xlarge"
 
 
-def ledger(
-    job: float = 10, month: float = 100, now: dt.datetime = NOW, prices: dict[str, float] | None = None
-) -> Ledger:
+def ledger(job: float = 10, month: float = 100, now: dt.datetime = NOW, prices: Any = None) -> Ledger:
     return Ledger(Storage("s3://drop/p"), prices or {}, job, month, lambda: now)
 
 
@@ -41,7 +40,7 @@ class TestPrices:
     def test_a_larger_size_of_a_family_costs_about_twice_the_smaller(self):
         for family in {name.rpartition(".")[0] for name in PRICES}:
             prices = [PRICES[f"{family}.{size}"] for size in ("large", "xlarge", "2xlarge", "4xlarge")]
-            for small, large in zip(prices, prices[1:], strict=False):
+            for small, large in itertools.pairwise(prices):
                 assert large == pytest.approx(2 * small, rel=0.02)
 
 
@@ -94,7 +93,7 @@ class TestCaps:
         book = ledger(month=1)
         book.reserve("job-a1", C5, 1, 3600)
         book.reserve("job-a2", C5, 1, 3600)
-        message = r"job-a3 could cost 0.41 USD; with 0.82 of November 2026 so far that is more than 1.00; raise FORECAST_MAX_MO"
+        message = r"job-a3 could cost 0.41 USD; with 0.82 of November 2026 so far .* than 1.00; .*MAX_MONTH_USD"
         with pytest.raises(SpendRefused, match=message):
             book.reserve("job-a3", C5, 1, 3600)
         assert len(stored()) == 2

@@ -40,7 +40,7 @@ ENDED = [
     (State("Failed", "Failed", "AlgorithmError: Exit Code: 137"), Cause.MEMORY),
     (State("Failed", "Failed", "AlgorithmError: , exit code: 137"), Cause.MEMORY),
     (State("Failed", "Failed", "ClientError: training time series consist of only zeros"), Cause.DATA),
-    (State("Failed", reason="ClientError: See job logs for more information"), Cause.DATA),
+    (State("Failed", reason="ClientError: See job logs for more information"), Cause.ALGORITHM),
     (State("Failed", "Failed", "ClientError: Artifact upload failed: Insufficient disk space"), Cause.DISK),
     (State("Failed", "Failed", "ClientError: Artifact upload failed: AccessDenied"), Cause.ACCESS),
     (State("Failed", "Failed", "ClientError: Failed to use KMS key"), Cause.ACCESS),
@@ -142,19 +142,24 @@ class TestRefusals:
 
 
 class TestNames:
-    @given(st.dates(dt.date(1990, 1, 1)), st.sampled_from(["train", "transform"]), st.integers(1, MAX_ATTEMPTS))
-    def test_they_are_what_sagemaker_takes(self, week, kind, attempt):
-        name = job_name(week, kind, {"a": [1, {"b": "ä"}]}, attempt)
+    @given(
+        st.from_regex("[a-z][a-z0-9-]{1,20}", fullmatch=True).map(str),
+        st.dates(dt.date(1990, 1, 1)),
+        st.sampled_from(["train", "transform"]),
+        st.integers(1, MAX_ATTEMPTS),
+    )
+    def test_they_are_what_sagemaker_takes(self, prefix, week, kind, attempt):
+        name = job_name(prefix, week, kind, {"a": [1, {"b": "ä"}]}, attempt)
         assert re.fullmatch(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}", name)
         assert len(name) <= 63
 
     @given(st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5), min_size=1))
     def test_equal_requests_have_one_name_and_others_another(self, request_):
-        name = job_name(WEEK, "train", request_, 1)
-        assert name == job_name(WEEK, "train", dict(reversed(request_.items())), 1)
+        name = job_name("forecast", WEEK, "train", request_, 1)
+        assert name == job_name("forecast", WEEK, "train", dict(reversed(request_.items())), 1)
         key = next(iter(request_))
-        assert name != job_name(WEEK, "train", {**request_, key: [request_[key]]}, 1)
-        assert name != job_name(WEEK, "train", request_, 2)
+        assert name != job_name("forecast", WEEK, "train", {**request_, key: [request_[key]]}, 1)
+        assert name != job_name("forecast", WEEK, "train", request_, 2)
         assert name.startswith("forecast-20261120-train-")
 
 

@@ -40,9 +40,8 @@ def settings(**more: Any) -> Settings:
 def container_training(spot: bool = False) -> dict[str, Any]:
     given = settings(spot=spot)
     root = f"{given.storage_url}/models/0123"
-    return requests.training(
-        given, given.image, {"platform_training": "1"}, "panel", f"{root}/input/panel/", f"{root}/jobs", f"{root}/checkpoints"
-    )  # fmt: skip
+    places = f"{root}/input/panel/", f"{root}/jobs", f"{root}/checkpoints"
+    return requests.training(given, given.image, {"platform_training": "1"}, "panel", *places)
 
 
 def builtin_training(spot: bool = False) -> dict[str, Any]:
@@ -60,7 +59,7 @@ def a_model(isolated: bool) -> dict[str, Any]:
 def a_transform(seed: int | None) -> dict[str, Any]:
     given = settings(transform_instances=2, transform_shards=4)
     root = f"{given.storage_url}/transforms/2026-11-20/4567"
-    name = job_name(WEEK, "model", a_model(True))
+    name = job_name("forecast", WEEK, "model", a_model(True))
     config = inference_config(100, given.quantiles)
     return requests.transform(given, name, f"{root}/input/", f"{root}/output", config, seed)
 
@@ -82,7 +81,7 @@ def named(operation: str, body: dict[str, Any]) -> dict[str, Any]:
     kind = {"CreateTrainingJob": "train", "CreateTransformJob": "transform", "CreateModel": "model"}[operation]
     attempt = None if kind == "model" else 1
     tags = _tags({"forecast:week": str(WEEK), "forecast:engine": "sagemaker-container", "forecast:run": "a(b)"})
-    return {f"{operation[6:]}Name": job_name(WEEK, kind, body, attempt), **body, "Tags": tags}
+    return {f"{operation[6:]}Name": job_name("forecast", WEEK, kind, body, attempt), **body, "Tags": tags}
 
 
 def fields(body: dict[str, Any], before: str = "") -> Iterator[str]:
