@@ -321,31 +321,40 @@ def _same_content(old: pa.Table, new: pa.Table, spec: TableSpec) -> bool:
 
 
 def _attach(con: duckdb.DuckDBPyConnection, spec: TableSpec, table: Table | None, tasks: list[FileScanTask]) -> None:
-    """Show one table in a DuckDB connection: files on disk read by DuckDB itself, files elsewhere by pyarrow."""
-    sources = []
+    """Show one table in a DuckDB connection: files on disk read by DuckDB itself, files elsewhere by pyarrow.
+
+    Arrow is shown by create_view, because what con.register shows is not seen by the connection's cursors.
+    """
+    nothing = spec.schema.empty_table()
     local = [t.file.file_path.removeprefix(_LOCAL) for t in tasks if t.file.file_path.startswith(_LOCAL)]
-    if local:
-        # Files of before and after a change of columns differ; reading by name costs all their footers.
-        by_name = ", union_by_name=true" if table is not None and len(table.schemas()) > 1 else ""
-        files = ", ".join(map(_literal, local))
-        sources.append(f"SELECT * FROM read_parquet([{files}], hive_partitioning=false{by_name})")  # noqa: S608
-    elif table is not None and tasks:
-        con.register(f"_{spec.name}", _dataset(table, tasks))
-        sources.append(f"SELECT * FROM _{spec.name}")  # noqa: S608
-    if table is None or not tasks or len(table.schemas()) > 1:  # columns that no file has yet
-        con.register(f"_{spec.name}_columns", spec.schema.empty_table())
-        sources.append(f"SELECT * FROM _{spec.name}_columns")  # noqa: S608
-    con.execute(f"CREATE OR REPLACE VIEW {spec.name} AS {' UNION ALL BY NAME '.join(sources)}")
+    if table is None or not local:
+        con.from_arrow(_dataset(spec, table, tasks) if table and tasks else nothing).create_view(
+            spec.name, replace=True
+        )
+        return
+    files = f"[{', '.join(map(_literal, local))}]"
+    if len(table.schemas()) == 1:
+        rows = f"SELECT * FROM read_parquet({files}, hive_partitioning=false)"  # noqa: S608
+    else:
+        # Files of before and after a change of columns differ; reading by name costs all their footers. The empty
+        # table brings the columns that no file has yet.
+        con.from_arrow(nothing).create_view(f"_{spec.name}", replace=True)
+        rows = (
+            f"SELECT * FROM read_parquet({files}, hive_partitioning=false, union_by_name=true) "  # noqa: S608
+            f"UNION ALL BY NAME SELECT * FROM _{spec.name}"
+        )
+    con.execute(f"CREATE OR REPLACE VIEW {spec.name} AS {rows}")
 
 
-def _dataset(table: Table, tasks: list[FileScanTask]) -> Any:
+def _dataset(spec: TableSpec, table: Table, tasks: list[FileScanTask]) -> Any:
     """A table's files as a pyarrow dataset: DuckDB hands it the columns and filters it needs, and a file whose
     partition does not match is never opened. Columns that a file lacks are null."""
     import pyarrow.dataset as ds
     from pyiceberg.io.pyarrow import PyArrowFileIO, schema_to_pyarrow
 
-    schema, form = schema_to_pyarrow(table.schema(), include_field_ids=False), ds.ParquetFileFormat()
-    io = table.io
+    columns = {field.name: field for field in spec.schema}
+    columns |= {field.name: field for field in schema_to_pyarrow(table.schema(), include_field_ids=False)}
+    schema, form, io = pa.schema(list(columns.values())), ds.ParquetFileFormat(), table.io
     assert isinstance(io, PyArrowFileIO)
     fragments = []
     for task in tasks:

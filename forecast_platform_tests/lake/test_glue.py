@@ -102,11 +102,13 @@ class TestQuery:
         assert changed == {"previous_p50": 10.0, "p50": 11.0}
         assert lake.query("SELECT DISTINCT forecast_week AS w FROM latest_forecast").to_pylist() == [{"w": week(1)}]
 
+    test_cursors = test_lake.TestQuery.test_cursors_of_an_attached_connection_see_every_table
+
     def test_a_file_whose_partition_does_not_match_is_never_opened(self, lake, s3):
         for number in range(3):
             lake.replace_weeks(TABLE, [week(number)], one_week(week(number), float(number)))
         table = lake.table(TABLE)
-        files = _dataset(table, list(table.scan().plan_files()))
+        files = _dataset(SPECS[TABLE], table, list(table.scan().plan_files()))
         assert len(list(files.get_fragments(filter=ds.field("week") == week(1)))) == 1
         for item in s3.list_objects_v2(Bucket="drop", Prefix=f"platform/lake/{DATABASE}/{TABLE}/data/")["Contents"]:
             if f"week={week(1)}" not in item["Key"]:

@@ -191,6 +191,17 @@ class TestQuery:
         for name in [*SPECS, *VIEWS]:
             assert con.execute(f"SELECT count(*) FROM {name}").fetchall() == [(0,)]
 
+    def test_cursors_of_an_attached_connection_see_every_table(self, another):
+        """Filled, empty and widened ones: each thread of a dashboard has a cursor of its own."""
+        another(QUANTILES).replace_weeks("forecasts", [week(0)], forecast_rows(week(0), 1.0))
+        con = another(("p5", *QUANTILES)).attach(duckdb.connect())
+        with ThreadPoolExecutor(1) as pool:
+            for name in [*SPECS, *VIEWS]:
+                (rows,) = pool.submit(
+                    lambda n: con.cursor().execute(f"SELECT count(*) FROM {n}").fetchone(), name
+                ).result()
+                assert rows == (2 if name in ("forecasts", "latest_forecast", "forecast_with_overrides") else 0)
+
     def test_parameters_are_bound_and_never_read_as_sql(self, filled):
         sql = f"SELECT count(*) AS n FROM {TABLE} WHERE store = ? AND week = ?"
         assert filled.query(sql, ["1", week(0)]).to_pylist() == [{"n": 1}]
