@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH = 960
+WIDTH, NARROW = 960, 400
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 14, 34
 Number = float | None
 Place = Callable[[float], float]  # of a value or position on the picture
@@ -65,6 +65,42 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [round(k * step, 10) for k in range(first, last + 1)]
 
 
+@dataclass(frozen=True)
+class Frame:
+    """Where a chart's values lie on the picture. Every chart is drawn in two, and the style sheet shows one of them: a
+    wide picture shrunk to a phone's width could not be read."""
+
+    name: str
+    width: int
+    height: int
+    low: float
+    high: float
+    count: int  # of positions from left to right
+    most_ticks: int = 12
+
+    @property
+    def right(self) -> float:
+        return self.width - _RIGHT
+
+    @property
+    def bottom(self) -> float:
+        return self.height - _BOTTOM
+
+    def x(self, position: float) -> float:
+        return _LEFT + (self.right - _LEFT) * position / max(self.count - 1, 1)
+
+    def y(self, value: float) -> float:
+        return _TOP + (self.bottom - _TOP) * (1 - (value - self.low) / ((self.high - self.low) or 1))
+
+
+def _frames(height: int, steps: Sequence[float], count: int) -> tuple[Frame, Frame]:
+    low, high = steps[0], steps[-1]
+    return (
+        Frame("wide", WIDTH, height, low, high, count),
+        Frame("narrow", NARROW, round(height * 0.8), low, high, count, most_ticks=4),
+    )
+
+
 def time_chart(
     title: str,
     weeks: Sequence[dt.date],
@@ -80,39 +116,23 @@ def time_chart(
     shown += [v for band in bands for part in (band.low, band.high) for v in part if v is not None]
     if not shown or not weeks:
         return f'<p class="empty">{escape(title)}: nothing to show yet.</p>'
-    low, high = min(shown), max(shown)
-    steps = ticks(min(low, 0) if from_zero or low < 0 else low, high)
-    low, high = steps[0], steps[-1]
-    inner_width, inner_height = WIDTH - _LEFT - _RIGHT, height - _TOP - _BOTTOM
-
-    def x(i: float) -> float:
-        return _LEFT + inner_width * (i / max(len(weeks) - 1, 1))
-
-    def y(value: float) -> float:
-        return _TOP + inner_height * (1 - (value - low) / ((high - low) or 1))
-
-    out = _value_axis(steps, y, percent)
-    out += _week_ticks(weeks, x, height)
-    for mark in marks:
-        out.append(
-            f'<g class="mark"><line x1="{x(mark.position):.1f}" x2="{x(mark.position):.1f}" y1="{_TOP}" '
-            f'y2="{height - _BOTTOM}"/><title>{escape(mark.name)}</title></g>'
+    low = min(shown)
+    steps = ticks(min(low, 0) if from_zero or low < 0 else low, max(shown))
+    about = f"{title}, {weeks[0]} to {weeks[-1]}: {', '.join(p.name for p in lines)}"
+    pictures = []
+    for frame in _frames(height, steps, len(weeks)):
+        drawn = [*_value_axis(frame, steps, percent), *_week_ticks(frame, weeks)]
+        drawn += [_mark(frame, mark) for mark in marks]
+        drawn += [_band(frame, band) for band in bands]
+        drawn += [_line(frame, line) for line in lines]
+        pictures.append(
+            f'<svg class="{frame.name}" viewBox="0 0 {frame.width} {frame.height}" role="img" '
+            f'aria-label="{escape(about)}" data-left="{_LEFT}" data-right="{frame.right}">{"".join(drawn)}'
+            f'<line class="pointer" y1="{_TOP}" y2="{frame.bottom}"/></svg>'
         )
-    for band in bands:
-        points = [(i, lo, hi) for i, (lo, hi) in enumerate(zip(band.low, band.high, strict=True)) if lo is not None]
-        if points:
-            upper = [f"{x(i):.1f},{y(hi):.1f}" for i, _, hi in points if hi is not None]
-            lower = [f"{x(i):.1f},{y(lo):.1f}" for i, lo, _ in reversed(points) if lo is not None]
-            out.append(f'<polygon class="band {band.style}" points="{" ".join(upper + lower)}"/>')
-    for part in lines:
-        out += [f'<path class="line {part.style}" d="{path}"/>' for path in _paths(part.values, x, y)]
-        alone = _lonely(part.values)
-        out += [f'<circle class="dot {part.style}" cx="{x(i):.1f}" cy="{y(v):.1f}" r="3"/>' for i, v in alone]
-    points_json = json.dumps(
+    points = json.dumps(
         {
             "weeks": [str(w) for w in weeks],
-            "left": _LEFT,
-            "right": WIDTH - _RIGHT,
             "lines": [{"name": p.name, "style": p.style, "values": _rounded(p.values)} for p in lines],
             "bands": [
                 {"name": b.name, "style": b.style, "low": _rounded(b.low), "high": _rounded(b.high)} for b in bands
@@ -124,12 +144,9 @@ def time_chart(
     )
     legend = "".join(_key(p.name, p.style) for p in lines) + "".join(_key(b.name, f"band {b.style}") for b in bands)
     legend += _key("holiday", "holiday") if marks else ""
-    about = f"{title}, {weeks[0]} to {weeks[-1]}: {', '.join(p.name for p in lines)}"
     return (
-        f'<figure class="chart" data-chart="{escape(points_json)}">'
-        f'<figcaption>{escape(title)}<span class="legend">{legend}</span></figcaption>'
-        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(about)}">{"".join(out)}'
-        f'<line class="pointer" y1="{_TOP}" y2="{height - _BOTTOM}"/></svg></figure>'
+        f'<figure class="chart" data-chart="{escape(points)}">'
+        f'<figcaption>{escape(title)}<span class="legend">{legend}</span></figcaption>{"".join(pictures)}</figure>'
     )
 
 
@@ -139,39 +156,38 @@ def bars(title: str, names: Sequence[str], parts: Sequence[Line], height: int = 
     if not shown:
         return f'<p class="empty">{escape(title)}: nothing to show yet.</p>'
     steps = ticks(min(0.0, *shown), max(shown))
-    low, high = steps[0], steps[-1]
-    inner_width, inner_height = WIDTH - _LEFT - _RIGHT, height - _TOP - _BOTTOM
-    group = inner_width / len(names)
-    width = min(group * 0.8 / len(parts), 40)
-
-    def y(value: float) -> float:
-        return _TOP + inner_height * (1 - (value - low) / ((high - low) or 1))
-
     form = (lambda v: f"{v:.1%}") if percent else short
-    out = _value_axis(steps, y, percent)
-    for g, name in enumerate(names):
-        middle = _LEFT + group * (g + 0.5)
-        out.append(f'<text class="tick" x="{middle:.1f}" y="{height - 12}" text-anchor="middle">{escape(name)}</text>')
-        for k, part in enumerate(parts):
-            value = part.values[g]
-            if value is None:
-                continue
-            left = middle + (k - len(parts) / 2) * width
-            top, bottom = sorted((y(value), y(0)))
-            out.append(
-                f'<rect class="bar {part.style}" x="{left:.1f}" y="{top:.1f}" width="{width * 0.9:.1f}" '
-                f'height="{max(bottom - top, 0.5):.1f}"><title>{escape(part.name)}, {escape(name)}: {form(value)}'
-                "</title></rect>"
-            )
-    legend = "".join(_key(p.name, f"bar {p.style}") for p in parts)
     about = "; ".join(
         f"{p.name}: " + ", ".join(f"{n} {form(v)}" for n, v in zip(names, p.values, strict=True) if v is not None)
         for p in parts
     )
+    pictures = []
+    for frame in _frames(height, steps, len(names)):
+        drawn = _value_axis(frame, steps, percent)
+        group = (frame.right - _LEFT) / len(names)
+        width = min(group * 0.8 / len(parts), 40)
+        for g, name in enumerate(names):
+            middle = _LEFT + group * (g + 0.5)
+            place = f'x="{middle:.1f}" y="{frame.height - 12}" text-anchor="middle"'
+            drawn.append(f'<text class="tick" {place}>{escape(name)}</text>')
+            for k, part in enumerate(parts):
+                value = part.values[g]
+                if value is None:
+                    continue
+                top, bottom = sorted((frame.y(value), frame.y(0)))
+                drawn.append(
+                    f'<rect class="bar {part.style}" x="{middle + (k - len(parts) / 2) * width:.1f}" y="{top:.1f}" '
+                    f'width="{width * 0.9:.1f}" height="{max(bottom - top, 0.5):.1f}">'
+                    f"<title>{escape(part.name)}, {escape(name)}: {form(value)}</title></rect>"
+                )
+        pictures.append(
+            f'<svg class="{frame.name}" viewBox="0 0 {frame.width} {frame.height}" role="img" '
+            f'aria-label="{escape(f"{title}. {about}")}">{"".join(drawn)}</svg>'
+        )
+    legend = "".join(_key(p.name, f"bar {p.style}") for p in parts)
     return (
         f'<figure class="chart"><figcaption>{escape(title)}<span class="legend">{legend}</span></figcaption>'
-        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(f"{title}. {about}")}">{"".join(out)}'
-        "</svg></figure>"
+        f"{''.join(pictures)}</figure>"
     )
 
 
@@ -229,15 +245,40 @@ def sparkline(values: Sequence[Number], ahead: Sequence[Number] = (), width: int
     return f'<svg class="spark" viewBox="0 0 {width} {height}" aria-hidden="true">{"".join(out)}</svg>'
 
 
-def _value_axis(steps: Sequence[float], y: Place, percent: bool) -> list[str]:
+def _value_axis(frame: Frame, steps: Sequence[float], percent: bool) -> list[str]:
     """Grid lines with their values; percents get a decimal where whole ones would repeat."""
     digits = 1 if percent and any(round(step * 100, 6) % 1 for step in steps) else 0
     out = []
     for step in steps:
-        text = f"{step:.{digits}%}" if percent else short(step)
-        out.append(f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y(step):.1f}" y2="{y(step):.1f}"/>')
-        out.append(f'<text class="tick" x="{_LEFT - 8}" y="{y(step) + 4:.1f}" text-anchor="end">{text}</text>')
+        text, y = f"{step:.{digits}%}" if percent else short(step), frame.y(step)
+        out.append(f'<line class="grid" x1="{_LEFT}" x2="{frame.right}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        out.append(f'<text class="tick" x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{text}</text>')
     return out
+
+
+def _mark(frame: Frame, mark: Mark) -> str:
+    x = frame.x(mark.position)
+    return (
+        f'<g class="mark"><line x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{frame.bottom}"/>'
+        f"<title>{escape(mark.name)}</title></g>"
+    )
+
+
+def _band(frame: Frame, band: Band) -> str:
+    both = [(i, lo, hi) for i, (lo, hi) in enumerate(zip(band.low, band.high, strict=True))]
+    upper = [f"{frame.x(i):.1f},{frame.y(hi):.1f}" for i, lo, hi in both if lo is not None and hi is not None]
+    lower = [f"{frame.x(i):.1f},{frame.y(lo):.1f}" for i, lo, hi in both if lo is not None and hi is not None]
+    return f'<polygon class="band {band.style}" points="{" ".join(upper + lower[::-1])}"/>' if upper else ""
+
+
+def _line(frame: Frame, line: Line) -> str:
+    """One path for every run of known values, a dot for one alone."""
+    paths = [f'<path class="line {line.style}" d="{path}"/>' for path in _paths(line.values, frame.x, frame.y)]
+    dots = [
+        f'<circle class="dot {line.style}" cx="{frame.x(i):.1f}" cy="{frame.y(v):.1f}" r="3"/>'
+        for i, v in _lonely(line.values)
+    ]
+    return "".join(paths + dots)
 
 
 def _paths(values: Sequence[Number], x: Place, y: Place) -> list[str]:
@@ -260,16 +301,17 @@ def _lonely(values: Sequence[Number]) -> list[tuple[int, float]]:
     return [(i, v) for i, v in enumerate(values) if v is not None and padded[i] is None and padded[i + 2] is None]
 
 
-def _week_ticks(weeks: Sequence[dt.date], x: Place, height: int) -> list[str]:
-    """Month names where there is room, years at each January."""
+def _week_ticks(frame: Frame, weeks: Sequence[dt.date]) -> list[str]:
+    """Month names where there is room, with the year at the first and at each January."""
     firsts = [i for i in range(len(weeks)) if i == 0 or weeks[i].month != weeks[i - 1].month]
-    every = next(k for k in (1, 2, 3, 6, 12, 24, 48) if len(firsts) / k <= 12)
+    every = next(k for k in (1, 2, 3, 6, 12, 24, 48) if len(firsts) / k <= frame.most_ticks)
     chosen = [i for i in firsts if (weeks[i].month - 1) % every == 0] if every > 1 else firsts
     out = []
     for n, i in enumerate(chosen):
         text = f"{weeks[i]:%b}" + (f" {weeks[i]:%Y}" if n == 0 or weeks[i].month == 1 or every >= 12 else "")
-        minor = " minor" if n % 2 else ""
-        out.append(f'<text class="tick{minor}" x="{x(i):.1f}" y="{height - 12}" text-anchor="middle">{text}</text>')
+        out.append(
+            f'<text class="tick" x="{frame.x(i):.1f}" y="{frame.height - 12}" text-anchor="middle">{text}</text>'
+        )
     return out
 
 

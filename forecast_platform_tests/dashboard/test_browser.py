@@ -165,7 +165,7 @@ def test_the_heat_map_leads_to_the_series_under_the_pointer(page: Page, lake: La
 def test_the_pointer_and_the_keyboard_read_the_chart(page: Page, lake: Lake) -> None:
     page.goto("/explore?store=1&dept=1")
     chart = page.locator("figure[data-chart]").first
-    chart.locator("svg").focus()
+    chart.locator("svg.wide").focus()
     page.keyboard.press("ArrowRight")  # the last week shown
     last = [r for r in rows(lake, "forecasts") if (r["forecast_week"], r["level"], r["store"], r["dept"])
             == (WEEKS[-1], "series", "1", "1")][-1]  # fmt: skip
@@ -173,7 +173,7 @@ def test_the_pointer_and_the_keyboard_read_the_chart(page: Page, lake: Lake) -> 
     expect(chart.locator(".tip")).to_contain_text(f"{last['p50']:,.0f}")
     page.keyboard.press("Escape")
     expect(chart.locator(".tip")).to_be_hidden()
-    box = chart.locator("svg").bounding_box()
+    box = chart.locator("svg.wide").bounding_box()
     assert box
     page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + box["height"] * 0.5)
     expect(chart.locator(".tip")).to_contain_text("sales")

@@ -68,19 +68,23 @@ def test_the_pointer_gets_the_values_drawn() -> None:
     assert data["lines"][0]["values"] == [1, 2, None, 4, None, None]
     assert data["bands"][0]["high"] == [None, None, None, 5, 6, 7]
     assert data["marks"] == {"2": "Easter"}
-    # One stretch of two values is a line, the one alone a dot.
-    assert len(figure.findall(".//path")) == 1
-    assert len(figure.findall(".//circle")) == 1
-    assert len(figure.find(".//polygon").get("points").split()) == 6  # type: ignore[union-attr]
+    for picture in figure.findall("svg"):  # wide, and narrow for phones
+        # One stretch of two values is a line, the one alone a dot.
+        assert len(picture.findall("path")) == 1
+        assert len(picture.findall("circle")) == 1
+        assert len(picture.find("polygon").get("points").split()) == 6  # type: ignore[union-attr]
 
 
 def test_a_higher_value_is_drawn_higher_and_later_weeks_to_the_right() -> None:
     figure, _ = parsed(time_chart("T", WEEKS[:3], [Line("s", "actual", [10, 20, 15])]))
-    (path,) = figure.findall(".//path")
-    places = [tuple(map(float, p.split(","))) for p in path.get("d", "")[1:].replace("L", "").split()]
-    xs, ys = zip(*places, strict=True)
-    assert list(xs) == sorted(xs)
-    assert ys[1] < ys[2] < ys[0]
+    wide, narrow = figure.findall("svg")
+    for picture, width in ((wide, 960), (narrow, 400)):
+        (path,) = picture.findall("path")
+        places = [tuple(map(float, p.split(","))) for p in path.get("d", "")[1:].replace("L", "").split()]
+        xs, ys = zip(*places, strict=True)
+        assert list(xs) == sorted(xs)
+        assert 0 < xs[0] < xs[-1] <= width
+        assert ys[1] < ys[2] < ys[0]
 
 
 def test_names_cannot_break_out() -> None:
@@ -114,7 +118,7 @@ def test_whoever_hears_the_chart_gets_its_figures() -> None:
 def test_percent_axes_show_decimals_only_where_needed() -> None:
     small = time_chart("T", WEEKS[:2], [Line("s", "naive", [0.001, 0.02])], from_zero=True, percent=True)
     large = time_chart("T", WEEKS[:2], [Line("s", "naive", [0.1, 0.4])], from_zero=True, percent=True)
-    texts = [re.findall(r'text-anchor="end">([^<]*)<', chart) for chart in (small, large)]
+    texts = [re.findall(r'text-anchor="end">([^<]*%)<', chart.partition("</svg>")[0]) for chart in (small, large)]
     assert all(len(set(t)) == len(t) for t in texts)
     assert "0.5%" in texts[0]
     assert "40%" in texts[1]

@@ -8,56 +8,61 @@ function figure(value, percent) {
 
 for (const chart of document.querySelectorAll("figure[data-chart]")) {
   const data = JSON.parse(chart.dataset.chart);
-  const svg = chart.querySelector("svg");
-  const pointer = svg.querySelector(".pointer");
+  const last = data.weeks.length - 1;
   const tip = document.createElement("div");
   tip.className = "tip";
   tip.hidden = true;
   chart.append(tip);
-  let shown = -1;
+  // One chart is two pictures, of which one is shown: wide, and narrow for phones.
+  for (const svg of chart.querySelectorAll("svg")) {
+    const pointer = svg.querySelector(".pointer");
+    const left = Number(svg.dataset.left), right = Number(svg.dataset.right), width = svg.viewBox.baseVal.width;
+    let shown = -1;
 
-  function show(index) {
-    shown = Math.max(0, Math.min(data.weeks.length - 1, index));
-    const x = data.left + (data.right - data.left) * shown / Math.max(data.weeks.length - 1, 1);
-    pointer.setAttribute("x1", x);
-    pointer.setAttribute("x2", x);
-    pointer.style.visibility = "visible";
-    tip.replaceChildren();
-    const head = document.createElement("b");
-    head.textContent = data.weeks[shown] + (data.marks[shown] ? " · " + data.marks[shown] : "");
-    tip.append(head);
-    const rows = data.lines.map(l => [l.name, figure(l.values[shown], data.percent)])
-      .concat(data.bands.map(b => [b.name, b.low[shown] === null ? "–" : figure(b.low[shown]) + " – " + figure(b.high[shown])]));
-    for (const [name, value] of rows) {
-      if (value === "–") continue;
-      const row = document.createElement("span");
-      row.append(Object.assign(document.createElement("i"), { textContent: name, style: "" }), Object.assign(document.createElement("em"), { textContent: value }));
-      tip.append(row);
-    }
-    tip.hidden = false;
-    const left = x / svg.viewBox.baseVal.width * svg.clientWidth;
-    tip.style.left = (left > svg.clientWidth / 2 ? left - tip.offsetWidth - 12 : left + 12) + "px";
+    const show = index => {
+      shown = Math.max(0, Math.min(last, index));
+      const x = left + (right - left) * shown / Math.max(last, 1);
+      pointer.setAttribute("x1", x);
+      pointer.setAttribute("x2", x);
+      pointer.style.visibility = "visible";
+      const head = document.createElement("b");
+      head.textContent = data.weeks[shown] + (data.marks[shown] ? " · " + data.marks[shown] : "");
+      tip.replaceChildren(head);
+      const lines = data.lines.map(l => [l.name, figure(l.values[shown], data.percent)]);
+      const bands = data.bands.map(b => [b.name,
+        b.low[shown] === null ? "–" : figure(b.low[shown]) + " – " + figure(b.high[shown])]);
+      for (const [name, value] of [...lines, ...bands]) {
+        if (value === "–") continue;
+        const row = document.createElement("span");
+        row.append(Object.assign(document.createElement("i"), { textContent: name }));
+        row.append(Object.assign(document.createElement("em"), { textContent: value }));
+        tip.append(row);
+      }
+      tip.hidden = false;
+      const at = x / width * svg.clientWidth;
+      tip.style.left = Math.max(0, at > svg.clientWidth / 2 ? at - tip.offsetWidth - 12 : at + 12) + "px";
+    };
+    const hide = () => {
+      pointer.style.visibility = "hidden";
+      tip.hidden = true;
+      shown = -1;
+    };
+    svg.addEventListener("pointermove", event => {
+      const box = svg.getBoundingClientRect();
+      const x = (event.clientX - box.left) / box.width * width;
+      show(Math.round((x - left) / (right - left) * last));
+    });
+    svg.addEventListener("pointerleave", hide);
+    svg.tabIndex = 0;
+    svg.addEventListener("keydown", event => {
+      const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+      if (step) {
+        event.preventDefault();
+        show(shown < 0 ? last : shown + step);
+      } else if (event.key === "Escape") hide();
+    });
+    svg.addEventListener("blur", hide);
   }
-  function hide() {
-    pointer.style.visibility = "hidden";
-    tip.hidden = true;
-    shown = -1;
-  }
-  svg.addEventListener("pointermove", event => {
-    const box = svg.getBoundingClientRect();
-    const x = (event.clientX - box.left) / box.width * svg.viewBox.baseVal.width;
-    show(Math.round((x - data.left) / (data.right - data.left) * (data.weeks.length - 1)));
-  });
-  svg.addEventListener("pointerleave", hide);
-  svg.tabIndex = 0;
-  svg.addEventListener("keydown", event => {
-    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (step) {
-      event.preventDefault();
-      show(shown < 0 ? data.weeks.length - 1 : shown + step);
-    } else if (event.key === "Escape") hide();
-  });
-  svg.addEventListener("blur", hide);
 }
 
 for (const form of document.querySelectorAll("form.filters")) {
