@@ -266,7 +266,7 @@ class Emulator:
 
     def _stop(self, job: Job) -> None:
         if job.status not in ("InProgress", "Stopping"):
-            raise invalid(f"The request was rejected because the {job.kind} job is in status {job.status}.")
+            raise invalid(f"The request was rejected because the {job.kind} job is in status {job.status}")
         self.stop_job(job)
 
     def stop_job(self, job: Job) -> None:
