@@ -43,8 +43,8 @@ class _Friendly(click.Group):
         except click.ClickException:
             raise
         except Exception as error:
-            # Our own errors say in their text how to mend them.
-            if type(error).__module__.startswith("forecast_platform") or isinstance(error, OSError):
+            # Our own errors say in their text how to mend them, and AWS's what was denied or missing.
+            if type(error).__module__.startswith(("forecast_platform", "botocore")) or isinstance(error, OSError):
                 raise click.ClickException(str(error)) from error
             raise
 

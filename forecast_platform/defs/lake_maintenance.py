@@ -1,4 +1,5 @@
-"""The nightly cleaning of the lake: old states are forgotten, files that no state names are deleted."""
+"""The nightly cleaning of the lake: old states are forgotten, files that no state names are deleted. On profile aws its
+views in Athena are renewed too, so that they show columns that tables gained."""
 
 import datetime as dt
 
@@ -13,6 +14,11 @@ def maintain_lake(context: dg.OpExecutionContext, platform: dg.ResourceParam[Pla
     keep = dt.timedelta(days=platform.settings.keep_states_days)
     report = maintain(platform.lake, keep, dt.datetime.now(dt.UTC))
     context.log.info(str(report))
+    if platform.settings.profile == "aws":
+        from forecast_platform.aws.athena import Athena, create_views
+
+        athena = Athena(platform.settings.workgroup, platform.settings.database)
+        context.log.info(f"views in Athena: {', '.join(create_views(athena, platform.lake))}")
     context.add_output_metadata(
         {
             "files_deleted": sum(t.deleted for t in report.tables),

@@ -123,8 +123,8 @@ class TestOverTheWire:
         for sql in sent:
             assert sqlglot.parse_one(sql, read="athena").key == "create"
 
-    def test_the_command_asks_athena_and_with_local_the_lake(self, athena, answer, monkeypatch):
-        from forecast_platform.cli import main
+    @pytest.fixture
+    def on_aws(self, athena, monkeypatch):
         from forecast_platform.settings import get_settings
 
         for name, value in {
@@ -137,14 +137,29 @@ class TestOverTheWire:
         }.items():
             monkeypatch.setenv(f"FORECAST_{name}", value)
         get_settings.cache_clear()
-        try:
-            answer([column("n", "bigint")], row("n"), row("41"))
-            ask = ["query", "SELECT count(*) AS n FROM forecasts", "--format", "json"]
-            assert json.loads(CliRunner().invoke(main, ask).output) == [{"n": 41}]
-            assert json.loads(CliRunner().invoke(main, [*ask, "--local"]).output) == [{"n": 0}]
-            assert "retail.latest_forecast" in CliRunner().invoke(main, ["views"]).output.splitlines()
-        finally:
-            get_settings.cache_clear()
+        yield
+        get_settings.cache_clear()
+
+    def test_the_command_asks_athena_and_with_local_the_lake(self, on_aws, answer, monkeypatch):
+        from forecast_platform.cli import main
+
+        answer([column("n", "bigint")], row("n"), row("41"))
+        ask = ["query", "SELECT count(*) AS n FROM forecasts", "--format", "json"]
+        assert json.loads(CliRunner().invoke(main, ask).output) == [{"n": 41}]
+        assert json.loads(CliRunner().invoke(main, [*ask, "--local"]).output) == [{"n": 0}]
+        assert "retail.latest_forecast" in CliRunner().invoke(main, ["views"]).output.splitlines()
+        monkeypatch.delenv("AWS_DEFAULT_REGION")
+        refused = CliRunner().invoke(main, [*ask, "--local"])
+        assert (refused.exit_code, refused.output) == (1, "Error: You must specify a region.\n")
+
+    def test_nightly_maintenance_renews_the_views(self, on_aws, home):
+        from forecast_platform.defs.lake_maintenance import lake_maintenance
+        from forecast_platform.defs.resources import Platform
+        from forecast_platform.settings import Settings
+
+        assert lake_maintenance.execute_in_process(resources={"platform": Platform(Settings())}).success
+        sent = client("athena").list_query_executions(WorkGroup="planning")["QueryExecutionIds"]
+        assert len(sent) == len(VIEWS)
 
 
 class TestAnswers:
