@@ -7,6 +7,7 @@ by a few lines of our own; and it takes any credentials, so refusals are made by
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import http.server
 import json
 import threading
@@ -106,13 +107,20 @@ def gate(s3: Any, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ga
     server.server_close()
 
 
+@functools.cache
+def moto(service: str, endpoint: str) -> Any:
+    """Made once: making one reads the service's whole model."""
+    import boto3
+
+    return boto3.Session().client(service, endpoint_url=endpoint)
+
+
 @pytest.fixture
 def installation(gate: Gate, endpoint: str) -> dict[str, str]:
     """A sound installation. Returns the settings it is described by, without FORECAST_."""
-    import boto3
 
     def client(service: str) -> Any:
-        return boto3.Session().client(service, endpoint_url=endpoint)
+        return moto(service, endpoint)
 
     client("s3").create_bucket(Bucket="store")
     client("s3").put_object(Bucket="drop", Key="landing/sales/2025-01-31.csv", Body=b"x")
@@ -226,9 +234,7 @@ def test_a_quota_of_zero_comes_with_the_request_for_more(installation: dict[str,
 def test_events_that_failed_and_a_queue_without_dead_letters_are_findings(
     installation: dict[str, str], endpoint: str
 ) -> None:
-    import boto3
-
-    sqs = boto3.Session().client("sqs", endpoint_url=endpoint)
+    sqs = moto("sqs", endpoint)
     bare = sqs.create_queue(QueueName="bare")["QueueUrl"]
     assert "no dead-letter queue" in findings(installation, "queue", queue_url=bare)["queue"]
     sqs.send_message(QueueUrl=installation["queue_url"].replace("landing", "dead"), MessageBody="poison")
@@ -239,18 +245,14 @@ def test_events_that_failed_and_a_queue_without_dead_letters_are_findings(
 
 
 def test_a_role_of_another_service_is_named(installation: dict[str, str], endpoint: str) -> None:
-    import boto3
-
     trust = json.dumps(TRUST).replace("sagemaker", "ec2")
-    iam = boto3.Session().client("iam", endpoint_url=endpoint)
+    iam = moto("iam", endpoint)
     arn = iam.create_role(RoleName="platform", AssumeRolePolicyDocument=trust)["Role"]["Arn"]
     assert "does not trust sagemaker.amazonaws.com" in findings(installation, "role", role_arn=arn)["role"]
 
 
 def test_a_workgroup_without_results_or_limit_is_a_finding(installation: dict[str, str], endpoint: str) -> None:
-    import boto3
-
-    athena = boto3.Session().client("athena", endpoint_url=endpoint)
+    athena = moto("athena", endpoint)
     athena.create_work_group(Name="bare", Configuration={})
     assert "no place for results" in findings(installation, "workgroup", workgroup="bare")["workgroup"]
     location = {"ResultConfiguration": {"OutputLocation": "s3://store/athena/"}}

@@ -8,13 +8,13 @@ the notifications are then set by the API as CloudFormation would.
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import io
 import itertools
 import json
 import re
 import subprocess
 import sys
-import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,9 @@ from forecast_platform_tests.infra.template import (
     resolve,
     statements,
 )
+
+# moto names what it passes over.
+pytestmark = pytest.mark.filterwarnings("ignore:Tried to parse")
 
 PUSH = {
     "Trigger": "lambda",
@@ -98,7 +101,7 @@ def test_defaults_of_the_template_are_those_of_the_settings() -> None:
     assert parameters["Database"]["Default"] == fields["database"].default
     assert parameters["Name"]["Default"] == fields["workgroup"].default
     allowed = parameters["InstanceTypes"]["Default"].split(",")
-    assert job_name(dt.date(2025, 1, 31), "train", {}, 1).startswith("forecast-"), "the roles allow no other names"
+    assert parameters["Name"]["Default"] == fields["job_prefix"].default
     assert {fields["train_instance"].default, fields["transform_instance"].default} <= set(allowed)
 
 
@@ -233,6 +236,18 @@ def test_each_role_may_do_its_work_and_no_more(
     assert allows(resolve().policies(role), action, resource, **context) is allowed
 
 
+@pytest.mark.parametrize("name", ["forecast", "a-name-of-21-letters1"])
+def test_jobs_named_by_the_settings_of_the_outputs_are_allowed(name: str) -> None:
+    stack = resolve(Name=name)
+    settings = Settings(job_prefix=stack.outputs["JobPrefix"])
+    job = job_name(settings.job_prefix, dt.date(2025, 1, 31), "transform", {}, 12)
+    assert len(job) <= 63
+    for kind in ("transform-job", "training-job"):
+        call = (f"sagemaker:Create{kind.title().replace('-', '')}", sagemaker(kind, job))
+        assert allows(stack.policies("PlatformRole"), *call, sagemaker__InstanceTypes=SMALL)
+        assert not allows(resolve(Name="other").policies("PlatformRole"), *call, sagemaker__InstanceTypes=SMALL)
+
+
 def test_buckets_are_private_encrypted_versioned_and_tidied(stack: Stack) -> None:
     buckets = [name for name, kind in stack.types.items() if kind == "AWS::S3::Bucket"]
     assert buckets == ["LandingBucket", "StorageBucket"]
@@ -281,23 +296,27 @@ def test_the_workgroup_enforces_its_limits() -> None:
 # ----------------------------------------------------------------------------------------------------------- deployment
 
 
-def deploy(parameters: dict[str, str], s3: Any) -> tuple[Stack, dict[str, str]]:
-    """The template on moto. Returns it resolved, and the outputs that moto gave."""
+@functools.cache
+def client(service: str, endpoint: str) -> Any:
+    """Made once: making one reads the service's whole model."""
     import boto3
 
+    return boto3.Session().client(service, endpoint_url=endpoint)
+
+
+def deploy(parameters: dict[str, str], s3: Any, endpoint: str) -> tuple[Stack, dict[str, str]]:
+    """The template on moto. Returns it resolved, and the outputs that moto gave."""
     code = io.BytesIO()
     with zipfile.ZipFile(code, "w") as archive:
         archive.writestr("lambda_function.py", "def lambda_handler(event, context): ...\n")
     s3.put_object(Bucket="drop", Key="push.zip", Body=code.getvalue())
-    cloudformation = boto3.Session().client("cloudformation")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # moto names what it passes over
-        cloudformation.create_stack(
-            StackName="forecast",
-            TemplateBody=PATH.read_text(),
-            Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
-            Capabilities=["CAPABILITY_IAM"],
-        )
+    cloudformation = client("cloudformation", endpoint)
+    cloudformation.create_stack(
+        StackName="forecast",
+        TemplateBody=PATH.read_text(),
+        Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
+        Capabilities=["CAPABILITY_IAM"],
+    )
     (made,) = cloudformation.describe_stacks(StackName="forecast")["Stacks"]
     assert made["StackStatus"] == "CREATE_COMPLETE", made
     stack = resolve(**parameters)
@@ -322,26 +341,22 @@ def as_request(notifications: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("parameters", COMBINATIONS, ids=named)
-def test_every_combination_deploys(parameters: dict[str, str], s3: Any) -> None:
-    import boto3
-
-    stack, outputs = deploy(parameters, s3)
+def test_every_combination_deploys(parameters: dict[str, str], s3: Any, endpoint: str) -> None:
+    stack, outputs = deploy(parameters, s3, endpoint)
     assert set(outputs) == set(stack.outputs) - {"Workgroup"}  # of a kind that moto passes over
     assert outputs["LandingUrl"] == stack.outputs["LandingUrl"]
-    roles = {role["Arn"]: role for role in boto3.Session().client("iam").list_roles()["Roles"]}
+    roles = {role["Arn"]: role for role in client("iam", endpoint).list_roles()["Roles"]}
     assert len(roles) == list(stack.types.values()).count("AWS::IAM::Role")
     assert "sagemaker.amazonaws.com" in json.dumps(roles[outputs["RoleArn"]]["AssumeRolePolicyDocument"])
     if "PushFunction" in stack.types:
-        function = boto3.Session().client("lambda").get_function(FunctionName="forecast-landing")
+        function = client("lambda", endpoint).get_function(FunctionName="forecast-landing")
         assert function["Configuration"]["Handler"] == "lambda_function.lambda_handler"
         assert function["Configuration"]["Environment"]["Variables"]["DAGSTER_URL"] == PUSH["DagsterUrl"]
 
 
-def test_a_file_put_into_the_deployed_bucket_is_a_message_in_the_deployed_queue(s3: Any) -> None:
-    import boto3
-
-    stack, outputs = deploy({}, s3)
-    sqs = boto3.Session().client("sqs")
+def test_a_file_put_into_the_deployed_bucket_is_a_message_in_the_deployed_queue(s3: Any, endpoint: str) -> None:
+    stack, outputs = deploy({}, s3, endpoint)
+    sqs = client("sqs", endpoint)
     sqs.purge_queue(QueueUrl=outputs["QueueUrl"])  # s3:TestEvent
     bucket = outputs["LandingUrl"].removeprefix("s3://").partition("/")[0]
     s3.put_object(Bucket=bucket, Key="landing/sales/2025-01-31.csv", Body=b"x")
