@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import io
+import itertools
 import json
 import tarfile
 import time
@@ -14,6 +15,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from forecast_platform_tests.aws.sagemaker_emulator import Emulator
 from forecast_platform_tests.aws.sagemaker_runtime import relative_key
@@ -398,7 +401,7 @@ def test_a_stopped_training_keeps_what_it_wrote_and_stops_once(
     code, message = refused(sm.stop_training_job, TrainingJobName="job")
     assert (code, message) == (
         "ValidationException",
-        "The request was rejected because the training job is in status Stopped.",
+        "The request was rejected because the training job is in status Stopped",
     )
 
 
@@ -515,12 +518,23 @@ def test_the_request_goes_before_what_the_container_offers() -> None:
     assert Parameters.of(given, offered) == Parameters(3, "MultiRecord", 0)
 
 
-def test_payloads_are_packed_up_to_the_limit() -> None:
-    long = b"x" * (600 << 10)
-    data = b"\n".join([long, long, b"short"]) + b"\n"
-    assert split(data, Parameters(1, "MultiRecord", 1)) == [long, long + b"\nshort"]
-    assert split(data, Parameters(1, "MultiRecord", 0)) == [data.rstrip(b"\n")]
-    assert split(data, Parameters(1, "SingleRecord", 1)) == [long, long, b"short"]
+@given(
+    st.lists(st.binary(min_size=1, max_size=9).filter(lambda b: b"\n" not in b), max_size=30),
+    st.sampled_from(["SingleRecord", "MultiRecord"]),
+    st.sampled_from([0.00001, 0.00002, 0]),  # 10 and 20 bytes, and no limit
+)
+def test_payloads_hold_every_line_once_in_order_up_to_the_limit(
+    lines: list[bytes], strategy: str, megabytes: float
+) -> None:
+    data = b"".join(line + b"\n" for line in lines)
+    payloads = split(data, Parameters(1, strategy, megabytes))
+    assert [line for payload in payloads for line in payload.split(b"\n")] == lines
+    if strategy == "SingleRecord":
+        assert payloads == lines
+        return
+    limit = megabytes * (1 << 20) or len(data)
+    assert all(len(payload) <= limit for payload in payloads)
+    assert all(len(a) + 1 + len(b.split(b"\n")[0]) > limit for a, b in itertools.pairwise(payloads))
 
 
 @pytest.mark.parametrize(
@@ -754,3 +768,72 @@ def test_a_container_also_starts_from_nothing(emulator: Emulator, sm: Any, data:
     emulator.wait_idle()
     assert describe(sm, "training")["TrainingJobStatus"] == "Stopped"
     assert run(emulator, sm, training("second"))["TrainingJobStatus"] == "Completed"
+
+
+# The platform's own container
+
+
+SHARDS = {"a": [0, 1, 2], "b": [3, 4, 5], "c": [6, 7, 8, 9]}
+
+
+def put_shards(s3: Any, ahead: int, **changes: Any) -> None:
+    """The ten series as three files to transform, their features known `ahead` of the target."""
+    found = records(dynamic_feat=[[1.0] * (40 + ahead)], **changes)
+    for name, numbers in SHARDS.items():
+        put_records(s3, [found[n] for n in numbers], f"batch/{name}.json")
+
+
+def batch(name: str, **changes: Any) -> dict[str, Any]:
+    request = transform(name, instances=2, Environment={"DEEPAR_INFERENCE_CONFIG": '{"num_samples": 10}'}, **changes)
+    request["TransformInput"]["DataSource"]["S3DataSource"]["S3Uri"] = "s3://drop/batch/"
+    return request
+
+
+@pytest.mark.parametrize("image", [IMAGE, BUILTIN])
+def test_our_container_trains_and_forecasts(sagemaker: Emulator, sm: Any, s3: Any, image: str) -> None:
+    put_records(s3, records())
+    put_shards(s3, ahead=4)
+    trained = run(sagemaker, sm, training(HyperParameters=PARAMETERS, **algorithm(TrainingImage=image)))
+    assert trained["TrainingJobStatus"] == "Completed", (trained, sagemaker.logs.text("job"))
+    artifact = trained["ModelArtifacts"]["S3ModelArtifacts"]
+    with tarfile.open(fileobj=io.BytesIO(body(s3, artifact.removeprefix("s3://drop/")))) as tar:
+        assert sorted(tar.getnames()) == ["model.json", "model.safetensors"]
+    if image == BUILTIN:
+        assert "train:final_loss" in {m["MetricName"] for m in trained["FinalMetricDataList"]}
+    container = {"Image": image, "ModelDataUrl": artifact}
+    sm.create_model(ModelName="model", ExecutionRoleArn=ROLE, PrimaryContainer=container)
+    done = run(sagemaker, sm, batch("first"))
+    assert done["TransformJobStatus"] == "Completed", (done, sagemaker.logs.text("first"))
+    for name, numbers in SHARDS.items():
+        out = [json.loads(line) for line in body(s3, f"preds/{name}.json.out").splitlines()]
+        assert [len(o["mean"]) for o in out] == [4] * len(numbers)
+    put_shards(s3, ahead=0)
+    short = run(sagemaker, sm, batch("short"))
+    assert short["FailureReason"] == "AlgorithmError: See job logs for more information"
+    assert "ClientError: 400" in sagemaker.logs.text("short")
+    if image == BUILTIN:
+        put_shards(s3, ahead=4, cat=[3])
+        assert run(sagemaker, sm, batch("unseen"))["TransformJobStatus"] == "Failed"
+        assert "category 3 was not seen in training" in sagemaker.logs.text("unseen")
+        put_shards(s3, ahead=4)
+        many = run(sagemaker, sm, batch("many", BatchStrategy="MultiRecord"))
+        assert many["FailureReason"].startswith("InternalServerError")
+
+
+def test_our_container_says_what_it_could_not_train(sagemaker: Emulator, sm: Any, s3: Any) -> None:
+    put_records(s3, records())
+    done = run(sagemaker, sm, training(HyperParameters={**PARAMETERS, "epochs": "many"}))
+    assert done["TrainingJobStatus"] == "Failed"
+    assert done["FailureReason"].startswith("AlgorithmError: ")
+    assert "epochs" in done["FailureReason"]
+
+
+def test_our_container_stops_when_told(sagemaker: Emulator, sm: Any, s3: Any) -> None:
+    put_records(s3, records())
+    sm.create_training_job(**training(HyperParameters={**PARAMETERS, "epochs": "100000"}))
+    reach(sm, "training", lambda _: "#quality_metric" in sagemaker.logs.text("job"))
+    asked = time.monotonic()
+    sm.stop_training_job(TrainingJobName="job")
+    sagemaker.wait_idle()
+    assert time.monotonic() - asked < sagemaker.grace
+    assert describe(sm, "training")["TrainingJobStatus"] == "Stopped"
