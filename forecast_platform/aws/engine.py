@@ -9,7 +9,7 @@ What the storage holds (all content-addressed, so the same work is found again, 
     spend/<month>/<job>.json                         see cost.py
 
 `sagemaker-container` trains the whole platform's way, choice included, in one job of our image: its models are those of
-LocalEngine, byte for byte. `sagemaker-builtin` trains Amazon's image, see builtin.py.
+LocalEngine, byte for byte (container_training.py). `sagemaker-builtin` trains Amazon's image (builtin.py).
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import functools
 import hashlib
 import json
 import shutil
-import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -29,29 +28,20 @@ from typing import Any
 
 from filelock import FileLock
 
-from forecast_platform import deepar, engine
-from forecast_platform.aws import builtin, requests
+from forecast_platform import engine
+from forecast_platform.aws import builtin, container_training, requests
 from forecast_platform.aws.cost import Ledger
-from forecast_platform.aws.jobs import TRAIN, TRANSFORM, Jobs, Spec
+from forecast_platform.aws.jobs import Jobs
 from forecast_platform.aws.records import Rules, check_batch
+from forecast_platform.aws.specs import TRAIN, TRANSFORM, Spec
 from forecast_platform.aws.storage import NotStored, Storage
-from forecast_platform.engine import (
-    EngineError,
-    Model,
-    ModelLost,
-    check_history,
-    code_version,
-    inference_config,
-    training_key,
-)
+from forecast_platform.engine import Model, ModelLost, check_history, code_version, inference_config, training_key
 from forecast_platform.selection import Plans, Progress, plans
 from forecast_platform.series.batch import Batch, BatchError, read_batch
 from forecast_platform.series.panel import Panel
-from forecast_platform.series.panel_file import save_panel
 from forecast_platform.settings import Settings
 
 BUILTIN = "sagemaker-builtin"
-_MAX_RECORD = 64 << 20  # bytes of training.json; a real one has some thousand
 
 
 def _utc_now() -> dt.datetime:
@@ -115,7 +105,7 @@ class SageMakerEngine:
                 building = self.models / f"{key}.building"
                 shutil.rmtree(building, ignore_errors=True)
                 building.mkdir()
-                make = builtin.train_into if self.builtin else _train_in_container
+                make = builtin.train_into if self.builtin else container_training.train_into
                 make(self, building, key, panel, candidates, num_samples, progress)
                 self._commit(key, building)
         return Model.load(self.models / key)
@@ -135,7 +125,7 @@ class SageMakerEngine:
                         f"{self.storage.uri(f'models/{key}')} holds no model; materialize deepar_model for its week "
                         "again"
                     ) from error
-                with contextlib.suppress(FileExistsError, OSError):  # another run brought it meanwhile
+                with contextlib.suppress(OSError):  # another run brought it meanwhile
                     arriving.rename(folder)
         return Model.load(folder)
 
@@ -309,55 +299,3 @@ class SageMakerEngine:
         except BatchError:
             self.storage.delete(f"{twin}/output")
             raise
-
-
-def _train_in_container(
-    engine: SageMakerEngine,
-    building: Path,
-    key: str,
-    panel: Panel,
-    candidates: Plans,
-    num_samples: int,
-    progress: Progress | None,
-) -> None:
-    """One job of our image: choose, train, judge. It leaves model.tar.gz and training.json, verified, in `building`."""
-    job = {"key": key, "candidates": candidates, "num_samples": num_samples, "code_version": code_version()}
-    source = building / "input"
-    save_panel(panel, source)
-    (source / "training.json").write_text(json.dumps(job, indent=1, sort_keys=True))
-    (model, output), _ = engine.run_training(
-        key, panel.weeks[-1].astype(dt.date), {"platform_training": "1"}, "panel", source, f"models/{key}",
-        ("model.tar.gz", "output.tar.gz"), progress,
-    )  # fmt: skip
-    shutil.rmtree(source)
-    received = building / "received"
-    engine.storage.get_file(model, received / "model.tar.gz")
-    engine.storage.get_file(output, received / "output.tar.gz")
-    # SageMaker packs as it likes; packed anew, equal models are equal bytes. Reading it checks hashes and version.
-    version = deepar.save_artifact(deepar.load_artifact(received / "model.tar.gz"), building / "model.tar.gz")
-    (building / "training.json").write_bytes(member(received / "output.tar.gz", "training.json"))
-    shutil.rmtree(received)
-    trained = Model.load(building)
-    if (trained.digest, trained.version) != (key, version):
-        raise EngineError(
-            f"{engine.storage.uri(output)} describes model {trained.version} of {trained.digest}; {version} of {key} "
-            "was asked for. Is FORECAST_IMAGE built from this code? Then remove that object and run again"
-        )
-
-
-def member(path: Path, name: str) -> bytes:
-    """One file of a .tar.gz, read in memory: nothing is extracted, so no name in it can lead anywhere.
-
-    Raises:
-        EngineError: it is not there, or larger than it could be, or the archive is damaged.
-    """
-    try:
-        with tarfile.open(path, mode="r:gz") as tar:
-            for found in tar:
-                if found.name.removeprefix("./") == name and found.isreg() and found.size <= _MAX_RECORD:
-                    handle = tar.extractfile(found)
-                    assert handle is not None
-                    return handle.read()
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise EngineError(f"{path.name} is not a whole .tar.gz: {error}") from error
-    raise EngineError(f"{path.name} holds no {name}; is FORECAST_IMAGE built from this code?")

@@ -12,14 +12,24 @@ import functools
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from forecast_platform.aws.clients import client
 from forecast_platform.aws.cost import Ledger
-from forecast_platform.aws.decision import BUSY, Cause, State, answer, decide, job_name
+from forecast_platform.aws.decision import BUSY, Cause, answer, decide, job_name
 from forecast_platform.aws.job_logs import LogTail
+from forecast_platform.aws.specs import (
+    TRANSFORM,
+    Charge,
+    Done,
+    Kind,
+    Spec,
+    as_tags,
+    billed_seconds,
+    on_demand_instead,
+    state_of,
+)
 from forecast_platform.aws.storage import Storage
 from forecast_platform.engine import EngineError
 
@@ -31,75 +41,6 @@ _LOST_SIGHT = 5  # Describe calls in a row that may fail, each after boto3's own
 
 class JobError(EngineError):
     """A job failed, was refused or was stopped; the message says why, where to look and what to do."""
-
-
-@dataclass(frozen=True)
-class Kind:
-    """One of SageMaker's two kinds of job, as its API spells it."""
-
-    word: str
-    title: str
-    page: str
-
-    @property
-    def group(self) -> str:
-        return f"/aws/sagemaker/{self.title}Jobs"
-
-
-TRAIN, TRANSFORM = Kind("train", "Training", "jobs"), Kind("transform", "Transform", "transform-jobs")
-
-
-@dataclass(frozen=True)
-class Spec:
-    """A piece of work: the exact request, and what is there when it is done.
-
-    Attributes:
-        request: of create_training_job or create_transform_job, without the job's name and its tags.
-        artefacts: storage keys of the outputs; "{job}" in them is the job's name.
-        seconds: the longest it may run. SageMaker stops a training itself; a transform, for which it has no such limit,
-            is stopped by whoever waits for it.
-        tags: for whoever reads the bill; no part of the name, so that another run finds the same job.
-        prefix: of names, see job_name.
-    """
-
-    kind: Kind
-    week: dt.date
-    request: Mapping[str, Any]
-    artefacts: tuple[str, ...]
-    seconds: int
-    tags: Mapping[str, str] = field(default_factory=dict)
-    prefix: str = "forecast"
-
-    def name(self, attempt: int) -> str:
-        return job_name(self.prefix, self.week, self.kind.word, self.request, attempt)
-
-    @property
-    def instances(self) -> tuple[str, int]:
-        """Instance type and count."""
-        resources = self.request["ResourceConfig" if self.kind is TRAIN else "TransformResources"]
-        return resources["InstanceType"], resources["InstanceCount"]
-
-
-@dataclass(frozen=True)
-class Done:
-    """A completed job: its name, what Describe says of it, and the keys of its outputs."""
-
-    name: str
-    described: Mapping[str, Any]
-    artefacts: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Charge:
-    """What one job cost: billed seconds of each instance and USD (0 when it had been paid for before)."""
-
-    job: str
-    url: str
-    instance: str
-    instances: int
-    seconds: int
-    usd: float
-    reused: bool
 
 
 class Jobs:
@@ -151,7 +92,7 @@ class Jobs:
         while True:
             name = spec.name(attempt)
             described = self._describe(spec.kind, name)
-            state = _state(spec.kind, described) if described else None
+            state = state_of(spec.kind, described) if described else None
             artefacts = tuple(key.format(job=name) for key in spec.artefacts)
             there = state is not None and state.status == "Completed" and all(map(self._storage.exists, artefacts))
             if described and state and state.ended:
@@ -198,7 +139,7 @@ class Jobs:
             if not _missing(error):
                 raise _explained("describe_model", name, error) from error
             try:
-                self._client.create_model(ModelName=name, **request, Tags=_tags(tags))
+                self._client.create_model(ModelName=name, **request, Tags=as_tags(tags))
             except ClientError as refused:
                 if answer(*_said(refused), 0).why != "it exists":
                     raise _explained("create_model", name, refused) from refused
@@ -215,10 +156,10 @@ class Jobs:
         from botocore.exceptions import BotoCoreError, ClientError
 
         worst = self._ledger.reserve(name, *spec.instances, spec.seconds)
-        request = _without_spot(spec.request) if on_demand else spec.request
+        request = on_demand_instead(spec.request) if on_demand else spec.request
         create = getattr(self._client, f"create_{spec.kind.title.lower()}_job")
         try:
-            create(**{f"{spec.kind.title}JobName": name}, **request, Tags=_tags(spec.tags))
+            create(**{f"{spec.kind.title}JobName": name}, **request, Tags=as_tags(spec.tags))
         except ClientError as error:
             action = answer(*_said(error), refusals)
             if action.do == "fail":
@@ -250,7 +191,7 @@ class Jobs:
         while True:
             described = self._describe(spec.kind, name)
             tail.read()
-            if described is None or _state(spec.kind, described).ended:
+            if described is None or state_of(spec.kind, described).ended:
                 break
             started = described.get(f"{spec.kind.title}StartTime")
             if spec.kind is TRANSFORM and started and not overdue:
@@ -310,9 +251,9 @@ class Jobs:
 
     def _settle(self, spec: Spec, name: str, described: Mapping[str, Any], paid_now: bool) -> None:
         instance, count = spec.instances
-        seconds = _billed(spec.kind, described)
+        seconds = billed_seconds(spec.kind, described)
         usd = self._ledger.settle(name, instance, count, seconds, described["CreationTime"])
-        if paid_now or _state(spec.kind, described).status == "Completed":
+        if paid_now or state_of(spec.kind, described).status == "Completed":
             url, usd = self._url(spec.kind, name), usd if paid_now else 0.0
             self.charges.append(Charge(name, url, instance, count, seconds, usd, not paid_now))
 
@@ -326,34 +267,6 @@ class Jobs:
         tail.read()
         lines = "".join(f"\n  {line}" for line in tail.last)
         return f"\n{self._url(spec.kind, name)}" + (f"\nIts log ends with:{lines}" if lines else "")
-
-
-def _state(kind: Kind, described: Mapping[str, Any]) -> State:
-    return State(
-        described[f"{kind.title}JobStatus"], described.get("SecondaryStatus", ""), described.get("FailureReason", "")
-    )
-
-
-def _billed(kind: Kind, described: Mapping[str, Any]) -> int:
-    """Seconds billed of each instance. A transform's are not told: from its start to its end."""
-    if kind is TRAIN:
-        return int(described.get("BillableTimeInSeconds", 0))
-    started, ended = described.get("TransformStartTime"), described.get("TransformEndTime")
-    return max(1, round((ended - started).total_seconds())) if started and ended else 0
-
-
-def _without_spot(request: Mapping[str, Any]) -> dict[str, Any]:
-    stopping = {k: v for k, v in request["StoppingCondition"].items() if k != "MaxWaitTimeInSeconds"}
-    return {**request, "EnableManagedSpotTraining": False, "StoppingCondition": stopping}
-
-
-def _tags(tags: Mapping[str, str]) -> Sequence[dict[str, str]]:
-    """Tags with the characters AWS refuses replaced, cut to its lengths."""
-
-    def clean(text: str, length: int) -> str:
-        return "".join(c if c.isalnum() or c in " _.:/=+-@" else "_" for c in text)[:length]
-
-    return [{"Key": clean(key, 128), "Value": clean(value, 256)} for key, value in sorted(tags.items())[:50]]
 
 
 def _said(error: Any) -> tuple[str, str]:

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from forecast_platform.aws import clients, job_logs, jobs
 from forecast_platform.aws.cost import Ledger, SpendRefused
 from forecast_platform.aws.decision import MAX_ATTEMPTS, Cause, State, answer, cause_of, decide, job_name
-from forecast_platform.aws.jobs import TRAIN, TRANSFORM, JobError, Jobs, Spec
+from forecast_platform.aws.jobs import JobError, Jobs
+from forecast_platform.aws.specs import TRAIN, TRANSFORM, Spec
 from forecast_platform.aws.storage import Storage
 from forecast_platform_tests.aws.sagemaker_emulator import Emulator
 

@@ -17,7 +17,7 @@ import pytest
 
 from forecast_platform.aws import builtin, requests
 from forecast_platform.aws.decision import job_name
-from forecast_platform.aws.jobs import _tags
+from forecast_platform.aws.specs import as_tags
 from forecast_platform.engine import inference_config
 from forecast_platform.settings import Settings
 from forecast_platform_tests.aws import sagemaker_validation as rules
@@ -80,7 +80,7 @@ def named(operation: str, body: dict[str, Any]) -> dict[str, Any]:
     """The body as it is sent, with name and tags."""
     kind = {"CreateTrainingJob": "train", "CreateTransformJob": "transform", "CreateModel": "model"}[operation]
     attempt = None if kind == "model" else 1
-    tags = _tags({"forecast:week": str(WEEK), "forecast:engine": "sagemaker-container", "forecast:run": "a(b)"})
+    tags = as_tags({"forecast:week": str(WEEK), "forecast:engine": "sagemaker-container", "forecast:run": "a(b)"})
     return {f"{operation[6:]}Name": job_name("forecast", WEEK, kind, body, attempt), **body, "Tags": tags}
 
 

@@ -18,7 +18,8 @@ import pytest
 
 from forecast_platform import deepar
 from forecast_platform.aws import builtin
-from forecast_platform.aws.engine import SageMakerEngine, member
+from forecast_platform.aws.container_training import member
+from forecast_platform.aws.engine import SageMakerEngine
 from forecast_platform.aws.jobs import JobError
 from forecast_platform.aws.records import RecordError, Rules, check_batch, write_training
 from forecast_platform.engine import EngineError, LocalEngine, Model, ModelLost, TooLittleHistory, training_key
@@ -185,7 +186,7 @@ class TestContainer:
         assert all("transform" not in job for job in sagemaker.billed)
 
     def test_an_image_of_other_code_is_refused(self, sagemaker, remote, monkeypatch):
-        monkeypatch.setattr("forecast_platform.aws.engine.code_version", lambda: "othercode")
+        monkeypatch.setattr("forecast_platform.aws.container_training.code_version", lambda: "othercode")
         with pytest.raises(JobError, match="code"):
             train(remote, short(), remote.settings)
 
