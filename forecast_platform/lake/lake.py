@@ -21,6 +21,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from forecast_platform.lake.duck import LOCAL, literal, show
 from forecast_platform.lake.tables import NAMESPACE, PROVENANCE, VIEWS, TableSpec, table_specs
 
 if TYPE_CHECKING:
@@ -41,7 +42,6 @@ _PROPERTIES = {
     "write.parquet.compression-codec": "zstd",
 }
 _CONFLICT_RETRIES = 20
-_LOCAL = "file://"
 
 
 class LakeError(RuntimeError):
@@ -61,7 +61,7 @@ def local_catalog(warehouse: Path) -> Catalog:
     # The address is not Path.as_uri(): pyiceberg would take its %20 for the folder's name and write beside `warehouse`.
     with FileLock(warehouse / ".catalog.lock", timeout=60):
         catalog = SqlCatalog(
-            NAMESPACE, uri=f"sqlite:///{warehouse / 'catalog.db'}?timeout=30", warehouse=f"{_LOCAL}{warehouse}"
+            NAMESPACE, uri=f"sqlite:///{warehouse / 'catalog.db'}?timeout=30", warehouse=f"{LOCAL}{warehouse}"
         )
         catalog.create_namespace_if_not_exists(NAMESPACE)
     return catalog
@@ -217,7 +217,7 @@ class Lake:
         with ThreadPoolExecutor(len(self.specs)) as pool:  # each table takes several requests where files are in S3
             planned = list(pool.map(self._plan, self.specs))
         for name, (table, tasks) in zip(self.specs, planned, strict=True):
-            _attach(con, self.specs[name], table, tasks)
+            show(con, self.specs[name], table, tasks)
         for view, sql in VIEWS.items():
             con.execute(f"CREATE OR REPLACE VIEW {view} AS {sql}")
         return con
@@ -249,8 +249,8 @@ class Lake:
             if [s.type for s in con.extract_statements(sql)] != [duckdb.StatementType.SELECT]:
                 raise duckdb.InvalidInputException("only SELECT can be asked here, one statement at a time")
             self.attach(con)
-            if (warehouse := self.catalog.properties["warehouse"]).startswith(_LOCAL):
-                con.execute(f"SET allowed_directories = [{_literal(warehouse.removeprefix(_LOCAL))}]")
+            if (warehouse := self.catalog.properties["warehouse"]).startswith(LOCAL):
+                con.execute(f"SET allowed_directories = [{literal(warehouse.removeprefix(LOCAL))}]")
             con.execute("SET enable_external_access = false")
             con.execute("SET lock_configuration = true")
             relation = con.sql(sql, params=parameters)
@@ -320,57 +320,6 @@ def _same_content(old: pa.Table, new: pa.Table, spec: TableSpec) -> bool:
     return bool(old.equals(new.select(columns)))
 
 
-def _attach(con: duckdb.DuckDBPyConnection, spec: TableSpec, table: Table | None, tasks: list[FileScanTask]) -> None:
-    """Show one table in a DuckDB connection: files on disk read by DuckDB itself, files elsewhere by pyarrow.
-
-    Arrow is shown by create_view, because what con.register shows is not seen by the connection's cursors.
-    """
-    nothing = spec.schema.empty_table()
-    local = [t.file.file_path.removeprefix(_LOCAL) for t in tasks if t.file.file_path.startswith(_LOCAL)]
-    if table is None or not local:
-        con.from_arrow(_dataset(spec, table, tasks) if table and tasks else nothing).create_view(
-            spec.name, replace=True
-        )
-        return
-    files = f"[{', '.join(map(_literal, local))}]"
-    if len(table.schemas()) == 1:
-        rows = f"SELECT * FROM read_parquet({files}, hive_partitioning=false)"  # noqa: S608
-    else:
-        # Files of before and after a change of columns differ; reading by name costs all their footers. The empty
-        # table brings the columns that no file has yet.
-        con.from_arrow(nothing).create_view(f"_{spec.name}", replace=True)
-        rows = (
-            f"SELECT * FROM read_parquet({files}, hive_partitioning=false, union_by_name=true) "  # noqa: S608
-            f"UNION ALL BY NAME SELECT * FROM _{spec.name}"
-        )
-    con.execute(f"CREATE OR REPLACE VIEW {spec.name} AS {rows}")
-
-
-def _dataset(spec: TableSpec, table: Table, tasks: list[FileScanTask]) -> Any:
-    """A table's files as a pyarrow dataset: DuckDB hands it the columns and filters it needs, and a file whose
-    partition does not match is never opened. Columns that a file lacks are null."""
-    import pyarrow.dataset as ds
-    from pyiceberg.io.pyarrow import PyArrowFileIO, schema_to_pyarrow
-
-    columns = {field.name: field for field in spec.schema}
-    columns |= {field.name: field for field in schema_to_pyarrow(table.schema(), include_field_ids=False)}
-    schema, form, io = pa.schema(list(columns.values())), ds.ParquetFileFormat(), table.io
-    assert isinstance(io, PyArrowFileIO)
-    fragments = []
-    for task in tasks:
-        scheme, bucket, path = io.parse_location(task.file.file_path)
-        partition = [
-            ds.field(field.name) == pa.scalar(task.file.partition[at], schema.field(field.name).type)
-            for at, field in enumerate(table.specs()[task.file.spec_id].fields)
-        ]
-        fragments.append(form.make_fragment(path, io.fs_by_scheme(scheme, bucket), *partition))
-    return ds.FileSystemDataset(fragments, schema, form, fragments[0].filesystem)
-
-
 def _wait(attempt: int) -> None:
     """Let another writer finish: .05 s, doubling up to 2 s, at random so that two do not meet again."""
     time.sleep(min(2.0, 0.05 * 2**attempt) * random.uniform(0.5, 1.0))  # noqa: S311 (jitter)
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

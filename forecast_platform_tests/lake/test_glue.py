@@ -21,7 +21,8 @@ from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownExcept
 
 from forecast_platform.aws.clients import client
 from forecast_platform.lake import glue
-from forecast_platform.lake.lake import Lake, LakeError, _dataset
+from forecast_platform.lake.duck import _dataset
+from forecast_platform.lake.lake import Lake, LakeError
 from forecast_platform_tests.lake import test_lake
 from forecast_platform_tests.lake.conftest import (
     QUANTILES,

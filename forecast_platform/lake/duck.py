@@ -1,0 +1,68 @@
+"""Iceberg tables in DuckDB. It reads files on disk by itself; of files elsewhere it is given a pyarrow dataset, because
+the extension that would let it read S3 is not on the package index."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import pyarrow as pa
+
+from forecast_platform.lake.tables import TableSpec
+
+if TYPE_CHECKING:
+    from pyiceberg.table import FileScanTask, Table
+
+LOCAL = "file://"
+
+
+def show(con: duckdb.DuckDBPyConnection, spec: TableSpec, table: Table | None, tasks: list[FileScanTask]) -> None:
+    """Show one table in a DuckDB connection: files on disk read by DuckDB itself, files elsewhere by pyarrow.
+
+    Arrow is shown by create_view, because what con.register shows is not seen by the connection's cursors.
+    """
+    nothing = spec.schema.empty_table()
+    local = [t.file.file_path.removeprefix(LOCAL) for t in tasks if t.file.file_path.startswith(LOCAL)]
+    if table is None or not local:
+        con.from_arrow(_dataset(spec, table, tasks) if table and tasks else nothing).create_view(
+            spec.name, replace=True
+        )
+        return
+    files = f"[{', '.join(map(literal, local))}]"
+    if len(table.schemas()) == 1:
+        rows = f"SELECT * FROM read_parquet({files}, hive_partitioning=false)"  # noqa: S608
+    else:
+        # Files of before and after a change of columns differ; reading by name costs all their footers. The empty
+        # table brings the columns that no file has yet.
+        con.from_arrow(nothing).create_view(f"_{spec.name}", replace=True)
+        rows = (
+            f"SELECT * FROM read_parquet({files}, hive_partitioning=false, union_by_name=true) "  # noqa: S608
+            f"UNION ALL BY NAME SELECT * FROM _{spec.name}"
+        )
+    con.execute(f"CREATE OR REPLACE VIEW {spec.name} AS {rows}")
+
+
+def _dataset(spec: TableSpec, table: Table, tasks: list[FileScanTask]) -> Any:
+    """A table's files as a pyarrow dataset: DuckDB hands it the columns and filters it needs, and a file whose
+    partition does not match is never opened. Columns that a file lacks are null."""
+    import pyarrow.dataset as ds
+    from pyiceberg.io.pyarrow import PyArrowFileIO, schema_to_pyarrow
+
+    columns = {field.name: field for field in spec.schema}
+    columns |= {field.name: field for field in schema_to_pyarrow(table.schema(), include_field_ids=False)}
+    schema, form, io = pa.schema(list(columns.values())), ds.ParquetFileFormat(), table.io
+    assert isinstance(io, PyArrowFileIO)
+    fragments = []
+    for task in tasks:
+        scheme, bucket, path = io.parse_location(task.file.file_path)
+        partition = [
+            ds.field(field.name) == pa.scalar(task.file.partition[at], schema.field(field.name).type)
+            for at, field in enumerate(table.specs()[task.file.spec_id].fields)
+        ]
+        fragments.append(form.make_fragment(path, io.fs_by_scheme(scheme, bucket), *partition))
+    return ds.FileSystemDataset(fragments, schema, form, fragments[0].filesystem)
+
+
+def literal(text: str) -> str:
+    """Text as a literal of DuckDB's SQL."""
+    return "'" + text.replace("'", "''") + "'"
