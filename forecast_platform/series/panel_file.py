@@ -33,18 +33,8 @@ NAME = "panel.npz"
 _VERSION = 1
 _PARTS = ("covariates", "exposure")
 # What numpy, zipfile and json raise on bytes that are not theirs.
-_DAMAGE = (
-    OSError,
-    EOFError,
-    RuntimeError,
-    MemoryError,
-    zipfile.BadZipFile,
-    zlib.error,
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-)
+_DAMAGE = (OSError, EOFError, RuntimeError, MemoryError, ValueError, LookupError, TypeError, AttributeError)
+_DAMAGE_IN_ZIP = (zipfile.BadZipFile, zlib.error)
 
 
 class PanelFileError(ValueError):
@@ -103,16 +93,7 @@ def load_panel(folder: Path) -> Panel:
         raise PanelFileError(f"{path}: there is no such file; save_panel writes it") from error
     except PanelFileError:
         raise
-    except (
-        OSError,
-        EOFError,
-        zipfile.BadZipFile,
-        zlib.error,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-    ) as error:
+    except (*_DAMAGE, *_DAMAGE_IN_ZIP) as error:
         raise PanelFileError(f"{path} is no whole panel file ({error}); write it again with save_panel") from error
     _check(panel, path)
     return panel
