@@ -28,7 +28,14 @@ class Platform:
         return open_landing(self.settings.landing)
 
     def keep(self, name: str, data: bytes) -> str:
-        """Keep a file for people under its name, whole or not at all: in $FORECAST_HOME. Returns where it is."""
+        """Keep a file for people under its name, whole or not at all: in $FORECAST_HOME, on AWS in the storage bucket.
+        Returns where it is."""
+        if self.settings.profile == "aws":
+            from forecast_platform.aws.storage import Storage
+
+            storage = Storage(self.settings.storage_url)
+            storage.put_bytes(name, data)
+            return storage.uri(name)
         path = self.settings.home / name
         path.parent.mkdir(parents=True, exist_ok=True)
         building = path.with_name(f".{path.name}.{os.getpid()}")
