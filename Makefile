@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast lint types format bench ablations ui deploy image settings clean
+.PHONY: help install demo lambda test test-fast lint types format bench ablations ui deploy image settings clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -74,7 +74,7 @@ DAGSTER_URL ?=
 # The engine's code decides the image: a job refuses an image of other code.
 IMAGE_TAG = $(shell $(BIN)/python -c "from forecast_platform.engine import code_version; print(code_version())")
 OUTPUTS = aws cloudformation describe-stacks --stack-name $(STACK) --output text --query
-IMAGE = $(shell $(OUTPUTS) "Stacks[0].Outputs[?OutputKey=='Image'].OutputValue")
+IMAGE = $(filter-out None,$(shell $(OUTPUTS) "Stacks[0].Outputs[?OutputKey=='Image'].OutputValue"))
 
 deploy: install $(if $(filter lambda,$(TRIGGER)),lambda)  ## Buckets, trigger, roles, catalog, workgroup in AWS: docs/aws.md
 ifeq ($(TRIGGER),lambda)
@@ -98,9 +98,12 @@ image:  ## Build the DeepAR image for SageMaker and push it to $(IMAGE), by defa
 	docker push $(IMAGE)
 
 settings:  ## Print the stack's outputs as settings; > docker/aws.env for docker/compose.yaml
-	@echo FORECAST_PROFILE=aws
-	@$(OUTPUTS) "Stacks[0].Outputs[?starts_with(Description, 'FORECAST_')].[Description, OutputValue]" | tr '\t' '='
-	@$(OUTPUTS) "Stacks[0].Outputs[?OutputKey=='StorageUrl'].OutputValue" | sed 's#^s3://#DAGSTER_LOGS_BUCKET=#'
+	@found=$$($(OUTPUTS) "Stacks[0].Outputs[?starts_with(Description, 'FORECAST_')].[Description, OutputValue]") && \
+	bucket=$$($(OUTPUTS) "Stacks[0].Outputs[?OutputKey=='StorageUrl'].OutputValue") && \
+	echo FORECAST_PROFILE=aws && echo "$$found" | tr '\t' '=' && echo "DAGSTER_LOGS_BUCKET=$${bucket#s3://}"
+
+lambda: install  ## The zip of the AWS Lambda that tells Dagster of landed files: dist/lambda.zip
+	$(BIN)/python -m forecast_platform.aws.package_lambda dist/lambda.zip
 
 clean:  ## Remove the environments (not your data in ./.forecast)
 	rm -rf $(VENV) $(PEERS) build *.egg-info

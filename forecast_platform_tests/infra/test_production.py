@@ -116,7 +116,7 @@ def test_the_integrations_of_the_image_are_the_pinned_ones() -> None:
 
 def test_make_settings_prints_the_outputs_as_settings() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    (query,) = re.findall(r'\$\(OUTPUTS\) "(.*starts_with.*)" \|', makefile)
+    (query,) = re.findall(r'\$\(OUTPUTS\) "(.*starts_with.*)"\)', makefile)
     outputs = [
         {"OutputKey": name, "OutputValue": value, "Description": load()["Outputs"][name]["Description"]}
         for name, value in resolve().outputs.items()
