@@ -1,5 +1,8 @@
 """model.tar.gz: safetensors and JSON, named by content, read back without trust and without pickle.
 
+SageMaker packs and unpacks the archive itself: wherever a path to one is taken, a folder of its two members serves as
+well, and an archive of a folder, whose names begin with "./".
+
 The archive holds `model.json` (schema version, hyperparameters, cardinality, lags, moments, losses, the
 weights' SHA-256 and the version) and `model.safetensors`; with several networks each tensor's name begins with
 the number of its own. Equal models give equal bytes: members are sorted
@@ -42,11 +45,19 @@ def content_version(model: Model) -> str:
 
 
 def save_artifact(model: Model, path: str | os.PathLike[str]) -> str:
-    """Write model.tar.gz to `path` (whole or not at all) and return its version."""
+    """Write model.tar.gz to `path`, or its members where that is a folder; return the version.
+
+    A file appears whole or not at all. Of two members the one that speaks for both, model.json, comes last.
+    """
     weights, content = _weights(model), _content(model)
     version = _version(content, weights)
     config = {**content, "schema": SCHEMA, "version": version, "weights_sha256": _sha(weights)}
     text = json.dumps(config, sort_keys=True, indent=1, allow_nan=False).encode()
+    target = Path(path)
+    if target.is_dir():
+        _write(target / _WEIGHTS, weights)
+        _write(target / _CONFIG, text)
+        return version
     raw = io.BytesIO()
     with tarfile.open(fileobj=raw, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for name, data in sorted({_CONFIG: text, _WEIGHTS: weights}.items()):
@@ -56,19 +67,26 @@ def save_artifact(model: Model, path: str | os.PathLike[str]) -> str:
     packed = io.BytesIO()
     with gzip.GzipFile(filename="", fileobj=packed, mode="wb", mtime=0) as gz:
         gz.write(raw.getvalue())
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    try:
-        temporary.write_bytes(packed.getvalue())
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    _write(target, packed.getvalue())
     return version
 
 
+def _write(target: Path, data: bytes) -> None:
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def load_artifact(path: str | os.PathLike[str]) -> Model:
-    """Read a model back. Raises ContractError for anything but an intact artifact of this schema."""
-    members = _read_members(Path(path))
+    """Read a model back from its archive, or the folder of its members.
+
+    Raises ContractError for anything but an intact artifact of this schema.
+    """
+    source = Path(path)
+    members = _read_folder(source) if source.is_dir() else _read_members(source)
     try:
         config: dict[str, Any] = json.loads(members[_CONFIG])
         schema = config["schema"]
@@ -159,24 +177,39 @@ def _build(content: dict[str, Any], tensors: dict[str, Tensor]) -> Model:
     )
 
 
+def _read_folder(folder: Path) -> dict[str, bytes]:
+    """The two members of an archive that was unpacked to `folder`; other files there are none of ours."""
+    out: dict[str, bytes] = {}
+    for name in (_CONFIG, _WEIGHTS):
+        path = folder / name
+        try:
+            _check_size(folder, name, path.stat().st_size)
+            out[name] = path.read_bytes()
+        except FileNotFoundError as e:
+            raise ContractError(f"{folder}: the artifact lacks {name}") from e
+        except OSError as e:
+            raise ContractError(f"{path} is not readable: {e}") from e
+    return out
+
+
 def _read_members(path: Path) -> dict[str, bytes]:
     """The two members, read in memory: nothing is ever extracted to disk, so no name can lead anywhere."""
     out: dict[str, bytes] = {}
     try:
         with tarfile.open(path, mode="r:gz") as tar:
             for member in tar:
-                if member.name not in (_CONFIG, _WEIGHTS) or not member.isreg() or member.name in out:
+                if member.isdir() and member.name == ".":
+                    continue
+                name = member.name.removeprefix("./")
+                if name not in (_CONFIG, _WEIGHTS) or not member.isreg() or name in out:
                     raise ContractError(
                         f"{path}: unexpected member {member.name!r}; an artifact holds exactly the files "
                         f"{_CONFIG} and {_WEIGHTS}"
                     )
-                if member.size > _MAX_MEMBER:
-                    raise ContractError(
-                        f"{path}: {member.name} claims {member.size} bytes; at most {_MAX_MEMBER} are read"
-                    )
+                _check_size(path, name, member.size)
                 handle = tar.extractfile(member)
                 assert handle is not None
-                out[member.name] = handle.read()
+                out[name] = handle.read()
     except (tarfile.TarError, EOFError, gzip.BadGzipFile, OSError) as e:
         if isinstance(e, FileNotFoundError):
             raise ContractError(f"{path}: there is no such model artifact") from e
@@ -185,6 +218,11 @@ def _read_members(path: Path) -> dict[str, bytes]:
     if missing:
         raise ContractError(f"{path}: the artifact lacks {', '.join(sorted(missing))}")
     return out
+
+
+def _check_size(path: Path, name: str, size: int) -> None:
+    if size > _MAX_MEMBER:
+        raise ContractError(f"{path}: {name} claims {size} bytes; at most {_MAX_MEMBER} are read")
 
 
 def _version(content: dict[str, Any], weights: bytes) -> str:

@@ -49,6 +49,19 @@ def read_records(paths: Paths, time_freq: str | None = None) -> SeriesSet:
     return builder.build()
 
 
+def from_lines(lines: Iterable[bytes], name: str, first: int = 1) -> SeriesSet:
+    """Records from JSON Lines in memory, such as a transform's request. Raises ContractError naming the line.
+
+    Args:
+        name: what messages call the lines' source. first: the number of the first line in it.
+    """
+    builder = _Builder()
+    for number, line in enumerate(lines, first):
+        if line.strip():
+            builder.add(parse_line(line, name, number), f"{name} line {number}")
+    return builder.build()
+
+
 def from_objects(objects: Sequence[Any]) -> SeriesSet:
     """Records already parsed from JSON, such as an endpoint request's "instances". Raises ContractError."""
     builder = _Builder()

@@ -31,6 +31,11 @@ def unpack(path):
         return {m.name: tar.extractfile(m).read() for m in tar}
 
 
+def unpack_names(path):
+    with tarfile.open(path) as tar:
+        return tar.getnames()
+
+
 @pytest.fixture
 def saved(model, tmp_path):
     deepar.save_artifact(model, tmp_path / "model.tar.gz")
@@ -49,6 +54,37 @@ def test_round_trip_keeps_everything(feature_model, tmp_path):
     assert np.array_equal(a.quantiles, b.quantiles)
     assert deepar.save_artifact(loaded, tmp_path / "again.tar.gz") == version
     assert (tmp_path / "again.tar.gz").read_bytes() == path.read_bytes()
+
+
+def test_an_unpacked_and_a_repacked_artifact_are_the_same_model(model, saved, tmp_path):
+    """As SageMaker does it: members saved to a folder, packed by somebody else, unpacked, loaded."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    assert deepar.save_artifact(model, folder) == model.version
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == unpack(saved)
+    assert deepar.load_artifact(folder).version == model.version
+    with tarfile.open(tmp_path / "theirs.tar.gz", "w:gz") as tar:
+        tar.add(folder, ".")
+    assert "./model.json" in unpack_names(tmp_path / "theirs.tar.gz")
+    again = deepar.load_artifact(tmp_path / "theirs.tar.gz")
+    deepar.save_artifact(again, tmp_path / "again.tar.gz")
+    assert (tmp_path / "again.tar.gz").read_bytes() == saved.read_bytes()
+    (folder / "notes.txt").write_text("not ours")
+    assert deepar.load_artifact(folder).version == model.version
+
+
+def test_a_folder_that_is_no_whole_artifact_is_refused(model, tmp_path):
+    with pytest.raises(ContractError, match=r"the artifact lacks model.json"):
+        deepar.load_artifact(tmp_path)
+    deepar.save_artifact(model, tmp_path)
+    weights = bytearray((tmp_path / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (tmp_path / "model.safetensors").write_bytes(weights)
+    with pytest.raises(ContractError, match=r"the weights hash to .*, the artifact states"):
+        deepar.load_artifact(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ContractError, match=r"the artifact lacks model.safetensors"):
+        deepar.load_artifact(tmp_path)
 
 
 def test_same_seed_same_bytes(series, tmp_path):

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from forecast_platform.deepar import ContractError, SeriesSet, read_records, write_records
-from forecast_platform.deepar.records import from_objects
+from forecast_platform.deepar.records import from_lines, from_objects
 from forecast_platform.deepar.series import check_dynamic_feat
 
 GOOD = {"start": "2010-02-05 00:00:00", "target": [1.0, None, 3], "cat": [0, 1]}
@@ -201,3 +201,13 @@ def test_objects_of_a_request_are_checked_like_lines():
         from_objects([GOOD, {"target": [1]}])
     with pytest.raises(ContractError, match="instance 0: a record is a JSON object"):
         from_objects([3])
+
+
+def test_lines_in_memory_read_as_a_file_of_them_and_are_named_by_their_number(tmp_path):
+    lines = [json.dumps(GOOD).encode(), b"", json.dumps({**GOOD, "target": [2]}).encode()]
+    (tmp_path / "a.json").write_bytes(b"\n".join(lines))
+    same(from_lines(lines, "request"), read_records(tmp_path / "a.json"))
+    with pytest.raises(ContractError, match="^request line 12: field 'start' is missing"):
+        from_lines([*lines[:2], b'{"target": [1]}'], "request", first=10)
+    with pytest.raises(ContractError, match="hold no records"):
+        from_lines([b"", b"\n"], "request")
