@@ -97,7 +97,7 @@ class Model:
             "categories": Categories.from_json(data["categories"]),
             "judgement": judgement,
             "trained_as_of": dt.date.fromisoformat(data["trained_as_of"]),
-            "calibration": Calibration(tuple(map(tuple, factors)), tuple(edges)),
+            "calibration": Calibration(tuple(map(tuple, factors)), tuple(edges), tuple(data["calibration"]["sums"])),
             "features": tuple(data["features"]),
             "holidays": tuple(data.get("holidays", ())),
         }

@@ -302,13 +302,16 @@ _MIDDLE = LEVELS.index(0.5)
 @dataclass(frozen=True)
 class _Trial:
     """A candidate's forecast of a window before the cutoff, of the series scored: actual sales and which cells count
-    (N, H), the network's quantiles (N, Q, H), the reference's forecast (N, H), the series' history (N, T)."""
+    (N, H), the network's quantiles (N, Q, H), the reference's forecast (N, H), the series' history (N, T), store and
+    department (N,)."""
 
     y: NDArray[np.float64]
     mask: NDArray[np.bool_]
     network: NDArray[np.float64]
     lead: NDArray[np.float64]
     history: NDArray[np.float64]
+    store: NDArray[np.str_]
+    dept: NDArray[np.str_]
 
     def forecast(self, share: float) -> NDArray[np.float64]:
         return combine(self.network, self.network[:, _MIDDLE], self.lead, share, np.ones_like(self.lead))
@@ -317,7 +320,7 @@ class _Trial:
         return score(self.y, self.mask, self.forecast(share), LEVELS, self.history)
 
     def window(self, share: float) -> Window:
-        return Window(self.y, self.mask, self.forecast(share), volume(self.history))
+        return Window(self.y, self.mask, self.forecast(share), volume(self.history), self.store, self.dept)
 
 
 def _try(
@@ -334,7 +337,8 @@ def _try(
     found, lead = ask(name, parameters, panel.until(cutoff), horizon, LEVELS, num_samples, progress)
     history = panel.sales[window.scored, : panel.position(cutoff) + 1]
     rows, weeks = window.among_known, window.y.shape[1]
-    return _Trial(window.y, window.mask, found[rows, :, :weeks], lead[rows, :weeks], history)
+    who = panel.store[window.scored], panel.dept[window.scored]
+    return _Trial(window.y, window.mask, found[rows, :, :weeks], lead[rows, :weeks], history, *who)
 
 
 def _naive_scores(panel: Panel, cutoff: dt.date, horizon: int) -> Scores:

@@ -39,7 +39,7 @@ def forecast_table(
     shards = read_batch(batch_of(platform, week), settings.quantiles, settings.prediction_length)
     run = run_columns(context.run_id)
     rows = with_columns(
-        forecast_rows(shards, week, settings.quantiles, settings.quantile_columns),
+        forecast_rows(shards, week, settings.quantiles, settings.quantile_columns, model.calibration.by_level),
         model_version=model.version,
         as_known=mode,
         **run,

@@ -1,14 +1,18 @@
 """Intervals as wide as they should have been: one factor a band of the horizon and a class of volume.
 
 Split conformal (Vovk et al. 2005; Romano et al. 2019, in units of the model's own width): on windows the model did not
-see, how much wider would its interval have had to be to hold the share it promises? The median is left alone. Letters:
-N series, Q quantiles, H weeks ahead.
+see, how much wider would its interval have had to be to hold the share it promises? The median is left alone.
+
+The same for sums: sample paths of different series are drawn independently, so the interval of their sum knows nothing of
+what moves all series at once (weather, a good year), and is widened by what the windows show of it.
+
+Letters: N series, Q quantiles, H weeks ahead, G sums.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,18 +20,23 @@ from numpy.typing import NDArray
 BANDS, CLASSES = 3, 4
 _DOUBT = 100  # cells' worth of belief in the model's own width
 _NARROWEST, _WIDEST = 0.5, 3.0
+SUMS = ("store", "dept", "total")
+_WIDEST_SUM = 30.0  # thousands of series share a shock that each alone hardly feels
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Window:
-    """One backtest: actual sales y (N, H), which cells count, quantiles (N, Q, H), and each series' volume (N,)."""
+    """One backtest: actual sales y (N, H), which cells count, quantiles (N, Q, H), and each series' volume, store and
+    department (N,)."""
 
     y: Floats
     mask: NDArray[np.bool_]
     quantiles: Floats
     volume: Floats
+    store: NDArray[np.str_]
+    dept: NDArray[np.str_]
 
 
 @dataclass(frozen=True)
@@ -37,10 +46,12 @@ class Calibration:
     Attributes:
         factors: one row per band of the horizon, nearest first, one column per class of volume, smallest first.
         edges: volumes between the classes, ascending.
+        sums: factor of each of SUMS, on top of its series' own.
     """
 
     factors: tuple[tuple[float, ...], ...] = ((1.0,),)
     edges: tuple[float, ...] = ()
+    sums: tuple[float, ...] = (1.0, 1.0, 1.0)
 
     @classmethod
     def fit(cls, windows: Sequence[Window], levels: Sequence[float]) -> Calibration:
@@ -59,7 +70,31 @@ class Calibration:
             for at in range(BANDS * CLASSES):
                 needed[at].append(ratio[usable & (cell == at)])
         factors = np.array([_factor(np.concatenate(parts), held) for parts in needed]).reshape(BANDS, CLASSES)
-        return cls(tuple(tuple(float(f) for f in row) for row in factors), tuple(float(e) for e in edges))
+        found = cls(tuple(tuple(float(f) for f in row) for row in factors), tuple(float(e) for e in edges))
+        return replace(found, sums=tuple(found._sum_factor(level, windows, levels) for level in SUMS))
+
+    def _sum_factor(self, level: str, windows: Sequence[Window], levels: Sequence[float]) -> float:
+        """How much wider than that of independent series a sum's interval has to be to hold its share.
+
+        Half widths of independent series add up by their squares.
+        """
+        low, high, middle = 0, len(levels) - 1, list(levels).index(0.5)
+        ratios = []
+        for w in windows:
+            horizon = w.y.shape[1]
+            widths = np.where(w.mask, self.widths(w.volume, horizon), 0)
+            below = _sums(level, w, (widths * (w.quantiles[:, middle] - w.quantiles[:, low])) ** 2) ** 0.5
+            above = _sums(level, w, (widths * (w.quantiles[:, high] - w.quantiles[:, middle])) ** 2) ** 0.5
+            away = _sums(level, w, np.where(w.mask, w.y - w.quantiles[:, middle], 0))
+            side = np.where(away >= 0, above, below)
+            ratios.append((np.abs(away) / np.where(side > 0, side, 1))[side > 0])
+        ratio = np.concatenate(ratios)
+        return float(np.clip(np.quantile(ratio, levels[high] - levels[low]), 1.0, _WIDEST_SUM)) if len(ratio) else 1.0
+
+    @property
+    def by_level(self) -> dict[str, float]:
+        """The factor of each level of sums."""
+        return dict(zip(SUMS, self.sums, strict=True))
 
     def widths(self, volume: Floats, horizon: int) -> Floats:
         """The factor of each series and week ahead, shape (N, horizon)."""
@@ -73,6 +108,15 @@ def volume(sales: Floats, weeks: int = 52) -> Floats:
     recent = np.abs(sales[:, -weeks:])
     seen = ~np.isnan(recent)
     return np.asarray(np.where(seen, recent, 0).sum(axis=1) / np.maximum(seen.sum(axis=1), 1))
+
+
+def _sums(level: str, w: Window, values: Floats) -> Floats:
+    """Sums of (N, H) by store, by department or over all, shape (G, H)."""
+    names = {"store": w.store, "dept": w.dept, "total": np.zeros(len(values))}[level]
+    _, member = np.unique(names, return_inverse=True)
+    sums = np.zeros((member.max(initial=-1) + 1, values.shape[1]))
+    np.add.at(sums, member, values)
+    return sums
 
 
 def _bands(horizon: int) -> NDArray[np.int64]:

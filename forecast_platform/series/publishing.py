@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -41,16 +41,20 @@ def forecastable(panel: Panel, active_weeks: int) -> tuple[Panel, pa.Table]:
 
 
 def forecast_rows(
-    shards: Iterable[ShardForecast], cutoff: dt.date, quantiles: tuple[float, ...], columns: tuple[str, ...]
+    shards: Iterable[ShardForecast],
+    cutoff: dt.date,
+    quantiles: tuple[float, ...],
+    columns: tuple[str, ...],
+    sums: Mapping[str, float] | None = None,
 ) -> pa.Table:
     """Rows of `forecasts` for one cutoff: every series, and totals by store, by department and over all.
 
     Totals come from summed sample paths, because quantiles do not add up. The paths of different series are drawn
-    independently given the model, so totals carry no common shock and their intervals are a lower bound of the truth;
-    `forecast_accuracy` measures by how much.
+    independently given the model, so their sums know no common shock: they are widened about their median by `sums`.
 
     Args:
         quantiles: levels, ascending; `columns` are their column names.
+        sums: factor of the width by level (store, dept, total), see evaluation/calibration.py; None: 1.
     """
     parts: list[pa.Table] = []
     totals: dict[tuple[str, str, str], NDArray[np.float64]] = {}
@@ -67,6 +71,9 @@ def forecast_rows(
         members = [key for key in totals if key[0] == level]
         paths = np.stack([totals[key] for key in members])  # (G, S, H)
         q = np.moveaxis(np.quantile(paths, quantiles, axis=1, method="hazen"), 0, 1)
+        if sums:
+            median = np.median(paths, axis=1)[:, None]
+            q = median + sums[level] * (q - median)
         stores, depts = np.array([k[1] for k in members]), np.array([k[2] for k in members])
         parts.append(_rows(level, stores, depts, paths.mean(axis=1), q, cutoff, columns))
     return pa.concat_tables(parts)

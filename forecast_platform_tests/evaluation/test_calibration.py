@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from statistics import NormalDist
 
 import numpy as np
@@ -28,7 +29,9 @@ def window(spread, claimed, n: int = 400, horizon: int = HORIZON, seed: int = 0,
     y = 1000 + np.where(noise > 0, skew * noise, noise)
     claimed = np.broadcast_to(claimed, (n, horizon))
     z = np.where(Z > 0, skew * Z, Z)
-    return Window(y, np.ones((n, horizon), bool), 1000 + z[None, :, None] * claimed[:, None], np.arange(n) + 1.0)
+    quantiles = 1000 + z[None, :, None] * claimed[:, None]
+    store, dept = (np.arange(n) // 20).astype(str), (np.arange(n) % 20).astype(str)
+    return Window(y, np.ones((n, horizon), bool), quantiles, np.arange(n) + 1.0, store, dept)
 
 
 def widened(w: Window, calibration: Calibration) -> np.ndarray:
@@ -103,9 +106,9 @@ def test_cells_that_do_not_count_say_nothing():
     honest = window(50, 50)
     y = honest.y.copy()
     y[::2] = 1e9
-    masked = Window(y, np.arange(400)[:, None] % 2 + np.zeros((1, HORIZON)) > 0, honest.quantiles, honest.volume)
+    masked = replace(honest, y=y, mask=np.arange(400)[:, None] % 2 + np.zeros((1, HORIZON)) > 0)
     assert np.array(Calibration.fit([masked], LEVELS).factors) == pytest.approx(np.ones((3, 4)), rel=0.15)
-    nothing = Window(y, np.zeros_like(honest.mask), honest.quantiles, honest.volume)
+    nothing = replace(honest, y=y, mask=np.zeros_like(honest.mask))
     assert Calibration.fit([nothing], LEVELS).factors == ((1.0,) * CLASSES,) * BANDS
 
 
@@ -120,6 +123,32 @@ def test_windows_add_up():
     assert 1 < one < both
 
 
+def test_sums_of_independent_series_need_nothing_more():
+    factors = Calibration.fit([window(50, 50, seed=seed) for seed in range(6)], LEVELS).sums
+    assert factors == pytest.approx((1, 1, 1), abs=0.2)
+
+
+def test_what_moves_all_series_at_once_widens_sums_and_not_series():
+    def shocked(seed: int) -> Window:
+        rng = np.random.default_rng(seed)
+        w = window(50, 50, seed=seed)
+        return replace(w, y=w.y + 25 * rng.standard_normal((1, HORIZON)))  # half of each series' own noise
+
+    calibration = Calibration.fit([shocked(seed) for seed in range(8)], LEVELS)
+    assert np.mean(calibration.factors) == pytest.approx(np.sqrt(1 + 0.25), rel=0.1)
+    store, dept, total = calibration.sums
+    assert 1.5 < store < total
+    assert 1.5 < dept < total
+    # The widened interval of the total holds 80% of weeks it never saw.
+    held = []
+    for seed in range(100, 140):
+        w = shocked(seed)
+        widths = calibration.widths(w.volume, HORIZON)
+        half = total * np.sqrt(((widths * (w.quantiles[:, -1] - w.quantiles[:, 4])) ** 2).sum(axis=0))
+        held.append(np.abs((w.y - w.quantiles[:, 4]).sum(axis=0)) <= half)
+    assert np.mean(held) == pytest.approx(0.8, abs=0.1)
+
+
 @settings(derandomize=True, deadline=None, max_examples=40)
 @given(
     seed=st.integers(0, 999),
@@ -132,10 +161,11 @@ def test_windows_add_up():
 def test_whatever_was_seen_the_median_stays_and_quantiles_ascend(seed, n, horizon, ahead, spread, share):
     rng = np.random.default_rng(seed)
     past = window(spread, 50, n, horizon, seed)
-    past = Window(past.y, rng.random(past.y.shape) < share, past.quantiles, rng.lognormal(3, 2, n))
+    past = replace(past, mask=rng.random(past.y.shape) < share, volume=rng.lognormal(3, 2, n))
     calibration = Calibration.fit([past], LEVELS)
     factors = np.array(calibration.factors)
     assert ((factors >= 0.5) & (factors <= 3)).all()
+    assert all(1 <= factor <= 30 for factor in calibration.sums)
     forecast = np.sort(rng.normal(0, 100, (5, 9, ahead)), axis=1)
     median = forecast[:, 4]
     found = combine(forecast, median, median, 1.0, calibration.widths(rng.lognormal(3, 2, 5), ahead))

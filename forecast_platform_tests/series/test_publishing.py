@@ -155,3 +155,17 @@ class TestForecastable:
             _, without = forecastable(self.PANEL(), active_weeks)
             for name in without.column_names:
                 assert without[name].type == SPECS["no_forecast"].schema.field(name).type
+
+
+def test_sums_are_widened_about_their_median_and_series_are_not() -> None:
+    rng = np.random.default_rng(0)
+    samples = rng.normal(100, 10, (5, 40, 4))
+    plain = forecast_rows(shards(samples, 2, 3), FRIDAY, LEVELS3, COLUMNS)
+    wide = forecast_rows(shards(samples, 2, 3), FRIDAY, LEVELS3, COLUMNS, {"store": 2.0, "dept": 3.0, "total": 4.0})
+    for factor, level in ((1, "series"), (2, "store"), (3, "dept"), (4, "total")):
+        a, b = (t.filter(pa.compute.equal(t["level"], level)) for t in (plain, wide))
+        assert a["p50"] == b["p50"]
+        assert a["mean"] == b["mean"]
+        for column in ("p10", "p90"):
+            before, after = (np.array(t[column]) - np.array(t["p50"]) for t in (a, b))
+            np.testing.assert_allclose(after, factor * before)
