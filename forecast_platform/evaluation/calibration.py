@@ -3,8 +3,8 @@
 Split conformal (Vovk et al. 2005; Romano et al. 2019, in units of the model's own width): on windows the model did not
 see, how much wider would its interval have had to be to hold the share it promises? The median is left alone.
 
-The same for sums: sample paths of different series are drawn independently, so the interval of their sum knows nothing of
-what moves all series at once (weather, a good year), and is widened by what the windows show of it.
+The same for sums: sample paths of different series are drawn independently, so the interval of their sum knows nothing
+of what moves all series at once (weather, a good year), and is widened by what the windows show of it.
 
 Letters: N series, Q quantiles, H weeks ahead, G sums.
 """
