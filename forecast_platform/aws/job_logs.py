@@ -56,8 +56,10 @@ class LogTail:
             self._log(f"the job's log cannot be read ({error}); see {self._group} in CloudWatch")
 
     def _streams(self) -> list[str]:
-        reply = self._client.describe_log_streams(logGroupName=self._group, logStreamNamePrefix=f"{self._job}/")
-        return [stream["logStreamName"] for stream in reply["logStreams"]]
+        pages = self._client.get_paginator("describe_log_streams").paginate(
+            logGroupName=self._group, logStreamNamePrefix=f"{self._job}/"
+        )
+        return [stream["logStreamName"] for page in pages for stream in page["logStreams"]]
 
     def _follow(self, stream: str) -> None:
         while True:

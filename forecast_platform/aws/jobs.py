@@ -36,6 +36,7 @@ from forecast_platform.engine import EngineError
 log = logging.getLogger("forecast_platform.aws")
 
 Percent = Callable[[int], None]
+_LOG_DELAY = 2.0  # seconds that the last lines take to CloudWatch
 _LOST_SIGHT = 5  # Describe calls in a row that may fail, each after boto3's own retries
 
 
@@ -200,6 +201,8 @@ class Jobs:
                     self.stop(spec.kind, name)
             self._pause(poll)
             poll = min(1.3 * poll, 30.0)
+        self._pause(_LOG_DELAY)
+        tail.read()
         if described and overdue:
             self._settle(spec, name, described, paid_now=True)
             raise JobError(

@@ -9,12 +9,15 @@ import io
 import json
 import shutil
 import tarfile
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from forecast_platform import deepar
 from forecast_platform.aws import builtin
@@ -23,10 +26,10 @@ from forecast_platform.aws.engine import SageMakerEngine
 from forecast_platform.aws.jobs import JobError
 from forecast_platform.aws.records import RecordError, Rules, check_batch, write_training
 from forecast_platform.engine import EngineError, LocalEngine, Model, ModelLost, TooLittleHistory, training_key
-from forecast_platform.series.batch import Batch, BatchError, read_batch
+from forecast_platform.series.batch import Batch, BatchError, read_batch, write_batch
 from forecast_platform.series.encoding import Categories
 from forecast_platform.series.panel import Panel
-from forecast_platform.series.target import REFERENCE, SALES, build_target, holidays_of
+from forecast_platform.series.target import REFERENCE, SALES, build_target, feature_count, holidays_of
 from forecast_platform.settings import Settings
 from forecast_platform_tests.aws.sagemaker_emulator import Emulator
 
@@ -299,6 +302,24 @@ class TestRecords:
         panel = dataclasses.replace(panel, sales=change(panel.sales))
         with pytest.raises((RecordError, deepar.ContractError), match=message):
             write_training(panel, Categories.of(panel), tmp_path / "train.json")
+
+    @settings(max_examples=15, deadline=None, derandomize=True)
+    @given(st.integers(0, 10**6), st.integers(1, 12), st.integers(57, 75), st.integers(1, 4))
+    def test_whatever_the_platform_writes_passes_and_a_value_less_does_not(self, seed, series, weeks, shards):
+        rng = np.random.default_rng(seed)
+        panel = make_panel(12, weeks, seed).select(np.arange(12) < series)
+        sales = np.where(rng.random(panel.sales.shape) < 0.3, np.nan, panel.sales - 500)
+        sales[:, rng.integers(0, weeks)] = 1.0
+        panel = dataclasses.replace(panel, sales=sales)
+        target = build_target(panel, 4, REFERENCE, holidays_of(panel))
+        categories = Categories.of(panel.select(panel.store == "1"), stand_ins=True)
+        rules = Rules.of(categories, feature_count(REFERENCE, 0, len(holidays_of(panel))), 4)
+        with tempfile.TemporaryDirectory() as folder:
+            batch = write_batch(Path(folder) / "week", panel, target, categories, shards)
+            check_batch(batch, rules)
+            for changed in ({"ahead": 3}, {"features": 0}, {"cardinality": (0, 9)}):
+                with pytest.raises(RecordError, match=r"^store 1, department 1 \(shard-000.json line 1\): "):
+                    check_batch(batch, dataclasses.replace(rules, **changed))
 
     @pytest.mark.parametrize(
         ("edit", "message"),
