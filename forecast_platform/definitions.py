@@ -11,12 +11,21 @@ from forecast_platform.defs.forecast_table import forecast_table
 from forecast_platform.defs.hand_over import hand_over, hand_over_sensor
 from forecast_platform.defs.jobs import ingest_history, weekly_forecast
 from forecast_platform.defs.lake_maintenance import lake_maintenance, nightly_maintenance
-from forecast_platform.defs.landing_sensor import landing_sensor
+from forecast_platform.defs.landing_sensor import landing, landing_sensor
 from forecast_platform.defs.raw_sales import raw_sales
 from forecast_platform.defs.resources import build_resources
 
 defs = dg.Definitions(
-    assets=[raw_sales, cleaned_series, deepar_model, batch_predictions, forecast_table, forecast_accuracy, *hand_over],
+    assets=[
+        landing,
+        raw_sales,
+        cleaned_series,
+        deepar_model,
+        batch_predictions,
+        forecast_table,
+        forecast_accuracy,
+        *hand_over,
+    ],
     asset_checks=all_checks,
     jobs=[weekly_forecast, ingest_history, lake_maintenance],
     sensors=[landing_sensor, hand_over_sensor],

@@ -1,5 +1,6 @@
 """The DeepAR model in force at a week: trained on weeks up to it (or pointing to the last training), and judged."""
 
+import datetime as dt
 import json
 
 import dagster as dg
@@ -9,10 +10,11 @@ from dagster_duckdb import DuckDBResource
 from forecast_platform import engine
 from forecast_platform.defs import pictures
 from forecast_platform.defs.cleaned_series import cleaned_series
-from forecast_platform.defs.partitions import OWNERS, as_known, history, weekly, weeks_of
+from forecast_platform.defs.partitions import OWNERS, PINNED, as_known, history, weekly, weeks_of
 from forecast_platform.defs.resources import Platform, lake_connection
 from forecast_platform.defs.stage import Stage
 from forecast_platform.lake.lake import run_columns
+from forecast_platform.pinning import pinned_training
 from forecast_platform.series.cleaning import read_panel
 
 
@@ -32,17 +34,16 @@ def deepar_model(
     stage, (week,), mode = Stage(context), weeks_of(context), as_known(context)
     settings, lake = platform.settings, platform.lake
     platform.engine.run_id = context.run_id
+    pin = context.run.tags.get(PINNED) or settings.model_name
     try:
-        candidates = platform.engine.candidates(settings)
-        with lake_connection(platform, duckdb) as con:
-            panel = read_panel(con, week, mode, settings.declarations, settings.country)
-    except ValueError as error:
-        raise dg.Failure(f"up to {week}, as known {mode}: {error}", allow_retries=False) from error
-    trained_as_of = engine.training_week(week, settings.calendar, settings.retrain_every_weeks)
-    panel = engine.training_panel(panel, trained_as_of, candidates)
-    try:
-        model = platform.engine.train(panel, candidates, stage.progress, settings.num_samples)
-    except (ValueError, engine.EngineError) as error:  # too little history, a covariate that ends too early
+        if pin:
+            trained = lake.read("models", columns=["version", "trained_as_of", "training_digest"]).to_pylist()
+            model = platform.engine.model(pinned_training(trained, pin, week))
+            why = f"pinned by {PINNED if PINNED in context.run.tags else 'FORECAST_MODEL_NAME'}; when trained: "
+        else:
+            model = _train(stage, platform, duckdb, week, mode)
+            why = ""
+    except (ValueError, engine.ModelLost, engine.EngineError) as error:
         raise dg.Failure(str(error), stage.receipt(platform.engine), allow_retries=False) from error
     judgement = model.judgement
     row = {
@@ -63,7 +64,7 @@ def deepar_model(
         "naive_wape": judgement.naive_wape,
         "naive_wql": judgement.naive_wql,
         "verdict": judgement.verdict,
-        "why": judgement.why,
+        "why": why + judgement.why,
         **run_columns(context.run_id),
     }
     schema = lake.specs["models"].schema
@@ -80,7 +81,7 @@ def deepar_model(
             covariates=list(model.features),
             interval_factors=dg.MetadataValue.json([list(row) for row in model.calibration.factors]),
             verdict=judgement.verdict,
-            why=judgement.why,
+            why=why + judgement.why,
             training_seconds=round(model.train_seconds, 1),
             training_windows=model.train_windows,
             artifact=dg.MetadataValue.path(str(model.artifact)),
@@ -89,3 +90,17 @@ def deepar_model(
             **stage.receipt(platform.engine),
         )
     )
+
+
+def _train(stage: Stage, platform: Platform, duckdb: DuckDBResource, week: dt.date, mode: str) -> engine.Model:
+    """The model in force at the week: stored, or trained now. Raises ValueError or EngineError when it can't be."""
+    settings = platform.settings
+    try:
+        candidates = platform.engine.candidates(settings)
+        with lake_connection(platform, duckdb) as con:
+            panel = read_panel(con, week, mode, settings.declarations, settings.country)
+    except ValueError as error:
+        raise ValueError(f"up to {week}, as known {mode}: {error}") from error
+    trained_as_of = engine.training_week(week, settings.calendar, settings.retrain_every_weeks)
+    panel = engine.training_panel(panel, trained_as_of, candidates)
+    return platform.engine.train(panel, candidates, stage.progress, settings.num_samples)

@@ -1,18 +1,29 @@
 """Files that land start the runs of their weeks. See landing/trigger.py for the rules."""
 
 import datetime as dt
+from collections.abc import Iterable, Sequence
 
 import dagster as dg
 
+from forecast_platform.aws.queue import Message, Queue, QueueError
 from forecast_platform.defs.jobs import history_assets, ingest_history, weekly_forecast
-from forecast_platform.defs.partitions import weekly
+from forecast_platform.defs.partitions import PINNED, weekly
 from forecast_platform.defs.resources import Platform
 from forecast_platform.landing.contract import weeks_in
 from forecast_platform.landing.ingest import Ledger
-from forecast_platform.landing.store import LandingObject
-from forecast_platform.landing.trigger import Memory, Request, next_request, notice
+from forecast_platform.landing.store import Landing, LandingObject, S3Landing
+from forecast_platform.landing.trigger import Memory, Request, keys_to_look_at, next_request, notice
 from forecast_platform.series.cleaning import newest_complete_week
 from forecast_platform.weeks import key
+
+# Where the files lie before anything is done with them. The Lambda reports each file here (aws/lambda_function.py).
+landing = dg.AssetSpec(
+    "landing",
+    group_name="landing",
+    kinds={"file"},
+    owners=["team:forecasting"],
+    description="The folder or bucket where files land. Other people's programs write it.",
+)
 
 # Every run that this sensor starts carries the tag; one of them at a time.
 LANDING_TAG = {"forecast/started_by": "landing"}
@@ -21,6 +32,7 @@ _UNFINISHED = [
     for s in dg.DagsterRunStatus
     if s not in (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 ]
+_MOST_OBSERVATIONS = 100  # of one tick
 
 
 @dg.sensor(
@@ -30,18 +42,19 @@ _UNFINISHED = [
     description=__doc__,
 )
 def landing_sensor(context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]) -> dg.SensorResult:
-    settings, lake, landing = platform.settings, platform.lake, platform.landing
+    settings, lake, place = platform.settings, platform.lake, platform.landing
     now = dt.datetime.now(dt.UTC)
     memory = Memory.load(context.cursor, now)
     ledger = Ledger.of(lake)
-    new = [o for o in landing.list(known=ledger.objects) if ledger.is_news(o)]
+    objects, troubles = _look(context.instance, settings.queue_url, place, memory, ledger, now)
+    new = [o for o in objects if ledger.is_news(o)]
 
     def weeks_touched(obj: LandingObject) -> list[dt.date]:
-        weeks = weeks_in(landing.read(obj), obj.key, settings.contract, settings.calendar)
+        weeks = weeks_in(place.read(obj), obj.key, settings.contract, settings.calendar)
         return ledger.touched(obj, weeks, settings.calendar, settings.calendar.last_started(now))
 
     notice(memory, new, weeks_touched, settings.calendar, now)
-    parked = "; ".join(f"{name} waits: {why}" for name, why in sorted(memory.parked.items()))
+    troubles += [f"{name} waits: {why}" for name, why in sorted(memory.parked.items())]
     busy = context.instance.get_runs_count(dg.RunsFilter(tags=LANDING_TAG, statuses=_UNFINISHED))
     request = None
     if not busy:
@@ -53,34 +66,76 @@ def landing_sensor(context: dg.SensorEvaluationContext, platform: dg.ResourcePar
             settings.calendar.last_started(now),
         )
     if request:
-        if parked:
-            context.log.info(parked)
+        if troubles:
+            context.log.info("; ".join(troubles))
         return dg.SensorResult(run_requests=[_run_request(request, history_assets(lake))], cursor=memory.dump())
     waiting = ", ".join(sorted(memory.pending)[:5]) or "nothing"
     reason = f"a run is going; waiting for it: {waiting}" if busy else "nothing new landed"
-    return dg.SensorResult(skip_reason="; ".join(filter(None, [reason, parked])), cursor=memory.dump())
+    return dg.SensorResult(skip_reason="; ".join([reason, *troubles]), cursor=memory.dump())
+
+
+def _look(
+    instance: dg.DagsterInstance, queue_url: str, place: Landing, memory: Memory, ledger: Ledger, now: dt.datetime
+) -> tuple[Sequence[LandingObject], list[str]]:
+    """What lies in the landing place, as far as there may be news; and the troubles with what tells of it."""
+    if not isinstance(place, S3Landing):
+        return place.list(known=ledger.objects), []
+    remembered, queue, troubles = memory.waiting, Queue(queue_url), []
+    messages: list[Message] = []
+    hears = bool(queue_url)
+    try:
+        messages = queue.receive() if queue_url else []
+    except QueueError as error:
+        hears = False
+        troubles.append(f"{error}; listed instead")
+    urls = {event.url for message in messages for event in message.events} | _observed(instance, memory)
+    keys = None
+    if hears or memory.observed:
+        keys = keys_to_look_at(memory, _keys_below(place, urls), now)
+        memory.listed = now.isoformat() if keys is None else memory.listed
+    objects = place.look(keys) if keys is not None else place.list()
+    # The cursor stored last time, or the lake, holds the effect of every message but those that name something else.
+    fresh = {o.key for o in objects if ledger.is_news(o)} - remembered
+    told = {m.message_id: _keys_below(place, (e.url for e in m.events)) for m in messages}
+    try:
+        queue.delete([m for m in messages if not m.trouble and not told[m.message_id] & fresh])
+    except QueueError as error:
+        troubles.append(str(error))
+    troubles += [
+        f"message {m.message_id} is left for the dead-letter queue: {m.trouble}" for m in messages if m.trouble
+    ]
+    return objects, troubles
+
+
+def _observed(instance: dg.DagsterInstance, memory: Memory) -> set[str]:
+    """Addresses of the files that the Lambda reported since the last look, which are then taken in."""
+    since = dg.AssetRecordsFilter(asset_key=landing.key, after_storage_id=memory.observed)
+    urls = set()
+    for record in instance.fetch_observations(since, limit=_MOST_OBSERVATIONS, ascending=True).records:
+        memory.observed = record.storage_id
+        metadata = record.asset_observation.metadata if record.asset_observation else {}
+        urls.add(str(metadata["url"].value) if "url" in metadata else "")
+        memory.model = str(metadata["model"].value) if "model" in metadata else ""
+    return urls
+
+
+def _keys_below(place: S3Landing, urls: Iterable[str]) -> set[str]:
+    return {url.removeprefix(f"{place.url}/") for url in urls if url.startswith(f"{place.url}/")}
 
 
 def _run_request(request: Request, history: list[str]) -> dg.RunRequest:
+    tags = LANDING_TAG | ({PINNED: request.model} if request.model else {})
     if request.kind == "history":
         first, last = (key(w) for w in (request.first, request.last))
         return dg.RunRequest(
             run_key=request.run_key,
             job_name=ingest_history.name,
             asset_selection=[dg.AssetKey(name) for name in history],
-            tags={
-                **LANDING_TAG,
-                "dagster/asset_partition_range_start": first,
-                "dagster/asset_partition_range_end": last,
-            },
+            tags={**tags, "dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last},
         )
     # An unknown partition would end the whole tick, again and again; the trigger parks such weeks, so this cannot be.
     assert weekly.has_partition_key(key(request.last)), f"{request.last} is no week of this calendar"
     job, only = (ingest_history, [dg.AssetKey("raw_sales")]) if request.kind == "files" else (weekly_forecast, None)
     return dg.RunRequest(
-        run_key=request.run_key,
-        job_name=job.name,
-        partition_key=key(request.last),
-        asset_selection=only,
-        tags=LANDING_TAG,
+        run_key=request.run_key, job_name=job.name, partition_key=key(request.last), asset_selection=only, tags=tags
     )

@@ -24,6 +24,9 @@ OWNERS = ["team:forecasting"]
 # Tag of a run (or backfill) that asks for forecasts from the data versions that had landed at the time.
 AS_KNOWN = "forecast/as_known"
 
+# Tag of a run that forecasts with the model of this version (see the models table) instead of training.
+PINNED = "forecast/model"
+
 
 def weeks_of(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> list[dt.date]:
     """The weeks of this run, ascending."""

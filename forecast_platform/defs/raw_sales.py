@@ -14,6 +14,7 @@ from forecast_platform.weeks import key
 
 
 @dg.asset(
+    deps=["landing"],
     partitions_def=weekly,
     backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=500),
     group_name="landing",

@@ -12,10 +12,11 @@ import datetime as dt
 import functools
 import hashlib
 import os
+import random
 import stat
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -118,7 +119,7 @@ def _checked(key: str) -> str:
     return key
 
 
-def _oldest_first(objects: Iterator[LandingObject]) -> list[LandingObject]:
+def _oldest_first(objects: Iterable[LandingObject]) -> list[LandingObject]:
     return sorted(objects, key=lambda obj: (obj.arrived_at, obj.key))
 
 
@@ -255,6 +256,8 @@ def _moment(nanoseconds: int) -> dt.datetime:
 
 # --- S3
 
+TRIES = 5  # of one request, with waits that double and vary at random: some 8 seconds in all
+
 
 class S3Landing:
     """A prefix of an S3 bucket. Credentials, region and endpoint (AWS_ENDPOINT_URL) are boto3's own business.
@@ -273,24 +276,37 @@ class S3Landing:
 
     @functools.cached_property
     def _client(self) -> Any:
-        import boto3  # half a second that folders need not pay
-        from botocore.config import Config
+        from forecast_platform.aws.clients import client
 
-        retries = {"mode": "standard", "max_attempts": 5}
-        # A session of our own: boto3's default one is shared by threads and remembers old credentials.
-        return boto3.Session().client("s3", config=Config(retries=retries, connect_timeout=10))
+        # Fewer tries than elsewhere on AWS: a sensor's tick has 60 seconds, and the next one tries again.
+        return client("s3", retries={"mode": "adaptive", "max_attempts": TRIES})
 
     def list(self, known: Mapping[str, LandingObject] = {}) -> list[LandingObject]:
         """See Landing.list. Listings carry the ETag, so `known` saves nothing here."""
         with self._explained(self.url, "s3:ListBucket"):
             return _oldest_first(self._objects())
 
+    def look(self, keys: Iterable[str]) -> Sequence[LandingObject]:
+        """Those of the objects named by `keys` that lie here now, as `list` would show them.
+
+        Raises:
+            LandingError: one can't be looked at.
+        """
+        found = (self._look(key) for key in keys if _wanted(key))
+        return _oldest_first(obj for obj in found if obj)
+
     def read(self, obj: LandingObject) -> bytes:
-        """See Landing.read."""
+        """See Landing.read. A transfer that breaks off or arrives damaged is tried again; botocore retries requests,
+        but not the bodies of their replies."""
+        from botocore.exceptions import FlexibleChecksumError, IncompleteReadError, ResponseStreamingError
+
+        where = {"Bucket": self.bucket, "Key": self.prefix + obj.key, "IfMatch": f'"{obj.version}"'}
         with self._explained(obj.key, "s3:GetObject"):
-            reply = self._client.get_object(Bucket=self.bucket, Key=self.prefix + obj.key, IfMatch=f'"{obj.version}"')
-            data: bytes = reply["Body"].read()
-        return data
+            for tries in range(1, TRIES):
+                with contextlib.suppress(FlexibleChecksumError, IncompleteReadError, ResponseStreamingError):
+                    return bytes(self._client.get_object(**where)["Body"].read())
+                time.sleep(random.uniform(0, 2**tries))  # noqa: S311, jitter is no secret
+            return bytes(self._client.get_object(**where)["Body"].read())
 
     def put(self, key: str, data: bytes) -> LandingObject:
         """See Landing.put."""
@@ -298,6 +314,18 @@ class S3Landing:
         with self._explained(key, "s3:PutObject and s3:GetObject"):
             self._client.put_object(**where, Body=data)
             head = self._client.head_object(**where)
+        return _s3_object(key, head["ETag"], head["ContentLength"], head["LastModified"])
+
+    def _look(self, key: str) -> LandingObject | None:
+        from botocore.exceptions import ClientError
+
+        with self._explained(key, "s3:GetObject and s3:ListBucket"):
+            try:
+                head = self._client.head_object(Bucket=self.bucket, Key=self.prefix + key)
+            except ClientError as error:
+                if error.response["Error"]["Code"] == "404":
+                    return None
+                raise
         return _s3_object(key, head["ETag"], head["ContentLength"], head["LastModified"])
 
     def _objects(self) -> Iterator[LandingObject]:
@@ -334,6 +362,8 @@ class S3Landing:
             return f"access denied; allow {permission} on the bucket to the identity this process runs as"
         if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"):
             return "the AWS credentials were refused; renew them"
+        if code in ("SlowDown", "503", "ServiceUnavailable", "ThrottlingException", "RequestLimitExceeded"):
+            return f"S3 asks to slow down; it was tried {TRIES} times, and the next look tries again"
         return "S3 refused the request; see the code and try again"
 
 

@@ -5,6 +5,9 @@ drop of many weeks is history: one run brings all of it in, then one forecast is
 week behind the newest is restated, and the newest week is forecast again afterwards. Files whose weeks have not begun,
 or lie before the first week, are parked and named. Files without a readable week still get a run, which quarantines
 them with a reason.
+
+Where somebody tells of landed files (S3 events by queue or Lambda), a look goes to the files told of and to those
+remembered. What telling loses, a full listing finds, every RECONCILE.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -22,6 +25,9 @@ from forecast_platform.weeks import WeekCalendar, key
 
 Kind = Literal["week", "history", "files"]
 
+RECONCILE = dt.timedelta(minutes=10)
+MOST_LOOKS = 50  # objects looked at one by one; a listing tells of 1,000 in the time of one look
+
 
 @dataclass(frozen=True)
 class Request:
@@ -29,12 +35,14 @@ class Request:
 
     kind: "week" runs the whole graph for `last` (= `first`), "history" brings in first .. last without forecasting,
     "files" only reads files that belong to no week.
+    model: version of the model that the run is pinned to; empty: none.
     """
 
     kind: Kind
     first: dt.date
     last: dt.date
     run_key: str
+    model: str = ""
 
 
 @dataclass
@@ -50,6 +58,10 @@ class Memory:
         parked: object key -> why it waits.
         spans: object key -> [version, first week, last week] of the parked, which need not be looked into again.
         refresh: the newest complete week is to be forecast when nothing else waits.
+        later: object keys not looked into yet, because there was too much to read at one time.
+        listed: when everything was last listed, ISO 8601, where files are told of; empty: not yet.
+        observed: number of the last observation of the landing place taken in (Dagster's storage id).
+        model: version of the model that the Lambda pins, as last observed.
     """
 
     epoch: str
@@ -60,6 +72,15 @@ class Memory:
     parked: dict[str, str] = field(default_factory=dict)
     refresh: bool = False
     spans: dict[str, list[str]] = field(default_factory=dict)
+    later: list[str] = field(default_factory=list)
+    listed: str = ""
+    observed: int = 0
+    model: str = ""
+
+    @property
+    def waiting(self) -> set[str]:
+        """Keys that are looked at each time until the lake holds their content, without being told of again."""
+        return {*self.requested, *self.parked, *self.later}
 
     @classmethod
     def load(cls, cursor: str | None, now: dt.datetime) -> Memory:
@@ -73,7 +94,14 @@ class Memory:
         self.sent += 1
         # A run reads everything that has landed, so nothing loose is left to wait for.
         self.loose = []
-        return Request(kind, first, last, f"{key(last)}:{content}:{self.epoch}.{self.sent}")
+        return Request(kind, first, last, f"{key(last)}:{content}:{self.epoch}.{self.sent}", self.model)
+
+
+def keys_to_look_at(memory: Memory, told: Iterable[str], now: dt.datetime) -> list[str] | None:
+    """The objects to look at, when those `told` of have news; None: list everything."""
+    keys = {*told, *memory.waiting}
+    due = not memory.listed or now - dt.datetime.fromisoformat(memory.listed) >= RECONCILE
+    return None if due or len(keys) > MOST_LOOKS else sorted(keys)
 
 
 def notice(
@@ -87,14 +115,15 @@ def notice(
     """Put new objects into the memory: under the weeks they hold, or parked, or loose.
 
     Args:
-        new: objects whose content the ledger does not hold, oldest arrival first.
+        new: objects whose content the ledger does not hold, oldest arrival first: of all that lie there, or of those
+            from keys_to_look_at.
         weeks_in: the weeks a sales file holds; raises FileRefused when that cannot be told.
         byte_limit: size of the files looked into at one time; the rest is noticed the next time.
     """
     newest = calendar.last_started(now)
     memory.requested = {o.key: o.version for o in new if memory.requested.get(o.key) == o.version}
     spans = {o.key: memory.spans[o.key] for o in new if memory.spans.get(o.key, [""])[0] == o.version}
-    memory.parked, memory.spans = {}, {}
+    memory.parked, memory.spans, memory.later = {}, {}, []
     looked_into = 0
     for obj in new:
         if obj.kind is None or obj.key in memory.requested:
@@ -105,6 +134,7 @@ def notice(
                 memory.parked[obj.key], memory.spans[obj.key] = why, spans[obj.key]
                 continue
         if looked_into and looked_into + obj.size > byte_limit:
+            memory.later.append(obj.key)
             continue
         looked_into += obj.size
         try:

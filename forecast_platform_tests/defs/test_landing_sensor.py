@@ -70,7 +70,19 @@ def next_week(graph: Graph) -> dt.date:
 
 
 W = [dt.date(2025, 1, 3) + dt.timedelta(weeks=i) for i in range(5)]
-AT_REST = {"sent": 0, "requested": {}, "pending": {}, "loose": [], "parked": {}, "refresh": False, "spans": {}}
+AT_REST = {
+    "sent": 0,
+    "requested": {},
+    "pending": {},
+    "loose": [],
+    "parked": {},
+    "refresh": False,
+    "spans": {},
+    "later": [],
+    "listed": "",
+    "observed": 0,
+    "model": "",
+}
 
 
 def test_nothing_landed_is_a_skip_that_says_so(sensor: Ticking):
