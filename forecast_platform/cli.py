@@ -485,6 +485,20 @@ def predict(input_path: Path, output_path: Path, model_path: Path, config: str, 
     click.echo(f"{output_path}: {lines:,} forecasts")
 
 
+@deepar_group.command()
+@click.option("--model", "model_path", default=Path("model.tar.gz"), show_default=True, type=_EXISTING)
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=8080, show_default=True)
+def serve(model_path: Path, host: str, port: int) -> None:
+    """Answer SageMaker's requests (/ping, /invocations) with a model, as our image does in Batch Transform.
+
+    The environment says how, as there: DEEPAR_INFERENCE_CONFIG, DEEPAR_SEED, MODEL_SERVER_WORKERS.
+    """
+    from forecast_platform.aws.serving import serve as serve_model
+
+    sys.exit(serve_model(model_path, host, port))
+
+
 # ---------------------------------------------------------------------------------------------- shared
 
 

@@ -207,7 +207,7 @@ def test_lines_in_memory_read_as_a_file_of_them_and_are_named_by_their_number(tm
     lines = [json.dumps(GOOD).encode(), b"", json.dumps({**GOOD, "target": [2]}).encode()]
     (tmp_path / "a.json").write_bytes(b"\n".join(lines))
     same(from_lines(lines, "request"), read_records(tmp_path / "a.json"))
-    with pytest.raises(ContractError, match="^request line 12: field 'start' is missing"):
+    with pytest.raises(ContractError, match=r"^request line 12: field 'start' is missing"):
         from_lines([*lines[:2], b'{"target": [1]}'], "request", first=10)
     with pytest.raises(ContractError, match="hold no records"):
         from_lines([b"", b"\n"], "request")
