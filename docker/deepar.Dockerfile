@@ -1,0 +1,27 @@
+# Our DeepAR image for SageMaker training and Batch Transform:
+#   docker build --platform linux/amd64 --file docker/deepar.Dockerfile --tag forecast-deepar .
+# SageMaker starts it as `forecast-container train` and `forecast-container serve`; on a laptop, over a folder laid out
+# as /opt/ml:
+#   docker run --rm --user "$(id -u)" --volume "$PWD/ml:/opt/ml" forecast-deepar train
+FROM python:3.11-slim
+
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1
+
+WORKDIR /usr/src/forecast-platform
+
+# The big layer first: it changes with the pinned version alone. PyPI's torch for Linux brings CUDA, 3 GB that inference
+# and networks this small have no use for.
+COPY constraints.txt ./
+RUN python -m pip install "$(sed -n 's/^torch==/torch==/p' constraints.txt)" \
+        --index-url https://download.pytorch.org/whl/cpu --extra-index-url https://pypi.org/simple
+
+COPY pyproject.toml README.md LICENSE ./
+COPY forecast_platform ./forecast_platform
+RUN python -m pip install --constraint constraints.txt .
+
+# SageMaker mounts /opt/ml owned by root and runs the image as its user says. Files that it puts there are root's own, so
+# this image stays with root, whom SageMaker's own isolation confines; `docker run --user` makes it anybody elsewhere.
+WORKDIR /opt/ml
+
+# The exec form, and no init in front: SIGTERM has to reach the process itself, whose exit code is the job's.
+ENTRYPOINT ["forecast-container"]
