@@ -144,7 +144,8 @@ def decide(
         return Action("reuse", "it completed")
     if cause is None:
         return _next(attempt, "it is being deleted", 0.0, Cause.UNKNOWN)
-    why = ": ".join(text for text in (state.status, state.reason or state.detail) if text)
+    told = "without its outputs" if cause is Cause.ARTEFACTS else state.reason or state.detail
+    why = ": ".join(text for text in (state.status, told) if text)
     if not ours:
         if not cause.again:
             return Action("fail", f"{why}; {cause.advice}", cause=cause)

@@ -92,12 +92,6 @@ class TestFailures:
         assert "remove num_cells" not in result.failures["deepar_model"]
         assert "remove num_networks from FORECAST_HYPERPARAMETERS" in result.failures["deepar_model"]
 
-    def test_a_damaged_output(self, graph, sagemaker, week):
-        sagemaker.faults.add("CreateTransformJob", "corrupt_output", detail="truncate")
-        result = graph.week(week, STEPS)
-        assert "shard-000.json.out" in result.failures["batch_predictions"]
-        assert graph.week(week, STEPS).success
-
 
 class TestCancelled:
     def test_a_cancelled_run_stops_its_job(self, graph, sagemaker, week):
