@@ -76,8 +76,9 @@ def newest(events: Iterable[ObjectEvent]) -> list[ObjectEvent]:
     return [last[url] for url in sorted(last)]
 
 
-def _newness(event: ObjectEvent) -> tuple[str, str, str, str, int]:
-    return event.order, event.time, event.version_id, event.etag, event.size
+def _newness(event: ObjectEvent) -> tuple[object, ...]:
+    # By order and time; the rest decides between equals, always in the same way.
+    return event.order, event.time, event.version_id, event.etag, event.size, event.sequencer
 
 
 def _parse(body: Any, enveloped: bool) -> list[ObjectEvent]:
