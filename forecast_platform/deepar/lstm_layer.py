@@ -1,4 +1,4 @@
-"""The LSTM layer: one step's elementwise half, and the unroll over all steps with its own backward pass.
+"""The LSTM: one step's elementwise half, and the unroll of all layers over all steps with its own backward pass.
 
 Dimension letters as in network.py. Gate order: input, forget, output, candidate (Hochreiter and Schmidhuber 1997,
 with the forget gate of Gers et al. 2000). tanh(x) = 2 sigmoid(2x) - 1 and torch's sigmoid takes a tenth of its
@@ -9,6 +9,7 @@ between steps is twice the cell.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -16,9 +17,9 @@ from torch import Tensor
 
 from forecast_platform.deepar.arithmetic import large_products
 
-_MINUS_ONE = torch.tensor(-1.0)
+_MINUS_ONE, _MINUS_TWO = torch.tensor(-1.0), torch.tensor(-2.0)
+LARGE = 1_000_000  # multiplications of a tick's product from which oneDNN makes up for its later start
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
-_tanh_backward = torch.ops.aten.tanh_backward.grad_input
 
 
 def doubled_candidate(rows: Tensor, dim: int = 0) -> Tensor:
@@ -53,90 +54,169 @@ def project(weight: Tensor, x: Tensor, constant: Tensor, out: Tensor | None = No
 
 
 class Workspace:
-    """Buffers of an unroll over T steps of N cells and B columns, and their views per step.
+    """Buffers of an unroll of L layers of N cells over T steps of B columns, and their views per tick.
 
-    They are used again batch after batch: some hundreds of views and their memory cost a tenth of a training step.
+    Per tick and layer, one below the other:
+        rows: the layer's inputs, and N hidden states before the step.
+        block: 2 tanh of the candidate, twice the cell before the step, then the gates input, forget, candidate (as a
+            sigmoid) and output. In this order one product serves three gates on the way back.
+
+    All is used again batch after batch: some hundreds of views and their memory cost a tenth of a training step.
     """
 
-    def __init__(self, x: Tensor, n: int) -> None:
-        steps, _, batch = x.shape
-        self.gates, self.d_gates = (x.new_zeros(steps, 4 * n, batch) for _ in range(2))
-        # row 0 is the state before the first step and stays 0
-        self.hidden, self.cell, self.half = (x.new_zeros(steps + 1, n, batch) for _ in range(3))
-        self.squashed, self.through = (x.new_zeros(steps, n, batch) for _ in range(2))
-        h, c, s = self.hidden.unbind(0), self.cell.unbind(0), self.squashed.unbind(0)
-        parts = [whole.chunk(4) for whole in self.gates]
-        self.forward = list(zip(self.gates.unbind(0), parts, h[:-1], c[:-1], h[1:], c[1:], s, strict=True))
-        sigmoids, d_sigmoids = (whole[:, : 3 * n].unbind(0) for whole in (self.gates, self.d_gates))
-        d_parts = [whole.chunk(4) for whole in self.d_gates]
-        halves = self.half[:-1].unbind(0)
-        known = zip(parts, sigmoids, halves, s, self.through.unbind(0), strict=True)
-        wanted = zip(self.d_gates.unbind(0), d_sigmoids, d_parts, strict=True)
-        self.backward = list(zip(known, wanted, strict=True))
+    def __init__(self, x: Tensor, n: int, layers: int) -> None:
+        steps, features, batch = x.shape
+        ticks = steps + layers - 1
+        self.steps, self.layers, self.cells = steps, layers, n
+        self.inputs = inputs = features if layers == 1 else max(features, n)
+
+        def zeros(*shape: int) -> Tensor:
+            return x.new_zeros(*shape, batch)
+
+        # rows and block are a tick longer: a step leaves its state where the next one looks for it
+        self.rows = zeros(ticks + 1, layers, inputs + n)
+        self.block = zeros(ticks + 1, layers, 6 * n)
+        self.squashed = zeros(ticks, layers, n)
+        self.d_gates = zeros(ticks, layers, 4 * n)
+        self.through, self.dc = zeros(layers, n), zeros(layers, n)
+        self.d_rows = zeros(layers, 2 * n if layers > 1 else n)
+        self.constant = zeros(layers, 4 * n)
+        self.weights = x.new_zeros(layers, 4 * n, inputs + n)
+        self.products = large_products(x.device) if self.weights.numel() * batch > LARGE else nullcontext()
+
+        hidden = self.rows[:, :, inputs:]
+        self.top = hidden[layers:, -1]
+        gates, parts = self.block[:, :, 2 * n :], self.block.view(ticks + 1, layers, 6, n, batch)
+        g, c, i, f, candidate, o = parts.unbind(2)
+        whole_tick = _by_tick(self.rows, gates, hidden[1:, :-1], self.rows[1:, 1:, :n])
+        per_part = _by_tick(g, c, c[1:], i, f, candidate, o, self.squashed, hidden[1:])
+        self.forward = list(zip(whole_tick, per_part, strict=True))
+        d_parts = self.d_gates.view(ticks, layers, 4, n, batch)
+        known = _by_tick(parts[:, :, :3], gates, f, o, self.squashed, hidden[1:])
+        self.backward = list(zip(known, _by_tick(self.d_gates, d_parts[:, :, :3], d_parts[:, :, 3]), strict=True))
+
+
+def _by_tick(*buffers: Tensor) -> list[tuple[Tensor, ...]]:
+    return list(zip(*(buffer.unbind(0) for buffer in buffers), strict=False))
 
 
 Spare = dict[tuple[Any, ...], list[Workspace]]
 """Workspaces not in use, by shape and type."""
 
 
-class LSTMLayer(torch.autograd.Function):
-    """Hidden states (T, N, B) from inputs x (T, I, B), from a zero state.
+def _in_block(rows: Tensor) -> Tensor:
+    """Rows of the gates as parameters have them, in a block's order and the candidate's doubled."""
+    i, f, o, g = rows.chunk(4)
+    return torch.cat([i, f, 2.0 * g, o])
 
-    constant (4N, B) or (4N, 1) is added to the gates' sums at each step. One buffer holds the projected inputs and
-    then, in place, all gates, so a step costs one matrix product and a handful of elementwise calls; autograd's tape
-    would record some twenty. A workspace is taken from `spare` and given back by the backward pass; the hidden states
-    lie in it and last until then, and autograd refuses to go back twice where the next batch has written over them.
+
+def _from_block(grad: Tensor) -> Tensor:
+    """Gradients (..., 4N, K) of rows as a block has them, in the parameters' order.
+
+    The candidate's come as an eighth: its row was doubled, and its sigmoid enters twice the cell four times over.
+    """
+    i, f, g, o = grad.chunk(4, -2)
+    return torch.cat([i, f, o, 8.0 * g], -2)
+
+
+class LSTMLayers(torch.autograd.Function):
+    """Hidden states (T, N, B) of the last layer from inputs x (T, F, B), from a zero state.
+
+    constant (4N, B) is added to the first layer's sums at each step. keep (layers - 1, N, B) multiplies what a layer
+    hands to the next, or is None. weights are each layer's w_in, then each layer's w_rec, then the bias of each but
+    the first.
+
+    Layer l computes step t at tick t + l, when the layer below has just left that step's input. So all layers share
+    the calls of a tick, a matrix product and some ten elementwise ones, where autograd's tape would record some
+    twenty a layer. An upper layer's first ticks and a lower one's last are no steps: what they compute is cleared or
+    never read, and has no gradient.
+
+    A workspace is taken from `spare` and given back by the backward pass; the hidden states lie in it and last until
+    then, and autograd refuses to go back twice where the next batch has written over them.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w_in: Tensor, constant: Tensor, w_rec: Tensor, spare: Spare) -> Tensor:
-        n = w_rec.shape[1]
-        key = (x.shape[0], n, x.shape[2], x.dtype, x.device)
-        unused = spare.setdefault(key, [])
-        work = unused.pop() if unused else Workspace(x, n)
-        with large_products(x.device):
-            project(doubled_candidate(w_in), x, doubled_candidate(constant), out=work.gates)
-        recurrent = doubled_candidate(w_rec)
-        for gates, parts, h, c, h_next, c_next, s in work.forward:
-            gates.addmm_(recurrent, h)
-            lstm_cell(gates, parts, c, h_next, c_next, s)
-        ctx.save_for_backward(x, w_in, w_rec, work.gates, work.hidden, work.cell, work.squashed)
-        ctx.work, ctx.unused, ctx.one_constant = work, unused, constant.shape[1] == 1
-        return work.hidden[1:]
+    def forward(
+        ctx: Any, x: Tensor, constant: Tensor, keep: Tensor | None, spare: Spare, layers: int, *weights: Tensor
+    ) -> Tensor:
+        w_in, w_rec, biases = weights[:layers], weights[layers : 2 * layers], weights[2 * layers :]
+        n = w_rec[0].shape[1]
+        unused = spare.setdefault((*x.shape, n, layers, x.dtype, x.device), [])
+        work = unused.pop() if unused else Workspace(x, n, layers)
+        work.rows[: work.steps, 0, : x.shape[1]] = x
+        work.constant[0] = _in_block(constant)
+        for layer, bias in enumerate(biases, 1):
+            work.constant[layer] = _in_block(bias)[:, None]
+        for into, inputs, recurrent in zip(work.weights, w_in, w_rec, strict=True):
+            into[:, : inputs.shape[1]] = _in_block(inputs)
+            into[:, work.inputs :] = _in_block(recurrent)
+        with work.products:
+            for tick, ((rows, gates, lower, above), parts) in enumerate(work.forward):
+                g, c, c_next, i, f, candidate, o, squashed, h = parts
+                torch.bmm(work.weights, rows, out=gates)
+                gates.add_(work.constant)
+                gates.sigmoid_()
+                torch.add(_MINUS_TWO, candidate, alpha=4, out=g)
+                torch.mul(f, c, out=c_next)
+                c_next.addcmul_(i, g)
+                torch.sigmoid(c_next, out=squashed)
+                torch.add(_MINUS_ONE, squashed, alpha=2, out=squashed)
+                torch.mul(o, squashed, out=h)
+                if tick < layers - 1:
+                    c_next[tick + 1 :] = 0.0
+                    h[tick + 1 :] = 0.0
+                if keep is not None:
+                    torch.mul(lower, keep, out=above)
+                elif layers > 1:
+                    above.copy_(lower)
+        ctx.save_for_backward(work.rows, work.block, work.squashed)
+        ctx.work, ctx.unused, ctx.keep, ctx.widths = work, unused, keep, [w.shape[1] for w in w_in]
+        return work.top
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, w_in, w_rec, gates, hidden, cell, squashed = ctx.saved_tensors
-        work, n = ctx.work, w_rec.shape[1]
-        d_gates = work.d_gates
-        torch.mul(cell, 0.5, out=work.half)
-        # d cell / d hidden = o (1 - tanh(cell)^2) = o - h tanh(cell)
-        torch.addcmul(gates[:, 2 * n : 3 * n], hidden[1:], squashed, value=-1.0, out=work.through)
-        dh, dc = torch.zeros_like(cell[0]), torch.zeros_like(cell[0])
-        back, d_hidden = w_rec.t().contiguous(), grads[0].unbind(0)
-        for t in range(len(gates) - 1, -1, -1):
-            ((i, f, _, g), sigmoids, c, s, through), (d_all, d_sigmoids, (di, df, do, dg)) = work.backward[t]
-            dh.add_(d_hidden[t])
-            dc.addcmul_(dh, through)
-            torch.mul(dc, g, out=di)
-            torch.mul(dc, c, out=df)
-            torch.mul(dh, s, out=do)
-            torch.mul(dc, i, out=dg)
-            _sigmoid_backward(d_sigmoids, sigmoids, grad_input=d_sigmoids)
-            _tanh_backward(dg, g, grad_input=dg)
-            if t:
-                dc.mul_(f)
-                torch.mm(back, d_all, out=dh)
-        dx = None
-        with large_products(x.device):
-            d_rec = torch.bmm(d_gates, hidden[:-1].transpose(1, 2)).sum(0)
-            d_in = torch.bmm(d_gates, x.transpose(1, 2)).sum(0)
+        rows, *_ = ctx.saved_tensors  # looks whether all is as the forward pass left it
+        work, keep = ctx.work, ctx.keep
+        layers, n, d_rows, dc, through = work.layers, work.cells, work.d_rows, work.dc, work.through
+        eighths = work.weights.clone()
+        eighths[:, 2 * n : 3 * n] *= 4.0
+        handed = d_rows.shape[1] - n  # inputs that are the layer's below; none in a single layer
+        back = torch.cat([eighths[:, :, :handed], eighths[:, :, work.inputs :]], 2).transpose(1, 2).contiguous()
+        dc.zero_()
+        d_rows.zero_()
+        dh, dc_each, d_hidden = d_rows[:, handed:], dc[:, None], grads[0].unbind(0)
+        d_top, d_lower, d_above = dh[-1], dh[:-1], d_rows[1:, :handed]
+        with work.products:
+            for tick in range(len(work.backward) - 1, -1, -1):
+                (three, gates, f, o, squashed, h), (d_gates, d_three, d_o) = work.backward[tick]
+                if keep is not None:
+                    d_lower.addcmul_(d_above, keep)
+                elif layers > 1:
+                    d_lower.add_(d_above)
+                if tick >= layers - 1:
+                    d_top.add_(d_hidden[tick - layers + 1])
+                else:
+                    dc[tick + 1 :] = 0.0
+                    dh[tick + 1 :] = 0.0
+                # d cell / d hidden = o (1 - tanh(cell)^2) = o - h tanh(cell), and half of it for twice the cell
+                torch.addcmul(o, h, squashed, value=-1.0, out=through)
+                dc.addcmul_(dh, through, value=0.5)
+                torch.mul(dc_each, three, out=d_three)
+                torch.mul(dh, squashed, out=d_o)
+                _sigmoid_backward(d_gates, gates, grad_input=d_gates)
+                if tick:
+                    dc.mul_(f)
+                    torch.bmm(back, d_gates, out=d_rows)
+        ticks, dx = len(work.backward), None
+        with large_products(rows.device):
+            every = torch.bmm(work.d_gates.flatten(0, 1), rows[:ticks].flatten(0, 1).transpose(1, 2))
             if ctx.needs_input_grad[0]:
-                dx = torch.bmm(w_in.t().contiguous().expand(len(gates), -1, -1), d_gates)
-        d_constant = d_gates.sum(0)
-        if ctx.one_constant:
-            d_constant = d_constant.sum(1, keepdim=True)
+                first = eighths[0, :, : ctx.widths[0]].t()
+                dx = torch.bmm(first.expand(work.steps, -1, -1), work.d_gates[: work.steps, 0])
+        d_weights = _from_block(every.view(ticks, layers, 4 * n, -1).sum(0))
+        d_in = [grad[:, :width] for grad, width in zip(d_weights, ctx.widths, strict=True)]
+        d_constant = _from_block(work.d_gates.sum(0))
         if ctx.unused is not None:
             ctx.unused.append(work)
             ctx.unused = None
-        return dx, d_in, d_constant, d_rec, None
+        return dx, d_constant[0], None, None, None, *d_in, *d_weights[:, :, work.inputs :], *d_constant[1:].sum(2)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from forecast_platform.deepar.arithmetic import large_products
-from forecast_platform.deepar.lstm_layer import LSTMLayer, Spare, doubled_candidate, lstm_cell, project
+from forecast_platform.deepar.lstm_layer import LSTMLayers, Spare, doubled_candidate, lstm_cell, project
 
 
 @dataclass(frozen=True)
@@ -121,20 +121,15 @@ class DeepARNetwork(nn.Module):
         keep (layers - 1, N, B) is the dropout mask between layers, already divided by its keep rate; one
         mask serves all steps of a window (Gal and Ghahramani 2016).
         """
-        hidden = self.layer(0, varying, self.constant(static))
-        for layer in range(1, self.shape.num_layers):
-            below = hidden if keep is None else hidden * keep[layer - 1]
-            hidden = self.layer(layer, below, self.bias[layer][:, None])
+        layers = self.shape.num_layers
+        weights = *self.w_in, *self.w_rec, *self.bias[1:]
+        hidden: Tensor = LSTMLayers.apply(  # type: ignore[no-untyped-call]
+            varying, self.constant(static), keep, self.spare, layers, *weights
+        )
         raw = self.head(hidden)
         if self.shape.skip_to is not None:
             raw[self.shape.skip_to] = raw[self.shape.skip_to] + self.skip(varying)
         return raw
-
-    def layer(self, layer: int, x: Tensor, constant: Tensor) -> Tensor:
-        """Hidden states (T, N, B) from a zero state; constant (4N, B) or (4N, 1) is added at each step."""
-        weights = self.w_in[layer], constant, self.w_rec[layer]
-        out: Tensor = LSTMLayer.apply(x, *weights, self.spare)  # type: ignore[no-untyped-call]
-        return out
 
     def encode(self, varying: Tensor, static: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Without gradients: each layer's h and twice its cell after the last step, (N, B) each."""

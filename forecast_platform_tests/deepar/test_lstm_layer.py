@@ -3,50 +3,73 @@ from __future__ import annotations
 import pytest
 import torch
 
-from forecast_platform.deepar.lstm_layer import LSTMLayer, doubled_candidate, lstm_cell
+from forecast_platform.deepar.lstm_layer import LSTMLayers, doubled_candidate, lstm_cell
 
-T, F, N, B = 7, 5, 6, 4
+T, N, B = 7, 6, 4
 
 
-def arguments(seed=0):
+def arguments(layers=2, features=5, dropout=True, seed=0):
+    """Inputs, constant, mask and the weights of each layer, in the layers' order."""
     g = torch.Generator().manual_seed(seed)
-    shapes = (T, F, B), (4 * N, F), (4 * N, B), (4 * N, N)
-    return [torch.randn(s, generator=g, dtype=torch.float64).mul_(0.5).requires_grad_() for s in shapes]
+
+    def draw(*shape):
+        return torch.randn(shape, generator=g, dtype=torch.float64).mul_(0.5).requires_grad_()
+
+    widths = [features] + [N] * (layers - 1)
+    weights = [draw(4 * N, w) for w in widths] + [draw(4 * N, N) for _ in widths]
+    weights += [draw(4 * N) for _ in widths[1:]]
+    keep = (torch.rand(layers - 1, N, B, generator=g) > 0.3).double() / 0.7 if dropout and layers > 1 else None
+    return draw(T, features, B), draw(4 * N, B), keep, weights
 
 
-def plain(x, w_in, constant, w_rec):
-    """The same layer through autograd, in the textbook's formulas."""
-    h, c, out = x.new_zeros(N, B), x.new_zeros(N, B), []
-    for step in x:
-        i, f, o, g = (w_in @ step + constant + w_rec @ h).chunk(4)
-        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-        h = o.sigmoid() * c.tanh()
-        out.append(h)
-    return torch.stack(out)
+def ours(x, constant, keep, weights, spare):
+    return LSTMLayers.apply(x, constant, keep, spare, (len(weights) + 1) // 3, *weights)
 
 
-def test_states_and_gradients_are_those_of_the_textbook():
+def plain(x, constant, keep, weights):
+    """The same layers through autograd, one after the other, in the textbook's formulas."""
+    layers = (len(weights) + 1) // 3
+    for layer in range(layers):
+        w_in, w_rec = weights[layer], weights[layers + layer]
+        if layer:
+            constant = weights[2 * layers + layer - 1][:, None]
+            x = x if keep is None else x * keep[layer - 1]
+        h, c, out = x.new_zeros(N, B), x.new_zeros(N, B), []
+        for step in x:
+            i, f, o, g = (w_in @ step + constant + w_rec @ h).chunk(4)
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            h = o.sigmoid() * c.tanh()
+            out.append(h)
+        x = torch.stack(out)
+    return x
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("features", [5, 9])  # fewer and more than cells
+@pytest.mark.parametrize("dropout", [True, False])
+def test_states_and_gradients_are_those_of_the_textbook(layers, features, dropout):
     spare = {}
     for seed in range(3):  # from the second on in memory already used
-        ours, theirs = arguments(seed), arguments(seed)
+        mine, theirs = (arguments(layers, features, dropout, seed) for _ in range(2))
         weight = torch.randn(T, N, B, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
-        got, want = LSTMLayer.apply(*ours, spare), plain(*theirs)
+        got, want = ours(*mine, spare), plain(*theirs)
         assert torch.allclose(got, want, atol=1e-12)
         (got * weight).sum().backward()
         (want * weight).sum().backward()
-        for a, b in zip(ours, theirs, strict=True):
+        for a, b in zip([*mine[:2], *mine[3]], [*theirs[:2], *theirs[3]], strict=True):
             assert torch.allclose(a.grad, b.grad, atol=1e-12)
+    assert sum(len(unused) for unused in spare.values()) == 1
 
 
 def test_memory_is_used_again_but_never_while_it_is_needed():
     spare = {}
-    first, second = (LSTMLayer.apply(*arguments(seed), spare) for seed in (0, 1))
-    assert torch.allclose(first, plain(*arguments(0)), atol=1e-12)
+    first, second = (ours(*arguments(seed=seed), spare) for seed in (0, 1))
+    assert torch.allclose(first, plain(*arguments(seed=0)), atol=1e-12)
     assert first.data_ptr() != second.data_ptr()
     loss = first.sum()
     loss.backward(retain_graph=True)
     loss.backward(retain_graph=True)  # nothing has been written over it yet
-    third = LSTMLayer.apply(*arguments(2), spare)
+    third = ours(*arguments(seed=2), spare)
     assert third.data_ptr() == first.data_ptr()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
