@@ -38,6 +38,13 @@ def test_log_likelihood_equals_scipys(name):
     assert get_likelihood(name).log_prob(params, torch.from_numpy(z)).numpy() == pytest.approx(want, rel=1e-9, abs=1e-9)
 
 
+def test_student_ts_gradient_equals_numerical_differentiation():
+    params, dist = params_of("student-t", 20)
+    z = torch.from_numpy(dist.rvs(random_state=np.random.default_rng(1)))
+    given = [p.requires_grad_() for p in params]
+    assert torch.autograd.gradcheck(lambda *p: get_likelihood("student-t").log_prob(p, z), given)
+
+
 def test_l1_is_minus_the_absolute_error():
     got = get_likelihood("deterministic-L1").log_prob([torch.tensor([1.0, 2.0])], torch.tensor([3.0, 1.5]))
     assert got.tolist() == [-2.0, -0.5]
