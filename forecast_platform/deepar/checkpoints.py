@@ -18,6 +18,7 @@ from forecast_platform.deepar.hyperparameters import ContractError, HyperParamet
 from forecast_platform.deepar.series import SeriesSet
 
 _NAME = "checkpoint.safetensors"
+_FORMAT = 2  # of a state's tensors; one of another format is not resumed
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class State:
 
 def fingerprint(series: SeriesSet, hp: HyperParameters, lags: tuple[int, ...]) -> str:
     """Digest of everything a run depends on, so that a checkpoint of other data is never resumed."""
-    digest = hashlib.sha256(json.dumps([hp.to_strings(), lags], sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps([_FORMAT, hp.to_strings(), lags], sort_keys=True).encode())
     for part in (series.start, series.values, series.indptr, series.cat, series.dynamic_feat):
         digest.update(b"-" if part is None else part.tobytes())
     return digest.hexdigest()

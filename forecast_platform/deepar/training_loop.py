@@ -13,6 +13,8 @@ from forecast_platform.deepar.likelihoods import Likelihood, get_likelihood
 from forecast_platform.deepar.network import DeepARNetwork, NetworkShape
 from forecast_platform.deepar.windows import Batch, WindowSource
 
+WINDOWS_AHEAD = 512  # cut in one go, which costs the same forty calls as a single batch
+
 
 def window_loss(network: DeepARNetwork, family: Likelihood, batch: Batch, keep: Tensor | None) -> Tensor:
     """Negative log-likelihood per observed cell of context and horizon; unobserved cells have no part."""
@@ -23,6 +25,39 @@ def window_loss(network: DeepARNetwork, family: Likelihood, batch: Batch, keep: 
         z = torch.where(batch.observed > 0, z, 0.5)  # 0 is outside (0, 1); the mask removes the cell below
     nll = -family.log_prob(family.parameters(raw, batch.scale), z)
     return (nll * batch.observed).sum() / batch.observed.sum().clamp(min=1.0)
+
+
+def _flattened(network: DeepARNetwork) -> tuple[Tensor, Tensor]:
+    """All weights in one tensor, of which the network's are views from now on, and likewise their gradients.
+
+    What is done to all of them after a batch is then a few calls, not a few for each of a dozen tensors.
+    """
+    parts = list(network.parameters())
+    flat = torch.cat([p.detach().flatten() for p in parts])
+    gradient = torch.zeros_like(flat)
+    sizes = [p.numel() for p in parts]
+    for p, values, grad in zip(parts, torch.split(flat, sizes), torch.split(gradient, sizes), strict=True):
+        p.data, p.grad = values.view_as(p), grad.view_as(p)
+    return flat, gradient
+
+
+class Adam:
+    """Adam (Kingma and Ba 2015) on one tensor, in place. torch's class takes more time to get to its kernel than in it.
+
+    mean and square are the moments of the gradient, not yet corrected for their start from zero.
+    """
+
+    def __init__(self, weights: Tensor) -> None:
+        self.weights = weights
+        self.mean, self.square, self.room = (torch.zeros_like(weights) for _ in range(3))
+
+    def step(self, gradient: Tensor, rate: float, count: int) -> None:
+        """The step number `count`, from 1."""
+        self.mean.lerp_(gradient, 0.1)
+        self.square.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
+        torch.sqrt(self.square, out=self.room)
+        self.room.div_(math.sqrt(1.0 - 0.999**count)).add_(1e-8)
+        self.weights.addcdiv_(self.mean, self.room, value=-rate / (1.0 - 0.9**count))
 
 
 class TrainingLoop:
@@ -46,7 +81,7 @@ class TrainingLoop:
         last: Tensor,
         blind: int = 0,
     ) -> None:
-        self.hp, self.source, self.first, self.last = hp, source, first, last
+        self.hp, self.source, self.first, self.last, self.blind = hp, source, first, last, blind
         self.family = get_likelihood(hp.likelihood)
         self.generator = torch.Generator().manual_seed(seed)
         self.network = DeepARNetwork(shape, self.generator).to(source.device)
@@ -55,7 +90,8 @@ class TrainingLoop:
         with torch.no_grad():
             self.network.w_in[0][:, self.unseen] = 0.0
         self.loss_curve: list[float] = []
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=self.hp.learning_rate, fused=True)
+        self.weights, self.gradient = _flattened(self.network)
+        self.adam = Adam(self.weights)
         self.epoch = self.windows = self.best_epoch = 0
         self.best_loss = math.inf
         self.best: dict[str, Tensor] = {}
@@ -72,18 +108,22 @@ class TrainingLoop:
         starts = self.first[order] + (draw * spread).long()
         self.network.train()
         total = torch.zeros((), device=device)
+        ahead = max(1, WINDOWS_AHEAD // size)
         for b in range(self.batches):
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.learning_rate(self.epoch * self.batches + b)
-            at = slice(b * size, (b + 1) * size)
-            batch = self.source.windows(order[at].to(device), starts[at].to(device))
-            self.optimizer.zero_grad(set_to_none=True)
-            loss = window_loss(self.network, self.family, batch, self._dropout(size))
+            if b % ahead == 0:
+                some = slice(b * size, (b + ahead) * size)
+                cut = self.source.windows(order[some].to(device), starts[some].to(device))
+                keeps = self._dropout(len(cut.scale))
+            at = slice(b % ahead * size, (b % ahead + 1) * size)
+            self.gradient.zero_()
+            loss = window_loss(self.network, self.family, cut.columns(at), None if keeps is None else keeps[..., at])
             loss.backward()  # type: ignore[no-untyped-call]
-            if (grad := self.network.w_in[0].grad) is not None:
-                grad[:, self.unseen] = 0.0
-            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.hp.gradient_clip)
-            self.optimizer.step()
+            if self.blind and (first := self.network.w_in[0].grad) is not None:
+                first[:, self.unseen] = 0.0
+            norm = torch.linalg.vector_norm(self.gradient)
+            self.gradient.mul_((self.hp.gradient_clip / (norm + 1e-6)).clamp_(max=1.0))
+            step = self.epoch * self.batches + b
+            self.adam.step(self.gradient, self.learning_rate(step), step + 1)
             total += loss.detach()
         mean = float(total) / self.batches
         if not math.isfinite(mean):
@@ -107,11 +147,11 @@ class TrainingLoop:
         part = step / (self.hp.epochs * self.batches)
         return self.hp.learning_rate * 0.5 * (1.0 + math.cos(math.pi * part))
 
-    def _dropout(self, batch: int) -> Tensor | None:
+    def _dropout(self, windows: int) -> Tensor | None:
         rate, layers = self.hp.dropout_rate, self.hp.num_layers
         if rate == 0.0 or layers == 1:
             return None
-        draw = torch.rand(layers - 1, self.hp.num_cells, batch, generator=self.generator)
+        draw = torch.rand(layers - 1, self.hp.num_cells, windows, generator=self.generator)
         return ((draw >= rate).float() / (1.0 - rate)).to(self.source.device)
 
     @property
@@ -131,13 +171,14 @@ class TrainingLoop:
         if self.best:
             self.network.load_state_dict(self.best)
         self.network.spare.clear()
+        for p in self.network.parameters():  # each in its own memory again
+            p.data, p.grad = p.data.clone(), None
         return self.network.to("cpu").eval()
 
     def state(self) -> checkpoints.State:
-        moments = self.optimizer.state_dict()["state"]
         tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
         tensors |= {f"best.{k}": v for k, v in self.best.items()}
-        tensors |= {f"adam.{i}.{k}": v for i, slots in moments.items() for k, v in slots.items()}
+        tensors |= {"adam.mean": self.adam.mean, "adam.square": self.adam.square}
         tensors["generator"] = self.generator.get_state()
         numbers = {
             "epoch": self.epoch,
@@ -151,13 +192,8 @@ class TrainingLoop:
     def restore(self, state: checkpoints.State) -> None:
         self.network.load_state_dict(state.under("network."))
         self.best = state.under("best.")
-        slots: dict[int, dict[str, Tensor]] = {}
-        for name, value in state.under("adam.").items():
-            index, slot = name.split(".")
-            slots.setdefault(int(index), {})[slot] = value
-        whole = self.optimizer.state_dict()
-        whole["state"] = slots
-        self.optimizer.load_state_dict(whole)
+        self.adam.mean.copy_(state.tensors["adam.mean"])
+        self.adam.square.copy_(state.tensors["adam.square"])
         self.generator.set_state(state.tensors["generator"])
         self.epoch, self.windows = state.numbers["epoch"], state.numbers["windows"]
         self.best_epoch, self.best_loss = state.numbers["best_epoch"], state.numbers["best_loss"]

@@ -57,6 +57,11 @@ class Batch:
     observed: Tensor
     cat: Tensor | None
 
+    def columns(self, at: slice) -> Batch:
+        """Those of the windows, as views."""
+        each = (self.log_scale[at], self.scale[at], self.z[:, at], self.observed[:, at])
+        return Batch(self.varying[..., at], *each, None if self.cat is None else self.cat[at])
+
 
 class WindowSource:
     """A set of series on a device, ready to be cut into windows.

@@ -57,6 +57,21 @@ def test_same_seed_same_weights_and_another_seed_others(series):
     assert a.loss_curve == b.loss_curve
 
 
+def test_adam_is_torchs():
+    from forecast_platform.deepar.training_loop import Adam
+
+    generator = torch.Generator().manual_seed(0)
+    mine, theirs = (torch.linspace(-1, 1, 50, dtype=torch.float64) for _ in range(2))
+    theirs.requires_grad_()
+    adam, reference = Adam(mine), torch.optim.Adam([theirs])
+    for count in range(1, 30):
+        theirs.grad = torch.randn(50, generator=generator, dtype=torch.float64)
+        reference.param_groups[0]["lr"] = 0.01 / count
+        adam.step(theirs.grad, 0.01 / count, count)
+        reference.step()
+        assert torch.allclose(mine, theirs.detach(), rtol=0, atol=1e-12)
+
+
 def test_training_leaves_the_global_generators_alone(series):
     torch.manual_seed(5)
     np.random.seed(5)

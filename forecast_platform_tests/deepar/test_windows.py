@@ -33,6 +33,18 @@ def test_each_lag_of_a_ramp_is_the_reference_minus_the_lag():
         assert batch.varying[:, len(LAGS) + k].min() == 1
 
 
+@pytest.mark.parametrize("cat", [True, False])
+def test_windows_cut_together_are_those_cut_apart(cat):
+    series = make_series()
+    source = source_of(series if cat else SeriesSet.from_arrays(series.start, (series.values, series.indptr)))
+    which, start = torch.arange(12), torch.arange(20, 32)
+    together = source.windows(which, start)
+    for at in (slice(0, 5), slice(5, 12)):
+        part, alone = together.columns(at), source.windows(which[at], start[at])
+        for got, want in zip(vars(part).values(), vars(alone).values(), strict=True):
+            assert got is want is None or torch.allclose(got, want, rtol=1e-6)
+
+
 def test_before_the_start_lags_are_zero_and_unobserved():
     series = SeriesSet.from_arrays(["2010-02-05"], [np.arange(1.0, 31)])
     batch = source_of(series, scaled=False).windows(torch.tensor([0]), torch.tensor([3]))
