@@ -53,7 +53,7 @@ class Queue:
     @functools.cached_property
     def _client(self) -> Any:
         # Fewer retries than usual: a tick has 60 seconds, and without its queue it lists the bucket.
-        return client("sqs", retries={"mode": "adaptive", "max_attempts": 3}, read_timeout=15)
+        return client("sqs", retries={"mode": "standard", "total_max_attempts": 3}, read_timeout=15)
 
     def receive(self) -> list[Message]:
         """What waits now, up to MOST_MESSAGES. The messages stay in the queue, hidden for VISIBILITY seconds.

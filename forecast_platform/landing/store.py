@@ -278,8 +278,9 @@ class S3Landing:
     def _client(self) -> Any:
         from forecast_platform.aws.clients import client
 
-        # Fewer tries than elsewhere on AWS: a sensor's tick has 60 seconds, and the next one tries again.
-        return client("s3", retries={"mode": "adaptive", "max_attempts": TRIES})
+        # Less patience than elsewhere on AWS: a sensor's tick has 60 seconds, and the next one tries again. Adaptive
+        # retries would add waits of their own to each request after a throttled one.
+        return client("s3", retries={"mode": "standard", "total_max_attempts": TRIES})
 
     def list(self, known: Mapping[str, LandingObject] = {}) -> list[LandingObject]:
         """See Landing.list. Listings carry the ETag, so `known` saves nothing here."""

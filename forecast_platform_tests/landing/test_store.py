@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
+import http.client
+import http.server
 import os
+import socket
+import struct
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -298,3 +302,148 @@ class TestS3:
     def test_folders_do_not_pay_for_boto3(self) -> None:
         code = "import sys, forecast_platform.landing.store; sys.exit('botocore' in sys.modules)"
         assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class FaultyS3:
+    """A proxy before the S3 server: one fault a request, as listed in `faults`, and then none.
+
+    "503": SlowDown. "500": InternalError. "reset": the connection is torn down. "truncated": half of the body, then the
+    end of the connection. "damaged": the first byte of the body is another.
+    """
+
+    def __init__(self, endpoint: str) -> None:
+        self.faults: list[str] = []
+        self.requests: list[str] = []
+        proxy, target = self, endpoint.removeprefix("http://")
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def forward(self) -> None:
+                proxy.requests.append(f"{self.command} {self.path}")
+                fault = proxy.faults.pop(0) if proxy.faults else ""
+                sent = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                if fault == "reset":
+                    # Closing with zero linger sends a reset instead of a farewell.
+                    self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    self.connection.close()
+                    self.close_connection = True
+                    return
+                if fault in ("500", "503"):
+                    code = {"500": "InternalError", "503": "SlowDown"}[fault]
+                    body = f"<Error><Code>{code}</Code><Message>as asked</Message></Error>".encode()
+                    self.reply(int(fault), {"Content-Type": "application/xml", "Content-Length": str(len(body))}, body)
+                    return
+                upstream = http.client.HTTPConnection(target)
+                upstream.request(self.command, self.path, sent, dict(self.headers))
+                answer = upstream.getresponse()
+                body = answer.read()
+                upstream.close()
+                headers = {k: v for k, v in answer.getheaders() if k.lower() not in ("connection", "date", "server")}
+                if fault == "truncated":
+                    body, self.close_connection = body[: len(body) // 2], True
+                if fault == "damaged":
+                    body = bytes([body[0] ^ 1]) + body[1:]
+                self.reply(answer.status, headers, body)
+
+            do_GET = do_PUT = do_HEAD = forward
+
+            def reply(self, status: int, headers: dict[str, str], body: bytes) -> None:
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(body)
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+
+@pytest.fixture
+def faulty(s3: Any, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyS3]:
+    found = FaultyS3(endpoint)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", found.url)
+    yield found
+    found.server.shutdown()
+    found.server.server_close()
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds slept between tries, none of them really."""
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    return slept
+
+
+class TestS3UnderFaults:
+    @pytest.mark.parametrize("fault", ["503", "500", "reset"])
+    def test_a_request_is_tried_again_with_longer_waits(self, faulty: FaultyS3, waits: Any, fault: str) -> None:
+        landing = S3Landing("s3://drop/in")
+        put = landing.put("sales/a.csv", b"x")
+        faulty.faults = [fault] * 3
+        assert landing.list() == [put]
+        assert faulty.faults == []
+        assert len(waits) == 3
+        assert all(0 <= wait <= 2**i for i, wait in enumerate(waits))
+        assert len(set(waits)) == 3, "jitter"
+
+    @pytest.mark.parametrize("fault", ["truncated", "damaged"])
+    def test_a_body_that_does_not_arrive_whole_is_read_again(self, faulty: FaultyS3, waits: Any, fault: str) -> None:
+        landing = S3Landing("s3://drop/in")
+        put = landing.put("sales/a.csv", b"0123456789")
+        faulty.faults = [fault] * 2
+        assert landing.read(put) == b"0123456789"
+        assert len(waits) == 2
+        faulty.faults = [fault] * 99
+        with pytest.raises(LandingError, match=r"sales/a.csv: "):
+            landing.read(put)
+
+    def test_a_place_that_stays_slow_is_named_so(self, faulty: FaultyS3, waits: Any) -> None:
+        landing = S3Landing("s3://drop/in")
+        faulty.faults = ["503"] * 99
+        with pytest.raises(LandingError, match="asks to slow down; it was tried 5 times"):
+            landing.list()
+        assert len(faulty.requests) == 5
+
+    def test_a_put_whose_reply_is_lost_has_landed_once(self, faulty: FaultyS3, waits: Any) -> None:
+        landing = S3Landing("s3://drop/in")
+        faulty.faults = ["truncated", "reset"]  # an answer to a PUT has no body: this one comes through; HEAD does not
+        put = landing.put("sales/a.csv", b"x")
+        assert landing.list() == [put]
+
+
+class TestLook:
+    def test_it_shows_what_a_listing_shows(self, s3: Any) -> None:
+        landing = S3Landing("s3://drop/in")
+        for key in ("sales/a b+ä.csv", "stores/s.csv", "misplaced.csv", "other/x.csv", "sales/.hidden"):
+            s3.put_object(Bucket="drop", Key=f"in/{key}", Body=b"x")
+        names = ["sales/a b+ä.csv", "misplaced.csv", "other/x.csv", "sales/.hidden", "sales/gone.csv", "../up"]
+        assert landing.look(names) == [o for o in landing.list() if o.key in names]
+        assert landing.look([]) == []
+
+    def test_a_versioned_bucket_shows_the_newest_and_not_the_deleted(self, s3: Any) -> None:
+        s3.put_bucket_versioning(Bucket="drop", VersioningConfiguration={"Status": "Enabled"})
+        landing = S3Landing("s3://drop/in")
+        old = landing.put("sales/a.csv", b"one")
+        new = landing.put("sales/a.csv", b"two")
+        landing.put("sales/b.csv", b"gone")
+        s3.delete_object(Bucket="drop", Key="in/sales/b.csv")
+        assert landing.look(["sales/a.csv", "sales/b.csv"]) == landing.list() == [new]
+        assert landing.read(new) == b"two"
+        with pytest.raises(LandingError, match="replaced"):
+            landing.read(old)
+
+    def test_access_denied_is_no_absence(self, s3: Any) -> None:
+        from botocore.stub import Stubber
+
+        landing = S3Landing("s3://drop/in")
+        with Stubber(landing._client) as stub:
+            stub.add_client_error("head_object", "403")
+            with pytest.raises(LandingError, match="access denied; allow s3:GetObject and s3:ListBucket"):
+                landing.look(["sales/a.csv"])

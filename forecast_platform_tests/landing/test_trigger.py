@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 
 from forecast_platform.landing.contract import FileRefused
 from forecast_platform.landing.store import LandingObject
-from forecast_platform.landing.trigger import Memory, Request, next_request, notice
+from forecast_platform.landing.trigger import (
+    MOST_LOOKS,
+    RECONCILE,
+    Memory,
+    Request,
+    keys_to_look_at,
+    next_request,
+    notice,
+)
 from forecast_platform.weeks import WeekCalendar
 
 CALENDAR = WeekCalendar(ends="FRI", first_week=dt.date(2024, 1, 5))
@@ -338,6 +346,37 @@ def test_a_large_parked_file_does_not_use_up_every_look():
     sensor.drop("sales/now.csv", week(0))
     assert sensor.tick() is None
     assert kinds(sensor.run()) == weekly(week(0))
+
+
+def test_what_was_too_much_for_one_look_is_looked_at_the_next_time_without_being_told_of():
+    sensor = Sensor(byte_limit=25)
+    for back in (2, 1, 0):
+        sensor.drop(f"sales/{back}.csv", week(back), size=10)
+    sensor.tick()
+    assert sensor.memory.later == ["sales/0.csv"]
+    assert "sales/0.csv" in sensor.memory.waiting
+    sensor.tick()
+    assert sensor.memory.later == []
+
+
+# --- where to look
+
+
+def test_everything_is_listed_first_and_every_so_often_and_what_is_told_of_in_between():
+    memory = Memory("e", requested={"sales/r.csv": "v"}, parked={"sales/p.csv": "waits"}, later=["sales/l.csv"])
+    assert keys_to_look_at(memory, ["sales/a.csv"], NOW) is None
+    memory.listed = NOW.isoformat()
+    known = ["sales/l.csv", "sales/p.csv", "sales/r.csv"]
+    assert keys_to_look_at(memory, ["sales/a.csv", "sales/p.csv"], NOW) == ["sales/a.csv", *known]
+    assert keys_to_look_at(memory, [], NOW + RECONCILE - dt.timedelta(seconds=1)) == known
+    assert keys_to_look_at(memory, [], NOW + RECONCILE) is None
+
+
+def test_more_objects_than_are_worth_looking_at_one_by_one_are_listed():
+    memory = Memory("e", listed=NOW.isoformat())
+    names = [f"sales/{i}.csv" for i in range(MOST_LOOKS + 1)]
+    assert keys_to_look_at(memory, names[1:], NOW) == sorted(names[1:])
+    assert keys_to_look_at(memory, names, NOW) is None
 
 
 # --- memory
