@@ -68,7 +68,8 @@ def observations(event: str | Mapping[str, Any], config: Config) -> list[dict[st
         metadata: dict[str, Any] = {"url": found.url, "size": found.size}
         more = {"etag": found.etag, "version_id": found.version_id, "model": config.model_name}
         metadata |= {name: value for name, value in more.items() if value}
-        bodies.append({"data_version": found.etag or found.version_id, "metadata": metadata})
+        # The version is metadata and no data_version, which would mark every week of raw_sales as out of date.
+        bodies.append({"metadata": metadata})
     return bodies
 
 

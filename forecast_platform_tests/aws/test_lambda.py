@@ -36,7 +36,7 @@ def test_one_object_is_one_observation_in_every_form():
     metadata = {"url": "s3://drop/in/sales/a.csv", "size": 7, "etag": "abc", "version_id": "v"}
     for body in forms("in/sales/a.csv"):
         if not isinstance(body, bytes):
-            assert observations(body, CONFIG) == [{"data_version": "abc", "metadata": metadata}]
+            assert observations(body, CONFIG) == [{"metadata": metadata}]
 
 
 def test_the_same_object_twice_is_reported_once_and_others_not_at_all():
@@ -241,5 +241,19 @@ def test_the_zip_tells_dagster_and_the_sensor_hears_it(
         monkeypatch.setattr(S3Landing, "list", lambda *a, **k: pytest.fail("listed"))
         assert sensor.tick().run_requests == []
         records = graph.instance.fetch_observations(dg.AssetKey("landing"), limit=9).records
-        versions = [r.asset_observation.tags["dagster/data_version"] for r in records]
-        assert versions == ["abc"] * 4
+        assert [r.asset_observation.metadata["etag"].value for r in records] == ["abc"] * 4
+
+
+def test_a_file_observed_marks_no_week_as_out_of_date(graph: Graph):
+    """With a data version on the observation, Dagster would show every week of raw_sales as stale."""
+    from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+    from dagster._core.loader import LoadingContextForTest
+
+    graph.land({"sales/a.csv": sales(W[4])})
+    for _ in range(2):
+        (body,) = observations(eventbridge("in/sales/a.csv"), CONFIG)
+        graph.instance.report_runless_asset_event(dg.AssetObservation("landing", **body))
+        assert graph.run("ingest_history", W[4], ["raw_sales"]).success
+    context = LoadingContextForTest(graph.instance)
+    resolver = CachingStaleStatusResolver(graph.instance, graph.defs.resolve_asset_graph(), context)
+    assert resolver.get_status(dg.AssetKey("raw_sales"), "2025-01-31") == StaleStatus.FRESH
