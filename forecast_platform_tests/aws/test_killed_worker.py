@@ -1,5 +1,5 @@
-"""A worker that is killed (SIGKILL, a real process) at any point of a job: whoever asks next finds the job, waits for it
-and pays for nothing twice."""
+"""A worker that is killed (SIGKILL, a real process) at any point of a job: whoever asks next finds the job, waits for
+it and pays for nothing twice."""
 
 from __future__ import annotations
 
