@@ -106,4 +106,4 @@ lambda: install  ## The zip of the AWS Lambda that tells Dagster of landed files
 	$(BIN)/python -m forecast_platform.aws.package_lambda dist/lambda.zip
 
 clean:  ## Remove the environments (not your data in ./.forecast)
-	rm -rf $(VENV) $(PEERS) build *.egg-info
+	rm -rf $(VENV) $(PEERS) build dist *.egg-info
