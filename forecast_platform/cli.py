@@ -220,7 +220,8 @@ def demo(seed: int, stores: int, depts: int) -> None:
         _heading("4. The forecast table")
         _print_forecast(runner, last)
     forecast = os.path.relpath(Path(sys.executable).with_name("forecast"))
-    click.echo(f"\nLook around:\n  {forecast} ui        lineage, runs, and the sensor that watches {landing.url}")
+    click.echo(f"\nLook around:\n  {forecast} dashboard  what needs a person, every series with its fan")
+    click.echo(f"  {forecast} ui         lineage, runs, and the sensor that watches {landing.url}")
     for sql in (
         "SELECT * FROM latest_forecast WHERE store = '1' AND dept = '1'",
         "SELECT source_key, line, rule, value, message FROM quarantine",
