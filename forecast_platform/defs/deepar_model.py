@@ -10,6 +10,7 @@ from dagster_duckdb import DuckDBResource
 from forecast_platform import engine
 from forecast_platform.defs import pictures
 from forecast_platform.defs.cleaned_series import cleaned_series
+from forecast_platform.defs.column_lineage import column_lineage
 from forecast_platform.defs.partitions import OWNERS, PINNED, as_known, history, weekly, weeks_of
 from forecast_platform.defs.resources import Platform, lake_connection
 from forecast_platform.defs.stage import Stage
@@ -80,6 +81,7 @@ def deepar_model(
             network_share=model.share,
             covariates=list(model.features),
             interval_factors=dg.MetadataValue.json([list(row) for row in model.calibration.factors]),
+            interval_factors_of_sums=dg.MetadataValue.json(model.calibration.by_level),
             verdict=judgement.verdict,
             why=why + judgement.why,
             training_seconds=round(model.train_seconds, 1),
@@ -87,8 +89,10 @@ def deepar_model(
             artifact=dg.MetadataValue.path(str(model.artifact)),
             hyperparameters=dg.MetadataValue.json(model.hyperparameters),
             loss=pictures.loss_curve(model.loss_curve),
+            dashboard=dg.MetadataValue.url(f"{settings.dashboard_url}/runs#models"),
             **stage.receipt(platform.engine),
         )
+        | column_lineage("deepar_model")
     )
 
 

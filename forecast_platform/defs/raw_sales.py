@@ -54,6 +54,7 @@ def raw_sales(
             rows_quarantined=sum(d.quarantined for d in done),
             landed=dg.MarkdownMetadataValue(landed_markdown(done)),
             quarantine=quarantine,
+            dashboard=dg.MetadataValue.url(f"{settings.dashboard_url}/runs#quarantine"),
         ),
         check_results=[
             dg.AssetCheckResult(

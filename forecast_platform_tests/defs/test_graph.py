@@ -428,3 +428,17 @@ def test_the_nightly_maintenance_keeps_every_row(with_history: Graph):
     assert with_history.lake.read("cleaned_series").equals(before)
     (schedule,) = definitions.defs.schedules
     assert schedule.job_name == "lake_maintenance"
+
+
+def test_assets_pages_show_lineage_of_columns_and_lead_to_the_dashboard(with_history: Graph, retailer: Retailer):
+    graph, (before, week, *_) = with_history, weeks_of(retailer)[-4:]
+    assert graph.week(before).success
+    graph.land(dict([week_file(retailer, week)]), at=landing_day(week))
+    result = graph.week(week)
+    for asset in ("cleaned_series", "deepar_model", "forecast_table", "forecast_accuracy"):
+        assert result.metadata(asset)["dagster/column_lineage"], asset
+    for asset in ("raw_sales", "deepar_model", "forecast_table", "forecast_accuracy", "weekly_report"):
+        assert str(result.metadata(asset)["dashboard"]).startswith("http://127.0.0.1:8050/"), asset
+    assert "| store | dept | run before | this run | change |" in result.metadata("forecast_table")["largest_revisions"]
+    assert "| store | dept | sold | forecast | off by |" in result.metadata("forecast_accuracy")["worst_series"]
+    assert "data:image/png" in result.metadata("forecast_accuracy")["coverage_by_horizon"]
