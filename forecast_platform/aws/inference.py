@@ -178,13 +178,18 @@ def _forecast(records: Any, config: InferenceConfig) -> list[bytes]:
 
 
 def _guarded(function: Any, *arguments: Any) -> bytes | ContractError | str:
-    """The answer, what the contract refuses, or where a fault of ours is: without its message, which may hold data."""
+    """The answer, what the contract refuses, or where a fault of ours is."""
     try:
         return bytes(function(*arguments))
     except ContractError as error:
         return error
     except Exception as error:
-        return f"{type(error).__name__} in\n{''.join(traceback.format_tb(error.__traceback__))}"
+        return where(error)
+
+
+def where(error: Exception) -> str:
+    """What kind of error and where, without its message, which may hold data."""
+    return f"{type(error).__name__} in\n{''.join(traceback.format_tb(error.__traceback__))}"
 
 
 def _from_environment(name: str, default: Any, kind: type) -> Any:

@@ -23,7 +23,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from forecast_platform.aws.inference import ForecastFailed, WorkerDied, Workers
+from forecast_platform.aws.inference import ForecastFailed, WorkerDied, Workers, where
 from forecast_platform.deepar.hyperparameters import ContractError
 
 JSON_LINES, JSON = "application/jsonlines", "application/json"
@@ -119,13 +119,15 @@ class _Handler(BaseHTTPRequestHandler):
                 status, answer = error.status, str(error).encode()
             except ContractError as error:
                 status, answer = HTTPStatus.BAD_REQUEST, str(error).encode()
-            except ForecastFailed as error:
-                _log(str(error))
-                status, answer = _FAILED, b"the forecast failed; the server's log says where"
             except WorkerDied as error:
                 _log(str(error))
                 status, answer = _FAILED, str(error).encode()
                 self.server.fail()
+            except OSError:
+                raise  # the client is gone
+            except Exception as error:
+                _log(str(error) if isinstance(error, ForecastFailed) else where(error))
+                status, answer = _FAILED, b"the forecast failed; the server's log says where"
             self._send(status, kind, answer)
         finally:
             with self.server.idle:

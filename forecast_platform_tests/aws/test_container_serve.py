@@ -46,6 +46,12 @@ class Server:
         wait_for_ping(self.port, lambda: self.process.wait(0) is not None)
         self.seconds = time.monotonic() - began
 
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.signal(signal.SIGKILL)
+
     def connect(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
 
@@ -105,9 +111,9 @@ def base(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(base: Path) -> Iterator[Server]:
     """Started as the image starts it, by a new interpreter."""
-    running = Server(base, warm=False)
-    yield running
-    assert running.process.stop(30) == 0, running.said
+    with Server(base, warm=False) as started:
+        yield started
+        assert started.process.stop(30) == 0, started.said
 
 
 @pytest.fixture(scope="module")
@@ -344,39 +350,39 @@ class TestHTTP:
 @pytest.mark.kill
 class TestEnd:
     def test_sigterm_answers_what_is_under_way_and_no_more(self, base, records):
-        server = Server(base, MODEL_SERVER_WORKERS="1")
-        idle = server.connect()
-        idle.request("GET", "/ping")
-        idle.getresponse().read()
-        body = b"\n".join(records)
-        with ThreadPoolExecutor(1) as pool:
-            under_way = pool.submit(server.call, "POST", "/invocations", body, LINES)
-            wait_until_busy(server)
-            server.process.signal(signal.SIGTERM, group=False)
-            status, answer = under_way.result(60)
-        assert (status, len(answer.splitlines())) == (200, len(records))
-        assert server.process.wait(30) == 0
-        assert server.said[-1] == "stopped"
-        with pytest.raises(ConnectionRefusedError):
-            server.call("GET", "/ping")
+        with Server(base, MODEL_SERVER_WORKERS="1") as server:
+            idle = server.connect()
+            idle.request("GET", "/ping")
+            idle.getresponse().read()
+            body = b"\n".join(records)
+            with ThreadPoolExecutor(1) as pool:
+                under_way = pool.submit(server.call, "POST", "/invocations", body, LINES)
+                wait_until_busy(server)
+                server.process.signal(signal.SIGTERM, group=False)
+                status, answer = under_way.result(60)
+            assert (status, len(answer.splitlines())) == (200, len(records))
+            assert server.process.wait(30) == 0
+            assert server.said[-1] == "stopped"
+            with pytest.raises(ConnectionRefusedError):
+                server.call("GET", "/ping")
 
     def test_a_worker_that_dies_ends_the_server(self, base, records):
-        server = Server(base, MODEL_SERVER_WORKERS="1")
-        for worker in workers_of(server):
-            os.kill(worker, signal.SIGKILL)
-        status, answer = server.call("POST", "/invocations", records[0], LINES)
-        assert (status, answer) == (500, b"a worker process died, perhaps for lack of memory")
-        assert server.process.wait(30) == 1
+        with Server(base, MODEL_SERVER_WORKERS="1") as server:
+            for worker in workers_of(server):
+                os.kill(worker, signal.SIGKILL)
+            status, answer = server.call("POST", "/invocations", records[0], LINES)
+            assert (status, answer) == (500, b"a worker process died, perhaps for lack of memory")
+            assert server.process.wait(30) == 1
 
     def test_workers_end_with_a_server_that_is_killed(self, base):
-        server = Server(base)
-        workers = workers_of(server)
-        assert len(workers) == 2
-        server.process.signal(signal.SIGKILL, group=False)
-        end = time.monotonic() + 20
-        while any(running(worker) for worker in workers):
-            assert time.monotonic() < end
-            time.sleep(0.05)
+        with Server(base) as server:
+            workers = workers_of(server)
+            assert len(workers) == 2
+            server.process.signal(signal.SIGKILL, group=False)
+            end = time.monotonic() + 20
+            while any(running(worker) for worker in workers):
+                assert time.monotonic() < end
+                time.sleep(0.05)
 
     @pytest.mark.parametrize(
         ("environment", "says"),

@@ -68,7 +68,9 @@ class Job:
         return Container(MODULE, "train", self.base, {}, self.lines.append)
 
     def run(self) -> int:
-        code = self.start().wait(120)
+        process = self.start()
+        code = process.wait(120)
+        process.signal(signal.SIGKILL)
         assert code is not None
         return code
 
