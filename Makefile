@@ -16,7 +16,7 @@ export OMP_NUM_THREADS ?= 1
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-install: $(VENV)/.installed  ## Create .venv with everything the demo and the tests need
+install: $(VENV)/.installed  ## Create .venv with what the platform needs to run
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -24,26 +24,32 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV) (a minute or two the first time)"
 	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+# AWS, a browser, ClickHouse and Tableau for the tests: much that the demo has no use for.
+$(VENV)/.dev: $(VENV)/.installed
+	@echo "Installing what the tests need (some minutes the first time)"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	@touch $@
 
 demo: install  ## A made-up retailer from landed files to published forecasts, in ./.forecast
 	$(BIN)/forecast demo
 
-test: install  ## All tests
+test: $(VENV)/.dev  ## All tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-test-fast: install  ## Tests without those that start and kill processes
+test-fast: $(VENV)/.dev  ## Tests without those that start and kill processes
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not kill"
 
-lint: install  ## Style and common mistakes
+lint: $(VENV)/.dev  ## Style and common mistakes
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: install  ## Static types
+types: $(VENV)/.dev  ## Static types
 	$(BIN)/mypy
 
-format: install  ## Rewrite the code in the project's style
+format: $(VENV)/.dev  ## Rewrite the code in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
