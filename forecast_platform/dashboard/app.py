@@ -28,6 +28,7 @@ from forecast_platform.dashboard import pages
 from forecast_platform.dashboard.pages import BadView, View
 from forecast_platform.dashboard.rendering import environment
 from forecast_platform.dashboard.source import Source
+from forecast_platform.dashboard.stages import Stages
 from forecast_platform.settings import Settings
 
 HERE = Path(__file__).parent
@@ -55,6 +56,7 @@ def build_app(settings: Settings, source: Source, hosts: tuple[str, ...] = ("loc
         hosts: names it answers to, without ports. Any other Host header is refused, so that a page elsewhere cannot
             read a dashboard on localhost by pointing a name of its own at it.
     """
+    stages = Stages(settings.dagster_home)
     assets = hashlib.sha256(b"".join(p.read_bytes() for p in sorted((HERE / "static").iterdir()))).hexdigest()[:8]
 
     def respond(request: Request, name: str, status: int = 200, **context: Any) -> HTMLResponse:
@@ -78,7 +80,7 @@ def build_app(settings: Settings, source: Source, hosts: tuple[str, ...] = ("loc
         def handle(request: Request) -> Response:
             state = source.state()
             try:
-                view = View(state, settings, request.query_params)
+                view = View(state, settings, request.query_params, stages)
                 context = build(view)
             except BadView as error:
                 return respond(request, "message.html", 404, page=name, title=title, message=str(error), version="")
@@ -99,8 +101,10 @@ def build_app(settings: Settings, source: Source, hosts: tuple[str, ...] = ("loc
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        stages.warm()
         yield
         source.close()
+        stages.close()
 
     return Starlette(
         lifespan=lifespan,

@@ -12,6 +12,7 @@ from typing import Any
 from forecast_platform.dashboard import questions as ask
 from forecast_platform.dashboard.charts import Band, Line, Mark, bars, calibration_chart, sparkline, time_chart
 from forecast_platform.dashboard.questions import Rows, Scope, State
+from forecast_platform.dashboard.stages import ASSETS, Stages
 from forecast_platform.series.holidays import retail_events
 from forecast_platform.settings import Settings
 from forecast_platform.weeks import WEEK
@@ -24,8 +25,10 @@ class BadView(ValueError):
 class View:
     """A page's address: which week, which stores and departments, and the page's own choices."""
 
-    def __init__(self, state: State, settings: Settings, query: Mapping[str, str]) -> None:
-        self.state, self.settings, self._query = state, settings, query
+    def __init__(
+        self, state: State, settings: Settings, query: Mapping[str, str], stages: Stages | None = None
+    ) -> None:
+        self.state, self.settings, self._query, self.stages = state, settings, query, stages
         self.weeks = ask.forecast_weeks(state)
         if not self.weeks:
             raise BadView("No forecast has been published yet. Land sales and run the graph: forecast run")
@@ -254,6 +257,8 @@ def runs(view: View) -> dict[str, Any]:
         "models": ask.models(view.state),
         "without": ask.without_forecast(view.state, view.week),
         "published": ask.published(view.state, view.week),
+        "stages": view.stages.recent() if view.stages else [],
+        "stage_names": ASSETS,
         "table": landings,
     }
 
