@@ -3,7 +3,6 @@ over two instances on the emulated SageMaker, tables in Glue. The forecasts are 
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 import time
 from pathlib import Path
@@ -58,23 +57,6 @@ def cloud(home: Path, monkeypatch: pytest.MonkeyPatch, **more: Any) -> Graph:
     return graph
 
 
-def until_rest(sensor: Ticking) -> list[str]:
-    """Ticks and the runs they ask for, until nothing is asked for."""
-    names = []
-    for _ in range(9):
-        requests = sensor.tick().run_requests
-        if not requests:
-            return names
-        (request,) = requests
-        tags = {k: v for k, v in request.tags.items() if k.startswith(("forecast/", "dagster/asset_partition"))}
-        week = dt.date.fromisoformat(request.partition_key) if request.partition_key else None
-        only = [k.to_user_string() for k in request.asset_selection or ()]
-        result = sensor.graph.run(request.job_name, week, only, tags)
-        assert result.success, result.failures
-        names.append(f"{request.job_name} {request.partition_key}")
-    raise AssertionError(f"no rest: {names}")
-
-
 def published(graph: Graph) -> dict[str, list[dict[str, Any]]]:
     """What was forecast and by which model, without the run's own columns."""
     found = {}
@@ -92,13 +74,13 @@ def test_from_files_in_a_bucket_to_the_local_profile_s_very_forecasts(
 
     graph = cloud(tmp_path / "cloud", monkeypatch, queue_url=queue_url)
     sensor = Ticking(graph)
-    assert until_rest(sensor) == []
+    assert sensor.until_rest() == []
     for name, data in history.items():
         s3.put_object(Bucket="drop", Key=f"landing/{name}", Body=data)
-    assert until_rest(sensor) == ["ingest_history None", f"weekly_forecast {weeks[-2]}"]
+    assert sensor.until_rest() == ["ingest_history None", f"weekly_forecast {weeks[-2]}"]
     for name, data in later.items():
         s3.put_object(Bucket="drop", Key=f"landing/{name}", Body=data)
-    assert until_rest(sensor) == [f"weekly_forecast {weeks[-1]}"]
+    assert sensor.until_rest() == [f"weekly_forecast {weeks[-1]}"]
 
     monkeypatch.setenv("FORECAST_HOME", str(tmp_path / "laptop"))
     # As many shards, since sums over series differ in the last digit with the order of adding.

@@ -28,6 +28,24 @@ class Ticking:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.cursor: str | None = None
+        self.run_keys: list[str] = []
+
+    def until_rest(self) -> list[str]:
+        """Ticks and the runs they ask for, until nothing is asked for: job and partition of each."""
+        names: list[str] = []
+        for _ in range(9):
+            requests = self.tick().run_requests
+            if not requests:
+                return names
+            (request,) = requests
+            tags = {k: v for k, v in request.tags.items() if k.startswith(("forecast/", "dagster/asset_partition"))}
+            week = dt.date.fromisoformat(request.partition_key) if request.partition_key else None
+            only = [k.to_user_string() for k in request.asset_selection or ()]
+            result = self.graph.run(request.job_name, week, only, tags)
+            assert result.success, result.failures
+            names.append(f"{request.job_name} {request.partition_key}")
+            self.run_keys.append(request.run_key)
+        raise AssertionError(f"no rest: {names}")
 
     def tick(self) -> Any:
         with dg.build_sensor_context(
@@ -301,32 +319,15 @@ def anywhere(request: pytest.FixtureRequest, home: Path) -> Graph:
 def test_the_whole_loop_from_a_history_to_rest(anywhere: Graph, retailer: Retailer):
     """Ticks and the runs they ask for, until nothing is asked for: one forecast a drop, and everything ingested."""
     graph = anywhere
-    sensor, weeks, done = Ticking(graph), weeks_of(retailer), []
-
-    def until_rest() -> list[str]:
-        names = []
-        for _ in range(9):
-            requests = sensor.tick().run_requests
-            if not requests:
-                return names
-            (request,) = requests
-            tags = {k: v for k, v in request.tags.items() if k.startswith(("forecast/", "dagster/asset_partition"))}
-            week = dt.date.fromisoformat(request.partition_key) if request.partition_key else None
-            only = [k.to_user_string() for k in request.asset_selection or ()]
-            result = graph.run(request.job_name, week, only, tags)
-            assert result.success, result.failures
-            names.append(f"{request.job_name} {request.partition_key}")
-            done.append(request.run_key)
-        raise AssertionError(f"no rest: {names}")
-
+    sensor, weeks = Ticking(graph), weeks_of(retailer)
     graph.land(history_files(retailer, weeks[-4], dirty_rows=0))
-    assert until_rest() == ["ingest_history None", f"weekly_forecast {weeks[-4]}"]
+    assert sensor.until_rest() == ["ingest_history None", f"weekly_forecast {weeks[-4]}"]
     graph.land(dict([week_file(retailer, weeks[-3])]))
-    assert until_rest() == [f"weekly_forecast {weeks[-3]}"]
+    assert sensor.until_rest() == [f"weekly_forecast {weeks[-3]}"]
     name, data = week_file(retailer, weeks[-3])
     graph.land({name: data.replace(b",FALSE", b",TRUE")})
-    assert until_rest() == [f"weekly_forecast {weeks[-3]}"]
-    assert len(set(done)) == 4
+    assert sensor.until_rest() == [f"weekly_forecast {weeks[-3]}"]
+    assert len(set(sensor.run_keys)) == 4
     forecast_weeks = graph.lake.query("SELECT DISTINCT forecast_week FROM forecasts ORDER BY 1").to_pylist()
     assert [row["forecast_week"] for row in forecast_weeks] == weeks[-4:-2]
     assert sensor.tick().run_requests == []
