@@ -8,7 +8,7 @@ from forecast_platform.defs.cleaned_series import cleaned_series
 from forecast_platform.defs.deepar_model import deepar_model
 from forecast_platform.defs.forecast_accuracy import forecast_accuracy
 from forecast_platform.defs.forecast_table import forecast_table
-from forecast_platform.defs.hand_over import hand_over, hand_over_sensor
+from forecast_platform.defs.hand_over import hand_over, hand_over_sensors
 from forecast_platform.defs.jobs import ingest_history, weekly_forecast
 from forecast_platform.defs.lake_maintenance import lake_maintenance, nightly_maintenance
 from forecast_platform.defs.landing_sensor import landing, landing_sensor
@@ -28,7 +28,7 @@ defs = dg.Definitions(
     ],
     asset_checks=all_checks,
     jobs=[weekly_forecast, ingest_history, lake_maintenance],
-    sensors=[landing_sensor, hand_over_sensor],
+    sensors=[landing_sensor, *hand_over_sensors],
     schedules=[nightly_maintenance],
     resources=build_resources(),
     # One process for a run: starting processes and importing torch costs more than a stage's work does.

@@ -10,6 +10,13 @@ from forecast_platform.defs.partitions import OWNERS, weekly, weeks_of
 from forecast_platform.defs.resources import Platform, lake_connection
 from forecast_platform.defs.stage import Stage
 
+# After a publication, once its run is over. Not eager(): that waits until no week at all is missing, which is never.
+_WHEN_PUBLISHED = (
+    dg.AutomationCondition.any_deps_updated().since_last_handled()
+    & ~dg.AutomationCondition.any_deps_in_progress()
+    & ~dg.AutomationCondition.in_progress()
+)
+
 
 @dg.asset(
     deps=[forecast_table, forecast_accuracy],
@@ -46,7 +53,7 @@ def weekly_report(context: dg.AssetExecutionContext, platform: dg.ResourceParam[
     owners=OWNERS,
     code_version="1",
     description="The newest forecast, sales, accuracy and revisions as one .hyper file, read back after writing.",
-    automation_condition=dg.AutomationCondition.eager(),
+    automation_condition=_WHEN_PUBLISHED,
 )
 def tableau_extract(
     context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform], duckdb: DuckDBResource
@@ -64,13 +71,14 @@ def tableau_extract(
     )
 
 
-# Tableau's library is an extra of some size that not every platform has.
-hand_over = [weekly_report, *([tableau_extract] if hyper.available() else [])]
-
-hand_over_sensor = dg.AutomationConditionSensorDefinition(
-    "hand_over_sensor",
-    target=dg.AssetSelection.assets(*hand_over),
+_extract_sensor = dg.AutomationConditionSensorDefinition(
+    "extract_sensor",
+    target=dg.AssetSelection.assets(tableau_extract),
     default_status=dg.DefaultSensorStatus.RUNNING,
     minimum_interval_seconds=30,
     description="Writes the Tableau extract anew when a forecast was published or its sales landed.",
 )
+
+# Tableau's library is an extra of some size that not every platform has.
+hand_over = [weekly_report, *([tableau_extract] if hyper.available() else [])]
+hand_over_sensors = [_extract_sensor] if hyper.available() else []

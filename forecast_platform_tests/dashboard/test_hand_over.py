@@ -5,11 +5,13 @@ from __future__ import annotations
 import datetime as dt
 import io
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import duckdb
 import pytest
 
+from forecast_platform import definitions
 from forecast_platform.dashboard import hyper
 from forecast_platform.dashboard.pages import BadView
 from forecast_platform.dashboard.report import weekly_report
@@ -82,3 +84,23 @@ def test_the_extract_is_an_asset(published: Graph) -> None:
     path = Path(str(event.metadata["file"].value))
     assert path == published.platform.settings.home / "exports" / "forecast.hyper"
     assert event.metadata["rows_latest_forecast"].value == len(hyper.read_latest(path))
+
+
+@needs_tableau
+def test_the_extract_is_asked_for_after_a_publication_and_not_again() -> None:
+    instance = dg.DagsterInstance.ephemeral()
+    defs = definitions.defs
+
+    def asked(cursor: Any = None) -> Any:
+        return dg.evaluate_automation_conditions(
+            defs=defs, instance=instance, cursor=cursor, asset_selection=dg.AssetSelection.assets("tableau_extract")
+        )
+
+    quiet = asked()
+    assert quiet.total_requested == 0
+    # One week of many: the others stay missing, as they do when a history has just landed.
+    for name in ("forecast_table", "forecast_accuracy"):
+        instance.report_runless_asset_event(dg.AssetMaterialization(name, partition="2025-01-31"))
+    published = asked(quiet.cursor)
+    assert published.total_requested == 1
+    assert asked(published.cursor).total_requested == 0

@@ -106,7 +106,7 @@ def test_every_check_is_as_written_here():
 
 
 def test_jobs_and_sensor():
-    assert {s.name for s in defs.sensors or ()} == {"landing_sensor", "hand_over_sensor"}
+    assert {s.name for s in defs.sensors or ()} == {"landing_sensor", "extract_sensor"}
     for name, assets in {
         "weekly_forecast": set(WEEKLY),
         "ingest_history": {"raw_sales", "cleaned_series", "forecast_accuracy"},
