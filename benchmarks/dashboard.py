@@ -2,7 +2,7 @@
 
 Makes a lake of that many series (sales of 143 weeks, two forecasts of 12 weeks, realised accuracy of 8 weeks) in a
 temporary folder and asks for every page over loopback: first visit and again. Prints one line a page, and JSON with
---json.
+--json. With --browser, also the first paint in headless Chromium (Debian's, found on the PATH), after those visits.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import json
+import shutil
 import socket
 import statistics
 import tempfile
@@ -103,9 +104,29 @@ def visit(address: str, repeats: int = 3) -> tuple[float, float, int]:
     return times[0], statistics.median(times[1:]), size
 
 
+def first_paint(address: str) -> float:
+    """Milliseconds until a new browser window shows something of a page."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        arguments = ["--disable-gpu", "--no-sandbox", "--disable-background-networking"]
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=arguments)
+        page = browser.new_page()
+        page.goto(address)
+        painted: float = page.evaluate(
+            """() => new Promise(done => new PerformanceObserver((list, me) => {
+                const seen = list.getEntriesByName('first-contentful-paint')[0];
+                if (seen) { me.disconnect(); done(seen.startTime); }
+            }).observe({ type: 'paint', buffered: true }))"""
+        )
+        browser.close()
+    return painted
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--series", type=int, default=100_000)
+    parser.add_argument("--browser", action="store_true")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -128,9 +149,13 @@ def main() -> None:
         for page in (*PAGES, "explore?store=7&dept=12", "misses?store=7", "accuracy?store=7", "heatmap?measure=bias"):
             first, again, size = visit(f"http://127.0.0.1:{port}/{page}")
             found[page or "this week"] = {"first_s": round(first, 3), "again_s": round(again, 3), "bytes": size}
-            print(
-                f"{page or 'this week':26} first {first:6.2f} s, again {again:6.3f} s, {size / 1e3:6.0f} kB", flush=True
-            )
+            paint = ""
+            if arguments.browser:
+                milliseconds = first_paint(f"http://127.0.0.1:{port}/{page}")
+                found[page or "this week"]["first_paint_ms"] = round(milliseconds)
+                paint = f", first paint {milliseconds:4.0f} ms"
+            times = f"first {first:6.2f} s, again {again:6.3f} s"
+            print(f"{page or 'this week':26} {times}, {size / 1e3:6.0f} kB{paint}", flush=True)
         server.should_exit = True
         serving.join()
     if arguments.json:
