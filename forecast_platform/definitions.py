@@ -2,18 +2,23 @@
 
 import dagster as dg
 
+from forecast_platform.dashboard import hyper
 from forecast_platform.defs.batch_predictions import batch_predictions
 from forecast_platform.defs.checks import all_checks
 from forecast_platform.defs.cleaned_series import cleaned_series
 from forecast_platform.defs.deepar_model import deepar_model
 from forecast_platform.defs.forecast_accuracy import forecast_accuracy
 from forecast_platform.defs.forecast_table import forecast_table
-from forecast_platform.defs.hand_over import hand_over, hand_over_sensors
 from forecast_platform.defs.jobs import ingest_history, weekly_forecast
 from forecast_platform.defs.lake_maintenance import lake_maintenance, nightly_maintenance
 from forecast_platform.defs.landing_sensor import landing, landing_sensor
 from forecast_platform.defs.raw_sales import raw_sales
 from forecast_platform.defs.resources import build_resources
+from forecast_platform.defs.tableau_extract import extract_sensor, tableau_extract
+from forecast_platform.defs.weekly_report import weekly_report
+
+# Tableau's library is an extra of some size that not every platform has.
+_TABLEAU = hyper.available()
 
 defs = dg.Definitions(
     assets=[
@@ -24,11 +29,12 @@ defs = dg.Definitions(
         batch_predictions,
         forecast_table,
         forecast_accuracy,
-        *hand_over,
+        weekly_report,
+        *([tableau_extract] if _TABLEAU else []),
     ],
     asset_checks=all_checks,
     jobs=[weekly_forecast, ingest_history, lake_maintenance],
-    sensors=[landing_sensor, *hand_over_sensors],
+    sensors=[landing_sensor, *([extract_sensor] if _TABLEAU else [])],
     schedules=[nightly_maintenance],
     resources=build_resources(),
     # One process for a run: starting processes and importing torch costs more than a stage's work does.

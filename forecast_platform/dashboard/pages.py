@@ -67,6 +67,12 @@ class View:
         value = self.choose("horizon", options, default)
         return None if value == "all" else int(value)
 
+    @property
+    def horizons(self) -> list[int]:
+        """Weeks ahead that are offered to choose from."""
+        full = self.settings.prediction_length
+        return sorted({h for h in (1, 4, 8) if h < full} | {full})
+
     def _query_only(self) -> dict[str, str]:
         return {k: v for k, v in self._query.items() if k not in ("week", "store", "dept", "format")}
 
@@ -106,7 +112,7 @@ def this_week(view: View) -> dict[str, Any]:
         "model": ask.model(state, week),
         "published": ask.published(state, week),
         "problems": ask.data_problems(state),
-        "recent": _recent(state, week),
+        "recent": ask.recent(state, week),
         "waiting": _weeks_waiting(view),
         "table": shown,
     }
@@ -320,18 +326,6 @@ def _accuracy_chart(rows: Rows, title: str) -> str:
         from_zero=True,
         percent=True,
     )
-
-
-def _recent(state: State, week: dt.date) -> dict[str, Any]:
-    """Accuracy of all series together, one week ahead, over the recent weeks."""
-    (row,) = state.rows(
-        """SELECT sum(abs_error) / nullif(sum(abs(actual)), 0) AS wape,
-                  sum(naive_abs_error) / nullif(sum(CASE WHEN naive IS NOT NULL THEN abs(actual) END), 0) AS naive_wape,
-                  avg(CASE WHEN in_interval THEN 1.0 ELSE 0.0 END) AS coverage
-           FROM forecast_accuracy WHERE level = 'series' AND horizon = 1 AND week > ? AND week <= ?""",
-        [week - ask.RECENT * WEEK, week],
-    )
-    return row
 
 
 def _with_sparks(view: View, rows: Rows) -> Rows:

@@ -213,6 +213,18 @@ def _scored(scope: Scope, of_sum: bool) -> tuple[str, list[Any]]:
     return f"level = 'series' AND {where}", parameters
 
 
+def recent(state: State, week: dt.date) -> dict[str, Any]:
+    """Accuracy of all series together, one week ahead, over the recent weeks."""
+    (row,) = state.rows(
+        """SELECT sum(abs_error) / nullif(sum(abs(actual)), 0) AS wape,
+                  sum(naive_abs_error) / nullif(sum(CASE WHEN naive IS NOT NULL THEN abs(actual) END), 0) AS naive_wape,
+                  avg(CASE WHEN in_interval THEN 1.0 ELSE 0.0 END) AS coverage
+           FROM forecast_accuracy WHERE level = 'series' AND horizon = 1 AND week > ? AND week <= ?""",
+        [week - RECENT * WEEK, week],
+    )
+    return row
+
+
 _SCORES = """
     sum(abs_error) / nullif(sum(abs(actual)), 0) AS wape,
     sum(CASE WHEN naive IS NOT NULL THEN abs_error END)

@@ -67,8 +67,7 @@ class _State:
 
     def __init__(self, version: str, lake: Lake) -> None:
         self.version = version
-        # One connection and one question at a time: cursors would not see Arrow data the lake registers, and DuckDB
-        # uses all cores for one question anyway.
+        # One question at a time: DuckDB uses all cores for one anyway.
         self._connection, self._one_at_a_time = lake.attach(duckdb.connect()), threading.Lock()
         self._answer = functools.lru_cache(ANSWERS_KEPT)(self._ask)
 

@@ -173,3 +173,13 @@ def test_a_new_week_is_seen_without_a_restart(with_history: Graph) -> None:
 def test_dates_are_the_weeks_that_end(client: TestClient, published: Graph) -> None:
     newest = dt.date.fromisoformat(re.findall(r"forecast made after the week of ([\d-]+)", client.get("/").text)[0])
     assert newest.weekday() == published.platform.settings.calendar.day_offset - 1
+
+
+@pytest.mark.parametrize("page", ["explore", "accuracy", "misses"])
+def test_every_choice_offered_can_be_chosen(client: TestClient, page: str) -> None:
+    text = client.get(f"/{page}").text
+    for select in re.findall(r'<select name="(\w+)">(.*?)</select>', text, re.DOTALL):
+        values = re.findall(r'<option value="([^"]*)"', select[1])
+        assert len(values) == len(set(values))
+        for value in values:
+            assert client.get(f"/{page}", params={select[0]: value}).status_code == 200, (select[0], value)

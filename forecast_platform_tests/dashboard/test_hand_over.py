@@ -16,7 +16,7 @@ from forecast_platform.dashboard import hyper
 from forecast_platform.dashboard.pages import BadView
 from forecast_platform.dashboard.report import weekly_report
 from forecast_platform.dashboard.source import Source
-from forecast_platform.defs import hand_over
+from forecast_platform.defs.tableau_extract import tableau_extract
 from forecast_platform_tests.defs.graph import Graph
 
 needs_tableau = pytest.mark.skipif(not hyper.available(), reason="no tableauhyperapi here: install the extra 'tableau'")
@@ -79,7 +79,7 @@ def test_the_extract_read_back_is_the_lake(published: Graph, tmp_path: Path, new
 
 @needs_tableau
 def test_the_extract_is_an_asset(published: Graph) -> None:
-    result = dg.materialize([hand_over.tableau_extract], resources=published.resources, instance=published.instance)
+    result = dg.materialize([tableau_extract], resources=published.resources, instance=published.instance)
     (event,) = result.asset_materializations_for_node("tableau_extract")
     path = Path(str(event.metadata["file"].value))
     assert path == published.platform.settings.home / "exports" / "forecast.hyper"
