@@ -32,7 +32,7 @@ from forecast_platform import selection
 from forecast_platform.evaluation.backtest import scored_window
 from forecast_platform.evaluation.calibration import volume
 from forecast_platform.evaluation.metrics import score
-from forecast_platform.series import reference
+from forecast_platform.series import outlook, reference
 from forecast_platform.series.panel import Panel
 from forecast_platform.series.target import RATIO, SALES, build_target, combine
 from forecast_platform.settings import Settings
@@ -67,28 +67,33 @@ class Trial:
         return next(iter(self.rows))
 
 
-LAST_YEAR, GROWTH, REST = "series.target.last_year", "series.target.growth", "series.reference._rest"
-PULSE, SECOND = "series.reference.STORE_PULSE", "series.reference.SECOND_YEAR"
+LAST_YEAR, PULSE, SECOND = "series.target.last_year", "series.reference.STORE_PULSE", "series.reference.SECOND_YEAR"
+WINDOWS, BELIEFS, CALMS, STORE, DEPARTMENT, TRIM = (
+    f"series.outlook.{name}" for name in ("WINDOWS", "BELIEFS", "CALMS", "STORE", "DEPARTMENT", "TRIM")
+)
 
 
 def _steps() -> Iterator[Trial]:
     """The reference, from last year's week on: each step adds to those before it."""
     given: dict[str, Any] = {
         LAST_YEAR: partial(reference.last_year, mix=0.0, events=()),
-        GROWTH: lambda panel, _: np.ones(len(panel)),
-        REST: lambda group, *_: np.ones(len(group)),
         PULSE: 0.0,
         SECOND: 0.0,
+        # One way, which believes in no growth and in every peak.
+        **{WINDOWS: (18,), BELIEFS: (0.0,), CALMS: (0.0,), STORE: 0.0, DEPARTMENT: 0.0, TRIM: 0.0},
     }
     steps: dict[str, dict[str, Any]] = {
         "the same week last year": {},
         "+ holidays lined up": {LAST_YEAR: partial(reference.last_year, mix=0.0)},
-        "+ growth, shrunk to 1": {GROWTH: reference.growth},
+        "+ growth over 18 weeks, shrunk to 1": {BELIEFS: (0.7,)},
         "+ half of the department's shape": {LAST_YEAR: partial(reference.last_year, mix=0.5)},
         "+ the department's own part of it": {LAST_YEAR: reference.last_year},
         "+ the store's pulse": {PULSE: reference.STORE_PULSE},
         "+ the year before last": {SECOND: reference.SECOND_YEAR},
-        "+ growth shrunk to store and department": {REST: reference._rest},
+        "+ growth shrunk to store and department": {STORE: outlook.STORE, DEPARTMENT: outlook.DEPARTMENT},
+        "+ growth without the oddest weeks": {TRIM: outlook.TRIM},
+        "+ windows and belief by department": {WINDOWS: outlook.WINDOWS, BELIEFS: outlook.BELIEFS},
+        "+ calmer peaks by department": {CALMS: outlook.CALMS},
     }
     for name, shipped in steps.items():
         given = {**given, **shipped}
@@ -174,7 +179,8 @@ def run(trial: Trial, panel: Panel, cutoff: dt.date, given: Mapping[str, str]) -
 
 def fingerprint(trial: Trial, cutoff: str, data: Data) -> str:
     """Of what decides a result. Of functions that stand in it knows the name only: when one changes, use --fresh."""
-    changes = {name: value if isinstance(value, float | int | dict) else "" for name, value in trial.replaced.items()}
+    plain = float | int | dict | tuple
+    changes = {name: value if isinstance(value, plain) else "" for name, value in trial.replaced.items()}
     decides = [cutoff, trial.rows, changes, trial.given, trial.candidate, trial.calibrated, machine(), data.digest]
     content = hashlib.sha256(json.dumps(decides).encode())
     package = ROOT / "forecast_platform"

@@ -30,7 +30,7 @@ of the rolling cutoffs a row errs more than the one it is compared with. What an
 _STEPS = """\
 ## The reference, without learning
 
-From last year's week to the reference times growth, as it stands in the shipped model; each row adds one thing to the
+From last year's week to the reference's own forecast, as it stands in the shipped model; each row adds one thing to the
 row above and is compared with it. Where a series was not sold a year ago, its department's shape stands in throughout.
 At the earliest cutoffs there is no year before last.
 

@@ -312,7 +312,7 @@ def backtest(
     from forecast_platform.evaluation.backtest import backtest as run_backtest
     from forecast_platform.evaluation.backtest import summary_table, to_json
     from forecast_platform.evaluation.baselines import seasonal_naive
-    from forecast_platform.series.reference import aligned_last_year
+    from forecast_platform.series.outlook import aligned_last_year
     from forecast_platform.settings import Settings
 
     changes: dict[str, Any] = {

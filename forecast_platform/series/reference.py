@@ -19,7 +19,6 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +29,6 @@ from forecast_platform.series.panel import Panel
 YEAR = 52
 SHARE_WEEKS = 6  # weeks to each side of t' over which the share of the department is taken
 MAX_HORIZON = YEAR - SHARE_WEEKS
-GROWTH_WEEKS = 18  # the recent weeks that say how a series runs against its reference
 HALF_YEAR = 26
 SECOND_YEAR = 0.35  # the part of the year before last
 STORE_PULSE = 0.4  # the power of a store's own ups and downs, which are in part noise
@@ -248,61 +246,3 @@ def _level_of_last_year(seen: _Seen, total: int) -> NDArray[np.float64]:
     usable = (last @ one >= 4) & (sold_last > 0) & (sold_before > 0)
     ratio = np.where(usable, sold_last / np.where(usable, sold_before, 1), np.nan)
     return np.asarray(np.clip(ratio, 0.2, 5.0))
-
-
-def growth(panel: Panel, reference: NDArray[np.float64], power: float = 0.7) -> NDArray[np.float64]:
-    """How each series runs against its reference lately, shrunk, shape (N,).
-
-    Sales over reference, summed over the last GROWTH_WEEKS weeks that have both, to the power `power` (less for series
-    with few such weeks): part of a series' recent growth does not last. It is shrunk towards how the rest of its store
-    (in part also of its department) runs, or towards 1 where there is no rest.
-    """
-    since = max(len(panel.weeks) - GROWTH_WEEKS, 0)
-    recent, base = panel.sales[:, since:], reference[:, since : len(panel.weeks)]
-    both = ~np.isnan(recent) & ~np.isnan(base)
-    sold, referred = np.where(both, recent, 0).sum(axis=1), np.where(both, base, 0).sum(axis=1)
-    prior = _rest(panel.store, sold, referred) ** 0.5 * _rest(panel.dept, sold, referred) ** 0.2
-    count = both.sum(axis=1)
-    usable = (sold > 0) & (referred > 0)
-    ratio = np.where(usable, np.clip(sold / np.where(referred > 0, referred, 1), 0.2, 5.0), prior)
-    return np.asarray(prior * (ratio / prior) ** (power * count / (count + 4)))
-
-
-def _rest(group: NDArray[np.str_], sold: NDArray[np.float64], referred: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Sales over reference of the other series of each series' group, shape (N,), 0.5 .. 2; 1 where there are none."""
-    _, member = np.unique(group, return_inverse=True)
-    others = [np.bincount(member, weights=x)[member] - x for x in (sold, referred)]
-    usable = (others[0] > 0) & (others[1] > 1e-9 * referred)
-    return np.asarray(np.clip(np.where(usable, others[0] / np.where(usable, others[1], 1), 1.0), 0.5, 2.0))
-
-
-def aligned_last_year(history: Panel, horizon: int, quantiles: Sequence[float]) -> NDArray[np.float64]:
-    """The reference times growth as a forecast of its own, without learning: a baseline for backtests.
-
-    Intervals are normal, from the spread of sales about reference times growth over the last year of the history, per
-    series and mixed with that of all series, relative to the reference.
-
-    Returns:
-        Shape (N, Q, horizon). With less than a year and a few weeks of history it is the last observed level.
-
-    Raises:
-        ValueError: see `last_year`.
-    """
-    known = len(history.weeks)
-    reference = last_year(history, horizon, events=worth_lining_up(history))
-    level = growth(history, reference)
-    ahead = reference[:, known:]
-    short = np.isnan(ahead)
-    if short.any():
-        last = history.sales[np.arange(len(history)), history.last]
-        ahead = np.where(short, np.abs(last)[:, None], ahead)
-    centre = ahead * level[:, None]
-    error = history.sales[:, -YEAR:] / (reference[:, :known] * level[:, None])[:, -YEAR:] - 1
-    error = np.clip(error, -1, 1)
-    count = (~np.isnan(error)).sum(axis=1)
-    squares = np.where(np.isnan(error), 0, error) ** 2
-    pooled = squares.sum() / max(count.sum(), 1) if count.any() else 0.04
-    spread = np.sqrt((squares.sum(axis=1) + 8 * pooled) / (count + 8))
-    z = np.array([NormalDist().inv_cdf(q) for q in quantiles])
-    width = np.abs(centre) * spread[:, None]
-    return np.asarray(centre[:, None, :] + z[None, :, None] * width[:, None, :])

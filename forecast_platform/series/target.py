@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from forecast_platform.series.covariates import Covariates, Declaration
 from forecast_platform.series.holidays import Event, retail_events
+from forecast_platform.series.outlook import outlook
 from forecast_platform.series.panel import Panel
-from forecast_platform.series.reference import MAX_HORIZON, YEAR, growth, last_year, one_year_back, worth_lining_up
+from forecast_platform.series.reference import MAX_HORIZON, YEAR, last_year, one_year_back, worth_lining_up
 
 SALES, REFERENCE, RATIO = "sales", "reference", "ratio"
 _LARGEST_RATIO = 5.0
@@ -104,7 +105,7 @@ def build_target(panel: Panel, horizon: int, kind: str, holidays: Sequence[str] 
         raise ValueError(f"{known} weeks of history have no last year to refer to; use the target {SALES!r}")
     panel = dataclasses.replace(panel, events=worth_lining_up(panel))
     reference = last_year(panel, horizon)
-    lead = reference[:, known:] * growth(panel, reference)[:, None]
+    lead = outlook(panel, reference)
     if kind == REFERENCE:
         view = dataclasses.replace(panel, covariates=_features(panel, horizon, reference, 0), exposure=None)
         return Target(view, np.ones((n, horizon)), np.zeros(n), lead)

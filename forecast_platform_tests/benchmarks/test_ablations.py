@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import ablations, report
 from benchmarks.protocol import CUTOFFS
-from forecast_platform.series import reference
+from forecast_platform.series import outlook, reference
 
 
 def write_sales(folder: Path) -> None:
@@ -48,17 +48,22 @@ def test_a_quick_run_writes_every_row_and_is_kept(
 
 
 def test_the_steps_end_with_what_ships_and_names_are_put_back() -> None:
-    before = reference.SECOND_YEAR, reference._rest
+    before = reference.SECOND_YEAR, outlook.WINDOWS
     with ablations.replaced(ablations.STEPS[0].replaced):
         assert reference.SECOND_YEAR == 0
-    assert before == (reference.SECOND_YEAR, reference._rest)
+        assert outlook.WINDOWS == (18,)
+    assert before == (reference.SECOND_YEAR, outlook.WINDOWS)
     last: dict[str, Any] = dict(ablations.STEPS[-1].replaced)
     assert last.pop(ablations.LAST_YEAR) is reference.last_year
     assert last == {
-        ablations.GROWTH: reference.growth,
-        ablations.REST: reference._rest,
         ablations.PULSE: reference.STORE_PULSE,
         ablations.SECOND: reference.SECOND_YEAR,
+        ablations.WINDOWS: outlook.WINDOWS,
+        ablations.BELIEFS: outlook.BELIEFS,
+        ablations.CALMS: outlook.CALMS,
+        ablations.STORE: outlook.STORE,
+        ablations.DEPARTMENT: outlook.DEPARTMENT,
+        ablations.TRIM: outlook.TRIM,
     }
 
 

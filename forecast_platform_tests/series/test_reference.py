@@ -7,25 +7,19 @@ import os
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forecast_platform.evaluation.backtest import backtest
-from forecast_platform.evaluation.baselines import seasonal_naive
 from forecast_platform.series.holidays import Event, retail_events
+from forecast_platform.series.outlook import aligned_last_year
 from forecast_platform.series.panel import Panel
 from forecast_platform.series.reference import (
-    GROWTH_WEEKS,
     HALF_YEAR,
     MAX_HORIZON,
     SECOND_YEAR,
     STORE_PULSE,
     YEAR,
-    aligned_last_year,
-    growth,
     last_year,
     one_year_back,
     worth_lining_up,
@@ -88,12 +82,7 @@ def test_nothing_after_the_cutoff_is_read(seed, known, horizon, gaps):
     panel = random_panel(seed, known + 30, gaps=gaps, stores=[1, 1, 2, 2, 3, 3])
     cutoff = panel.weeks[known - 1].astype(dt.date)
     past, other = panel.until(cutoff), perturb(panel, known, seed).until(cutoff)
-    reference, same = last_year(past, horizon), last_year(other, horizon)
-    np.testing.assert_array_equal(reference, same)
-    np.testing.assert_array_equal(growth(past, reference), growth(other, same))
-    np.testing.assert_array_equal(
-        aligned_last_year(past, horizon, QUANTILES), aligned_last_year(other, horizon, QUANTILES)
-    )
+    np.testing.assert_array_equal(last_year(past, horizon), last_year(other, horizon))
 
 
 @settings(derandomize=True, deadline=None, max_examples=15)
@@ -433,7 +422,6 @@ def test_a_new_series_of_a_new_department_has_its_own_level(mix):
     sales[1:, :60] = np.nan
     reference = last_year(panel_of(sales, ["1", "2", "3"]), 12, mix)
     np.testing.assert_allclose(reference[:, YEAR:], 100)
-    assert growth(panel_of(sales, ["1", "2", "3"]), reference) == pytest.approx(np.ones(3))
 
 
 @pytest.mark.parametrize("mix", [0.0, 0.5, 1.0])
@@ -501,130 +489,3 @@ def test_a_horizon_out_of_reach_names_both_numbers(horizon):
     for call in (last_year, lambda p, h: aligned_last_year(p, h, QUANTILES)):
         with pytest.raises(ValueError, match=rf"horizon is {horizon}; .* 1 \.\. {MAX_HORIZON} weeks"):
             call(random_panel(0, 110), horizon)
-
-
-# ------------------------------------------------------------------------------------------------- growth
-
-
-@pytest.mark.parametrize("power", [0.7, 1.0, 0.0])
-def test_growth_is_shrunk_towards_one(power):
-    year = np.tile(np.random.default_rng(0).uniform(50, 500, (1, YEAR)), 2)
-    year[:, -GROWTH_WEEKS:] *= 2
-    panel = panel_of(year)
-    reference = last_year(panel, 12, events=())
-    assert growth(panel, reference, power) == pytest.approx([2 ** (power * GROWTH_WEEKS / (GROWTH_WEEKS + 4))])
-    panel.sales[:, -GROWTH_WEEKS:-4] = np.nan  # four weeks: half as sure
-    assert growth(panel, reference, power) == pytest.approx([2 ** (power * 4 / 8)])
-
-
-def test_growth_without_overlap_is_one():
-    sales = random_panel(0, 104, n=3).sales
-    sales[0, -GROWTH_WEEKS:] = np.nan  # closed a while ago
-    sales[1, -GROWTH_WEEKS:] *= -1  # nothing but returns
-    panel = panel_of(sales, ["a", "b", "c"])
-    assert growth(panel, last_year(panel, 12))[:2].tolist() == [1, 1]
-    young = panel_of(sales[:, :YEAR])
-    assert growth(young, last_year(young, 12)).tolist() == [1, 1, 1]
-
-
-def test_growth_is_bounded():
-    reference = np.ones((2, 104))
-    panel = panel_of([[1e9] * 104, [1e-9] * 104], ["a", "b"])
-    part = GROWTH_WEEKS / (GROWTH_WEEKS + 4)
-    assert growth(panel, reference, 1.0) == pytest.approx([5**part, 0.2**part])
-
-
-def test_growth_leans_to_that_of_the_rest_of_the_store():
-    """Two stores, one of which runs a half above last year; in each a department that opened two weeks ago."""
-    sales = np.full((8, 104), 100.0)
-    sales[:4, -GROWTH_WEEKS:] *= 1.5
-    sales[[0, 4], :-2] = np.nan
-    panel = panel_of(sales, [*"abcdefgh"], stores=[0] * 4 + [1] * 4)
-    found = growth(panel, np.full((8, 116), 100.0))
-    assert found[4] == pytest.approx(1.0)
-    assert found[0] == pytest.approx(1.5**0.5 * 1.5 ** (0.5 * 0.7 * 2 / 6), rel=0.01), "two weeks of its own say little"
-    assert found[0] < found[1]
-    np.testing.assert_allclose(found[1:4], found[1])
-
-
-def test_growth_leans_to_that_of_the_department_elsewhere_where_the_store_says_nothing():
-    sales = np.full((4, 104), 100.0)
-    sales[1:, -GROWTH_WEEKS:] *= 1.5
-    sales[0, -GROWTH_WEEKS:] = np.nan
-    panel = panel_of(sales)
-    assert growth(panel, np.full((4, 116), 100.0))[0] == pytest.approx(1.5**0.2)
-
-
-# -------------------------------------------------------------------------------------- aligned last year
-
-
-@settings(derandomize=True, deadline=None, max_examples=20)
-@given(
-    seed=st.integers(0, 99),
-    known=st.sampled_from([1, 2, 10, 40, 51, 52, 53, 60, 130]),
-    horizon=st.integers(1, MAX_HORIZON),
-    gaps=st.sampled_from([0, 0.3, 0.95]),
-)
-def test_the_forecast_is_finite_and_ascends(seed, known, horizon, gaps):
-    forecast = aligned_last_year(random_panel(seed, known, gaps=gaps), horizon, QUANTILES)
-    assert forecast.shape == (6, 9, horizon)
-    assert np.isfinite(forecast).all()
-    assert (np.diff(forecast, axis=1) > 0).all()
-
-
-def test_the_median_is_reference_times_growth():
-    panel = random_panel(0, 130, gaps=0.1)
-    reference = last_year(panel, 12)
-    want = reference[:, -12:] * growth(panel, reference)[:, None]
-    np.testing.assert_allclose(aligned_last_year(panel, 12, [0.1, 0.5, 0.9])[:, 1], want)
-
-
-def test_a_short_history_is_its_last_level():
-    sales = random_panel(0, 30, n=2).sales
-    sales[1, 25:] = np.nan
-    median = aligned_last_year(panel_of(sales), 30, [0.5])[:, 0]
-    np.testing.assert_allclose(median[:, : YEAR - 30], np.repeat([[sales[0, 29]], [sales[1, 24]]], YEAR - 30, axis=1))
-    # The weeks ahead that have a year behind them have their reference.
-    np.testing.assert_allclose(median[:, YEAR - 30 :], last_year(panel_of(sales), 30)[:, YEAR:])
-
-
-def test_the_interval_is_as_wide_as_the_last_year_was_off():
-    year = np.tile(np.random.default_rng(0).uniform(50, 500, (1, YEAR)), 3)
-    sales = np.repeat(year, 2, axis=0)
-    sales[1, -YEAR:] *= 1 + 0.3 * (-1.0) ** np.arange(YEAR)
-    panel = panel_of(sales, ["a", "b"])
-    forecast = aligned_last_year(panel, 12, [0.1, 0.5, 0.9])
-    width = ((forecast[:, 2] - forecast[:, 0]) / forecast[:, 1]).mean(axis=1)
-    assert width[0] < width[1]
-    symmetric = forecast[:, 2] + forecast[:, 0]
-    np.testing.assert_allclose(symmetric, 2 * forecast[:, 1])
-
-
-# ------------------------------------------------------------------------------------------ the real data
-
-
-@pytest.fixture(scope="module")
-def walmart() -> Panel:
-    path = WALMART / "sales.csv.gz"
-    if not path.exists():
-        pytest.skip(f"needs the Walmart sales: {path} is missing; point FORECAST_WALMART_DIR at its folder")
-    rows = pd.read_csv(path, dtype={0: str, 1: str})
-    rows.columns = ["store", "dept", "week", "sales", "is_holiday"]
-    rows["week"] = pd.to_datetime(rows["week"], format="%d/%m/%Y")
-    return Panel.from_table(pa.table({
-        "store": rows["store"].tolist(),
-        "dept": rows["dept"].tolist(),
-        "week": pa.array(rows["week"].dt.date),
-        "sales": rows["sales"].to_numpy(),
-    }))  # fmt: skip
-
-
-def test_walmart_is_well_ahead_of_the_seasonal_naive(walmart):
-    limits = {dt.date(2011, 11, 4): 0.100, dt.date(2012, 8, 3): 0.092}
-    results = backtest(walmart, tuple(limits), 12, {"aligned": aligned_last_year, "naive": seasonal_naive})
-    scores = {(result.model, result.cutoff): result.scores for result in results}
-    for cutoff, limit in limits.items():
-        aligned, naive = scores["aligned", cutoff], scores["naive", cutoff]
-        assert aligned.wape < limit < naive.wape
-        assert aligned.wql < naive.wql
-        assert 0.75 < aligned.coverage80 < 0.88

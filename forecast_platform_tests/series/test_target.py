@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forecast_platform.series.covariates import Covariates, Declaration
+from forecast_platform.series.outlook import outlook
 from forecast_platform.series.panel import Panel
-from forecast_platform.series.reference import YEAR, growth, last_year, worth_lining_up
+from forecast_platform.series.reference import YEAR, last_year, worth_lining_up
 from forecast_platform.series.target import (
     BLIND_FEATURES,
     RATIO,
@@ -78,11 +79,11 @@ def test_the_ratio_of_known_weeks_in_sales_are_the_sales(years: Panel):
     np.testing.assert_allclose(in_history(years)[:5], years.sales[:5, YEAR:])
 
 
-def test_the_ratio_of_1_is_last_years_week_and_the_reference_leads_with_its_growth(years: Panel):
+def test_the_ratio_of_1_is_last_years_week_and_the_reference_leads_with_its_outlook(years: Panel):
     target, reference = build_target(years, HORIZON, RATIO), last_year(years, HORIZON, events=worth_lining_up(years))
     assert target.panel.weeks.tolist() == years.weeks[YEAR:].tolist()
     np.testing.assert_allclose(target.in_sales(np.ones((6, 1, HORIZON)))[:, 0], reference[:, WEEKS:])
-    np.testing.assert_allclose(target.lead, reference[:, WEEKS:] * growth(years, reference)[:, None])
+    np.testing.assert_array_equal(target.lead, outlook(years, reference))
     assert (target.unit > target.offset[:, None]).all()
     assert (target.offset > 0).all()
     # No season is left: the spread over the weeks is that of the noise.
