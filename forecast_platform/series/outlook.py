@@ -23,10 +23,12 @@ from forecast_platform.series.reference import YEAR, last_year, worth_lining_up
 
 Floats = NDArray[np.float64]
 
-# The ways, each combination of:
-WINDOWS: tuple[int, ...] = (8, 18, 39)  # weeks over which growth is taken
-BELIEFS: tuple[float, ...] = (0.3, 0.6, 0.9)  # the power of a series' own growth beside that of its store and department
-CALMS: tuple[float, ...] = (0.0, 0.05, 0.1)  # a week x times as large by the reference is forecast x ** (1 - calm) times as large
+# The ways, each combination of: weeks over which growth is taken; the power of a series' own growth beside that of its
+# store and department; how much lower peaks come back (a week x times as large by the reference is forecast
+# x ** (1 - calm) times as large).
+WINDOWS: tuple[int, ...] = (8, 18, 39)
+BELIEFS: tuple[float, ...] = (0.3, 0.6, 0.9)
+CALMS: tuple[float, ...] = (0.0, 0.05, 0.1)
 STORE, DEPARTMENT = 0.5, 0.2  # powers of their growth
 DOUBT = 2  # growth seen in so many weeks is half believed
 TRIM = 0.2  # the part of the weeks left out at each end, by growth
