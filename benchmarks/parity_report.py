@@ -1,0 +1,113 @@
+"""The page's part about parity, from the results of benchmarks.parity."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from benchmarks.protocol import CUTOFFS
+
+Result = Mapping[str, Any]
+
+THEIRS, TRANSPLANTED = "theirs", "ours with its weights"  # names of the forecasts in the results
+CLOSE = 0.02
+
+# What GluonTS is told, one more thing a row.
+_TOLD = {
+    "sagemaker": "SageMaker's defaults, the rest as it is",
+    "steady": "+ windows drawn and learning rate kept as ours",
+    "alike": "+ inputs and first weights as ours",
+}
+_FUNCTION = """\
+### The same function
+
+{windows:,} windows, GluonTS's trained weights in both networks: the Student's t differ by at most {df:.0e} in degrees
+of freedom, {loc:.0e} in location and {width:.1e} in width, which is the floor that ours adds. From the same first
+weights, on the same windows and without dropout, {steps} steps of training lead from losses of {first} nats
+to {last}, never more than {apart:.0e} apart. So network, likelihood, gradient and optimiser are one. With the
+same trained weights, forecasts differ by how paths are drawn: ours spreads those of a series evenly.
+
+| cutoff | wQL, GluonTS | wQL, its weights in ours | ratio | seeds | verdict |
+|---|---|---|---|---|---|
+"""
+_CHOICES = """\
+### What is not the same
+
+What SageMaker does not document, each has chosen for itself. GluonTS told our choices, one group after the other:
+
+| GluonTS's DeepAR, told | {columns} | seeds |
+|---|{rules}---|
+"""
+_WHAT = """\
+- Windows and learning rate: GluonTS draws batches in the order of the series, so one of 128 holds a store or two; it
+  halves the rate, and picks the epoch to keep, by a loss in units of sales, which moves with the sizes that an epoch
+  happens to draw more than with what is learned. Ours shuffles, keeps the rate and ends with the last epoch.
+- Inputs and first weights: ours standardises the log of the scale, tells the network which lags were observed, starts
+  embeddings at a tenth of GluonTS's size and the forget gates open.
+- Left as they are, because GluonTS has no argument for them: its dropout has a mask of its own at every step, its two
+  biases learn at twice the rate of one, and a context without observations takes the batch's scale.
+"""
+
+
+def section(folder: Path, ours: Mapping[str, float | None]) -> str:
+    """Nothing where there are no results. `ours`: wQL of ours at SageMaker's defaults, by cutoff."""
+    results = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    plain = [r for r in results if r["model"] == "parity-sagemaker"]
+    if {r["cutoff"] for r in plain} != set(CUTOFFS):
+        return ""
+    dates = sorted({r["date"][:10] for r in results})
+    commits = ", ".join(sorted({r["commit"] for r in results}))
+    made = f"Command: `python -m benchmarks.parity`, {' to '.join(dict.fromkeys((dates[0], dates[-1])))}, at {commits}."
+    return "\n\n".join([_function(plain), _choices(results, ours), made])
+
+
+def _wql(results: Sequence[Result], cutoff: str, name: str = THEIRS) -> list[float]:
+    return [r["scores"][name]["wql"] for r in results if r["cutoff"] == cutoff]
+
+
+def _function(plain: Sequence[Result]) -> str:
+    function = [r["outcome"]["extra"]["function"] for r in plain]
+    training = [r["outcome"]["extra"]["training"] for r in plain]
+    worst = max(training, key=lambda t: t["largest"])
+
+    def pair(losses: Sequence[float]) -> str:
+        return " and ".join(f"{loss:.4f}" for loss in losses)
+
+    text = _FUNCTION.format(
+        windows=sum(f["windows"] for f in function),
+        df=max(f["degrees of freedom"] for f in function),
+        loc=max(f["location"] for f in function),
+        width=max(f["width"] for f in function),
+        steps=worst["steps"],
+        first=pair(worst["first"]),
+        last=pair(worst["last"]),
+        apart=worst["largest"],
+    )
+    lines = []
+    for cutoff in CUTOFFS:
+        theirs, ours = (fmean(_wql(plain, cutoff, name)) for name in (THEIRS, TRANSPLANTED))
+        verdict = "within 2%" if abs(ours / theirs - 1) <= CLOSE else "**a miss**: not within 2%"
+        seeds = len(_wql(plain, cutoff))
+        lines.append(f"| {cutoff} | {theirs:.4f} | {ours:.4f} | {ours / theirs:.3f} | {seeds} | {verdict} |")
+    return text + "\n".join(lines)
+
+
+def _choices(results: Sequence[Result], ours: Mapping[str, float | None]) -> str:
+    lines = []
+    for variant, told in _TOLD.items():
+        found = [r for r in results if r["model"] == f"parity-{variant}"]
+        values = {cutoff: _wql(found, cutoff) for cutoff in CUTOFFS}
+        if all(values.values()):
+            cells = []
+            for cutoff, each in values.items():
+                mine = ours[cutoff]
+                cells.append(f"{fmean(each):.4f} ({', '.join(f'{x:.4f}' for x in each)})")
+                cells.append(f"{mine / fmean(each):.3f}" if mine else "-")
+            lines.append(f"| {told} | {' | '.join(cells)} | {min(len(v) for v in values.values())} |")
+    head = _CHOICES.format(
+        columns=" | ".join(f"wQL, {c} (each seed) | ours / it" for c in CUTOFFS), rules="---|---|" * len(CUTOFFS)
+    )
+    return head + "\n".join(lines) + "\n\n" + _WHAT.rstrip()
