@@ -26,9 +26,10 @@ _FUNCTION = """\
 
 {windows:,} windows, GluonTS's trained weights in both networks: the Student's t differ by at most {df:.0e} in degrees
 of freedom, {loc:.0e} in location and {width:.1e} in width, which is the floor that ours adds. From the same first
-weights, on the same windows and without dropout, {steps} steps of training lead from losses of {first} nats
-to {last}, never more than {apart:.0e} apart. So network, likelihood, gradient and optimiser are one. With the
-same trained weights, forecasts differ by how paths are drawn: ours spreads those of a series evenly.
+weights, on the same windows, without dropout and with one bias for GluonTS's two, {steps} steps of training lead from
+losses of {first} nats to {last}, never more than {apart:.0e} apart. So network, likelihood, gradient and
+optimiser are one. With the same trained weights, forecasts differ by how paths are drawn: ours spreads those of a
+series evenly.
 
 | cutoff | wQL, GluonTS | wQL, its weights in ours | ratio | seeds | verdict |
 |---|---|---|---|---|---|
@@ -42,6 +43,8 @@ What SageMaker does not document, each has chosen for itself. GluonTS told our c
 |---|{rules}---|
 """
 _WHAT = """\
+At a constant learning rate the last weights lie where chance leaves them, so read the ratios with the seeds in brackets.
+
 - Windows and learning rate: GluonTS draws batches in the order of the series, so one of 128 holds a store or two; it
   halves the rate, and picks the epoch to keep, by a loss in units of sales, which moves with the sizes that an epoch
   happens to draw more than with what is learned. Ours shuffles, keeps the rate and ends with the last epoch.
