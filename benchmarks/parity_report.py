@@ -43,7 +43,8 @@ What SageMaker does not document, each has chosen for itself. GluonTS told our c
 |---|{rules}---|
 """
 _WHAT = """\
-At a constant learning rate the last weights lie where chance leaves them, so read the ratios with the seeds in brackets.
+At a constant
+rate the last weights lie where chance leaves them, so read the ratios with the seeds in brackets.
 
 - Windows and learning rate: GluonTS draws batches in the order of the series, so one of 128 holds a store or two; it
   halves the rate, and picks the epoch to keep, by a loss in units of sales, which moves with the sizes that an epoch
@@ -99,7 +100,7 @@ def _function(plain: Sequence[Result]) -> str:
 
 
 def _choices(results: Sequence[Result], ours: Mapping[str, float | None]) -> str:
-    lines = []
+    lines, verdict = [], ""
     for variant, told in _TOLD.items():
         found = [r for r in results if r["model"] == f"parity-{variant}"]
         values = {cutoff: _wql(found, cutoff) for cutoff in CUTOFFS}
@@ -109,8 +110,11 @@ def _choices(results: Sequence[Result], ours: Mapping[str, float | None]) -> str
                 mine = ours[cutoff]
                 cells.append(f"{fmean(each):.4f} ({', '.join(f'{x:.4f}' for x in each)})")
                 cells.append(f"{mine / fmean(each):.3f}" if mine else "-")
+            told_all = [(c, mine / fmean(values[c])) for c, mine in ours.items() if mine]
+            verdict = "; ".join(f"at {c} {'' if abs(r - 1) <= CLOSE else '**not** '}within 2%" for c, r in told_all)
             lines.append(f"| {told} | {' | '.join(cells)} | {min(len(v) for v in values.values())} |")
     head = _CHOICES.format(
         columns=" | ".join(f"wQL, {c} (each seed) | ours / it" for c in CUTOFFS), rules="---|---|" * len(CUTOFFS)
     )
-    return head + "\n".join(lines) + "\n\n" + _WHAT.rstrip()
+    close = f"Told as much as in the last row, it and ours are {verdict}. " if verdict else ""
+    return head + "\n".join(lines) + "\n\n" + close + _WHAT.rstrip()
