@@ -1,4 +1,4 @@
-"""Run the benchmarks: python -m benchmarks [--quick] [--only NAME] [--fresh] (or `make bench`)."""
+"""Run the benchmarks: python -m benchmarks [--quick] [--only NAME] [--fresh] [--speed] (or `make bench`)."""
 
 from __future__ import annotations
 
@@ -65,6 +65,9 @@ MODELS = (
     Model("neuralforecast-tft", "neuralforecast_models", "tft", slow=True),
     Model("ours-fev", "ours", "fev", seeds=(0, 1, 2), cutoffs=(FEV,)),
 )
+# Speeds are compared by runs in turns, so that a faster or slower hour meets all alike.
+IN_TURNS = ("ours-plain", "gluonts-sagemaker", "ours-network", "neuralforecast-deepar")
+ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -122,8 +125,8 @@ class Runner:
         path = self._path(model, cutoff, seed)
         return path.exists() and json.loads(path.read_text())["fingerprint"] == self._fingerprint(model)
 
-    def run(self, model: Model, cutoff: str, seed: int) -> str:
-        """Run, score, write the result; returns a line about it. RuntimeError when the process fails."""
+    def process(self, model: Model, cutoff: str, seed: int) -> tuple[dict[str, Any], Path]:
+        """Run; the outcome, and where its forecasts are, without suffix. RuntimeError when the process fails."""
         panel, reference = self.data.export(cutoff)
         out = self.work / f"{model.name}.{cutoff}.seed{seed}"
         job = Job(
@@ -146,18 +149,18 @@ class Runner:
             ).returncode  # fmt: skip
         if code:
             raise RuntimeError(f"exit code {code}; the end of {log}:\n" + "\n".join(log.read_text().splitlines()[-8:]))
-        outcome = json.loads(Path(f"{out}.json").read_text())
+        return json.loads(Path(f"{out}.json").read_text()), out
+
+    def run(self, model: Model, cutoff: str, seed: int) -> str:
+        """Run, score, write the result; returns a line about it."""
+        outcome, out = self.process(model, cutoff, seed)
         scores = outcome["extra"].pop("scores", None) or self._scores(model, cutoff, out)
         result = {
             "model": model.name,
             "cutoff": cutoff,
             "seed": seed,
             "fingerprint": self._fingerprint(model),
-            "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-            "commit": commit(),
-            "command": self.command,
-            "machine": self.machine,
-            "data": self.data.describe(),
+            **self._origin(),
             "outcome": {name: value for name, value in outcome.items() if name != "quantiles"},
             "scores": scores,
         }
@@ -165,6 +168,30 @@ class Runner:
         main = scores.get("deepar") or scores.get(model.name) or {}
         parts = [f"WAPE {main['wape']:.4f}, wQL {main['wql']:.4f}"] if main else []
         return ", ".join([*parts, f"training {outcome['train_cpu_s']:.0f} CPU s"])
+
+    def speed_kept(self, models: Sequence[Model]) -> bool:
+        """Whether the speeds in turns are there, of this code, data and machine."""
+        path = self.results / report.SPEED
+        return path.exists() and json.loads(path.read_text())["fingerprints"] == self._fingerprints(models)
+
+    def speed(self, models: Sequence[Model], rounds: int) -> None:
+        """Run the models one after the other at the first cutoff, `rounds` times, and write what each run took."""
+        taken = []
+        for number in range(rounds):
+            print(f"speed, round {number + 1} of {rounds} ...", flush=True)
+            outcomes = {model.name: self.process(model, protocol.CUTOFFS[0], seed=number)[0] for model in models}
+            kept = ("train_cpu_s", "windows", "predict_cpu_s", "series")
+            taken.append({name: {key: outcome[key] for key in kept} for name, outcome in outcomes.items()})
+        result = {"fingerprints": self._fingerprints(models), **self._origin(), "rounds": taken}
+        (self.results / report.SPEED).write_text(json.dumps(result, indent=1) + "\n")
+
+    def _fingerprints(self, models: Sequence[Model]) -> dict[str, str]:
+        return {model.name: self._fingerprint(model) for model in models}
+
+    def _origin(self) -> dict[str, Any]:
+        now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+        machine, data = self.machine, self.data.describe()
+        return {"date": now, "commit": commit(), "command": self.command, "machine": machine, "data": data}
 
     def _scores(self, model: Model, cutoff: str, out: Path) -> dict[str, dict[str, float]]:
         """Scores by model: the command line forecasts with several, any other process with one or none."""
@@ -231,6 +258,7 @@ def main(arguments: Sequence[str]) -> int:
         "--only", default="", metavar="NAME", help="models whose name starts so, such as gluonts or ours"
     )
     parser.add_argument("--fresh", action="store_true", help="run again what there are results of")
+    parser.add_argument("--speed", action="store_true", help="nothing but the speeds: ours and peers in turns, afresh")
     parser.add_argument("--peers", type=Path, default=ROOT / ".venv-peers", help="the peers' environment")
     options = parser.parse_args(arguments)
 
@@ -249,15 +277,17 @@ def main(arguments: Sequence[str]) -> int:
         print(f"no model starts with {options.only!r}; there are: {', '.join(m.name for m in MODELS)}", file=sys.stderr)
         return 2
     python = options.peers.absolute() / "bin" / "python"
-    if any(m.peer for m in chosen) and not python.exists():
+    timed = [m for m in MODELS if m.name in IN_TURNS] if options.speed or not options.only else []
+    if any(m.peer for m in [*chosen, *timed]) and not python.exists():
         print(f"the peers' environment is not there ({python}): make bench builds it", file=sys.stderr)
         return 2
 
     results = SCRATCH / "quick" / "results" if options.quick else ROOT / "benchmarks" / "results"
     page = SCRATCH / "quick" / "benchmarks.md" if options.quick else ROOT / "docs" / "benchmarks.md"
-    runs = [
-        (m, cutoff, seed) for m in chosen for seed in m.seeds[: 1 if options.quick else None] for cutoff in m.cutoffs
-    ]
+    seeds = 1 if options.quick else None
+    runs = [(m, cutoff, seed) for m in chosen for seed in m.seeds[:seeds] for cutoff in m.cutoffs]
+    if options.speed:
+        runs = []
     failed = 0
     with tempfile.TemporaryDirectory() as exports:
         data = Data.load(source, Path(exports), options.quick)
@@ -275,8 +305,14 @@ def main(arguments: Sequence[str]) -> int:
             except (RuntimeError, AssertionError, ValueError) as error:
                 failed += 1
                 print(f"  failed: {error}", file=sys.stderr, flush=True)
+        if options.speed or (timed and (options.fresh or not runner.speed_kept(timed))):
+            try:
+                runner.speed(timed, 1 if options.quick else ROUNDS)
+            except RuntimeError as error:
+                failed += 1
+                print(f"  failed: {error}", file=sys.stderr, flush=True)
     report.write(results, page)
-    print(f"{len(runs) - failed} of {len(runs)} results; {page}")
+    print(f"{len(runs)} runs wanted, {failed} failures; {page}")
     return 1 if failed else 0
 
 

@@ -169,6 +169,25 @@ def test_the_page_says_ratios_and_misses(tmp_path: Path) -> None:
     }
 
 
+def test_speeds_are_compared_within_rounds_and_by_their_medians(tmp_path: Path) -> None:
+    taken = []
+    for ours, theirs in ((1.0, 4.0), (1.0, 6.0), (2.0, 10.0)):  # the last in a slow hour
+        outcome = {"windows": 6000, "predict_cpu_s": {"100": 1.0, "200": 2.0}, "series": 10}
+        taken.append({m: {**outcome, "train_cpu_s": ours} for m in ("ours-plain", "ours-network")})
+        taken[-1] |= {m: {**outcome, "train_cpu_s": theirs} for m in ("gluonts-sagemaker", "neuralforecast-deepar")}
+    (tmp_path / report.SPEED).write_text(json.dumps({"rounds": taken}))
+    first = protocol.CUTOFFS[0]
+    for model, windows in (("ours-plain", 99), ("gluonts-sagemaker", 99), ("pytorch-forecasting-deepar", 11)):
+        (tmp_path / f"{model}.json").write_text(json.dumps(result(model, first, 0.08, windows)))
+    page = tmp_path / "docs" / "benchmarks.md"
+    report.write(tmp_path, page)
+    text = page.read_text()
+    ours_to_theirs = "**6.0 x** (1,000; 4.0 to 6.0)"
+    line = f"| training windows, 2x40 cells | 6,000 | {ours_to_theirs} | {ours_to_theirs} | **9.0 x** (6) |"
+    assert f"{line} ≥ 5 x GluonTS: met |" in text
+    assert "in 3 rounds" in text
+
+
 def test_without_data_it_says_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -195,6 +214,12 @@ def test_a_quick_run_scores_writes_the_page_and_keeps_what_is_there(
     assert set(stored["outcome"]["predict_cpu_s"]) == {"100", "200"}
     assert 0 < stored["outcome"]["import_cpu_s"] < 60
     assert "ours at SageMaker's defaults" in (tmp_path / "scratch/quick/benchmarks.md").read_text()
+
+    monkeypatch.setattr(command, "IN_TURNS", ("ours-plain",))
+    assert command.main(["--quick", "--speed"]) == 0
+    stored = json.loads((tmp_path / "scratch/quick/results" / report.SPEED).read_text())
+    assert [list(taken) for taken in stored["rounds"]] == [["ours-plain"]]
+    assert stored["rounds"][0]["ours-plain"]["train_cpu_s"] > 0
 
 
 def test_time_and_memory_are_of_this_process() -> None:
