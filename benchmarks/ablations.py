@@ -103,7 +103,7 @@ def _steps() -> Iterator[Trial]:
 STEPS = tuple(_steps())
 # One network has all the windows of both, or one network's; it knows the size of the week.
 _ONE = {"num_networks": "1", "blind_features": "0"}
-_WINDOWS, _REPEATS = "selection.TRAIN_WINDOWS", "selection.REPEATS"
+_WINDOWS, _REPEATS = "selection.TRAIN_WINDOWS", "selection.CASE_REPEATS"
 _NETWORKS = int(selection.SHIPPED[RATIO]["num_networks"])
 _EACH = {**selection.TRAIN_WINDOWS, RATIO: selection.TRAIN_WINDOWS[RATIO] // _NETWORKS}
 SHIPPED = Trial({"as shipped": USUAL_SHARE, "the reference alone": 0.0, "the network alone": 1.0}, calibrated=True)
@@ -112,11 +112,10 @@ TAKEN_OUT = (
     Trial({"no damping of small weeks": USUAL_SHARE}, {"series.target.DAMPING": 0.0}),
     Trial(
         {"no network knows the size of the week": USUAL_SHARE},
-        {"series.target._features": lambda panel, *_: panel.covariates},
-        {"blind_features": "0"},
+        given={"blind_features": "0", "num_dynamic_feat": "ignore"},
     ),
     Trial({"all networks know the size of the week": USUAL_SHARE}, given={"blind_features": "0"}),
-    Trial({"one network, windows of both": USUAL_SHARE}, {_REPEATS: _NETWORKS * selection.REPEATS}, _ONE),
+    Trial({"one network, windows of both": USUAL_SHARE}, {_REPEATS: _NETWORKS * selection.CASE_REPEATS}, _ONE),
     Trial({"one network, windows of one": USUAL_SHARE}, {_WINDOWS: _EACH}, _ONE),
     Trial({"12 weeks of context instead of 4": USUAL_SHARE}, given={"context_length": "12"}),
     Trial({"no year before last in the reference": USUAL_SHARE}, {SECOND: 0.0}),
@@ -179,7 +178,7 @@ def run(trial: Trial, panel: Panel, cutoff: dt.date, given: Mapping[str, str]) -
 
 def fingerprint(trial: Trial, cutoff: str, data: Data) -> str:
     """Of what decides a result. Of functions that stand in it knows the name only: when one changes, use --fresh."""
-    plain = float | int | dict | tuple
+    plain = (float, int, dict, tuple)
     changes = {name: value if isinstance(value, plain) else "" for name, value in trial.replaced.items()}
     decides = [cutoff, trial.rows, changes, trial.given, trial.candidate, trial.calibrated, machine(), data.digest]
     content = hashlib.sha256(json.dumps(decides).encode())

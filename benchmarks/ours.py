@@ -24,7 +24,7 @@ from forecast_platform import deepar, selection
 from forecast_platform.cli import main as command_line
 from forecast_platform.deepar import sampling, training  # noqa: F401 - so that loading them counts as import
 from forecast_platform.evaluation.baselines import seasonal_naive
-from forecast_platform.series.encoding import Categories, to_series_set
+from forecast_platform.series.encoding import to_series_set
 from forecast_platform.series.outlook import aligned_last_year
 from forecast_platform.series.target import RATIO, build_target
 from forecast_platform.settings import Settings
@@ -67,12 +67,7 @@ def network(job: Job) -> Outcome:
     given = selection.plans(Settings(preset="walmart"), job.horizon, job.seed)[RATIO]
     given = selection.with_epochs(RATIO, given, history)
     target = build_target(history, job.horizon, RATIO)
-    trained = selection.trainable(target.panel, given)
-    categories = Categories.of(trained)
-    assert trained.covariates is not None
-    assert target.features is not None
-    features = trained.covariates.values[:, :, : len(trained.weeks)]
-    series = to_series_set(trained, categories, features)
+    series, categories = selection.training_set(given, target)
     outcome = _train_and_predict(job, series, to_series_set(target.panel, categories, target.features), given)
     return replace(outcome, quantiles=None)  # of the ratio, not of sales
 

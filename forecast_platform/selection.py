@@ -35,6 +35,7 @@ from forecast_platform.series.target import (
     Target,
     build_target,
     combine,
+    origins,
     ratio_possible,
 )
 from forecast_platform.settings import Settings
@@ -73,11 +74,12 @@ SHIPPED: dict[str, dict[str, str]] = {
         "lag_support": "24",
         "num_networks": "2",
         "blind_features": str(BLIND_FEATURES),
+        "training_windows": "last",
     },
 }
 AUTO = (SALES, SKIP, RATIO)  # the candidates where nothing is said
 TRAIN_WINDOWS = {SALES: 200_000, SKIP: 200_000, REFERENCE: 200_000, RATIO: 400_000}  # of all networks together
-REPEATS = 2
+REPEATS, CASE_REPEATS = 2, 5
 # DeepAR's own lower limit (SageMaker: "at least 300 observations across all training time series").
 MIN_OBSERVATIONS = 300
 VALIDATION_WEEKS = 13  # a backtest before the cutoff looks at most this far ahead
@@ -147,19 +149,33 @@ def trainable(panel: Panel, parameters: Parameters) -> Panel:
 
 def with_epochs(name: str, parameters: Parameters, panel: Panel) -> dict[str, str]:
     """Hyperparameters with `epochs` where none are given: enough for TRAIN_WINDOWS windows, but no more than REPEATS
-    for each there is, or the networks would learn a small retailer by heart. An epoch is one window a series."""
-    seen = panel.observed[:, YEAR:] if target_of(name) == RATIO else panel.observed
-    windows = min(TRAIN_WINDOWS[name] // int(parameters.get("num_networks", "1")), REPEATS * int(seen.sum()))
+    for each there is, or the networks would learn a small retailer by heart. An epoch is one window a series, or one
+    of each case."""
+    windows = TRAIN_WINDOWS[name] // int(parameters.get("num_networks", "1"))
+    if target_of(name) == RATIO:
+        epochs = min(round(windows / (len(panel) * max(len(origins(panel)), 1))), CASE_REPEATS)
+        return {"epochs": str(max(epochs, 1)), **parameters}
+    windows = min(windows, REPEATS * int(panel.observed.sum()))
     return {"epochs": str(min(max(windows // len(panel), 10), 1000)), **parameters}
+
+
+def training_set(parameters: Parameters, target: Target) -> tuple[deepar.SeriesSet, Categories]:
+    """What a network is trained on, of the series long enough to train on, and their categories."""
+    panels = [trainable(case, parameters) for case in target.cases()]
+    categories = Categories.of(*panels)
+
+    def series(panel: Panel) -> deepar.SeriesSet:
+        features = None if panel.covariates is None else panel.covariates.values[:, :, : len(panel.weeks)]
+        return to_series_set(panel, categories, features)
+
+    return deepar.SeriesSet.concatenate([series(panel) for panel in panels if len(panel)]), categories
 
 
 def fit(
     parameters: Parameters, target: Target, progress: Progress | None = None, checkpoint: Any = None
 ) -> tuple[deepar.Model, Categories]:
-    """Train on the series long enough to train on; their categories are the model's coding."""
-    panel = trainable(target.panel, parameters)
-    categories = Categories.of(panel)
-    features = None if panel.covariates is None else panel.covariates.values[:, :, : len(panel.weeks)]
+    """Train on `training_set`; its categories are the model's coding."""
+    series, categories = training_set(parameters, target)
 
     def report(done: int, total: int, metrics: dict[str, float]) -> None:
         if progress:
@@ -167,10 +183,7 @@ def fit(
 
     with one_thread():
         model = deepar.train(
-            to_series_set(panel, categories, features),
-            deepar.HyperParameters.parse(dict(parameters)),
-            progress=report,
-            checkpoint=checkpoint,
+            series, deepar.HyperParameters.parse(dict(parameters)), progress=report, checkpoint=checkpoint
         )
     return model, categories
 

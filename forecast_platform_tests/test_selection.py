@@ -16,7 +16,7 @@ from forecast_platform.evaluation.calibration import Calibration
 from forecast_platform.selection import AUTO, LEVELS, SHIPPED, SKIP, choose, network_forecast, plans, shipped_forecaster
 from forecast_platform.series.covariates import Covariates, Declaration
 from forecast_platform.series.panel import Panel
-from forecast_platform.series.target import RATIO, REFERENCE, SALES
+from forecast_platform.series.target import RATIO, REFERENCE, SALES, origins
 from forecast_platform.settings import Settings
 
 HORIZON = 4
@@ -122,7 +122,15 @@ class TestPlans:
         assert selection.with_epochs(name, given, few) == given
         open_ = {key: value for key, value in given.items() if key != "epochs"}
         epochs = [int(selection.with_epochs(name, open_, panel)["epochs"]) for panel in (few, many)]
-        assert epochs[0] >= epochs[1] >= 10
+        assert epochs[0] >= epochs[1] >= (1 if name == RATIO else 10)
+
+    def test_the_ratio_sees_a_case_at_most_five_times_and_a_large_retailer_some_windows_only(self, monkeypatch):
+        given = {"num_networks": "2"}
+        assert selection.with_epochs(RATIO, given, seasonal())["epochs"] == "5"
+        cases = len(seasonal()) * len(origins(seasonal()))
+        for windows, epochs in ((4 * cases, "2"), (cases, "1"), (10, "1")):
+            monkeypatch.setitem(selection.TRAIN_WINDOWS, RATIO, windows)
+            assert selection.with_epochs(RATIO, given, seasonal())["epochs"] == epochs
 
 
 class TestChoice:

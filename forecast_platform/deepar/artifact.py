@@ -35,7 +35,7 @@ from forecast_platform.deepar.windows import Standardiser
 
 SCHEMA = 1
 _CONFIG, _WEIGHTS = "model.json", "model.safetensors"
-_LATER = ("num_networks", "lag_skip", "blind_features")
+_LATER = ("num_networks", "lag_skip", "blind_features", "training_windows")
 _MAX_MEMBER = 1 << 30  # a model is far below this; an archive that claims more is refused unread
 
 

@@ -45,6 +45,7 @@ EXTENSIONS: dict[str, str] = {
     "num_networks": "1",
     "lag_skip": "off",
     "blind_features": "0",
+    "training_windows": "all",
 }
 """Ours, beyond SageMaker.
 
@@ -58,6 +59,7 @@ EXTENSIONS: dict[str, str] = {
   whose last value says most.
 - blind_features: of several networks the first, third, ... do without this many of the last dynamic features, so that
   their errors differ from the others' and the mixture errs less than either.
+- training_windows "last": of each series only the window it ends with, for series made for one forecast start each.
 """
 
 # SageMaker's own container is handed these by the service; they say nothing about the model.
@@ -106,6 +108,7 @@ class HyperParameters:
     num_networks: int = 1
     lag_skip: str = "off"
     blind_features: int = 0
+    training_windows: str = "all"
     version: int = CONFIG_VERSION
 
     def __post_init__(self) -> None:
@@ -128,6 +131,7 @@ class HyperParameters:
         _one_of("likelihood", self.likelihood, LIKELIHOODS)
         _one_of("learning_rate_schedule", self.learning_rate_schedule, SCHEDULES)
         _one_of("lag_skip", self.lag_skip, ("off", "on"))
+        _one_of("training_windows", self.training_windows, ("all", "last"))
         if self.lag_skip == "on" and self.likelihood not in SKIPPABLE:
             raise ContractError(
                 f"lag_skip is on with likelihood {self.likelihood}; it takes one of {', '.join(SKIPPABLE)}"
@@ -321,4 +325,5 @@ _PARSERS: dict[str, Any] = {
     "num_networks": _int,
     "lag_skip": _text,
     "blind_features": _int,
+    "training_windows": _text,
 }

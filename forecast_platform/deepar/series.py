@@ -82,6 +82,24 @@ class SeriesSet:
         out.validate()
         return out
 
+    @classmethod
+    def concatenate(cls, sets: Sequence[SeriesSet]) -> SeriesSet:
+        """All series of sets that are alike in what they have, in order."""
+
+        def joined(name: str) -> Any:
+            parts = [getattr(each, name) for each in sets]
+            return None if parts[0] is None else np.concatenate(parts)
+
+        def offsets(name: str) -> Ints | None:
+            parts = [getattr(each, name) for each in sets]
+            return None if parts[0] is None else _offsets(np.concatenate([np.diff(part) for part in parts]))
+
+        indptr = offsets("indptr")
+        assert indptr is not None
+        labels = [label for each in sets for label in each.labels]
+        feats = joined("dynamic_feat"), offsets("feat_indptr")
+        return cls(joined("start"), joined("values"), indptr, joined("cat"), *feats, labels)
+
     def validate(self) -> None:
         """Raise ContractError for an empty series, a bad start, or a value that is not a finite float32."""
         if np.isnat(self.start).any():

@@ -71,6 +71,8 @@ def train(
         device=device,
     )
     first, last = forecast_starts(used, hp.prediction_length)
+    if hp.training_windows == "last":
+        first = last
     shape = network_shape(hp, cardinality, num_feat, lags)
     starts = torch.from_numpy(first), torch.from_numpy(last)
     if hp.blind_features > num_feat:

@@ -31,16 +31,18 @@ class Categories:
     stand_ins: tuple[int, int] | None = None
 
     @classmethod
-    def of(cls, panel: Panel, stand_ins: bool = False) -> Categories:
-        """The coding of a panel to train on.
+    def of(cls, *panels: Panel, stand_ins: bool = False) -> Categories:
+        """The coding of panels to train on.
 
         Args:
             stand_ins: names never seen go by the code of the most series, the first of several alike.
         """
-        known = cls(*(tuple(sorted(set(names.tolist()), key=natural_key)) for names in (panel.store, panel.dept)))
+        both = [np.concatenate([getattr(panel, name) for panel in panels]) for name in ("store", "dept")]
+        known = cls(*(tuple(sorted(set(names.tolist()), key=natural_key)) for names in both))
         if not stand_ins:
             return known
-        store, dept = (int(np.bincount(codes).argmax()) for codes in known.encode(panel).T)
+        codes = np.concatenate([known.encode(panel) for panel in panels])
+        store, dept = (int(np.bincount(column).argmax()) for column in codes.T)
         return replace(known, stand_ins=(store, dept))
 
     def encode(self, panel: Panel) -> NDArray[np.int64]:

@@ -39,19 +39,40 @@ AHEAD = 12  # weeks after an origin that are forecast
 SHARPNESS = 60.0  # a way that errs 1% more than the department's best has exp(-0.6) of its weight
 
 
-def outlook(panel: Panel, reference: Floats) -> Floats:
-    """The reference's own forecast of the weeks ahead.
+@dataclass(frozen=True)
+class Outlook:
+    """The forecasts a reference would have made, as of any week of the history.
 
     Leak-free: nothing but the history and its reference is read, and the ways are tried from origins in it.
 
-    Args:
-        panel: N series over T weeks, ending at the cutoff.
+    Attributes:
         reference: shape (N, T + H), positive; NaN in the first year.
-
-    Returns:
-        Shape (N, H), in sales; NaN where the reference is. Where no week has a reference yet, the reference as it is.
+        seen: what was known in the T weeks, and from when on.
+        weights: how far each series goes by each way, shape (K, N).
     """
-    return _forecast(_line(panel, reference), reference[:, len(panel.weeks) :])
+
+    reference: Floats
+    seen: _Seen
+    weights: Floats
+
+    @classmethod
+    def of(cls, panel: Panel, reference: Floats) -> Outlook:
+        """The outlook of N series over T weeks, ending at the cutoff."""
+        seen = _Seen.of(panel, reference)
+        return cls(reference, seen, _weights(seen)[:, seen.dept])
+
+    def as_of(self, week: int, among: slice) -> Floats:
+        """The weeks `among`, before or after, as forecast when `week` weeks were known, in sales.
+
+        The weights are those of the whole history. NaN where the reference is; where no week had a reference yet, the
+        reference as it is.
+        """
+        reference = self.reference[:, among]
+        if week <= YEAR:
+            return reference
+        levels, slopes = zip(*self.seen.ways(week - YEAR), strict=True)
+        level, slope = np.einsum("kn,kn->n", self.weights, np.array(levels)), np.array(slopes) @ self.weights
+        return np.asarray(np.exp(level[:, None] + slope[:, None] * np.log(reference)))
 
 
 def aligned_last_year(history: Panel, horizon: int, quantiles: Sequence[float]) -> Floats:
@@ -66,9 +87,9 @@ def aligned_last_year(history: Panel, horizon: int, quantiles: Sequence[float]) 
     Raises:
         ValueError: see `last_year`.
     """
-    reference = last_year(history, horizon, events=worth_lining_up(history))
-    every = _forecast(_line(history, reference), reference)
     known = len(history.weeks)
+    reference = last_year(history, horizon, events=worth_lining_up(history))
+    every = Outlook.of(history, reference).as_of(known, slice(None))
     last = np.abs(history.sales[np.arange(len(history)), history.last])[:, None]
     centre = np.where(np.isnan(every), last, every)[:, known:]
     error = np.clip((history.sales / every[:, :known])[:, -YEAR:] - 1, -1, 1)
@@ -79,25 +100,6 @@ def aligned_last_year(history: Panel, horizon: int, quantiles: Sequence[float]) 
     z = np.array([NormalDist().inv_cdf(q) for q in quantiles])
     width = np.abs(centre) * spread[:, None]
     return np.asarray(centre[:, None, :] + z[None, :, None] * width[:, None, :])
-
-
-_Line = tuple[Floats, Floats]  # level and slope of each series, (N,) both: log forecast = level + slope * log reference
-
-
-def _forecast(line: _Line, reference: Floats) -> Floats:
-    level, slope = line
-    return np.asarray(np.exp(level[:, None] + slope[:, None] * np.log(reference)))
-
-
-def _line(panel: Panel, reference: Floats) -> _Line:
-    """The mean of all ways by their department's weights."""
-    seen = _Seen.of(panel, reference)
-    weeks = seen.sold.shape[1]
-    if not weeks:
-        return np.zeros(len(panel)), np.ones(len(panel))
-    weights = _weights(seen)[:, seen.dept]
-    levels, slopes = zip(*seen.ways(weeks), strict=True)
-    return np.einsum("kn,kn->n", weights, np.array(levels)), np.array(slopes) @ weights
 
 
 def _weights(seen: _Seen) -> Floats:

@@ -1,19 +1,23 @@
-"""What the network is asked to forecast: sales, sales with last year's week as a feature, or their ratio to it.
+"""What the network is asked to forecast: sales, sales with last year's week beside them, or their ratio to an outlook.
 
 A network that takes no target of ours, such as Amazon's built-in DeepAR, is given the reference as a feature. The ratio
 has no season left in it, which is what a short history cannot teach. Measured by itself it would be wildest where
 little is sold, so both sides of it are padded with the series' usual sales:
 
-    output[i, t] = (sales[i, t] + offset[i]) / (reference[i, t] + offset[i])
+    output[i, t] = (sales[i, t] + offset[i]) / (outlook[i, t] + offset[i])
 
 Near 1 a small week counts little and a peak in full, as it should when the next peak is to be forecast.
+
+An outlook is one of a week: what was known then. So is every case the ratio is trained on: a past week, the half year
+before it and the horizon after it, both measured by that week's outlook, as they will be at the cutoff. Measured by a
+later one, the network would learn to trust an outlook that has seen the weeks it forecasts.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +25,7 @@ from numpy.typing import NDArray
 
 from forecast_platform.series.covariates import Covariates, Declaration
 from forecast_platform.series.holidays import Event, retail_events
-from forecast_platform.series.outlook import outlook
+from forecast_platform.series.outlook import Outlook
 from forecast_platform.series.panel import Panel
 from forecast_platform.series.reference import MAX_HORIZON, YEAR, last_year, one_year_back, worth_lining_up
 
@@ -31,6 +35,10 @@ DAMPING = 1.0  # the offset, in usual weeks of sales
 # Last feature of the ratio: how large the week is for the series. Half the networks do without it (BLIND_FEATURES).
 SIZE = "size_of_week"
 BLIND_FEATURES = 1
+MEMORY = 26  # weeks before a case's origin that the network sees
+CASES = 120_000  # about as many are made of a retailer
+FIRST_ORIGIN = YEAR + 4  # an outlook needs a few weeks beside last year's
+SHORTEST_AHEAD = 4  # and a case a few weeks to forecast
 
 Floats = NDArray[np.float64]
 
@@ -40,14 +48,17 @@ class Target:
     """The network's view of N series that end at the cutoff, H weeks ahead.
 
     Attributes:
-        panel: what it is trained on and conditioned on; the same series in the same order, with its features:
-            covariates of the panel's weeks and H more, complete.
+        panel: what it is conditioned on; the same series in the same order, with its features: covariates of the
+            panel's weeks and H more, complete.
+        cases: makes what it is trained on, panels with features of their own weeks. For the ratio each holds some of
+            the series, the last H weeks of which are to be forecast from the others; otherwise it is the panel.
         unit: shape (N, H), sales that an output of 1 stands for, the offset included.
         offset: shape (N,), in sales.
         lead: shape (N, H), what the reference alone forecasts, in sales: last year's week, for sales the last value.
     """
 
     panel: Panel
+    cases: Callable[[], tuple[Panel, ...]]
     unit: Floats
     offset: Floats
     lead: Floats
@@ -100,29 +111,55 @@ def build_target(panel: Panel, horizon: int, kind: str, holidays: Sequence[str] 
         return _with_holidays(build_target(panel, horizon, kind), panel, horizon, holidays)
     if kind == SALES:
         last = panel.sales[np.arange(n), panel.last]
-        return Target(panel, np.ones((n, horizon)), np.zeros(n), np.repeat(last[:, None], horizon, axis=1))
+        return Target(
+            panel, lambda: (panel,), np.ones((n, horizon)), np.zeros(n), np.repeat(last[:, None], horizon, axis=1)
+        )
     if known <= YEAR:
         raise ValueError(f"{known} weeks of history have no last year to refer to; use the target {SALES!r}")
     panel = dataclasses.replace(panel, events=worth_lining_up(panel))
     reference = last_year(panel, horizon)
-    lead = outlook(panel, reference)
+    outlook = Outlook.of(panel, reference)
+    lead = outlook.as_of(known, slice(known, None))
     if kind == REFERENCE:
         view = dataclasses.replace(panel, covariates=_features(panel, horizon, reference, 0), exposure=None)
-        return Target(view, np.ones((n, horizon)), np.zeros(n), lead)
+        return Target(view, lambda: (view,), np.ones((n, horizon)), np.zeros(n), lead)
     offset = DAMPING * reference[:, YEAR:known].mean(axis=1)
-    unit = reference[:, YEAR:] + offset[:, None]
-    ratio = (panel.sales[:, YEAR:] + offset[:, None]) / unit[:, : known - YEAR]
-    ratio = np.clip(ratio, -_LARGEST_RATIO, _LARGEST_RATIO)
-    # A series seen in the first year only has no ratio yet: its reference is its forecast.
-    ratio[np.isnan(ratio).all(axis=1), -1] = 1.0
-    view = dataclasses.replace(
-        panel,
-        weeks=panel.weeks[YEAR:],
-        sales=ratio,
-        covariates=_features(panel, horizon, reference, YEAR),
-        exposure=None,
-    )
-    return Target(view, unit[:, known - YEAR :], offset, lead)
+    sales = np.concatenate([panel.sales, np.full((n, horizon), np.nan)], axis=1)
+    features = _features(panel, horizon, reference, YEAR)
+
+    def case(origin: int) -> Panel:
+        """The weeks around a week of the history in units of its outlook; sales after the cutoff are NaN."""
+        weeks = slice(max(origin - MEMORY, YEAR), origin + horizon)
+        unit = outlook.as_of(origin, weeks) + offset[:, None]
+        ratio = np.clip((sales[:, weeks] + offset[:, None]) / unit, -_LARGEST_RATIO, _LARGEST_RATIO)
+        inside = slice(weeks.start - YEAR, weeks.stop - YEAR)
+        return dataclasses.replace(
+            panel,
+            weeks=panel.weeks[0] + 7 * np.arange(weeks.start, weeks.stop),
+            sales=ratio,
+            covariates=dataclasses.replace(features, values=features.values[:, :, inside]),
+            exposure=None,
+        )
+
+    def cases() -> tuple[Panel, ...]:
+        made = []
+        for one in map(case, origins(panel)):
+            before, after = one.observed[:, :-horizon], one.observed[:, -horizon:]
+            made.append(one.select(np.logical_and(before.any(axis=1), after.any(axis=1))))
+        return tuple(each for each in made if len(each))
+
+    view = case(known)
+    view = dataclasses.replace(view, weeks=view.weeks[:-horizon], sales=view.sales[:, :-horizon])
+    # A series not seen lately is forecast as its outlook is.
+    view.sales[np.isnan(view.sales).all(axis=1), -1] = 1.0
+    return Target(view, cases, lead + offset[:, None], offset, lead)
+
+
+def origins(panel: Panel) -> range:
+    """The weeks of the history that the ratio's cases start from: all of them, or of a large retailer some."""
+    last = len(panel.weeks) - SHORTEST_AHEAD
+    step = max(len(panel) * (last - FIRST_ORIGIN) // CASES, 1)
+    return range(last, FIRST_ORIGIN - 1, -step)
 
 
 def holidays_of(panel: Panel) -> tuple[str, ...]:
@@ -139,7 +176,7 @@ def _events(panel: Panel) -> tuple[Event, ...]:
 
 
 def _with_holidays(target: Target, panel: Panel, horizon: int, holidays: Sequence[str]) -> Target:
-    """The target with the holidays' features after its others."""
+    """The target with the holidays' features after its others; not for the ratio, whose cases are other weeks."""
     view = target.panel
     ends = view.weeks[0] + 7 * np.arange(len(view.weeks) + horizon)
     flags = np.zeros((len(holidays), len(view), len(ends)))
@@ -152,7 +189,8 @@ def _with_holidays(target: Target, panel: Panel, horizon: int, holidays: Sequenc
     columns = tuple(Declaration(f"holiday {name}", declared=False) for name in holidays)
     if view.covariates is not None:
         columns, flags = view.covariates.columns + columns, np.concatenate([view.covariates.values, flags])
-    return dataclasses.replace(target, panel=dataclasses.replace(view, covariates=Covariates(columns, flags)))
+    view = dataclasses.replace(view, covariates=Covariates(columns, flags))
+    return dataclasses.replace(target, panel=view, cases=lambda: (view,))
 
 
 def feature_count(kind: str, covariates: int, holidays: int = 0) -> int:

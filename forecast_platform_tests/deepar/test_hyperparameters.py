@@ -39,6 +39,7 @@ def test_names_and_defaults_are_sagemakers():
         "num_networks",
         "lag_skip",
         "blind_features",
+        "training_windows",
     }
 
 
@@ -53,7 +54,7 @@ def test_the_dataclass_defaults_are_the_string_defaults():
         {"cardinality": "[2,3]", "num_dynamic_feat": "2", "early_stopping_patience": "7", "seed": "5"},
         {"cardinality": "ignore", "num_dynamic_feat": "ignore", "test_quantiles": "[0.5]"},
         {"likelihood": "negative-binomial", "learning_rate_schedule": "cosine", "gradient_clip": "1e-3"},
-        {"num_networks": "3", "lag_skip": "on"},
+        {"num_networks": "3", "lag_skip": "on", "training_windows": "last"},
     ],
 )
 def test_to_strings_round_trips(changes):

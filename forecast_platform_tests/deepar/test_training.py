@@ -7,6 +7,7 @@ import torch
 from forecast_platform import deepar
 from forecast_platform.deepar import ContractError, SeriesSet
 from forecast_platform.deepar.training_data import check_training_data, forecast_starts
+from forecast_platform.deepar.windows import WindowSource
 
 from .conftest import make_hp, make_series, train_and_kill
 
@@ -55,6 +56,25 @@ def test_same_seed_same_weights_and_another_seed_others(series):
     a, b, c = (deepar.train(series, make_hp(seed=s)) for s in (0, 0, 1))
     assert a.version == b.version != c.version
     assert a.loss_curve == b.loss_curve
+
+
+def test_the_last_windows_are_those_the_series_end_with(series, monkeypatch):
+    drawn: list[tuple[torch.Tensor, torch.Tensor]] = []
+    windows = WindowSource.windows
+    monkeypatch.setattr(WindowSource, "windows", lambda *a: drawn.append(a[1:]) or windows(*a))
+    deepar.train(series, make_hp(epochs=2, training_windows="last"))
+    lengths = torch.from_numpy(series.lengths)
+    horizon = make_hp().prediction_length
+    assert {int(w) for which, _ in drawn for w in which} == set(range(len(series)))
+    for which, start in drawn:
+        assert torch.equal(start, lengths[which] - horizon)
+
+
+def test_sets_in_a_row_are_one_set(series):
+    parts = [series.take(range(3)), series.take(range(3, len(series)))]
+    whole = SeriesSet.concatenate(parts)
+    assert deepar.train(whole, make_hp()).version == deepar.train(series, make_hp()).version
+    assert [whole.name(i) for i in range(len(whole))] == [series.name(i) for i in range(len(series))]
 
 
 def test_adam_is_torchs():

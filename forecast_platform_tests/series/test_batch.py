@@ -152,7 +152,7 @@ class TestCombined:
         """The network answers in units of hundreds, less an offset."""
         rng = np.random.default_rng(1)
         unit, offset, lead = rng.uniform(90, 110, (5, 3)), rng.uniform(1, 9, 5), rng.uniform(500, 999, (5, 3))
-        return Target(panel, unit, offset, lead)
+        return Target(panel, lambda: (panel,), unit, offset, lead)
 
     def read(self, folder: Path, panel: Panel, target: Target, shards: int = 2) -> dict[str, np.ndarray]:
         batch = write_batch(folder, panel, target, Categories.of(panel), shards, self.SHARE, self.WIDTHS)

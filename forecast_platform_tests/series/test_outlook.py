@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from forecast_platform.evaluation.backtest import backtest
 from forecast_platform.evaluation.baselines import seasonal_naive
 from forecast_platform.series import outlook as module
-from forecast_platform.series.outlook import DEPARTMENT, DOUBT, STORE, aligned_last_year, outlook
+from forecast_platform.series.outlook import DEPARTMENT, DOUBT, STORE, Outlook, aligned_last_year
 from forecast_platform.series.panel import Panel
 from forecast_platform.series.reference import MAX_HORIZON, YEAR, last_year
 from forecast_platform_tests.series.test_reference import QUANTILES, panel_of, perturb, random_panel
@@ -32,6 +32,12 @@ def one_way(monkeypatch):
     monkeypatch.setattr(module, "WINDOWS", (WINDOW,))
     monkeypatch.setattr(module, "BELIEFS", (BELIEF,))
     monkeypatch.setattr(module, "CALMS", (0.0,))
+
+
+def outlook(panel: Panel, reference: np.ndarray) -> np.ndarray:
+    """Of the weeks ahead, as of the cutoff."""
+    known = len(panel.weeks)
+    return Outlook.of(panel, reference).as_of(known, slice(known, None))
 
 
 def growth(panel: Panel, horizon: int = 12) -> np.ndarray:
@@ -64,6 +70,17 @@ def test_three_times_the_sales_is_three_times_the_forecast():
     tripled = Panel(panel.store, panel.dept, panel.weeks, 3 * panel.sales)
     forecasts = [outlook(each, last_year(each, 12)) for each in (panel, tripled)]
     np.testing.assert_allclose(forecasts[1], 3 * forecasts[0])
+
+
+def test_as_of_an_earlier_week_only_the_weights_know_what_came_after(one_way):
+    """With one way there is nothing to weigh, so it is the outlook of a history that ends there."""
+    panel = random_panel(0, 130, gaps=0.1)
+    reference = last_year(panel, 12, 0.5, events=())
+    whole = Outlook.of(panel, reference)
+    for week in (YEAR + 5, 100, 120):
+        then = panel.until(panel.weeks[week - 1].astype(dt.date))
+        weeks = slice(week - 4, week + 12)
+        np.testing.assert_allclose(whole.as_of(week, weeks), Outlook.of(then, reference).as_of(week, weeks))
 
 
 # ------------------------------------------------------------------------------------------------- growth

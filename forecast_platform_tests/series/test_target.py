@@ -10,19 +10,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from forecast_platform.series import target as module
 from forecast_platform.series.covariates import Covariates, Declaration
-from forecast_platform.series.outlook import outlook
+from forecast_platform.series.outlook import Outlook
 from forecast_platform.series.panel import Panel
 from forecast_platform.series.reference import YEAR, last_year, worth_lining_up
 from forecast_platform.series.target import (
     BLIND_FEATURES,
+    FIRST_ORIGIN,
+    MEMORY,
     RATIO,
     REFERENCE,
     SALES,
+    SHORTEST_AHEAD,
     SIZE,
     build_target,
     combine,
     in_sales,
+    origins,
     ratio_possible,
 )
 
@@ -48,10 +53,15 @@ def with_promo(panel: Panel) -> Panel:
 
 
 def in_history(panel: Panel) -> np.ndarray:
-    """The network's view of the known weeks after the first year, in sales again, shape (N, T - YEAR)."""
-    target, reference = build_target(panel, HORIZON, RATIO), last_year(panel, HORIZON, events=worth_lining_up(panel))
-    offset = np.broadcast_to(target.offset[:, None], (len(panel), len(panel.weeks) - YEAR))
-    return in_sales(target.panel.sales[:, None], reference[:, YEAR:-HORIZON] + offset, offset)[:, 0]
+    """The network's view of the last MEMORY weeks, in sales again, shape (N, MEMORY)."""
+    target, weeks = build_target(panel, HORIZON, RATIO), slice(len(panel.weeks) - MEMORY, len(panel.weeks))
+    offset = np.broadcast_to(target.offset[:, None], (len(panel), MEMORY))
+    return in_sales(target.panel.sales[:, None], outlook_of(panel, WEEKS, weeks) + offset, offset)[:, 0]
+
+
+def outlook_of(panel: Panel, week: int, among: slice) -> np.ndarray:
+    panel = dataclasses.replace(panel, events=worth_lining_up(panel))
+    return Outlook.of(panel, last_year(panel, HORIZON)).as_of(week, among)
 
 
 def test_sales_are_sales(years: Panel):
@@ -70,20 +80,20 @@ def test_the_reference_as_a_feature_leaves_sales_and_leads_as_beside_the_ratio(y
     outputs = np.arange(6 * 3 * HORIZON, dtype=float).reshape(6, 3, HORIZON)
     np.testing.assert_array_equal(target.in_sales(outputs), outputs)
     assert target.panel.covariates.names == ratio.panel.covariates.names
-    np.testing.assert_array_equal(target.features[:, :, YEAR:], ratio.features)
+    np.testing.assert_array_equal(target.features[:, :, WEEKS - MEMORY :], ratio.features)
     np.testing.assert_array_equal(target.features[0, :, :YEAR], with_promo(years).covariates.values[0, :, :YEAR])
     np.testing.assert_array_equal(target.features[-1, :, :YEAR], 0)
 
 
 def test_the_ratio_of_known_weeks_in_sales_are_the_sales(years: Panel):
-    np.testing.assert_allclose(in_history(years)[:5], years.sales[:5, YEAR:])
+    np.testing.assert_allclose(in_history(years)[:5], years.sales[:5, -MEMORY:])
 
 
-def test_the_ratio_of_1_is_last_years_week_and_the_reference_leads_with_its_outlook(years: Panel):
-    target, reference = build_target(years, HORIZON, RATIO), last_year(years, HORIZON, events=worth_lining_up(years))
-    assert target.panel.weeks.tolist() == years.weeks[YEAR:].tolist()
-    np.testing.assert_allclose(target.in_sales(np.ones((6, 1, HORIZON)))[:, 0], reference[:, WEEKS:])
-    np.testing.assert_array_equal(target.lead, outlook(years, reference))
+def test_the_ratio_of_1_is_the_outlook(years: Panel):
+    target = build_target(years, HORIZON, RATIO)
+    assert target.panel.weeks.tolist() == years.weeks[-MEMORY:].tolist()
+    np.testing.assert_allclose(target.in_sales(np.ones((6, 1, HORIZON)))[:, 0], target.lead)
+    np.testing.assert_array_equal(target.lead, outlook_of(years, WEEKS, slice(WEEKS, None)))
     assert (target.unit > target.offset[:, None]).all()
     assert (target.offset > 0).all()
     # No season is left: the spread over the weeks is that of the noise.
@@ -91,17 +101,57 @@ def test_the_ratio_of_1_is_last_years_week_and_the_reference_leads_with_its_outl
 
 
 def test_a_small_week_counts_little_and_a_peak_in_full():
-    """Twice last year's week is 1.5 where the week is usual, less where it is small and almost 2 where it is a peak."""
+    """A week of twice the outlook is 1.5 where it is usual, less where it is small and almost 2 where it is a peak."""
     week = np.full(YEAR, 100.0)
-    week[10], week[20] = 10.0, 1000.0
-    sales = np.concatenate([week, 2 * week])[None]
+    week[-10], week[-20] = 10.0, 1000.0
+    sales = np.concatenate([week, week])[None]
+    sales[0, [-5, -10, -20]] *= 2
     weeks = np.datetime64("2022-01-07") + 7 * np.arange(2 * YEAR)
     panel = Panel(np.array(["1"]), np.array(["a"]), weeks, sales, events=())
     ratio = build_target(panel, HORIZON, RATIO).panel.sales[0]
-    assert ratio[10] < 1.1 < ratio[0] < 1.6 < 1.85 < ratio[20] < 2
+    assert ratio[-10] < 1.15 < 1.4 < ratio[-5] < 1.6 < 1.75 < ratio[-20] < 2.05
 
 
-def test_a_series_of_the_first_year_alone_still_has_a_value_to_start_from(years: Panel):
+class TestCases:
+    """What the ratio is trained on: past weeks as they were seen then, and what came."""
+
+    def test_each_is_a_past_week_by_its_own_outlook(self, years: Panel):
+        target = build_target(with_promo(years), HORIZON, RATIO)
+        cases = target.cases()
+        assert len(cases) == len(origins(years)) == WEEKS - SHORTEST_AHEAD - FIRST_ORIGIN + 1
+        padded = np.concatenate([years.sales, np.full((6, HORIZON), np.nan)], axis=1)
+        promo = with_promo(years).covariates.values[0]
+        for origin, case in zip(origins(years), cases, strict=True):
+            weeks = slice(max(origin - MEMORY, YEAR), origin + HORIZON)
+            assert case.weeks.tolist() == (years.weeks[0] + 7 * np.arange(weeks.start, weeks.stop)).tolist()
+            # The series of the first year is in none, the young one where it has weeks before and after.
+            rows = [0, 1, 2, 3] + [4] * (origin > 80)
+            assert case.store.tolist() == years.store[rows].tolist()
+            offset = target.offset[rows, None]
+            now = dataclasses.replace(with_promo(years), events=())
+            unit = Outlook.of(now, last_year(now, HORIZON)).as_of(origin, weeks)[rows] + offset
+            np.testing.assert_allclose(case.sales * unit - offset, padded[rows, weeks])
+            np.testing.assert_array_equal(case.covariates.values[0], promo[rows, weeks])
+
+    def test_no_sale_after_the_cutoff_is_in_one(self, years: Panel):
+        later = dataclasses.replace(years, sales=years.sales.copy())
+        later.sales[:4, 90:] *= 7
+        cutoff = years.weeks[89].astype(dt.date)
+        pairs = zip(*(build_target(p.until(cutoff), HORIZON, RATIO).cases() for p in (years, later)), strict=True)
+        for before, after in pairs:
+            np.testing.assert_array_equal(before.sales, after.sales)
+
+    def test_a_large_retailer_has_some_of_its_weeks(self, years: Panel, monkeypatch):
+        monkeypatch.setattr(module, "CASES", 60)
+        assert 5 <= len(build_target(years, HORIZON, RATIO).cases()) <= 12
+
+    def test_sales_are_trained_on_as_they_are(self, years: Panel):
+        assert build_target(years, HORIZON, SALES).cases() == (years,)
+        reference = build_target(years, HORIZON, REFERENCE)
+        assert reference.cases() == (reference.panel,)
+
+
+def test_a_series_not_seen_lately_still_has_a_value_to_start_from(years: Panel):
     target = build_target(years, HORIZON, RATIO)
     assert len(target.panel) == len(years)
     assert target.panel.observed[5].sum() == 1
@@ -154,7 +204,7 @@ class TestFeatures:
     def test_covariates_are_those_of_the_week_and_of_the_week_it_is_measured_by(self, years: Panel):
         """With no holidays to line up, the week measured by is 52 weeks earlier."""
         now, before, _ = build_target(with_promo(years), HORIZON, RATIO).features
-        number = np.arange(YEAR, WEEKS + HORIZON) + 1000.0 * np.arange(6)[:, None]
+        number = np.arange(WEEKS - MEMORY, WEEKS + HORIZON) + 1000.0 * np.arange(6)[:, None]
         np.testing.assert_array_equal(now, number)
         np.testing.assert_allclose(before, number - YEAR)
 
@@ -164,14 +214,15 @@ class TestFeatures:
         for easter in ("2022-04-22", "2023-04-14"):
             sales[:, years.position(dt.date.fromisoformat(easter))] *= 3  # so that it is worth lining up
         panel = dataclasses.replace(with_promo(years), sales=sales, events=None)
-        week = panel.position(np.datetime64("2023-04-14").item())
+        week = panel.position(dt.date(2023, 4, 14))
+        panel = _ended(panel.until(panel.weeks[week + 3].item()))
         before = build_target(panel, HORIZON, RATIO).features[1, 0, week - YEAR]
-        assert before == pytest.approx(panel.position(np.datetime64("2022-04-22").item()))
+        assert before == pytest.approx(panel.position(dt.date(2022, 4, 22)))
 
     def test_the_size_is_that_of_the_reference_for_the_series(self, years: Panel):
         size, reference = (
             build_target(years, HORIZON, RATIO).features[-1],
-            last_year(years, HORIZON, events=worth_lining_up(years))[:, YEAR:],
+            last_year(years, HORIZON, events=worth_lining_up(years))[:, WEEKS - MEMORY :],
         )
         assert size.shape == reference.shape
         np.testing.assert_array_equal(size[0].argsort(), reference[0].argsort())
