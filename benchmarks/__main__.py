@@ -176,13 +176,13 @@ class Runner:
 
     def speed(self, models: Sequence[Model], rounds: int) -> None:
         """Run the models one after the other at the first cutoff, `rounds` times, and write what each run took."""
-        taken = []
+        taken: list[dict[str, Any]] = []
+        result = {"fingerprints": self._fingerprints(models), **self._origin(), "rounds": taken}  # of what begins
         for number in range(rounds):
             print(f"speed, round {number + 1} of {rounds} ...", flush=True)
             outcomes = {model.name: self.process(model, protocol.CUTOFFS[0], seed=number)[0] for model in models}
             kept = ("train_cpu_s", "windows", "predict_cpu_s", "series")
             taken.append({name: {key: outcome[key] for key in kept} for name, outcome in outcomes.items()})
-        result = {"fingerprints": self._fingerprints(models), **self._origin(), "rounds": taken}
         (self.results / report.SPEED).write_text(json.dumps(result, indent=1) + "\n")
 
     def _fingerprints(self, models: Sequence[Model]) -> dict[str, str]:

@@ -242,7 +242,7 @@ def _ratios(results: Results) -> str:
     rule = "\n|---|---|---|---|---|---|\n"
     tables = [f"| per CPU second | ours | {names} | asked |{rule}" + "\n".join(speeds)] if speeds else []
     if speeds and results.rounds:
-        tables.append(_IN_TURNS.format(rounds=len(results.rounds)))
+        tables.append(_IN_TURNS.format(rounds=len(results.rounds)).rstrip())
     error_head = f"| error | ours, as shipped | best peer off the shelf | its error | ours / its | asked |{rule}"
     tables += [error_head + "\n".join(errors)] if errors else []
     return "\n\n".join(["## Ratios", *tables]) if tables else ""
