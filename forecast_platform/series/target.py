@@ -156,10 +156,10 @@ def build_target(panel: Panel, horizon: int, kind: str, holidays: Sequence[str] 
 
 
 def origins(panel: Panel) -> range:
-    """The weeks of the history that the ratio's cases start from: all of them, or of a large retailer some."""
+    """The weeks of the history that the ratio's cases start from: all of them, or of a large retailer some, evenly."""
     last = len(panel.weeks) - SHORTEST_AHEAD
     step = max(len(panel) * (last - FIRST_ORIGIN) // CASES, 1)
-    return range(last, FIRST_ORIGIN - 1, -step)
+    return range(max(last - step // 2, FIRST_ORIGIN), FIRST_ORIGIN - 1, -step)
 
 
 def holidays_of(panel: Panel) -> tuple[str, ...]:

@@ -142,8 +142,11 @@ class TestCases:
             np.testing.assert_array_equal(before.sales, after.sales)
 
     def test_a_large_retailer_has_some_of_its_weeks(self, years: Panel, monkeypatch):
+        last = WEEKS - SHORTEST_AHEAD
         monkeypatch.setattr(module, "CASES", 60)
-        assert 5 <= len(build_target(years, HORIZON, RATIO).cases()) <= 12
+        assert list(origins(years)) == list(range(last - 2, FIRST_ORIGIN - 1, -4))
+        monkeypatch.setattr(module, "CASES", 1)
+        assert list(origins(years)) == [FIRST_ORIGIN], "one at least, and not the one that hardly has weeks to forecast"
 
     def test_sales_are_trained_on_as_they_are(self, years: Panel):
         assert build_target(years, HORIZON, SALES).cases() == (years,)
