@@ -109,7 +109,7 @@ class Runner:
     Args:
         python: interpreter of the peers' environment.
         results: folder of the results, one JSON a run.
-        command: what the user typed, for the results.
+        command: what was asked for, for the results.
     """
 
     def __init__(self, data: Data, python: Path, results: Path, quick: bool, command: str) -> None:
@@ -249,6 +249,12 @@ def commit() -> str:
     return done.stdout.strip() or "unknown"
 
 
+def _said(options: argparse.Namespace) -> list[str]:
+    """The arguments that decide what is run; where the peers are is nobody else's business."""
+    only = ["--only", options.only] if options.only else []
+    return only + [f"--{name}" for name in ("quick", "fresh", "speed") if getattr(options, name)]
+
+
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
@@ -262,8 +268,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--peers", type=Path, default=ROOT / ".venv-peers", help="the peers' environment")
     options = parser.parse_args(arguments)
 
-    given = os.environ.get("FORECAST_WALMART_DIR")
-    folder = Path(given) if given else ROOT.parent / "shared" / "data" / "walmart"
+    folder = protocol.sales_folder(ROOT)
     source = protocol.sales_file(folder)
     if source is None:
         text = (
@@ -291,7 +296,7 @@ def main(arguments: Sequence[str]) -> int:
     failed = 0
     with tempfile.TemporaryDirectory() as exports:
         data = Data.load(source, Path(exports), options.quick)
-        command = " ".join(["python -m benchmarks", *arguments])
+        command = " ".join(["python -m benchmarks", *_said(options)])
         runner = Runner(data, python, results, options.quick, command)
         for number, run in enumerate(runs, 1):
             name = f"[{number}/{len(runs)}] {run[0].name}, {run[1]}, seed {run[2]}"

@@ -11,7 +11,6 @@ import contextlib
 import datetime as dt
 import hashlib
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -194,7 +193,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--quick", action="store_true", help="three stores, two cutoffs, a moment of training: a try")
     parser.add_argument("--fresh", action="store_true", help="run again what there are results of")
     options = parser.parse_args(arguments)
-    folder = Path(os.environ.get("FORECAST_WALMART_DIR") or ROOT.parent / "shared" / "data" / "walmart")
+    folder = protocol.sales_folder(ROOT)
     source = protocol.sales_file(folder)
     if source is None:
         print(f"no sales.csv or sales.csv.gz in {folder}; name another in FORECAST_WALMART_DIR", file=sys.stderr)

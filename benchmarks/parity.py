@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -37,9 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--fresh", action="store_true", help="run again what there are results of")
     parser.add_argument("--peers", type=Path, default=ROOT / ".venv-peers", help="the peers' environment")
     options = parser.parse_args(arguments)
-    source = protocol.sales_file(
-        Path(os.environ.get("FORECAST_WALMART_DIR") or ROOT.parent / "shared" / "data" / "walmart")
-    )
+    source = protocol.sales_file(protocol.sales_folder(ROOT))
     python = options.peers.absolute() / "bin" / "python"
     if source is None or not python.exists():
         print("the sales or the peers' environment are not there: see python -m benchmarks", file=sys.stderr)

@@ -8,6 +8,7 @@ span counts as 0, weeks after its last observation are not scored.
 from __future__ import annotations
 
 import datetime as dt
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -27,6 +28,11 @@ from forecast_platform.series.reference import last_year
 CUTOFFS = ("2012-08-03", "2011-11-04")  # the second window holds Thanksgiving and Christmas
 HORIZON = 12
 MIN_WEEKS = 30
+
+
+def sales_folder(root: Path) -> Path:
+    """Where the sales are looked for, from a checkout at `root`."""
+    return Path(os.environ.get("FORECAST_WALMART_DIR") or root.parent / "shared" / "data" / "walmart")
 
 
 def sales_file(folder: Path) -> Path | None:

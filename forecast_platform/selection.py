@@ -153,7 +153,7 @@ def with_epochs(name: str, parameters: Parameters, panel: Panel) -> dict[str, st
     of each case."""
     windows = TRAIN_WINDOWS[name] // int(parameters.get("num_networks", "1"))
     if target_of(name) == RATIO:
-        epochs = min(round(windows / (len(panel) * max(len(origins(panel)), 1))), CASE_REPEATS)
+        epochs = min(round(windows / (len(panel) * len(origins(panel)))), CASE_REPEATS)
         return {"epochs": str(max(epochs, 1)), **parameters}
     windows = min(windows, REPEATS * int(panel.observed.sum()))
     return {"epochs": str(min(max(windows // len(panel), 10), 1000)), **parameters}

@@ -54,7 +54,7 @@ class Target:
             the series, the last H weeks of which are to be forecast from the others; otherwise it is the panel.
         unit: shape (N, H), sales that an output of 1 stands for, the offset included.
         offset: shape (N,), in sales.
-        lead: shape (N, H), what the reference alone forecasts, in sales: last year's week, for sales the last value.
+        lead: shape (N, H), what is forecast without a network, in sales: the outlook, for sales the last value.
     """
 
     panel: Panel

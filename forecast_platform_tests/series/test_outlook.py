@@ -19,7 +19,12 @@ from forecast_platform.series import outlook as module
 from forecast_platform.series.outlook import DEPARTMENT, DOUBT, STORE, Outlook, aligned_last_year
 from forecast_platform.series.panel import Panel
 from forecast_platform.series.reference import MAX_HORIZON, YEAR, last_year
-from forecast_platform_tests.series.test_reference import QUANTILES, panel_of, perturb, random_panel
+from forecast_platform_tests.series.test_reference import (
+    QUANTILES,
+    panel_of,
+    random_panel,
+    read_nothing_after_the_cutoff,
+)
 
 REPO = Path(__file__).parents[2]
 WALMART = Path(os.environ.get("FORECAST_WALMART_DIR") or REPO.parent / "shared" / "data" / "walmart")
@@ -48,21 +53,12 @@ def growth(panel: Panel, horizon: int = 12) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------- leak
 
 
-@settings(derandomize=True, deadline=None, max_examples=15)
-@given(
-    seed=st.integers(0, 99),
-    known=st.integers(2, 130),
-    horizon=st.integers(1, MAX_HORIZON),
-    gaps=st.sampled_from([0, 0.3]),
+test_the_outlook_reads_nothing_after_the_cutoff = read_nothing_after_the_cutoff(
+    lambda panel, horizon: outlook(panel, last_year(panel, horizon))
 )
-def test_nothing_after_the_cutoff_is_read(seed, known, horizon, gaps):
-    panel = random_panel(seed, known + 30, gaps=gaps, stores=[1, 1, 2, 2, 3, 3])
-    cutoff = panel.weeks[known - 1].astype(dt.date)
-    past, other = panel.until(cutoff), perturb(panel, known, seed).until(cutoff)
-    reference = last_year(past, horizon)
-    np.testing.assert_array_equal(outlook(past, reference), outlook(other, last_year(other, horizon)))
-    forecasts = [aligned_last_year(each, horizon, QUANTILES) for each in (past, other)]
-    np.testing.assert_array_equal(*forecasts)
+test_nor_does_the_baseline = read_nothing_after_the_cutoff(
+    lambda panel, horizon: aligned_last_year(panel, horizon, QUANTILES)
+)
 
 
 def test_three_times_the_sales_is_three_times_the_forecast():
