@@ -282,6 +282,8 @@ def main(arguments: Sequence[str]) -> int:
         print(f"no model starts with {options.only!r}; there are: {', '.join(m.name for m in MODELS)}", file=sys.stderr)
         return 2
     python = options.peers.absolute() / "bin" / "python"
+    if options.speed:
+        chosen = []
     timed = [m for m in MODELS if m.name in IN_TURNS] if options.speed or not options.only else []
     if any(m.peer for m in [*chosen, *timed]) and not python.exists():
         print(f"the peers' environment is not there ({python}): make bench builds it", file=sys.stderr)
@@ -291,8 +293,6 @@ def main(arguments: Sequence[str]) -> int:
     page = SCRATCH / "quick" / "benchmarks.md" if options.quick else ROOT / "docs" / "benchmarks.md"
     seeds = 1 if options.quick else None
     runs = [(m, cutoff, seed) for m in chosen for seed in m.seeds[:seeds] for cutoff in m.cutoffs]
-    if options.speed:
-        runs = []
     failed = 0
     with tempfile.TemporaryDirectory() as exports:
         data = Data.load(source, Path(exports), options.quick)
