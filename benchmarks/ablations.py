@@ -33,7 +33,7 @@ from forecast_platform.evaluation.calibration import volume
 from forecast_platform.evaluation.metrics import score
 from forecast_platform.series import outlook, reference
 from forecast_platform.series.panel import Panel
-from forecast_platform.series.target import RATIO, SALES, build_target, combine
+from forecast_platform.series.target import RATIO, SALES, build_target, combine, least_sales
 from forecast_platform.settings import Settings
 from forecast_platform.weeks import WEEK
 
@@ -144,7 +144,8 @@ def run(trial: Trial, panel: Panel, cutoff: dt.date, given: Mapping[str, str]) -
     past = panel.sales[window.scored, : panel.position(cutoff) + 1]
 
     def scores(found: Floats, lead: Floats, share: float, widths: Floats | None = None) -> dict[str, float]:
-        forecast = combine(found, found[:, _MIDDLE], lead, share, np.ones_like(lead) if widths is None else widths)
+        widths = np.ones_like(lead) if widths is None else widths
+        forecast = combine(found, found[:, _MIDDLE], lead, share, widths, least_sales(history.sales))
         result = asdict(score(window.y, window.mask, forecast[window.among_known], QUANTILES, past))
         return {metric: result[metric] for metric in ("wape", "wql", "coverage80")}
 

@@ -212,7 +212,7 @@ def inference_config(num_samples: int, quantiles: Sequence[float]) -> dict[str, 
     """What a batch asks of DeepAR, as DEEPAR_INFERENCE_CONFIG has it."""
     return {
         "num_samples": num_samples,
-        "output_types": ["mean", "quantiles", "samples"],
+        "output_types": ["quantiles", "samples"],
         "quantiles": [f"{q:g}" for q in quantiles],
     }
 

@@ -35,6 +35,7 @@ from forecast_platform.series.target import (
     Target,
     build_target,
     combine,
+    least_sales,
     origins,
     ratio_possible,
 )
@@ -46,7 +47,7 @@ NetworkForecast = Callable[..., tuple[NDArray[np.float64], NDArray[np.float64]]]
 Parameters = Mapping[str, str]
 Plans = Mapping[str, Parameters]  # name of a candidate -> its hyperparameters
 
-SKIP = "sales, lag skip"
+SKIP, COUNTS = "sales, lag skip", "sales, counts"
 # The networks the platform ships, in SageMaker's names; what differs from SageMaker's defaults was measured
 # (docs/ablations.md).
 _SALES = {
@@ -61,6 +62,8 @@ SHIPPED: dict[str, dict[str, str]] = {
     SALES: _SALES,
     # Where the last weeks say all there is, a straight line from them is hard to beat.
     SKIP: {**_SALES, "lag_skip": "on"},
+    # Pieces, of which few are sold in a week and often none.
+    COUNTS: {**_SALES, "likelihood": "negative-binomial"},
     # What Amazon's built-in DeepAR can be given: its own target, the reference as a feature.
     REFERENCE: {**_SALES, "num_networks": "1"},
     # A ratio to last year has no season and no size left to learn.
@@ -77,8 +80,8 @@ SHIPPED: dict[str, dict[str, str]] = {
         "training_windows": "last",
     },
 }
-AUTO = (SALES, SKIP, RATIO)  # the candidates where nothing is said
-TRAIN_WINDOWS = {SALES: 200_000, SKIP: 200_000, REFERENCE: 200_000, RATIO: 400_000}  # of all networks together
+AUTO = (SALES, SKIP, COUNTS, RATIO)  # the candidates where nothing is said
+TRAIN_WINDOWS = {SALES: 200_000, REFERENCE: 200_000, RATIO: 400_000}  # of all networks together
 REPEATS, CASE_REPEATS = 2, 5
 # DeepAR's own lower limit (SageMaker: "at least 300 observations across all training time series").
 MIN_OBSERVATIONS = 300
@@ -86,8 +89,10 @@ VALIDATION_WEEKS = 13  # a backtest before the cutoff looks at most this far ahe
 VALIDATION_WINDOWS = 2
 SHORTEST_WINDOW = 4
 SHARES = np.arange(0, 11) / 10
-# Last year's week knows the season, so half of the median is its; the last value knows nothing but the level.
-USUAL_SHARE, SHARE_TOLERANCE = {RATIO: 0.5, REFERENCE: 0.5, SALES: 0.0}, 0.02
+# Last year's week knows the season, so half of the median is its; the last value knows nothing but the level, and a
+# distribution of counts is none any more when it is moved.
+USUAL_SHARE, SHARE_TOLERANCE = {RATIO: 0.5, REFERENCE: 0.5, SALES: 0.0, SKIP: 0.0, COUNTS: 1.0}, 0.02
+LARGE_COUNT = 100.0  # from here on counts are as good as any number
 NEAR = 0.1
 
 
@@ -126,12 +131,14 @@ class Choice:
 
 def target_of(name: str) -> str:
     """What a candidate forecasts: SALES, REFERENCE or RATIO."""
-    return SALES if name == SKIP else name
+    return SALES if name in (SKIP, COUNTS) else name
 
 
 def plans(settings: Settings, prediction_length: int = 0, seed: int | None = None) -> dict[str, dict[str, str]]:
     """The candidates by an installation's settings, with their hyperparameters (strings, as SageMaker wants them)."""
-    names = AUTO if settings.target == "auto" else (settings.target,)
+    names: tuple[str, ...] = AUTO if settings.target == "auto" else (settings.target,)
+    if "likelihood" in settings.hyperparameters:
+        names = tuple(name for name in names if name != COUNTS)  # which differs from SALES in nothing else
     common = {
         "time_freq": "1W",
         "prediction_length": str(prediction_length or settings.prediction_length),
@@ -151,7 +158,7 @@ def with_epochs(name: str, parameters: Parameters, panel: Panel) -> dict[str, st
     """Hyperparameters with `epochs` where none are given: enough for TRAIN_WINDOWS windows, but no more than REPEATS
     for each there is, or the networks would learn a small retailer by heart. An epoch is one window a series, or one
     of each case."""
-    windows = TRAIN_WINDOWS[name] // int(parameters.get("num_networks", "1"))
+    windows = TRAIN_WINDOWS[target_of(name)] // int(parameters.get("num_networks", "1"))
     if target_of(name) == RATIO:
         epochs = min(round(windows / (len(panel) * len(origins(panel)))), CASE_REPEATS)
         return {"epochs": str(max(epochs, 1)), **parameters}
@@ -229,7 +236,8 @@ def shipped_forecaster(
         levels = sorted({*quantiles, 0.5})
         found, lead = network_forecast(choice.name, asked[choice.name], history, horizon, levels, num_samples, progress)
         widths = choice.calibration.widths(volume(history.sales), horizon)
-        combined = combine(found, found[:, levels.index(0.5)], lead, choice.share, widths)
+        least = least_sales(history.sales)
+        combined = combine(found, found[:, levels.index(0.5)], lead, choice.share, widths, least)
         return combined[:, [levels.index(q) for q in quantiles]]
 
     return forecast
@@ -327,7 +335,8 @@ class _Trial:
     dept: NDArray[np.str_]
 
     def forecast(self, share: float) -> NDArray[np.float64]:
-        return combine(self.network, self.network[:, _MIDDLE], self.lead, share, np.ones_like(self.lead))
+        widths, least = np.ones_like(self.lead), least_sales(self.history)
+        return combine(self.network, self.network[:, _MIDDLE], self.lead, share, widths, least)
 
     def scores(self, share: float) -> Scores:
         return score(self.y, self.mask, self.forecast(share), LEVELS, self.history)
@@ -368,17 +377,27 @@ def _share(name: str, trials: Sequence[_Trial]) -> float:
     """
     errors = [sum(float(np.abs((t.y - t.forecast(s)[:, _MIDDLE])[t.mask]).sum()) for t in trials) for s in SHARES]
     good = SHARES[np.array(errors) <= (1 + SHARE_TOLERANCE) * min(errors)]
-    return float(good[np.abs(good - USUAL_SHARE[target_of(name)]).argmin()])
+    return float(good[np.abs(good - USUAL_SHARE[name]).argmin()])
 
 
 def _can_learn(name: str, parameters: Parameters, history: Panel, horizon: int) -> bool:
-    """Whether there is enough to train on, in series long enough: for a ratio, after the year it refers to."""
+    """Whether there is enough to train on, in series long enough: for a ratio, after the year it refers to; and whether
+    it is what the candidate is for."""
+    if name == COUNTS and not _small_counts(history):
+        return False
     since = YEAR if target_of(name) == RATIO else 0
     seen = history.observed[:, since:]
     if target_of(name) != SALES and not ratio_possible(history, int(parameters["context_length"]), horizon):
         return False
     long = seen.shape[1] - seen.argmax(axis=1) >= horizon
     return int(seen[long].sum()) >= MIN_OBSERVATIONS
+
+
+def _small_counts(panel: Panel) -> bool:
+    """Whether sales are whole numbers from 0, mostly small ones, and will be given to the network as they are."""
+    sales = panel.sales[panel.observed]
+    whole = bool((sales >= 0).all() and (sales == np.floor(sales)).all())
+    return whole and panel.exposure is None and float(np.median(sales)) < LARGE_COUNT
 
 
 @contextlib.contextmanager

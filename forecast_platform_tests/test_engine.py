@@ -309,11 +309,14 @@ class TestTransform:
         assert len(parts) == shards
         direct = deepar.predict(
             deepar.load_artifact(model.artifact), to_series_set(PANEL, model.categories), num_samples=25,
-            quantiles=("0.1", "0.5", "0.9"), seed=7, output_types=("mean", "quantiles", "samples"),
+            quantiles=("0.1", "0.5", "0.9"), seed=7, output_types=("quantiles", "samples"),
         )  # fmt: skip
-        for name in ("mean", "quantiles", "samples"):
-            found = np.concatenate([getattr(part, name) for part in parts])
-            np.testing.assert_allclose(found, getattr(direct, name), rtol=2e-5, atol=1e-3, err_msg=name)
+        for name in ("quantiles", "samples"):
+            found, sampled = np.concatenate([getattr(part, name) for part in parts]), getattr(direct, name)
+            # The network may go below 0; what is published of sales that never did, does not.
+            np.testing.assert_allclose(found, np.maximum(sampled, 0), rtol=2e-5, atol=1e-3, err_msg=name)
+        mean, samples = (np.concatenate([getattr(part, name) for part in parts]) for name in ("mean", "samples"))
+        np.testing.assert_array_equal(mean, samples.mean(axis=1))
 
     def test_the_same_seed_gives_the_same_bytes_and_another_does_not(self, trained, tmp_path):
         outputs = []
@@ -400,8 +403,6 @@ class TestChosen:
         want = shipped_forecaster(self.CANDIDATES, 25, told=lambda line: None)(panel, 4, QUANTILES)
         np.testing.assert_allclose(found, want, rtol=1e-3, atol=0.05)
         np.testing.assert_array_equal(found[:, :, 1], 0)
-        mean, samples = (np.concatenate([getattr(p, name) for p in parts]) for name in ("mean", "samples"))
-        np.testing.assert_allclose(samples.mean(axis=1), mean, rtol=1e-3, atol=0.05)
 
 
 def test_the_choice_is_asked_for_as_the_backtest_asks(tmp_path, monkeypatch):

@@ -13,7 +13,17 @@ import pytest
 
 from forecast_platform import deepar, selection
 from forecast_platform.evaluation.calibration import Calibration
-from forecast_platform.selection import AUTO, LEVELS, SHIPPED, SKIP, choose, network_forecast, plans, shipped_forecaster
+from forecast_platform.selection import (
+    AUTO,
+    COUNTS,
+    LEVELS,
+    SHIPPED,
+    SKIP,
+    choose,
+    network_forecast,
+    plans,
+    shipped_forecaster,
+)
 from forecast_platform.series.covariates import Covariates, Declaration
 from forecast_platform.series.panel import Panel
 from forecast_platform.series.target import RATIO, REFERENCE, SALES, origins
@@ -21,6 +31,7 @@ from forecast_platform.settings import Settings
 
 HORIZON = 4
 QUANTILES = (0.1, 0.5, 0.9)
+OF_ANY_SALES = tuple(name for name in SHIPPED if name != COUNTS)
 
 
 def candidates(*names: str, **changes: str) -> dict[str, dict[str, str]]:
@@ -68,6 +79,11 @@ def promoted(weeks: int = 60, n: int = 16, known: bool = True) -> Panel:
     return dataclasses.replace(panel_of(sales), covariates=Covariates((Declaration("promo", known),), promo[None]))
 
 
+def pieces(mean: float = 2.0, weeks: int = 60, n: int = 16) -> Panel:
+    """Whole numbers sold a week, often 0."""
+    return panel_of(np.random.default_rng(3).poisson(mean, (n, weeks)).astype(float))
+
+
 Play = Callable[[str, Panel, int], tuple[np.ndarray, np.ndarray, float]]
 
 
@@ -108,6 +124,9 @@ class TestPlans:
             assert parameters["context_length"] == SHIPPED[name]["context_length"]
             deepar.HyperParameters.parse({"epochs": "1", **parameters})
 
+    def test_with_a_likelihood_of_ones_own_counts_are_no_candidate_of_their_own(self):
+        assert list(plans(Settings(hyperparameters={"likelihood": "gaussian"}))) == [SALES, SKIP, RATIO]
+
     def test_a_context_length_of_ones_own_is_that_of_all(self):
         assert {p["context_length"] for p in plans(Settings(context_length=9)).values()} == {"9"}
 
@@ -140,12 +159,14 @@ class TestChoice:
 
     @pytest.mark.parametrize("best", SHIPPED)
     def test_the_one_that_would_have_been_best_is_chosen(self, monkeypatch, best):
+        panel = dataclasses.replace(self.PANEL, sales=np.ceil(self.PANEL.sales / 10))  # which is counts as well
+
         def answer(name, history, horizon):
-            y = actual(self.PANEL, history, horizon)
+            y = actual(panel, history, horizon)
             return (y if name == best else 3 * y), 3 * y, 1.0
 
         play(monkeypatch, answer)
-        choice = choose(self.PANEL, candidates(*SHIPPED))
+        choice = choose(panel, candidates(*SHIPPED))
         assert choice.name == best
         assert choice.judgement.verdict == "passed"
         assert choice.judgement.wape == 0
@@ -183,7 +204,7 @@ class TestChoice:
         assert judgement.wape > judgement.naive_wape
         assert f"last year's week {judgement.naive_wape:.4f}" in judgement.why
 
-    @pytest.mark.parametrize("name", SHIPPED)
+    @pytest.mark.parametrize("name", OF_ANY_SALES)
     @pytest.mark.parametrize(("network_is", "lead_is", "share"), [(1.0, 2.0, 1.0), (2.0, 1.0, 0.0), (0.9, 1.1, 0.5)])
     def test_the_share_is_the_one_that_would_have_erred_least(self, monkeypatch, name, network_is, lead_is, share):
         def answer(name, history, horizon):
@@ -220,7 +241,7 @@ class TestChoice:
 
         asked = play(monkeypatch, answer)
         judgement = choose(self.PANEL, candidates()).judgement
-        assert {(name, 106) for name in AUTO} <= set(asked)
+        assert {(name, 106) for name in AUTO if name != COUNTS} <= set(asked)
         assert {weeks for _, weeks in asked} == {106, 102}, "an earlier season too"
         assert len(set(asked)) == len(asked)
         assert judgement.cutoff == self.PANEL.weeks[105].item()
@@ -298,6 +319,60 @@ class TestUnjudged:
         assert {name for name, weeks in asked if weeks == 96} == {SALES, SKIP}
 
 
+class TestCounts:
+    """Sales counted in pieces have a candidate of their own."""
+
+    @staticmethod
+    def tried(monkeypatch: pytest.MonkeyPatch, panel: Panel) -> set[str]:
+        asked = play(monkeypatch, lambda name, history, horizon: (np.ones((16, horizon)),) * 2 + (1.0,))
+        choose(panel, candidates())
+        return {name for name, _ in asked}
+
+    def test_it_is_tried_where_few_are_sold(self, monkeypatch):
+        assert self.tried(monkeypatch, pieces()) == {SALES, SKIP, COUNTS}
+
+    @pytest.mark.parametrize("odd", [-1.0, 2.5])
+    def test_not_where_a_week_is_no_count(self, monkeypatch, odd):
+        panel = pieces()
+        panel.sales[3, 5] = odd
+        assert COUNTS not in self.tried(monkeypatch, panel)
+
+    def test_not_where_many_are_sold(self, monkeypatch):
+        assert COUNTS not in self.tried(monkeypatch, pieces(mean=500))
+
+    def test_not_where_sales_are_divided_by_the_days_open(self, monkeypatch):
+        days = Covariates((Declaration("open_days"),), np.full((1, 16, 70), 6.0))
+        assert COUNTS not in self.tried(monkeypatch, dataclasses.replace(pieces(), exposure=days))
+
+    def test_not_when_counts_end_only_in_the_weeks_held_out(self, monkeypatch):
+        """What is trained in the end sees them all."""
+        panel = pieces()
+        panel.sales[3, -1] = -1.0
+        assert COUNTS not in self.tried(monkeypatch, panel)
+
+    def test_its_median_is_not_moved_without_need(self, monkeypatch):
+        def answer(name, history, horizon):
+            y = actual(pieces(), history, horizon)
+            return y + 1.0, y + 1.001, 1.0
+
+        play(monkeypatch, answer)
+        assert choose(pieces(), candidates(COUNTS)).share == 1.0
+
+    def test_networks_that_learn_choose_it_and_err_less(self):
+        panel = pieces(mean=0.3, n=40)
+        known, y = panel.until(panel.weeks[-1 - HORIZON].item()), panel.sales[:, None, -HORIZON:]
+        loss = {}
+        for names in (AUTO, (SALES, SKIP)):
+            told: list[str] = []
+            given = candidates(*names, epochs="60")
+            found = shipped_forecaster(given, 50, told=told.append)(known, HORIZON, LEVELS)
+            assert (COUNTS in told[0]) == (COUNTS in names)
+            assert (found >= 0).all()
+            level = np.array(LEVELS)[:, None]
+            loss[names] = np.maximum(level * (y - found), (level - 1) * (y - found)).sum()
+        assert loss[AUTO] < 0.95 * loss[SALES, SKIP]
+
+
 class TestTrained:
     """With networks that learn."""
 
@@ -355,7 +430,7 @@ class TestCutoff:
         np.testing.assert_array_equal(*forecasts)
         assert told == [chosen[0].judgement.why] * 2
 
-    @pytest.mark.parametrize("name", SHIPPED)
+    @pytest.mark.parametrize("name", OF_ANY_SALES)
     def test_a_window_tried_does_not_know_its_answer(self, name, both):
         given = candidates(name)[name]
         found = [network_forecast(name, given, p.until(self.CUTOFF.item()), HORIZON, LEVELS, 10) for p in both]
@@ -393,7 +468,7 @@ class TestExposure:
             sales[:, [w for w in shut if w < 100]] = 0
         return dataclasses.replace(panel_of(sales), exposure=Covariates((Declaration("open_days"),), days))
 
-    @pytest.mark.parametrize("name", SHIPPED)
+    @pytest.mark.parametrize("name", OF_ANY_SALES)
     def test_a_closed_week_is_forecast_0_and_past_ones_leave_the_level(self, name):
         given = candidates(name, epochs="15")
         closed, whole = (

@@ -21,6 +21,7 @@ from torch.nn.functional import softplus
 from forecast_platform.deepar.hyperparameters import ContractError
 from forecast_platform.deepar.series import SeriesSet
 
+_COUNTED = 64  # means up to which a count is found by counting
 _FLOOR = 1e-4  # keeps widths and shapes away from zero, where the likelihood is unbounded
 
 
@@ -178,6 +179,32 @@ def _np(x: Tensor) -> NDArray[np.float64]:
 
 def _nbinom_ppf(u: NDArray[np.float64], mean: NDArray[np.float64], alpha: NDArray[np.float64]) -> NDArray[np.float64]:
     """Smallest count whose cumulative probability reaches u."""
+    shape, (u, mean, alpha) = u.shape, (x.ravel() for x in (u, mean, alpha))
+    size, odds = 1.0 / alpha, alpha * mean / (1.0 + alpha * mean)
+    out = np.empty_like(u)
+    # Adding up the probabilities of 0, 1, .. takes a small part of the time of the inverse beta function.
+    which = np.flatnonzero(mean < _COUNTED)
+    want, n, q = u[which], size[which], odds[which]
+    mass: NDArray[np.float64] = (1.0 - q) ** n
+    total = mass
+    for count in range(2 * _COUNTED):
+        out[which] = count
+        short = total < want
+        which = which[short]
+        want, n, q, mass, total = (x[short] for x in (want, n, q, mass, total))
+        if not len(which):
+            break
+        mass = mass * q * (n + count) / (count + 1.0)
+        total = total + mass
+    rest = np.concatenate([np.flatnonzero(mean >= _COUNTED), which])
+    out[rest] = _nbinom_inverse(u[rest], mean[rest], alpha[rest])
+    return out.reshape(shape)
+
+
+def _nbinom_inverse(
+    u: NDArray[np.float64], mean: NDArray[np.float64], alpha: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """The same by inverting the incomplete beta function, whatever the size of the count."""
     from scipy.special import betainc, nbdtrik
 
     size = 1.0 / alpha

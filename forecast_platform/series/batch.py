@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from forecast_platform.series.covariates import exposure_ahead
 from forecast_platform.series.encoding import Categories, ragged
 from forecast_platform.series.panel import Panel
-from forecast_platform.series.target import Target, combine, in_sales
+from forecast_platform.series.target import Target, combine, in_sales, least_sales
 
 
 class BatchError(RuntimeError):
@@ -37,7 +37,7 @@ class Batch:
     def manifest(self) -> pa.Table:
         """One row per series: shard, line, store, dept, last_week, sha256 of the input line, and what turns the
         network's outputs into sales (see series/target.py): unit, offset, lead and width for each week ahead, exposure
-        included, and the network's share."""
+        included, the network's share and the least that is forecast."""
         return pq.read_table(self.folder / "manifest.parquet")
 
     def shards(self) -> list[tuple[Path, Path]]:
@@ -52,7 +52,7 @@ class ShardForecast:
 
     Attributes:
         rows: the shard's rows of the manifest.
-        mean: shape (B, H). quantiles: (B, Q, H), ascending in Q. samples: (B, S, H).
+        mean: shape (B, H), of the samples. quantiles: (B, Q, H), ascending in Q. samples: (B, S, H).
     """
 
     rows: pa.Table
@@ -119,6 +119,7 @@ def write_batch(
             "lead": _lists(target.lead * opened),
             "width": _lists(np.ones_like(target.unit) if widths is None else widths),
             "share": pa.array(np.full(len(panel), share)),
+            "least": pa.array(least_sales(panel.sales)),
         }
     )
     pq.write_table(manifest, building / "manifest.parquet")
@@ -155,14 +156,13 @@ def read_batch(batch: Batch, quantiles: tuple[float, ...], horizon: int) -> Iter
             raise BatchError(f"{output} has {len(lines)} lines for {len(rows)} series; run batch_predictions again")
         answers = [_parse(output, number, text) for number, text in enumerate(lines, 1)]
         try:
-            mean = np.array([a["mean"] for a in answers], dtype=np.float64)
             q = np.array([[a["quantiles"][name] for name in names] for a in answers], dtype=np.float64)
             samples = np.array([a["samples"] for a in answers], dtype=np.float64)
         except (KeyError, ValueError, TypeError) as error:
-            raise BatchError(f"{output}: lines lack mean, quantiles or samples, or differ in shape: {error}") from error
-        for part, array, depth in (("mean", mean, 1), ("quantiles", q, 2), ("samples", samples, 2)):
-            if array.ndim != depth + 1:
-                raise BatchError(f"{output}: {part} are nested {array.ndim - 1} deep, should be {depth}")
+            raise BatchError(f"{output}: lines lack quantiles or samples, or differ in shape: {error}") from error
+        for part, array in (("quantiles", q), ("samples", samples)):
+            if array.ndim != 3:
+                raise BatchError(f"{output}: {part} are nested {array.ndim - 1} deep, should be 2")
             if array.shape[-1] != horizon:
                 raise BatchError(f"{output}: {part} has {array.shape[-1]} weeks, prediction_length is {horizon}")
             bad = ~np.isfinite(array).reshape(len(rows), -1).all(axis=1)
@@ -172,10 +172,11 @@ def read_batch(batch: Batch, quantiles: tuple[float, ...], horizon: int) -> Iter
         if crossed.any():
             raise BatchError(f"{output}: line {crossed.argmax() + 1}: quantiles cross")
         unit, offset, lead, width = (np.array(rows[c].to_pylist()) for c in ("unit", "offset", "lead", "width"))
-        mean, q, samples = (in_sales(x, unit, offset) for x in (mean[:, None], q, samples))
+        q, samples = (in_sales(x, unit, offset) for x in (q, samples))
         median, share = q[:, quantiles.index(0.5)], rows["share"][0].as_py()
-        mean, q, samples = (combine(x, median, lead, share, width) for x in (mean, q, samples))
-        yield ShardForecast(rows, mean[:, 0], q, samples)
+        least = rows["least"].to_numpy()
+        q, samples = (combine(x, median, lead, share, width, least) for x in (q, samples))
+        yield ShardForecast(rows, samples.mean(axis=1), q, samples)
 
 
 def _lists(values: NDArray[np.float64]) -> pa.Array:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -36,7 +37,7 @@ DAMPING = 1.0  # the offset, in usual weeks of sales
 SIZE = "size_of_week"
 BLIND_FEATURES = 1
 MEMORY = 26  # weeks before a case's origin that the network sees
-CASES = 120_000  # about as many are made of a retailer
+CASES = 120_000  # hardly more are made of a retailer
 FIRST_ORIGIN = YEAR + 4  # an outlook needs a few weeks beside last year's
 SHORTEST_AHEAD = 4  # and a case a few weeks to forecast
 
@@ -78,15 +79,21 @@ def in_sales(outputs: Floats, unit: Floats, offset: Floats) -> Floats:
     return np.asarray(outputs * unit[:, None] - offset[:, None])
 
 
-def combine(forecast: Floats, median: Floats, lead: Floats, share: float, widths: Floats) -> Floats:
+def combine(forecast: Floats, median: Floats, lead: Floats, share: float, widths: Floats, least: Floats) -> Floats:
     """The network's quantiles or paths moved to a median it shares with the reference, and spread about it.
 
     Args:
         forecast: shape (N, K, H), in sales; median, lead and widths (1: as they are) are (N, H).
         share: the network's part of the median.
+        least: shape (N,), from `least_sales`.
     """
     centre = share * median + (1 - share) * lead
-    return np.asarray(centre[:, None] + (forecast - median[:, None]) * widths[:, None])
+    return np.maximum(centre[:, None] + (forecast - median[:, None]) * widths[:, None], least[:, None, None])
+
+
+def least_sales(history: Floats) -> Floats:
+    """What no forecast of a series goes below, shape (N,): 0 unless its history (N, T) knows returns above sales."""
+    return np.where((history < 0).any(axis=1), -np.inf, 0.0)
 
 
 def ratio_possible(panel: Panel, context_length: int, horizon: int) -> bool:
@@ -158,7 +165,7 @@ def build_target(panel: Panel, horizon: int, kind: str, holidays: Sequence[str] 
 def origins(panel: Panel) -> range:
     """The weeks of the history that the ratio's cases start from: all of them, or of a large retailer some, evenly."""
     last = len(panel.weeks) - SHORTEST_AHEAD
-    step = max(len(panel) * (last - FIRST_ORIGIN) // CASES, 1)
+    step = max(math.ceil(len(panel) * (last - FIRST_ORIGIN) / CASES), 1)
     return range(max(last - step // 2, FIRST_ORIGIN), FIRST_ORIGIN - 1, -step)
 
 

@@ -95,7 +95,7 @@ def corrupt(data: bytes, how: str) -> bytes:
         return b"".join(lines[:-1])
     if how == "nan":
         record = json.loads(lines[0])
-        record["mean"][0] = float("nan")
+        (record["samples"][0] if "samples" in record else record["mean"])[0] = float("nan")
         return b"".join([json.dumps(record).encode() + b"\n", *lines[1:]])
     return data[: len(data) // 2]
 

@@ -3,9 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
-from forecast_platform.deepar import ContractError, SeriesSet
+from forecast_platform.deepar import ContractError, SeriesSet, likelihoods
 from forecast_platform.deepar.likelihoods import get_likelihood
 from forecast_platform.deepar.randomness import keys_apart, series_keys, uniforms
 
@@ -78,6 +80,18 @@ def test_negative_binomial_draws_are_the_exact_inverse():
         level = float(np.float32(u))
         want = stats.nbinom(1 / alpha.double(), 1 / (1 + mean.double() * alpha.double())).ppf(level)
         assert got.tolist() == want.tolist()
+
+
+@settings(derandomize=True, deadline=None, max_examples=200)
+@given(u=st.floats(2.0**-24, 1 - 2.0**-24), log_mean=st.floats(-9, 6), log_alpha=st.floats(-9, 9))
+def test_counting_up_finds_what_the_inverse_function_finds(u, log_mean, log_alpha):
+    given = [np.full((2, 1), x) for x in (u, np.exp(log_mean), np.exp(log_alpha))]
+    counted, inverted = (f(*given) for f in (likelihoods._nbinom_ppf, likelihoods._nbinom_inverse))
+    assert counted.shape == (2, 1)
+    size, p = 1 / given[2], 1 / (1 + given[1] * given[2])
+    if (counted != inverted).any():  # both are right where u lies on a step, to rounding
+        assert abs(counted - inverted).max() == 1
+        assert stats.nbinom.cdf(np.minimum(counted, inverted), size, p) == pytest.approx(u, rel=1e-9)
 
 
 @pytest.mark.parametrize("name", [*NAMES, "deterministic-L1"])

@@ -15,7 +15,7 @@ from forecast_platform.series.batch import Batch, BatchError, read_batch, write_
 from forecast_platform.series.covariates import Covariates, Declaration, divide_exposure
 from forecast_platform.series.encoding import Categories, to_series_set
 from forecast_platform.series.panel import Panel
-from forecast_platform.series.target import SALES, Target, build_target, combine
+from forecast_platform.series.target import SALES, Target, build_target, combine, least_sales
 
 QUANTILES, HORIZON, SAMPLES = (0.1, 0.5, 0.9), 3, 4
 
@@ -24,7 +24,6 @@ def answer(value: float) -> dict:
     """A well-formed answer whose numbers say whose it is."""
     steps = value + np.arange(HORIZON)
     return {
-        "mean": steps.tolist(),
         "quantiles": {f"{q:g}": (steps + i - 1).tolist() for i, q in enumerate(QUANTILES)},
         "samples": (steps + np.zeros((SAMPLES, 1))).tolist(),
     }
@@ -163,14 +162,14 @@ class TestCombined:
     def expected(self, panel: Panel, target: Target) -> dict[str, np.ndarray]:
         answers = [answer(x) for x in panel.sales[np.arange(5), panel.first].tolist()]
         network = {
-            "mean": np.array([[a["mean"]] for a in answers]),
             "quantiles": np.array([list(a["quantiles"].values()) for a in answers]),
             "samples": np.array([a["samples"] for a in answers]),
         }
         network = {name: target.in_sales(values) for name, values in network.items()}
         median = network["quantiles"][:, 1]
-        found = {n: combine(x, median, target.lead, self.SHARE, self.WIDTHS) for n, x in network.items()}
-        return found | {"mean": found["mean"][:, 0]}
+        least = least_sales(panel.sales)
+        found = {n: combine(x, median, target.lead, self.SHARE, self.WIDTHS, least) for n, x in network.items()}
+        return found | {"mean": found["samples"].mean(axis=1)}
 
     @pytest.mark.parametrize("shards", [1, 2, 5])
     def test_the_manifest_says_all_it_takes(self, tmp_path, panel, target, shards):
@@ -178,6 +177,15 @@ class TestCombined:
         for name, values in expected.items():
             np.testing.assert_allclose(found[name], values, err_msg=name)
         assert (np.diff(found["quantiles"], axis=1) > 0).all()
+
+    def test_a_series_that_never_was_below_0_is_not_forecast_below_it(self, tmp_path, panel, target):
+        target.offset[:2] = 1e5
+        panel.sales[1, panel.first[1]] = -1.0
+        found, expected = self.read(tmp_path / "a", panel, target), self.expected(panel, target)
+        assert (found["samples"][0].min(), found["quantiles"][0].min(), found["mean"][0].min()) == (0, 0, 0)
+        assert found["quantiles"][1].min() < 0
+        for name, values in expected.items():
+            np.testing.assert_allclose(found[name], values, err_msg=name)
 
     def test_with_exposure_every_part_is_of_the_days_open(self, tmp_path, panel, target):
         days = np.full((1, 5, 12 + HORIZON), 6.0)
@@ -242,15 +250,13 @@ class TestReading:
         self.output(batch).write_text(f"{lines[0]}\n[1, 2]\n")
         self.refused(batch, "line 2 is not a JSON object")
 
-    @pytest.mark.parametrize("what", ["mean", "samples"])
     @pytest.mark.parametrize("value", [None, "NaN"])
-    def test_a_value_that_is_not_finite(self, batch, what, value):
+    def test_a_value_that_is_not_finite(self, batch, value):
         def change(answer):
-            target = answer[what][0] if what == "samples" else answer[what]
-            target[1] = value
+            answer["samples"][0][1] = value
 
         self.change(batch, change)
-        self.refused(batch, f"shard-001.json.out: line 2: {what} is not finite")
+        self.refused(batch, "shard-001.json.out: line 2: samples is not finite")
 
     def test_a_quantile_that_is_not_finite(self, batch):
         self.change(batch, lambda a: a["quantiles"].update({"0.5": [1.0, None, 1.0]}))
@@ -266,14 +272,14 @@ class TestReading:
         assert len(read(batch)) == 2
 
     def test_another_horizon(self, batch):
-        with pytest.raises(BatchError, match="mean has 3 weeks, prediction_length is 4"):
+        with pytest.raises(BatchError, match="quantiles has 3 weeks, prediction_length is 4"):
             list(read_batch(batch, QUANTILES, 4))
 
     def test_one_line_of_another_horizon(self, batch):
-        self.change(batch, lambda a: a["mean"].pop())
+        self.change(batch, lambda a: a["samples"][0].pop())
         self.refused(batch, "shard-001.json.out: lines .*differ in shape")
 
-    @pytest.mark.parametrize("missing", ["mean", "quantiles", "samples"])
+    @pytest.mark.parametrize("missing", ["quantiles", "samples"])
     def test_a_part_of_an_answer_is_missing(self, batch, missing):
         self.change(batch, lambda a: a.pop(missing))
         self.refused(batch, f"shard-001.json.out: lines lack .*'{missing}'")
