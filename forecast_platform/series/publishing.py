@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from forecast_platform.series.batch import ShardForecast
 from forecast_platform.series.panel import Panel
+from forecast_platform.series.target import least_sales
 from forecast_platform.weeks import WEEK
 
 LEVELS = ("series", "store", "dept", "total")
@@ -74,6 +75,7 @@ def forecast_rows(
         if sums:
             median = np.median(paths, axis=1)[:, None]
             q = median + sums[level] * (q - median)
+            q = np.maximum(q, least_sales(paths.reshape(len(paths), -1))[:, None, None])
         stores, depts = np.array([k[1] for k in members]), np.array([k[2] for k in members])
         parts.append(_rows(level, stores, depts, paths.mean(axis=1), q, cutoff, columns))
     return pa.concat_tables(parts)

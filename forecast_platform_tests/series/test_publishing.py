@@ -110,6 +110,17 @@ def test_the_number_of_shards_changes_nothing(rows, samples, sizes):
             assert one[column].to_pylist() == other[column].to_pylist()
 
 
+def test_a_sum_of_series_never_below_0_is_not_widened_below_it(samples):
+    wide = {"store": 50.0, "dept": 50.0, "total": 50.0}
+    found = forecast_rows(shards(samples, 5), FRIDAY, LEVELS3, COLUMNS, wide)
+    assert min(r["p10"] for r in found.to_pylist() if r["level"] != "series") == 0
+    returned = samples.copy()
+    returned[0, 0] = -200.0  # of store 2 and department 2
+    found = forecast_rows(shards(returned, 5), FRIDAY, LEVELS3, COLUMNS, wide)
+    assert {r["store"] for r in found.to_pylist() if r["level"] == "store" and r["p10"] < 0} == {"2"}
+    assert cell(found, "total", None, None, 1)["p10"] == 0, "no path of the whole falls below 0"
+
+
 def test_the_rows_have_the_tables_types(rows):
     schema = SPECS["forecasts"].schema
     assert set(schema.names) - set(rows.column_names) == {"model_version", "as_known", "run_id", "created_at"}
