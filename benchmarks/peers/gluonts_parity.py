@@ -5,10 +5,12 @@
 | sagemaker | GluonTS told SageMaker's defaults, and its weights put into our network |
 | steady | besides, its windows drawn and its learning rate kept as in ours |
 | alike | besides, its inputs and its first weights as in ours |
+| settled | besides, no dropout and one bias for two; the rate falls to 0, in ours as well, which is trained beside it |
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +65,35 @@ class OurStart(DeepAREstimator):
         return module
 
 
+class Settled(OurStart):
+    """Besides, one bias, and a learning rate that falls to 0 by half a cosine."""
+
+    def create_lightning_module(self) -> Any:
+        module = super().create_lightning_module()
+        one_bias(module.model.rnn)
+        steps = self.trainer_kwargs["max_epochs"] * self.num_batches_per_epoch
+
+        def configure_optimizers() -> Any:
+            adam = adam_of(module)
+            rate = torch.optim.lr_scheduler.LambdaLR(adam, lambda k: 0.5 * (1.0 + math.cos(math.pi * k / steps)))
+            return {"optimizer": adam, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
+
+        module.configure_optimizers = configure_optimizers
+        return module
+
+
+def one_bias(rnn: Any) -> None:
+    """Of the two, whose sum would learn at twice the rate of one, leave the first."""
+    for name, p in rnn.named_parameters():
+        p.requires_grad_(not name.startswith("bias_hh"))
+
+
+def adam_of(module: Any) -> torch.optim.Adam:
+    """The optimiser with GluonTS's settings."""
+    learned = [p for p in module.model.parameters() if p.requires_grad]
+    return torch.optim.Adam(learned, lr=1e-3, weight_decay=1e-8)
+
+
 @dataclass(frozen=True)
 class Sales:
     """The series as GluonTS takes them, each divided by `unit`; `train` without, `known` with features of the horizon.
@@ -111,11 +142,12 @@ def estimator(job: Job, sales: Sales, batch: int = BATCH) -> DeepAREstimator:
         callbacks = [LastEpoch()]
         given["patience"] = 10**6  # epochs without a lower loss until the learning rate is halved
         given["train_sampler"] = NumInstanceSampler(N=1, min_past=1, min_future=job.horizon)
-    if job.variant == "alike":
+    if job.variant in ("alike", "settled"):
         flags = sales.train[0]["feat_dynamic_real"]
         given |= {"num_feat_dynamic_real": len(flags), "lags_seq": list(LAGS[: len(flags)])}
-    kind = OurStart if job.variant == "alike" else DeepAREstimator
-    return kind(
+    if job.variant == "settled":
+        given["dropout_rate"] = 0.0
+    return {"alike": OurStart, "settled": Settled}.get(job.variant, DeepAREstimator)(
         freq="W-FRI",
         prediction_length=job.horizon,
         context_length=CONTEXT,
@@ -224,9 +256,8 @@ def same_training(module: Any, windows: Windows, cardinality: list[int], horizon
     windows = windows.take(torch.nonzero(whole).view(-1))
     [network] = ours_with(module.model.state_dict(), cardinality, horizon).networks
     module.model.rnn.dropout = 0.0
-    for name, p in module.model.rnn.named_parameters():
-        p.requires_grad_(not name.startswith("bias_hh"))  # with two biases their sum would learn at twice the rate
-    theirs = torch.optim.Adam([p for p in module.model.parameters() if p.requires_grad], lr=1e-3, weight_decay=1e-8)
+    one_bias(module.model.rnn)
+    theirs = adam_of(module)
     parts = [p.requires_grad_() for p in network.train().parameters()]
     ours = [Adam(p.data) for p in parts]
     losses = []
@@ -253,7 +284,7 @@ def same_training(module: Any, windows: Windows, cardinality: list[int], horizon
 
 def run(job: Job) -> Outcome:
     seed_everything(job.seed)
-    sales = Sales.of(job, job.variant == "alike")
+    sales = Sales.of(job, job.variant in ("alike", "settled"))
     given = estimator(job, sales)
     shuffle = None if job.variant == "sagemaker" else len(sales.train)
     trained, train_cpu_s = timed(lambda: given.train_model(sales.train, shuffle_buffer_length=shuffle))
@@ -265,24 +296,33 @@ def run(job: Job) -> Outcome:
     torch.manual_seed(job.seed)
     quantiles, seconds = timed(forecast)
     tables = {"theirs": forecast_table(job, quantiles * sales.unit)}
-    extra = {}
-    if job.variant == "sagemaker":
-        static = job.static()
-        series = deepar.SeriesSet.from_arrays(
-            start=static["week"].to_numpy("datetime64[s]"),
-            targets=job.targets(),
-            cat=static[["store", "dept"]].to_numpy(np.int64),
-        )
-        model = ours_with(predictor.prediction_net.model.state_dict(), sales.cardinality, job.horizon)
+    static = job.static()
+    series = deepar.SeriesSet.from_arrays(
+        start=static["week"].to_numpy("datetime64[s]"),
+        targets=job.targets(),
+        cat=static[["store", "dept"]].to_numpy(np.int64),
+    )
+
+    def by_ours(model: Model) -> pd.DataFrame:
         levels = tuple(f"{q:g}" for q in QUANTILES)
         found = deepar.predict(model, series, PATHS[0], levels, job.seed, output_types=("quantiles",)).quantiles
         assert found is not None
-        tables["ours with its weights"] = forecast_table(job, found.astype(np.float64))
+        return forecast_table(job, found.astype(np.float64))
+
+    extra = {}
+    if job.variant == "sagemaker":
+        model = ours_with(predictor.prediction_net.model.state_dict(), sales.cardinality, job.horizon)
+        tables["ours with its weights"] = by_ours(model)
         windows = Windows.last(job, sales, series)
         extra["function"] = same_function(trained.trained_net.eval(), model, windows)
         fresh = estimator(job, sales).create_lightning_module()
         with quiet_denormals():
             extra["training"] = same_training(fresh, windows, sales.cardinality, job.horizon)
+    if job.variant == "settled":
+        told = {"time_freq": "1W", "context_length": str(CONTEXT), "prediction_length": str(job.horizon)}
+        told |= {"epochs": str(given.trainer_kwargs["max_epochs"]), "seed": str(job.seed)}
+        told |= {"dropout_rate": "0", "learning_rate_schedule": "cosine"}
+        tables["ours told the same"] = by_ours(deepar.train(series, deepar.HyperParameters.parse(told)))
     rows = pd.concat([table.assign(model=name) for name, table in tables.items()])
     rows.to_parquet(f"{job.out}.all.parquet", index=False)
     return Outcome(None, train_cpu_s, None, {PATHS[0]: seconds}, len(sales.train), {}, extra)

@@ -37,3 +37,18 @@ def test_the_page_compares_the_same_weights_and_then_choices(tmp_path: Path) -> 
         "| + windows drawn and learning rate kept as ours | 0.0750 (0.0750) | 0.900 | 0.1300 (0.1300) | - | 1 |" in text
     )
     assert "+ inputs" not in text  # of one cutoff only
+    assert "same choices" not in text
+
+
+def test_the_page_compares_what_is_left_when_all_is_told(tmp_path: Path) -> None:
+    first, second = CUTOFFS
+    runs = [result("sagemaker", cutoff, 0, 0.08, 0.08) for cutoff in CUTOFFS]
+    for cutoff, seed, theirs, mine in ((first, 0, 0.07, 0.071), (first, 1, 0.09, 0.089), (second, 0, 0.13, 0.12)):
+        one = result("settled", cutoff, seed, theirs)
+        one["scores"]["ours told the same"] = {"wql": mine}
+        runs.append(one)
+    for i, one in enumerate(runs):
+        (tmp_path / f"{i}.json").write_text(json.dumps(one))
+    text = parity_report.section(tmp_path, dict.fromkeys(CUTOFFS, 0.07))
+    assert f"| {first} | 0.0800 (0.0700, 0.0900) | 0.0800 (0.0710, 0.0890) | 1.000 | 2 | within 2% |" in text
+    assert f"| {second} | 0.1300 (0.1300) | 0.1200 (0.1200) | 0.923 | 1 | **a miss**: not within 2% |" in text
