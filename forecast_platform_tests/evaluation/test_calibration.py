@@ -16,6 +16,7 @@ from forecast_platform.series.target import combine
 LEVELS = tuple(k / 10 for k in range(1, 10))
 Z = np.array([NormalDist().inv_cdf(q) for q in LEVELS])
 HORIZON = 12
+ANY = np.full(1, -np.inf)  # forecasts may be as low as they like
 
 
 def window(spread, claimed, n: int = 400, horizon: int = HORIZON, seed: int = 0, skew: float = 1.0) -> Window:
@@ -36,7 +37,7 @@ def window(spread, claimed, n: int = 400, horizon: int = HORIZON, seed: int = 0,
 
 def widened(w: Window, calibration: Calibration) -> np.ndarray:
     median = w.quantiles[:, 4]
-    return combine(w.quantiles, median, median, 1.0, calibration.widths(w.volume, w.y.shape[1]))
+    return combine(w.quantiles, median, median, 1.0, calibration.widths(w.volume, w.y.shape[1]), ANY)
 
 
 def coverage(w: Window, quantiles: np.ndarray, rows=slice(None), weeks=slice(None)) -> float:
@@ -168,7 +169,7 @@ def test_whatever_was_seen_the_median_stays_and_quantiles_ascend(seed, n, horizo
     assert all(1 <= factor <= 30 for factor in calibration.sums)
     forecast = np.sort(rng.normal(0, 100, (5, 9, ahead)), axis=1)
     median = forecast[:, 4]
-    found = combine(forecast, median, median, 1.0, calibration.widths(rng.lognormal(3, 2, 5), ahead))
+    found = combine(forecast, median, median, 1.0, calibration.widths(rng.lognormal(3, 2, 5), ahead), ANY)
     np.testing.assert_allclose(found[:, 4], median)
     assert (np.diff(found, axis=1) >= 0).all()
 
