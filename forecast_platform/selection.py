@@ -89,9 +89,8 @@ VALIDATION_WEEKS = 13  # a backtest before the cutoff looks at most this far ahe
 VALIDATION_WINDOWS = 2
 SHORTEST_WINDOW = 4
 SHARES = np.arange(0, 11) / 10
-# Last year's week knows the season, so half of the median is its; the last value knows nothing but the level, and a
-# distribution of counts is none any more when it is moved.
-USUAL_SHARE, SHARE_TOLERANCE = {RATIO: 0.5, REFERENCE: 0.5, SALES: 0.0, SKIP: 0.0, COUNTS: 1.0}, 0.02
+# Last year's week knows the season, so half of the median is its; the last value knows nothing but the level.
+USUAL_SHARE, SHARE_TOLERANCE = {RATIO: 0.5, REFERENCE: 0.5, SALES: 0.0}, 0.02
 LARGE_COUNT = 100.0  # from here on counts are as good as any number
 NEAR = 0.1
 
@@ -373,11 +372,13 @@ def _share(name: str, trials: Sequence[_Trial]) -> float:
     """The network's share: the one nearest to the usual whose absolute error is next to the least.
 
     The weeks tried are one season and the weeks to come another, so a small gain in them is no reason to lean far from
-    the reference.
+    the reference. A distribution of counts is none any more when it is moved, so there the network leads alone.
     """
+    if name == COUNTS:
+        return 1.0
     errors = [sum(float(np.abs((t.y - t.forecast(s)[:, _MIDDLE])[t.mask]).sum()) for t in trials) for s in SHARES]
     good = SHARES[np.array(errors) <= (1 + SHARE_TOLERANCE) * min(errors)]
-    return float(good[np.abs(good - USUAL_SHARE[name]).argmin()])
+    return float(good[np.abs(good - USUAL_SHARE[target_of(name)]).argmin()])
 
 
 def _can_learn(name: str, parameters: Parameters, history: Panel, horizon: int) -> bool:

@@ -350,13 +350,14 @@ class TestCounts:
         panel.sales[3, -1] = -1.0
         assert COUNTS not in self.tried(monkeypatch, panel)
 
-    def test_its_median_is_not_moved_without_need(self, monkeypatch):
+    def test_a_distribution_of_counts_is_not_moved(self, monkeypatch):
         def answer(name, history, horizon):
             y = actual(pieces(), history, horizon)
-            return y + 1.0, y + 1.001, 1.0
+            return y + 1.0, y, 1.0
 
         play(monkeypatch, answer)
         assert choose(pieces(), candidates(COUNTS)).share == 1.0
+        assert choose(pieces(), candidates(SALES)).share == 0.0
 
     def test_networks_that_learn_choose_it_and_err_less(self):
         panel = pieces(mean=0.3, n=40)

@@ -277,8 +277,8 @@ def kind_of(data: bytes, key: str, contract: SalesContract) -> str:
         return "sales"
     if "name" in names and "date" in names and "store" not in names:
         return "calendar"
-    # Covariates by department look like sales whose sales column is not mapped, so those must be named as such.
-    if "store" in names and not {"dept", "date"} <= names:
+    # What has departments may be sales whose columns are not mapped, so covariates by department must be named as such.
+    if "store" in names and "dept" not in names:
         return "features" if "date" in names else "stores"
     raise FileRefused(
         "unknown_kind",

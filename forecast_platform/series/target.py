@@ -88,7 +88,8 @@ def combine(forecast: Floats, median: Floats, lead: Floats, share: float, widths
         least: shape (N,), from `least_sales`.
     """
     centre = share * median + (1 - share) * lead
-    return np.maximum(centre[:, None] + (forecast - median[:, None]) * widths[:, None], least[:, None, None])
+    spread = centre[:, None] + (forecast - median[:, None]) * widths[:, None]
+    return np.maximum(spread, least[:, None, None]) + 0.0  # which makes 0 of -0
 
 
 def least_sales(history: Floats) -> Floats:

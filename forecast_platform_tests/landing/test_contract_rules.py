@@ -400,6 +400,8 @@ def test_kinds_are_told_by_the_header() -> None:
     assert kind("Store,Type\n") == "stores"
     assert kind_of(parquet(store=["1"], size=[3]), "a.parquet", CANONICAL) == "stores"
     refused(lambda: kind("a,b\n"), "unknown_kind", "a, b", "preset")
+    # Sales by other names: as stores, every row after the first would be a duplicate.
+    refused(lambda: kind("store,dept,week,sales\n"), "unknown_kind", "store, dept, week, sales", "FORECAST_COLUMNS")
     refused(lambda: kind("store;dept;date;weekly_sales\n").upper(), "unknown_kind", "FORECAST_DELIMITER")
     refused(lambda: kind(""), "empty_file")
 

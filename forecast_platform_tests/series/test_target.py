@@ -201,6 +201,8 @@ class TestCombine:
         ones = np.ones((2, 1))
         found = combine(network, network[:, 1], ones, 1.0, ones, least)
         np.testing.assert_array_equal(found[:, :, 0], [[0, 1, 4], [-3, 1, 4]])
+        none = combine(np.full((1, 1, 1), -0.0), np.zeros((1, 1)), -ones[:1] * 0, 0.0, ones[:1], least[:1])
+        assert not np.signbit(none).any(), "nobody is shown -0"
 
 
 class TestFeatures:
