@@ -736,7 +736,7 @@ def _cell(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, float):
-        return f"{value:,.2f}" if value % 1 else f"{value:,.0f}"
+        return f"{value:,.2f}" if value % 1 else f"{value + 0.0:,.0f}"  # not -0
     return str(value)
 
 

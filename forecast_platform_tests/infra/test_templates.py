@@ -44,7 +44,8 @@ PUSH = {
     "LambdaCodeKey": "push.zip",
     "DagsterUrl": "http://dagster:3000",
 }
-IN_VPC = {**PUSH, "LambdaSubnetIds": "subnet-1,subnet-2", "LambdaSecurityGroupIds": "sg-1"}
+TOKEN = f"arn:aws:secretsmanager:{REGION}:{ACCOUNT}:secret:dagster-AbCdEf"
+IN_VPC = {**PUSH, "TokenSecretArn": TOKEN, "LambdaSubnetIds": "subnet-1,subnet-2", "LambdaSecurityGroupIds": "sg-1"}
 TRIGGERS = ({}, PUSH, IN_VPC)
 OPTIONS = (
     ({}, {"Crawler": "yes"}),
@@ -176,6 +177,16 @@ def test_services_act_for_this_account_only(stack: Stack) -> None:
         assert permission["SourceArn"] == f"arn:aws:s3:::{stack.resources['LandingBucket']['BucketName']}"
 
 
+@pytest.mark.parametrize(("parameters", "allowed"), [(PUSH, False), (IN_VPC, True)], ids=["without", "with a token"])
+def test_the_lambda_reads_the_secret_it_is_told_of_and_no_other(parameters: dict[str, str], allowed: bool) -> None:
+    stack = resolve(**parameters)
+    rights, other = stack.policies("LambdaRole"), f"{TOKEN[:-6]}other1"
+    assert allows(rights, "secretsmanager:GetSecretValue", TOKEN) is allowed
+    assert not allows(rights, "secretsmanager:GetSecretValue", other)
+    told = stack.resources["PushFunction"]["Environment"]["Variables"]["DAGSTER_TOKEN_SECRET_ARN"]
+    assert told == (TOKEN if allowed else "")
+
+
 def sagemaker(kind: str, name: str) -> str:
     return f"arn:aws:sagemaker:{REGION}:{ACCOUNT}:{kind}/{name}"
 
@@ -280,7 +291,8 @@ def test_events_of_files_have_one_destination_and_a_dead_letter_queue(stack: Sta
         assert allows(stack.policies("LambdaRole"), "sqs:SendMessage", dead)
         function = stack.resources["PushFunction"]
         assert function["ReservedConcurrentExecutions"] > 0
-        assert set(function["Environment"]["Variables"]) == {"DAGSTER_URL", "LANDING_PREFIX", "MODEL_NAME"}
+        told = {"DAGSTER_URL", "LANDING_PREFIX", "MODEL_NAME", "DAGSTER_TOKEN_SECRET_ARN"}
+        assert set(function["Environment"]["Variables"]) == told
 
 
 def test_the_workgroup_enforces_its_limits() -> None:
