@@ -89,8 +89,10 @@ VALIDATION_WEEKS = 13  # a backtest before the cutoff looks at most this far ahe
 VALIDATION_WINDOWS = 2
 SHORTEST_WINDOW = 4
 SHARES = np.arange(0, 11) / 10
-# Last year's week knows the season, so half of the median is its; the last value knows nothing but the level.
-USUAL_SHARE, SHARE_TOLERANCE = {RATIO: 0.5, REFERENCE: 0.5, SALES: 0.0}, 0.02
+# Last year's week knows the season, so half of the median is its, if that costs next to nothing. The last value knows
+# nothing but the level, and where that stands still it is noise.
+USUAL_SHARE = {RATIO: 0.5, REFERENCE: 0.5, SALES: 0.0}
+SHARE_TOLERANCE = {RATIO: 0.02, REFERENCE: 0.02, SALES: 0.005}
 LARGE_COUNT = 100.0  # from here on counts are as good as any number
 NEAR = 0.1
 
@@ -376,9 +378,10 @@ def _share(name: str, trials: Sequence[_Trial]) -> float:
     """
     if name == COUNTS:
         return 1.0
+    target = target_of(name)
     errors = [sum(float(np.abs((t.y - t.forecast(s)[:, _MIDDLE])[t.mask]).sum()) for t in trials) for s in SHARES]
-    good = SHARES[np.array(errors) <= (1 + SHARE_TOLERANCE) * min(errors)]
-    return float(good[np.abs(good - USUAL_SHARE[target_of(name)]).argmin()])
+    good = SHARES[np.array(errors) <= (1 + SHARE_TOLERANCE[target]) * min(errors)]
+    return float(good[np.abs(good - USUAL_SHARE[target]).argmin()])
 
 
 def _can_learn(name: str, parameters: Parameters, history: Panel, horizon: int) -> bool:

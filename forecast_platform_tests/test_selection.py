@@ -222,6 +222,17 @@ class TestChoice:
         play(monkeypatch, answer)
         assert choose(self.PANEL, candidates(RATIO)).share == 0.5
 
+    def test_the_last_value_is_not_leaned_on_where_it_is_a_little_worse(self, monkeypatch):
+        """It is so in the weeks tried; where the level stands still it is noise in the weeks to come."""
+
+        def answer(name, history, horizon):
+            y = actual(self.PANEL, history, horizon)
+            return 1.1 * y, 1.108 * y, 1.0
+
+        play(monkeypatch, answer)
+        assert choose(self.PANEL, candidates(SALES)).share == 1.0
+        assert choose(self.PANEL, candidates(RATIO)).share == 0.8
+
     def test_intervals_that_held_too_little_are_widened_and_good_ones_are_not(self, monkeypatch):
         panel = panel_of(np.random.default_rng(0).uniform(900, 1100, (400, 60)))
         factors = []
