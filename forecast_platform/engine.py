@@ -13,15 +13,17 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from filelock import FileLock
 
 from forecast_platform import deepar
 from forecast_platform.evaluation.calibration import Calibration, volume
 from forecast_platform.selection import (
+    COUNTS,
     MIN_OBSERVATIONS,
     Judgement,
     Plans,
@@ -204,6 +206,9 @@ def prepare_batch(model: Model, panel: Panel, folder: Path, shards: int) -> tupl
     horizon = int(model.hyperparameters["prediction_length"])
     ready, notices = complete(panel, horizon, wanted=model.features)
     view = build_target(divide_exposure(ready), horizon, target_of(model.target), model.holidays)
+    if model.target == COUNTS:  # returns, or weeks divided by open days, may have come since it was trained
+        counts = np.maximum(np.round(view.panel.sales), 0)
+        view = replace(view, panel=replace(view.panel, sales=counts))
     widths = model.calibration.widths(volume(panel.sales), horizon)
     return write_batch(folder, ready, view, model.categories, shards, model.share, widths), notices
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from forecast_platform import deepar, engine, selection
 from forecast_platform.engine import LocalEngine, Model, TooLittleHistory, training_panel, training_week
 from forecast_platform.evaluation.calibration import Calibration
-from forecast_platform.selection import SKIP, Choice, Judgement, plans, shipped_forecaster
+from forecast_platform.selection import COUNTS, SKIP, Choice, Judgement, plans, shipped_forecaster
 from forecast_platform.series.batch import Batch, read_batch, write_batch
 from forecast_platform.series.covariates import Covariates, Declaration
 from forecast_platform.series.encoding import to_series_set
@@ -403,6 +403,21 @@ class TestChosen:
         want = shipped_forecaster(self.CANDIDATES, 25, told=lambda line: None)(panel, 4, QUANTILES)
         np.testing.assert_allclose(found, want, rtol=1e-3, atol=0.05)
         np.testing.assert_array_equal(found[:, :, 1], 0)
+
+
+def test_a_return_landed_after_a_model_of_counts_was_trained_stops_nothing(tmp_path, monkeypatch):
+    """Its network takes nothing but counts; the next training will choose another."""
+    monkeypatch.setattr(engine, "choose", lambda *given: Choice(COUNTS, Judgement("unjudged", "played")))
+    counts = dataclasses.replace(PANEL, sales=np.round(PANEL.sales / 100))
+    local = LocalEngine(tmp_path / "models")
+    model = local.train(counts, candidates("auto"))
+    sales = counts.sales.copy()
+    sales[0, -1], sales[1, -1] = -3.0, 2.5
+    batch, _ = local.prepare(model, dataclasses.replace(counts, sales=sales), tmp_path / "batch", 1)
+    local.transform(model, batch, 25, QUANTILES, seed=0)
+    [part] = read_batch(batch, QUANTILES, 4)
+    assert np.isfinite(part.quantiles).all()
+    assert part.quantiles[1:].min() >= 0
 
 
 def test_the_choice_is_asked_for_as_the_backtest_asks(tmp_path, monkeypatch):
