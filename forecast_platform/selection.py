@@ -302,11 +302,13 @@ def choose(
     best = min(near, key=lambda name: np.mean([t.scores(_share(name, trials[name])).wql for t in trials[name]]))
     share = _share(best, trials[best])
     naive = _naive_scores(panel, cutoffs[0], horizon)
-    told = ", ".join(f"{name} {s.wape:.4f}" for name, s in scores.items())
+    told = ", ".join(f"{name} {s.wape:.4f} / {s.wql:.4f}" for name, s in scores.items())
+    tried = len(trials[best])
     judgement = Judgement(
         "passed" if scores[best].wape <= naive.wape else "below_naive",
-        f"WAPE over the {horizon} weeks after {cutoffs[0]}: {told}, last year's week {naive.wape:.4f}; "
-        f"network's share {share:.2f}",
+        f"WAPE / wQL over the {horizon} weeks after {cutoffs[0]}: {told}, "
+        f"last year's week {naive.wape:.4f} / {naive.wql:.4f}; "
+        f"chosen by wQL{f', the mean of {tried} windows' if tried > 1 else ''}; network's share {share:.2f}",
         cutoffs[0],
         scores[best].wape,
         scores[best].wql,

@@ -196,13 +196,14 @@ class TestChoice:
         choice = choose(self.PANEL, candidates(SALES, RATIO))
         assert choice.name == RATIO
         assert choice.judgement.wape == pytest.approx(0.052), "what the verdict tells is the last window"
+        assert "chosen by wQL, the mean of 2 windows" in choice.judgement.why
 
     def test_last_years_week_is_the_bar(self, monkeypatch):
         play(monkeypatch, lambda name, history, horizon: (np.full((12, horizon), 1e7),) * 2 + (1.0,))
         judgement = choose(self.PANEL, candidates()).judgement
         assert judgement.verdict == "below_naive"
         assert judgement.wape > judgement.naive_wape
-        assert f"last year's week {judgement.naive_wape:.4f}" in judgement.why
+        assert f"last year's week {judgement.naive_wape:.4f} / {judgement.naive_wql:.4f}" in judgement.why
 
     @pytest.mark.parametrize("name", OF_ANY_SALES)
     @pytest.mark.parametrize(("network_is", "lead_is", "share"), [(1.0, 2.0, 1.0), (2.0, 1.0, 0.0), (0.9, 1.1, 0.5)])

@@ -51,7 +51,7 @@ def short(value: Number) -> str:
         if abs(value) >= size:
             scaled = value / size
             return f"{scaled:,.0f}{letter}" if abs(scaled) >= 100 else f"{scaled:,.1f}{letter}".replace(".0", "")
-    return f"{value:,.0f}" if abs(value) >= 10 or value == 0 else f"{value:,.2f}"
+    return f"{value:,.0f}" if abs(value) >= 10 or value == round(value) else f"{value:,.2f}"
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:

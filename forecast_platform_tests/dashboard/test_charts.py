@@ -32,7 +32,7 @@ numbers = st.floats(-1e9, 1e9).map(lambda v: round(v, 3))
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(None, "–"), (float("nan"), "–"), (0, "0"), (0.25, "0.25"), (12.4, "12"), (1234, "1.2k"), (2000, "2k"),
+    [(None, "–"), (float("nan"), "–"), (0, "0"), (0.25, "0.25"), (4.0, "4"), (12.4, "12"), (1234, "1.2k"), (2000, "2k"),
      (123456, "123k"), (45_300_000, "45.3M"), (-1_500, "-1.5k"), (2e9, "2B")],
 )  # fmt: skip
 def test_numbers_are_short(value: Any, text: str) -> None:
