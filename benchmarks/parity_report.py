@@ -51,8 +51,8 @@ rate the last weights lie where chance leaves them, so read the ratios with the 
   happens to draw more than with what is learned. Ours shuffles, keeps the rate and ends with the last epoch.
 - Inputs and first weights: ours standardises the log of the scale, tells the network which lags were observed, starts
   embeddings at a tenth of GluonTS's size and the forget gates open.
-- Left as they are: GluonTS's dropout has a mask of its own at every step, ours one a window; its two biases learn at
-  twice the rate of one; a context without observations takes the batch's scale.
+- Left as they are here: GluonTS's dropout has a mask of its own at every step, ours one a window; its two biases learn
+  at twice the rate of one; a context without observations takes the batch's scale.
 """
 _SETTLED = """\
 ### The same choices

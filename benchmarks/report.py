@@ -52,7 +52,8 @@ _PARITY = """\
 ## Parity
 
 Ours with exactly SageMaker's defaults and none of our extensions, beside GluonTS's DeepAR with the same settings on the
-same data, as many epochs of as many windows. Whatever SageMaker does not document each does its own way.
+same data, as many epochs of as many windows. Whatever SageMaker does not document each does its own way; "the same
+choices", further down, is what remains when those ways are made one.
 
 | cutoff | wQL, ours | wQL, GluonTS | ratio | seeds | verdict |
 |---|---|---|---|---|---|
