@@ -41,7 +41,7 @@ def median(history: Panel, horizon: int, seed: int) -> Floats:
     target = build_target(history, horizon, RATIO)
     codes = np.stack([np.unique(names, return_inverse=True)[1] for names in (history.store, history.dept)], axis=1)
     rng = np.random.default_rng(seed)
-    cases = [case for case in target.cases() if len(case)]
+    cases = target.cases()
     part = min(1.0, ROWS / sum(case.sales[:, -horizon:].size for case in cases))
     position = {name: i for i, name in enumerate(zip(history.store.tolist(), history.dept.tolist(), strict=True))}
     rows = []
