@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from forecast_platform.deepar.arithmetic import large_products
-from forecast_platform.deepar.lstm_layer import LSTMLayers, Spare, doubled_candidate, lstm_cell, project
+from forecast_platform.deepar.lstm_layer import Spare, lstm_step, project, unroll
 
 
 @dataclass(frozen=True)
@@ -121,18 +121,15 @@ class DeepARNetwork(nn.Module):
         keep (layers - 1, N, B) is the dropout mask between layers, already divided by its keep rate; one
         mask serves all steps of a window (Gal and Ghahramani 2016).
         """
-        layers = self.shape.num_layers
-        weights = *self.w_in, *self.w_rec, *self.bias[1:]
-        hidden: Tensor = LSTMLayers.apply(  # type: ignore[no-untyped-call]
-            varying, self.constant(static), keep, self.spare, layers, *weights
-        )
+        weights = tuple(self.w_in), tuple(self.w_rec), tuple(self.bias[1:])
+        hidden = unroll(varying, self.constant(static), keep, self.spare, weights)
         raw = self.head(hidden)
         if self.shape.skip_to is not None:
             raw[self.shape.skip_to] = raw[self.shape.skip_to] + self.skip(varying)
         return raw
 
     def encode(self, varying: Tensor, static: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Without gradients: each layer's h and twice its cell after the last step, (N, B) each."""
+        """Without gradients: each layer's h and cell after the last step, (N, B) each."""
         hidden, constant, states = varying, self.constant(static), []
         large = large_products(varying.device)
         n = self.shape.num_cells
@@ -140,14 +137,13 @@ class DeepARNetwork(nn.Module):
             if layer:
                 constant = self.bias[layer][:, None]
             with large:
-                gates = project(doubled_candidate(self.w_in[layer]), hidden, doubled_candidate(constant))
+                gates = project(self.w_in[layer], hidden, constant)
             hidden = gates.new_empty(len(gates), n, gates.shape[2])
-            h, c, s = (gates.new_zeros(n, gates.shape[2]) for _ in range(3))
-            recurrent = doubled_candidate(self.w_rec[layer])
+            h, c = (gates.new_zeros(n, gates.shape[2]) for _ in range(2))
             for whole, out in zip(gates.unbind(0), hidden.unbind(0), strict=True):
                 with large:
-                    whole.addmm_(recurrent, h)
-                lstm_cell(whole, whole.chunk(4), c, out, c, s)
+                    whole.addmm_(self.w_rec[layer], h)
+                lstm_step(whole, None, 1, c, out)
                 h = out
             states.append((h.clone(), c))
         return states

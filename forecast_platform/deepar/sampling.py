@@ -18,7 +18,7 @@ from torch.nn.functional import pad
 
 from forecast_platform.deepar.arithmetic import large_products, quiet_denormals
 from forecast_platform.deepar.hyperparameters import ContractError
-from forecast_platform.deepar.lstm_layer import doubled_candidate, lstm_cell
+from forecast_platform.deepar.lstm_layer import lstm_step
 from forecast_platform.deepar.model import Model
 from forecast_platform.deepar.network import DeepARNetwork
 from forecast_platform.deepar.randomness import keys_apart, series_keys, uniforms
@@ -205,14 +205,12 @@ class _Decoder:
         self.h = [self.rows[top : top + n] for top in tops]
         self.c = [torch.zeros(n, columns, device=device) for _ in range(layers)]
         self.gates = torch.empty(4 * n, columns, device=device)
-        self.parts = self.gates.chunk(4)
         self.large = large_products(self.gates.device)
-        self.squashed = torch.empty(n, columns, device=device)
-        self.weights = [doubled_candidate(torch.cat([net.w_in[0][:, :k], net.w_rec[0]], 1))]
+        self.weights = [torch.cat([net.w_in[0][:, :k], net.w_rec[0]], 1)]
         self.inputs = [self.rows[: k + n]]
         for layer in range(1, layers):
             blocks = [net.w_in[layer], net.bias[layer][:, None], net.w_rec[layer]]
-            self.weights.append(doubled_candidate(torch.cat(blocks, 1)))
+            self.weights.append(torch.cat(blocks, 1))
             self.inputs.append(self.rows[tops[layer - 1] : tops[layer] + n])
         self.w_out = torch.cat([net.w_out, net.b_out[:, None]], 1)
         self.top = self.rows[tops[-1] :]
@@ -229,7 +227,7 @@ class _Decoder:
         context, net = self.model.hyperparameters.context_length, self.net
         static = net.static_features(batch.log_scale, batch.cat)
         states = net.encode(batch.varying[: context + 1], static)
-        pre = doubled_candidate(net.project_first(batch.varying[context + 1 :], static), 1)
+        pre = net.project_first(batch.varying[context + 1 :], static)
         skip = None if net.shape.skip_to is None else net.skip(batch.varying[context:])
         return _Encoded(pre, states, batch.scale, skip)
 
@@ -249,17 +247,14 @@ class _Decoder:
         for layer, (h, c) in enumerate(encoded.states):
             self._each_path(self.h[layer]).copy_(h[:, at, None])
             self._each_path(self.c[layer]).copy_(c[:, at, None])
-        pre = encoded.pre.index_select(2, at)[..., None]
-        gates = self._each_path(self.gates)
+        pre = encoded.pre.index_select(2, at)
         for step in range(horizon):
             torch.index_select(self.history, 0, self.lag_rows + step, out=self.lags)
             if step:
                 for layer, h in enumerate(self.h):
                     with self.large:
                         torch.mm(self.weights[layer], self.inputs[layer], out=self.gates)
-                    if layer == 0:
-                        gates += pre[step - 1]
-                    lstm_cell(self.gates, self.parts, self.c[layer], h, self.c[layer], self.squashed)
+                    lstm_step(self.gates, pre[step - 1] if layer == 0 else None, paths, self.c[layer], h)
             torch.mm(self.w_out, self.top, out=self.raw)
             if encoded.skip is not None and self.net.shape.skip_to is not None:
                 self._add_skip(encoded.skip[step, at], self.net.shape.skip_to)

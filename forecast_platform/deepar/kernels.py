@@ -1,0 +1,176 @@
+"""The elementwise half of an LSTM's step, in sampling and forwards and backwards in training, compiled by Numba.
+
+torch needs some ten calls a step for it, each of a microsecond's work and as long to start; here each is one pass that
+holds a cell in registers from the gates' sums to the new state. Matrix products stay torch's.
+
+Arrays are float32 and C-contiguous. Dimension letters as in network.py, with K layers; gates are in the parameters'
+order: input, forget, output, candidate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ParamSpec
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Arguments = ParamSpec("Arguments")
+
+_ONE, _TWO, _ZERO = np.float32(1.0), np.float32(2.0), np.float32(0.0)
+# e^-x = 2^n 2^r with n whole and |r| <= 1/2. Beyond 43 sigmoid and tanh are flat, and two such numbers still have a
+# finite product.
+_LIMIT, _MINUS_LOG2_E = np.float32(43.0), np.float32(-1.4426950408889634)
+_ROUNDER, _MANTISSA = np.float32(1.5 * 2**23), np.int32(23)  # what is added to _ROUNDER is rounded to whole numbers
+# The polynomial of degree 5 with the least relative error to 2^r, 7.5e-8 (a linear program over 3,001 points).
+_P0, _P1, _P2 = np.float32(1.000000072), np.float32(6.931469671e-1), np.float32(2.402211972e-1)
+_P3, _P4, _P5 = np.float32(5.550713274e-2), np.float32(9.675541330e-3), np.float32(1.327647187e-3)
+
+
+def _compiled(function: Callable[Arguments, None]) -> Callable[Arguments, None]:
+    """Compiled at its first call (a second or so), and kept beside the source or in the user's cache if it can be.
+
+    Sums may be fused with products, and nothing else be rearranged: a cell gets the same bits wherever it stands.
+    """
+
+    def compiled(cache: bool) -> Callable[Arguments, None]:
+        return numba.njit(cache=cache, fastmath={"contract"}, error_model="numpy", nogil=True)(function)
+
+    try:
+        return compiled(cache=True)
+    except RuntimeError:  # there is no folder to keep it in that can be written to
+        return compiled(cache=False)
+
+
+@numba.njit(inline="always")
+def _exp_minus(x: np.float32) -> np.float32:
+    """exp(-x), in steps that the compiler can do for many numbers at once; x is first brought within 43 of 0."""
+    y = min(max(x, -_LIMIT), _LIMIT)
+    rounded = np.float32(y * _MINUS_LOG2_E + _ROUNDER)
+    r = y * _MINUS_LOG2_E - (rounded - _ROUNDER)
+    p = np.float32(((((_P5 * r + _P4) * r + _P3) * r + _P2) * r + _P1) * r + _P0)
+    exponent = np.int32(rounded.view(np.int32) << _MANTISSA)  # n, where a float has its exponent
+    return np.int32(p.view(np.int32) + exponent).view(np.float32)
+
+
+@numba.njit(inline="always")
+def _sigmoid(x: np.float32) -> np.float32:
+    return _ONE / (_ONE + _exp_minus(x))
+
+
+@_compiled
+def step(gates: Floats, known: Floats, paths: int, cells: Floats, hidden: Floats) -> None:
+    """One layer's step while sampling.
+
+    Args:
+        gates: (4, N, B), products of weights and rows.
+        known: (4, N, b), to be added to the `paths` columns of each of b series; b may be 0.
+        cells: (N, B), replaced by the new ones.
+        hidden: (N, B), receives the new state.
+    """
+    n, columns = cells.shape
+    add = np.zeros((4, columns), np.float32)
+    add_i, add_f, add_o, add_g = add[0], add[1], add[2], add[3]
+    for k in range(n):
+        for part in range(4):
+            for series in range(known.shape[2]):
+                add[part, series * paths : (series + 1) * paths] = known[part, k, series]
+        i, f, o, g, cell, state = gates[0, k], gates[1, k], gates[2, k], gates[3, k], cells[k], hidden[k]
+        for b in range(columns):
+            e_i, e_f = _exp_minus(i[b] + add_i[b]), _exp_minus(f[b] + add_f[b])
+            e_o, e_g = _exp_minus(o[b] + add_o[b]), _exp_minus(_TWO * (g[b] + add_g[b]))
+            # A gate times a tanh in one division: sigmoid(i) tanh(g) = (1 - e^-2g) / ((1 + e^-i) (1 + e^-2g))
+            new = cell[b] / (_ONE + e_f) + (_ONE - e_g) / ((_ONE + e_i) * (_ONE + e_g))
+            e_c = _exp_minus(_TWO * new)
+            cell[b] = new
+            state[b] = (_ONE - e_c) / ((_ONE + e_o) * (_ONE + e_c))
+
+
+@_compiled
+def forward_tick(
+    tick: int, gates: Floats, cells: Floats, squashed: Floats, rows: Floats, constant: Floats, keep: Floats
+) -> None:
+    """From the products of weights and rows to the next tick's state, for all layers.
+
+    Args:
+        gates: (ticks, K, 4, N, B); this tick's are the products, and are replaced by the gates.
+        cells: (ticks + 1, K, N, B); this tick's are read, the next one's written.
+        squashed: (ticks, K, N, B); receives tanh of the new cell.
+        rows: (ticks + 1, K, I + N, B); receives at the next tick each layer's hidden state in its last N rows and,
+            times `keep`, in the first N of the layer above.
+        constant: (K, 4, N, B), to be added to the products.
+        keep: (K, N, B); the last layer's is not used.
+
+    A layer whose first step has not come yet is left in a zero state.
+    """
+    layers, n, batch = keep.shape
+    inputs = rows.shape[2] - n
+    for layer in range(layers):
+        began = layer <= tick
+        gate, add = gates[tick, layer], constant[layer]
+        for k in range(n):
+            i, f, o, g = gate[0, k], gate[1, k], gate[2, k], gate[3, k]
+            to_i, to_f, to_o, to_g = add[0, k], add[1, k], add[2, k], add[3, k]
+            old, new, flat = cells[tick, layer, k], cells[tick + 1, layer, k], squashed[tick, layer, k]
+            hidden = rows[tick + 1, layer, inputs + k]
+            for b in range(batch):
+                i[b], f[b], o[b] = _sigmoid(i[b] + to_i[b]), _sigmoid(f[b] + to_f[b]), _sigmoid(o[b] + to_o[b])
+                g[b] = _TWO * _sigmoid(_TWO * (g[b] + to_g[b])) - _ONE
+                cell = f[b] * old[b] + i[b] * g[b]
+                flat[b] = _TWO * _sigmoid(_TWO * cell) - _ONE
+                new[b] = cell if began else _ZERO
+                hidden[b] = o[b] * flat[b] if began else _ZERO
+            if layer < layers - 1:
+                above, kept = rows[tick + 1, layer + 1, k], keep[layer, k]
+                for b in range(batch):
+                    above[b] = hidden[b] * kept[b]
+
+
+@_compiled
+def backward_tick(
+    tick: int,
+    d_top: Floats,
+    gates: Floats,
+    cells: Floats,
+    squashed: Floats,
+    keep: Floats,
+    d_rows: Floats,
+    d_cells: Floats,
+    d_gates: Floats,
+) -> None:
+    """From the gradients at the end of a tick to those of the gates' sums, for all layers.
+
+    Args:
+        d_top: (T, N, B), of the last layer's hidden states.
+        gates, cells, squashed: as `forward_tick` left them.
+        keep: (K, N, B), as it took them; the last layer's are ones.
+        d_rows: (K, H + N, B), of the next tick's rows: the layer's input from below (H = N; 0 in a single layer),
+            then its hidden state.
+        d_cells: (K, N, B), of the cells after the tick; replaced by those of the cells before it.
+        d_gates: (ticks, K, 4, N, B); receives this tick's.
+    """
+    layers, n, batch = keep.shape
+    handed = d_rows.shape[1] - n
+    for layer in range(layers):
+        if layer > tick:  # its first step comes later
+            d_gates[tick, layer] = _ZERO
+            d_cells[layer] = _ZERO
+            continue
+        gate, d_gate = gates[tick, layer], d_gates[tick, layer]
+        for k in range(n):
+            i, f, o, g = gate[0, k], gate[1, k], gate[2, k], gate[3, k]
+            d_i, d_f, d_o, d_g = d_gate[0, k], d_gate[1, k], d_gate[2, k], d_gate[3, k]
+            old, flat, kept = cells[tick, layer, k], squashed[tick, layer, k], keep[layer, k]
+            d_cell, d_hidden = d_cells[layer, k], d_rows[layer, handed + k]
+            d_above = d_rows[layer + 1, k] if layer < layers - 1 else d_top[tick - layer, k]
+            for b in range(batch):
+                at_i, at_f, at_o, at_g, at_flat = i[b], f[b], o[b], g[b], flat[b]
+                dh = d_hidden[b] + d_above[b] * kept[b]
+                dc = d_cell[b] + dh * at_o * (_ONE - at_flat * at_flat)
+                d_i[b] = dc * at_g * at_i * (_ONE - at_i)
+                d_f[b] = dc * old[b] * at_f * (_ONE - at_f)
+                d_o[b] = dh * at_flat * at_o * (_ONE - at_o)
+                d_g[b] = dc * at_i * (_ONE - at_g * at_g)
+                d_cell[b] = dc * at_f
