@@ -6,6 +6,8 @@
 FROM python:3.11-slim
 
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1
+# The few compiled loops (deepar/kernels.py) are kept here, whoever the image runs as.
+ENV NUMBA_CACHE_DIR=/tmp/numba
 
 WORKDIR /usr/src/forecast-platform
 

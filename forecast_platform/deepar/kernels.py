@@ -10,7 +10,7 @@ order: input, forget, output, candidate.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 import numba
 import numpy as np
@@ -29,19 +29,26 @@ _P0, _P1, _P2 = np.float32(1.000000072), np.float32(6.931469671e-1), np.float32(
 _P3, _P4, _P5 = np.float32(5.550713274e-2), np.float32(9.675541330e-3), np.float32(1.327647187e-3)
 
 
-def _compiled(function: Callable[Arguments, None]) -> Callable[Arguments, None]:
-    """Compiled at its first call (a second or so), and kept beside the source or in the user's cache if it can be.
+# Only what is named here is compiled: an array of another type or layout is an error and no second compilation.
+_2D, _3D, _4D, _5D = (numba.types.Array(numba.float32, dimensions, "C") for dimensions in (2, 3, 4, 5))
+
+
+def _compiled(*types: Any) -> Callable[[Callable[Arguments, None]], Callable[Arguments, None]]:
+    """Compiled when the module is loaded: the first time in a second or two, from then on out of a cache beside the
+    source or in the user's folder.
 
     Sums may be fused with products, and nothing else be rearranged: a cell gets the same bits wherever it stands.
     """
 
-    def compiled(cache: bool) -> Callable[Arguments, None]:
-        return numba.njit(cache=cache, fastmath={"contract"}, error_model="numpy", nogil=True)(function)
+    def compiled(function: Callable[Arguments, None], cache: bool = True) -> Callable[Arguments, None]:
+        options: dict[str, Any] = {"fastmath": {"contract"}, "error_model": "numpy", "nogil": True, "cache": cache}
+        try:
+            made: Callable[Arguments, None] = numba.njit(numba.void(*types), **options)(function)
+        except RuntimeError:  # there is no folder to keep it in that can be written to
+            made = compiled(function, cache=False)
+        return made
 
-    try:
-        return compiled(cache=True)
-    except RuntimeError:  # there is no folder to keep it in that can be written to
-        return compiled(cache=False)
+    return compiled
 
 
 @numba.njit(inline="always")
@@ -60,7 +67,7 @@ def _sigmoid(x: np.float32) -> np.float32:
     return _ONE / (_ONE + _exp_minus(x))
 
 
-@_compiled
+@_compiled(_3D, _3D, numba.int64, _2D, _2D)
 def step(gates: Floats, known: Floats, paths: int, cells: Floats, hidden: Floats) -> None:
     """One layer's step while sampling.
 
@@ -88,7 +95,7 @@ def step(gates: Floats, known: Floats, paths: int, cells: Floats, hidden: Floats
             state[b] = (_ONE - e_c) / ((_ONE + e_o) * (_ONE + e_c))
 
 
-@_compiled
+@_compiled(numba.int64, _5D, _4D, _4D, _4D, _4D, _3D)
 def forward_tick(
     tick: int, gates: Floats, cells: Floats, squashed: Floats, rows: Floats, constant: Floats, keep: Floats
 ) -> None:
@@ -128,7 +135,7 @@ def forward_tick(
                     above[b] = hidden[b] * kept[b]
 
 
-@_compiled
+@_compiled(numba.int64, _3D, _5D, _4D, _4D, _3D, _3D, _3D, _5D)
 def backward_tick(
     tick: int,
     d_top: Floats,
