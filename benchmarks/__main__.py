@@ -67,7 +67,7 @@ MODELS = (
 )
 # Speeds are compared by runs in turns, so that a faster or slower hour meets all alike.
 IN_TURNS = ("ours-plain", "gluonts-sagemaker", "ours-network", "neuralforecast-deepar")
-ROUNDS = 3
+ROUNDS = 5
 
 
 @dataclass(frozen=True)
