@@ -1,6 +1,6 @@
 """The elementwise half of an LSTM's step, in sampling and forwards and backwards in training, compiled by Numba.
 
-torch needs some ten calls a step for it, each of a microsecond's work and as long to start; here each is one pass that
+torch needs some ten calls a step for it, each of a microsecond's work and as long to start; here it is one pass that
 holds a cell in registers from the gates' sums to the new state. Matrix products stay torch's.
 
 Arrays are float32 and C-contiguous. Dimension letters as in network.py, with K layers; gates are in the parameters'
@@ -40,12 +40,13 @@ def _compiled(*types: Any) -> Callable[[Callable[Arguments, None]], Callable[Arg
     Sums may be fused with products, and nothing else be rearranged: a cell gets the same bits wherever it stands.
     """
 
-    def compiled(function: Callable[Arguments, None], cache: bool = True) -> Callable[Arguments, None]:
-        options: dict[str, Any] = {"fastmath": {"contract"}, "error_model": "numpy", "nogil": True, "cache": cache}
+    options: dict[str, Any] = {"fastmath": {"contract"}, "error_model": "numpy", "nogil": True}
+
+    def compiled(function: Callable[Arguments, None]) -> Callable[Arguments, None]:
         try:
-            made: Callable[Arguments, None] = numba.njit(numba.void(*types), **options)(function)
+            made: Callable[Arguments, None] = numba.njit(numba.void(*types), cache=True, **options)(function)
         except RuntimeError:  # there is no folder to keep it in that can be written to
-            made = compiled(function, cache=False)
+            made = numba.njit(numba.void(*types), **options)(function)
         return made
 
     return compiled
