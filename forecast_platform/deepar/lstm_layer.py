@@ -43,18 +43,19 @@ def _has_kernels(like: Tensor) -> bool:
     return like.device.type == "cpu" and like.dtype == torch.float32
 
 
-def project(weight: Tensor, x: Tensor, constant: Tensor, out: Tensor | None = None) -> Tensor:
+def project(weight: Tensor, x: Tensor, constant: Tensor) -> Tensor:
     """weight (O, I) times x (T, I, B), plus constant (O, B) or (O, 1): (T, O, B)."""
     steps = x.shape[0]
     wide = constant[None].expand(steps, weight.shape[0], x.shape[2])
-    return torch.baddbmm(wide, weight[None].expand(steps, -1, -1), x, out=out)
+    return torch.baddbmm(wide, weight[None].expand(steps, -1, -1), x)
 
 
 class Workspace:
     """Buffers of an unroll of K layers of N cells over T steps of B columns, used again batch after batch.
 
-    `forward` and `backward` are the kernels' arguments after the tick; what each holds is said there. The steps'
-    products go by tick: `rows` (each K, I + N, B) hold a layer's inputs over its hidden state before the step.
+    `forward_arrays` and `backward_arrays` are what the kernels take, where each is said to hold what. rows, gates and
+    d_gates are what the products of a tick take and give: rows (K, I + N, B) are a layer's inputs over its hidden state
+    before the step.
     """
 
     def __init__(self, x: Tensor, n: int, layers: int) -> None:
@@ -80,8 +81,8 @@ class Workspace:
         gates, d_gates = (of.view(ticks, layers, 4, n, batch).numpy() for of in (self.gates, self.d_gates))
         constant = self.constant.view(layers, 4, n, batch).numpy()
         state = gates, cells.numpy(), squashed.numpy()
-        self.forward = *state, self.rows.numpy(), constant, self.keep.numpy()
-        self.backward = *state, self.keep.numpy(), self.d_rows.numpy(), self.d_cells.numpy(), d_gates
+        self.forward_arrays = *state, self.rows.numpy(), constant, self.keep.numpy()
+        self.backward_arrays = *state, self.keep.numpy(), self.d_rows.numpy(), self.d_cells.numpy(), d_gates
         self.by_tick = list(zip(self.rows[:ticks], self.gates, self.d_gates, strict=True))
 
 
@@ -148,7 +149,7 @@ class LSTMLayers(torch.autograd.Function):
         with work.products:
             for tick, (rows, gates, _) in enumerate(work.by_tick):
                 torch.bmm(work.weights, rows, out=gates)
-                kernels.forward_tick(tick, *work.forward)
+                kernels.forward_tick(tick, *work.forward_arrays)
         ctx.save_for_backward(work.rows, work.gates)
         ctx.work, ctx.unused, ctx.widths = work, unused, [w.shape[1] for w in w_in]
         return work.top
@@ -165,7 +166,7 @@ class LSTMLayers(torch.autograd.Function):
         d_top = grads[0].contiguous().numpy()
         with work.products:
             for tick in range(ticks - 1, -1, -1):
-                kernels.backward_tick(tick, d_top, *work.backward)
+                kernels.backward_tick(tick, d_top, *work.backward_arrays)
                 if tick:
                     torch.bmm(back, work.by_tick[tick][2], out=work.d_rows)
         dx = None
