@@ -39,7 +39,6 @@ def _compiled(*types: Any) -> Callable[[Callable[Arguments, None]], Callable[Arg
 
     Sums may be fused with products, and nothing else be rearranged: a cell gets the same bits wherever it stands.
     """
-
     options: dict[str, Any] = {"fastmath": {"contract"}, "error_model": "numpy", "nogil": True}
 
     def compiled(function: Callable[Arguments, None]) -> Callable[Arguments, None]:
@@ -154,8 +153,8 @@ def backward_tick(
         d_top: (T, N, B), of the last layer's hidden states.
         gates, cells, squashed: as `forward_tick` left them.
         keep: (K, N, B), as it took them; the last layer's are ones.
-        d_rows: (K, H + N, B), of the next tick's rows: the layer's input from below (H = N; 0 in a single layer),
-            then its hidden state.
+        d_rows: (K, 2N, B), of the next tick's rows: N for the layer's input from below, which a single layer does
+            without, then N for its hidden state.
         d_cells: (K, N, B), of the cells after the tick; replaced by those of the cells before it.
         d_gates: (ticks, K, 4, N, B); receives this tick's.
     """
