@@ -1,0 +1,3 @@
+from forecast_platform.cli import main
+
+main(prog_name="forecast")
