@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from forecast_platform.landing.contract import FileRefused, weeks_in
 from forecast_platform.landing.ingest import Ledger
+from forecast_platform.landing.kinds import FileRefused
+from forecast_platform.landing.rules import weeks_in
 from forecast_platform.settings import Settings, get_settings
 from forecast_platform.weeks import key
 

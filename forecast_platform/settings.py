@@ -22,7 +22,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from forecast_platform.landing.contract import PRESETS, SalesContract
+from forecast_platform.landing.dialects import PRESETS, Dialect
 from forecast_platform.series.covariates import AUTO, NONE, Declarations
 from forecast_platform.weeks import WeekCalendar
 
@@ -214,9 +214,9 @@ class Settings(BaseSettings):
         return self.home / "dagster"
 
     @functools.cached_property
-    def contract(self) -> SalesContract:
+    def contract(self) -> Dialect:
         """How sales files are read: the preset with this installation's own changes."""
-        return SalesContract.named(self.preset or "canonical").replace(
+        return Dialect.named(self.preset or "canonical").replace(
             week_ends=self.week_ends, columns=self.columns, date_format=self.date_format, delimiter=self.delimiter
         )
 

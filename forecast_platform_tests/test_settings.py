@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
-from forecast_platform.landing.contract import PRESETS
+from forecast_platform.landing.dialects import PRESETS
 from forecast_platform.selection import plans
 from forecast_platform.series.covariates import Declaration, Declarations
 from forecast_platform.settings import Settings, get_settings, home

@@ -120,26 +120,26 @@ def read_panel(folder: Path, settings: Settings) -> Panel:
 
     import pyarrow as pa
 
-    from forecast_platform.landing import contract as contracts
+    from forecast_platform.landing import kinds, rules
     from forecast_platform.series.cleaning import build_panel
     from forecast_platform.series.covariates import describe
 
     contract, calendar = settings.contract, settings.calendar
     newest = calendar.last_started(dt.datetime.now(dt.UTC))
-    readers: dict[str, Callable[[bytes, str], contracts.Parsed]] = {
-        "sales": partial(contracts.parse_sales, contract=contract, calendar=calendar, newest_week=newest),
-        "features": partial(contracts.parse_features, contract=contract, calendar=calendar),
-        "calendar": partial(contracts.parse_calendar, contract=contract),
+    readers: dict[str, Callable[[bytes, str], kinds.Parsed]] = {
+        "sales": partial(rules.parse_sales, contract=contract, calendar=calendar, newest_week=newest),
+        "features": partial(rules.parse_features, contract=contract, calendar=calendar),
+        "calendar": partial(rules.parse_calendar, contract=contract),
     }
-    schemas = (contracts.SALES_SCHEMA, contracts.FEATURES_SCHEMA, contracts.CALENDAR_SCHEMA)
+    schemas = (kinds.SALES_SCHEMA, kinds.FEATURES_SCHEMA, kinds.CALENDAR_SCHEMA)
     tables = {kind: [schema.empty_table()] for kind, schema in zip(readers, schemas, strict=True)}
     for path in sorted(folder.iterdir()) + [path for kind in readers for path in sorted(folder.glob(f"{kind}/*"))]:
-        if not path.name.endswith(contracts.FORMATS):
+        if not path.name.endswith(kinds.FORMATS):
             continue
         data = path.read_bytes()
         try:
-            kind = path.parent.name if path.parent != folder else contracts.kind_of(data, path.name, contract)
-        except contracts.FileRefused as refusal:
+            kind = path.parent.name if path.parent != folder else rules.kind_of(data, path.name, contract)
+        except kinds.FileRefused as refusal:
             if refusal.rule == "unknown_kind":
                 click.echo(f"not read: {refusal.message}", err=True)
                 continue

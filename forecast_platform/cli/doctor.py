@@ -17,7 +17,7 @@ import click
 def doctor(profile: Literal["local", "aws"] | None) -> None:
     """Check settings, access and versions; each finding says how to mend it."""
     from forecast_platform.lake.lake import Lake
-    from forecast_platform.landing.store import open_landing
+    from forecast_platform.landing.place import open_landing
     from forecast_platform.runner import prepare_home
     from forecast_platform.settings import Settings, get_settings
 

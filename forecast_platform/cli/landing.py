@@ -19,7 +19,8 @@ def import_files(files: tuple[Path, ...], preset: str, kind: str | None) -> None
     """Land FILES (sales, stores, features, calendar), ingest and clean them. A file that cannot be read is named, and
     the others go through."""
     remember_preset(preset)
-    from forecast_platform.landing.contract import FileRefused, kind_of
+    from forecast_platform.landing.kinds import FileRefused
+    from forecast_platform.landing.rules import kind_of
 
     refused = []
     with open_runner() as runner:
@@ -46,13 +47,13 @@ def import_files(files: tuple[Path, ...], preset: str, kind: str | None) -> None
 
 def remember_preset(preset: str) -> None:
     """Keep the preset in settings.toml, so that the sensor reads later files the same way."""
-    from forecast_platform.landing.contract import SalesContract
+    from forecast_platform.landing.dialects import Dialect
     from forecast_platform.settings import get_settings, home
 
     if not preset:
         return
     try:
-        SalesContract.named(preset)
+        Dialect.named(preset)
     except ValueError as error:
         raise click.ClickException(str(error)) from error
     path = home() / "settings.toml"

@@ -9,9 +9,9 @@ from forecast_platform.aws.queue import Message, Queue, QueueError
 from forecast_platform.defs.jobs import history_assets, ingest_history, weekly_forecast
 from forecast_platform.defs.partitions import PINNED, weekly
 from forecast_platform.defs.resources import Platform
-from forecast_platform.landing.contract import weeks_in
 from forecast_platform.landing.ingest import Ledger
-from forecast_platform.landing.store import Landing, LandingObject, S3Landing
+from forecast_platform.landing.place import Landing, LandingObject, S3Landing
+from forecast_platform.landing.rules import weeks_in
 from forecast_platform.landing.trigger import Memory, Request, keys_to_look_at, next_request, notice
 from forecast_platform.series.cleaning import newest_complete_week
 from forecast_platform.weeks import key

@@ -11,7 +11,7 @@ from dagster_duckdb import DuckDBResource
 
 from forecast_platform.engine import Engine, LocalEngine
 from forecast_platform.lake.lake import Lake
-from forecast_platform.landing.store import Landing, open_landing
+from forecast_platform.landing.place import Landing, open_landing
 from forecast_platform.settings import Settings, get_settings
 
 

@@ -15,9 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from forecast_platform.lake.lake import Lake, any_of, with_columns
-from forecast_platform.landing import contract as contracts
-from forecast_platform.landing.contract import FileRefused, Parsed, SalesContract
-from forecast_platform.landing.store import Landing, LandingObject
+from forecast_platform.landing import rules
+from forecast_platform.landing.dialects import Dialect
+from forecast_platform.landing.kinds import FileRefused
+from forecast_platform.landing.place import Landing, LandingObject
 from forecast_platform.weeks import WeekCalendar
 
 _TABLES = {"sales": "raw_sales", "stores": "stores", "features": "features", "calendar": "calendar"}
@@ -93,7 +94,7 @@ class Ledger:
 def ingest_landed(
     lake: Lake,
     landing: Landing,
-    contract: SalesContract,
+    contract: Dialect,
     calendar: WeekCalendar,
     now: dt.datetime,
     progress: Callable[[str], None] = lambda message: None,
@@ -137,10 +138,10 @@ def landing_time(obj: LandingObject, previous: dt.datetime | None) -> dt.datetim
 
 
 def _only_future_weeks(
-    data: bytes, obj: LandingObject, contract: SalesContract, calendar: WeekCalendar, newest_week: dt.date
+    data: bytes, obj: LandingObject, contract: Dialect, calendar: WeekCalendar, newest_week: dt.date
 ) -> bool:
     try:
-        weeks = contracts.weeks_in(data, obj.key, contract, calendar)
+        weeks = rules.weeks_in(data, obj.key, contract, calendar)
     except FileRefused:
         return False  # parsing will say so again, and quarantine it
     return bool(weeks) and min(weeks) > newest_week
@@ -150,7 +151,7 @@ def _ingest(
     lake: Lake,
     obj: LandingObject,
     data: bytes,
-    contract: SalesContract,
+    contract: Dialect,
     calendar: WeekCalendar,
     newest_week: dt.date,
     previous: dt.datetime | None,
@@ -158,7 +159,7 @@ def _ingest(
     assert obj.kind is not None
     landed_at = landing_time(obj, previous)
     try:
-        parsed = _parse(obj, data, contract, calendar, newest_week)
+        parsed = rules.parse(obj.kind, data, obj.key, contract, calendar, newest_week)
     except FileRefused as refusal:
         refused = pa.table(
             {
@@ -199,18 +200,6 @@ def _ingest(
         )
     _replace_source(lake, "landings", _ledger_row(lake, obj, result), obj, landed_at)
     return result
-
-
-def _parse(
-    obj: LandingObject, data: bytes, contract: SalesContract, calendar: WeekCalendar, newest_week: dt.date
-) -> Parsed:
-    if obj.kind == "sales":
-        return contracts.parse_sales(data, obj.key, contract, calendar, newest_week)
-    if obj.kind == "features":
-        return contracts.parse_features(data, obj.key, contract, calendar)
-    if obj.kind == "stores":
-        return contracts.parse_stores(data, obj.key, contract)
-    return contracts.parse_calendar(data, obj.key, contract)
 
 
 def _with_source(rows: pa.Table, obj: LandingObject, landed_at: dt.datetime) -> pa.Table:

@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from forecast_platform.landing.contract import FileRefused
-from forecast_platform.landing.store import LandingObject
+from forecast_platform.landing.kinds import FileRefused
+from forecast_platform.landing.place import LandingObject
 from forecast_platform.weeks import WeekCalendar, key
 
 Kind = Literal["week", "history", "files"]

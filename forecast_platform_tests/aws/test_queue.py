@@ -13,7 +13,7 @@ import pytest
 from forecast_platform.aws import queue as queues
 from forecast_platform.aws.queue import Queue, QueueError
 from forecast_platform.landing import trigger
-from forecast_platform.landing.store import S3Landing
+from forecast_platform.landing.place import S3Landing
 from forecast_platform.settings import Settings
 from forecast_platform_tests.aws.test_events import record
 from forecast_platform_tests.conftest import SMALL

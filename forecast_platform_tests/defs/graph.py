@@ -13,7 +13,7 @@ from dagster_duckdb import DuckDBResource
 
 from forecast_platform import definitions
 from forecast_platform.defs.resources import Platform
-from forecast_platform.landing.store import FolderLanding, Landing
+from forecast_platform.landing.place import FolderLanding, Landing
 from forecast_platform.settings import Settings
 from forecast_platform.weeks import key
 

@@ -13,7 +13,7 @@ import pytest
 
 from forecast_platform.defs.landing_sensor import LANDING_TAG, landing_sensor
 from forecast_platform.demo import Retailer, history_files, week_file
-from forecast_platform.landing.store import LandingError
+from forecast_platform.landing.place import LandingError
 from forecast_platform.settings import Settings
 from forecast_platform.weeks import key
 from forecast_platform_tests.conftest import SMALL, weeks_of
@@ -290,7 +290,7 @@ def test_an_unreachable_bucket_is_an_error_not_silence(home: Path, monkeypatch: 
 def test_a_file_replaced_while_it_is_looked_at_ends_the_tick_and_keeps_the_cursor(
     sensor: Ticking, monkeypatch: pytest.MonkeyPatch
 ):
-    from forecast_platform.landing.store import FolderLanding
+    from forecast_platform.landing.place import FolderLanding
 
     sensor.graph.land({"sales/a.csv": sales(W[4])})
     read = FolderLanding.read

@@ -27,7 +27,7 @@ import pytest
 from forecast_platform.demo import Retailer, history_files
 from forecast_platform.lake.lake import Lake
 from forecast_platform.lake.maintenance import maintain
-from forecast_platform.landing.contract import parse_sales
+from forecast_platform.landing.rules import parse_sales
 from forecast_platform.settings import Settings
 from forecast_platform.weeks import WEEK
 from forecast_platform_tests.lake.conftest import SPECS, forecast_rows

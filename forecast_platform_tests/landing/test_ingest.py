@@ -13,14 +13,14 @@ import duckdb
 import pytest
 
 from forecast_platform.lake.lake import Lake
-from forecast_platform.landing.contract import SalesContract
+from forecast_platform.landing.dialects import Dialect
 from forecast_platform.landing.ingest import Ingested, Ledger, ingest_landed, landing_time
-from forecast_platform.landing.store import FolderLanding, LandingError, LandingObject
+from forecast_platform.landing.place import FolderLanding, LandingError, LandingObject
 from forecast_platform.series.cleaning import clean_weeks
 from forecast_platform.weeks import WeekCalendar
 from forecast_platform_tests.conftest import contents, snapshots
 
-CONTRACT = SalesContract.named("canonical")
+CONTRACT = Dialect.named("canonical")
 CALENDAR = WeekCalendar(ends="FRI", first_week=dt.date(2024, 1, 5))
 NOW = dt.datetime(2025, 2, 3, 9, tzinfo=dt.UTC)  # the newest week is 2025-01-31
 W1, W2, W3 = dt.date(2025, 1, 17), dt.date(2025, 1, 24), dt.date(2025, 1, 31)

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forecast_platform.landing.contract import FileRefused
-from forecast_platform.landing.store import LandingObject
+from forecast_platform.landing.kinds import FileRefused
+from forecast_platform.landing.place import LandingObject
 from forecast_platform.landing.trigger import (
     MOST_LOOKS,
     RECONCILE,

@@ -10,19 +10,13 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pytest
 
-from forecast_platform.landing.contract import (
-    SalesContract,
-    kind_of,
-    parse_features,
-    parse_sales,
-    parse_stores,
-    weeks_in,
-)
+from forecast_platform.landing.dialects import Dialect
+from forecast_platform.landing.rules import kind_of, parse_features, parse_sales, parse_stores, weeks_in
 from forecast_platform.weeks import WeekCalendar
 
 REPOSITORY = Path(__file__).parents[2]
 FOLDER = REPOSITORY / os.environ.get("FORECAST_WALMART_DIR", "../shared/data/walmart")
-WALMART = SalesContract.named("walmart")
+WALMART = Dialect.named("walmart")
 CALENDAR = WeekCalendar()
 NEWEST = dt.date(2012, 10, 26)
 

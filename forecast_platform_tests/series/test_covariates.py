@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forecast_platform.landing.contract import FEATURES_SCHEMA
+from forecast_platform.landing.kinds import FEATURES_SCHEMA
 from forecast_platform.series.covariates import (
     PLANNED,
     Covariates,

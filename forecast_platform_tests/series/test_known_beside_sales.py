@@ -12,9 +12,9 @@ import pytest
 
 from forecast_platform.demo import history_files, make_retailer
 from forecast_platform.lake.lake import Lake
-from forecast_platform.landing.contract import SalesContract
+from forecast_platform.landing.dialects import Dialect
 from forecast_platform.landing.ingest import ingest_landed
-from forecast_platform.landing.store import FolderLanding
+from forecast_platform.landing.place import FolderLanding
 from forecast_platform.series.cleaning import clean_weeks, read_panel
 from forecast_platform.series.covariates import Declarations, complete
 from forecast_platform.series.panel import Panel
@@ -45,7 +45,7 @@ class Retailer:
         at = dt.datetime.combine(self.first, dt.time(12), dt.UTC) + at_week * WEEK
         self.landing.put(key, data)
         os.utime(self.landing.root / key, (at.timestamp(), at.timestamp()))
-        ingest_landed(self.lake, self.landing, SalesContract.named("canonical"), self.calendar, at + 500 * WEEK)
+        ingest_landed(self.lake, self.landing, Dialect.named("canonical"), self.calendar, at + 500 * WEEK)
 
     def sales(self, weeks: int) -> None:
         for w in range(weeks):

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from forecast_platform.landing.contract import (
+from forecast_platform.landing.dialects import Dialect
+from forecast_platform.landing.kinds import (
     CALENDAR_SCHEMA,
     FEATURES_SCHEMA,
     REJECTED_SCHEMA,
@@ -19,24 +20,18 @@ from forecast_platform.landing.contract import (
     STORES_SCHEMA,
     FileRefused,
     Parsed,
-    SalesContract,
-    kind_of,
-    parse_calendar,
-    parse_features,
-    parse_sales,
-    parse_stores,
-    weeks_in,
 )
+from forecast_platform.landing.rules import kind_of, parse_calendar, parse_features, parse_sales, parse_stores, weeks_in
 from forecast_platform.weeks import WeekCalendar
 
-CANONICAL = SalesContract.named("canonical")
+CANONICAL = Dialect.named("canonical")
 CALENDAR = WeekCalendar()
 NEWEST = dt.date(2012, 10, 26)
 HEADER = "store,dept,date,weekly_sales,is_holiday\n"
 GOOD = "1,1,2012-10-26,10.5,FALSE\n"
 
 
-def sales(text: str | bytes, key: str = "sales/a.csv", contract: SalesContract = CANONICAL) -> Parsed:
+def sales(text: str | bytes, key: str = "sales/a.csv", contract: Dialect = CANONICAL) -> Parsed:
     data = text.encode() if isinstance(text, str) else text
     parsed = parse_sales(data, key, contract, CALENDAR, NEWEST)
     assert parsed.rows == parsed.accepted_rows + len(parsed.rejected)
@@ -259,11 +254,11 @@ def test_a_refusal_travels_between_processes() -> None:
 
 
 def test_presets_are_named_and_changed() -> None:
-    walmart = SalesContract.named("walmart")
+    walmart = Dialect.named("walmart")
     assert walmart.replace(week_ends="", columns={}, date_format="", delimiter="") == walmart
     assert walmart.replace(week_ends="sat", delimiter=";").week_ends == "SAT"
     with pytest.raises(ValueError, match="presets are canonical, walmart"):
-        SalesContract.named("kroger")
+        Dialect.named("kroger")
 
 
 @pytest.mark.parametrize(
@@ -390,7 +385,7 @@ def test_a_calendar_holds_any_weekday() -> None:
 
 
 def test_kinds_are_told_by_the_header() -> None:
-    def kind(text: str, contract: SalesContract = CANONICAL) -> str:
+    def kind(text: str, contract: Dialect = CANONICAL) -> str:
         return kind_of(text.encode(), "a.csv", contract)
 
     assert kind(HEADER) == "sales"

@@ -15,11 +15,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from forecast_platform.landing import contract as contracts
-from forecast_platform.landing.contract import FileRefused, Parsed, SalesContract
+from forecast_platform.landing import reading, rules
+from forecast_platform.landing.dialects import Dialect
+from forecast_platform.landing.kinds import FileRefused, Parsed
 from forecast_platform.weeks import WeekCalendar
 
-CANONICAL = SalesContract.named("canonical")
+CANONICAL = Dialect.named("canonical")
 CALENDAR = WeekCalendar()
 NEWEST = dt.date(2012, 10, 26)
 HEADER = "store,dept,date,weekly_sales,is_holiday\n"
@@ -28,8 +29,8 @@ TEXT = (
 )
 
 
-def sales(data: bytes | str, key: str = "a.csv", contract: SalesContract = CANONICAL) -> Parsed:
-    return contracts.parse_sales(data.encode() if isinstance(data, str) else data, key, contract, CALENDAR, NEWEST)
+def sales(data: bytes | str, key: str = "a.csv", contract: Dialect = CANONICAL) -> Parsed:
+    return rules.parse_sales(data.encode() if isinstance(data, str) else data, key, contract, CALENDAR, NEWEST)
 
 
 def to_parquet(table: pa.Table) -> bytes:
@@ -220,9 +221,9 @@ def test_the_fast_splitter_agrees_with_the_csv_module(rows: list[list[str]], quo
     out = io.StringIO()
     csv.writer(out, lineterminator="\n", quoting=quoting).writerows([["store", "b", "c"], *rows])
     text = out.getvalue()
-    truth = list(contracts._csv_rows(text.encode(), "a.csv", CANONICAL))[1:]
-    file = contracts._read(text.encode(), "a.csv", CANONICAL, ("store",), None)
-    assert contracts._layout(text.encode(), ",") is not None
+    truth = list(reading._csv_rows(text.encode(), "a.csv", CANONICAL))[1:]
+    file = reading.read_columns(text.encode(), "a.csv", CANONICAL, ("store",), None)
+    assert reading._layout(text.encode(), ",") is not None
     assert file.line.tolist() == [line for line, fields in truth if len(fields) == 3]
     assert file.ragged == [(line, len(fields)) for line, fields in truth if len(fields) != 3]
     columns = [file.columns[name].to_pylist() for name in ("store", "b", "c")]
@@ -233,8 +234,8 @@ def test_the_fast_splitter_agrees_with_the_csv_module(rows: list[list[str]], quo
 @given(st.text(st.sampled_from('",\n\r1a'), min_size=1, max_size=40))
 def test_wherever_quotes_stand_rows_and_records_are_the_csv_modules(body: str) -> None:
     text = ("store,b,c\n" + body + "\n1,1,1\n").replace("\r\n", "\n").replace("\r", "\n").encode()
-    truth = list(contracts._csv_rows(text, "a.csv", CANONICAL))[1:]
-    file = contracts._read(text, "a.csv", CANONICAL, ("store",), None)
+    truth = list(reading._csv_rows(text, "a.csv", CANONICAL))[1:]
+    file = reading.read_columns(text, "a.csv", CANONICAL, ("store",), None)
     assert sorted([*file.line.tolist(), *(line for line, _ in file.ragged)]) == [line for line, _ in truth]
     for (line, fields), record in zip(truth, file.records([line for line, _ in truth]), strict=True):
         again = next(csv.reader(io.StringIO(record, newline="\n")))
@@ -303,9 +304,9 @@ def test_long_forms_conserve_rows_too(rows: list[str]) -> None:
     if not total:
         return
     for parsed in (
-        contracts.parse_stores("\n".join(["store,type,size", *rows]).encode(), "a.csv", CANONICAL),
-        contracts.parse_features("\n".join(["store,date,type,size", *dated]).encode(), "a.csv", CANONICAL, CALENDAR),
-        contracts.parse_calendar("\n".join(["x,name,date", *dated]).encode(), "a.csv", CANONICAL),
+        rules.parse_stores("\n".join(["store,type,size", *rows]).encode(), "a.csv", CANONICAL),
+        rules.parse_features("\n".join(["store,date,type,size", *dated]).encode(), "a.csv", CANONICAL, CALENDAR),
+        rules.parse_calendar("\n".join(["x,name,date", *dated]).encode(), "a.csv", CANONICAL),
     ):
         accepted, rejected = (set(t["line"].to_pylist()) for t in (parsed.accepted, parsed.rejected))
         assert parsed.rows == total == parsed.accepted_rows + len(parsed.rejected)
@@ -320,11 +321,11 @@ def test_long_forms_conserve_rows_too(rows: list[str]) -> None:
 def read_every_way(data: bytes, key: str) -> None:
     refusals: list[FileRefused] = []
     for call in (
-        lambda: contracts.kind_of(data, key, CANONICAL),
-        lambda: contracts.weeks_in(data, key, CANONICAL, CALENDAR),
-        lambda: contracts.parse_stores(data, key, CANONICAL),
-        lambda: contracts.parse_features(data, key, CANONICAL, CALENDAR),
-        lambda: contracts.parse_calendar(data, key, CANONICAL),
+        lambda: rules.kind_of(data, key, CANONICAL),
+        lambda: rules.weeks_in(data, key, CANONICAL, CALENDAR),
+        lambda: rules.parse_stores(data, key, CANONICAL),
+        lambda: rules.parse_features(data, key, CANONICAL, CALENDAR),
+        lambda: rules.parse_calendar(data, key, CANONICAL),
         lambda: sales(data, key),
     ):
         try:

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from forecast_platform.landing.store import FolderLanding, Landing, LandingError, LandingObject, S3Landing, open_landing
+from forecast_platform.landing.place import FolderLanding, Landing, LandingError, LandingObject, S3Landing, open_landing
 
 
 @pytest.fixture(params=["folder", "s3", "s3 without prefix"])
@@ -300,7 +300,7 @@ class TestS3:
                 open_landing(bad)
 
     def test_folders_do_not_pay_for_boto3(self) -> None:
-        code = "import sys, forecast_platform.landing.store; sys.exit('botocore' in sys.modules)"
+        code = "import sys, forecast_platform.landing.place; sys.exit('botocore' in sys.modules)"
         assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
-from forecast_platform.landing.contract import KINDS
+from forecast_platform.landing.kinds import KINDS
 
 UNFINISHED = (".tmp", ".part", ".partial", ".crdownload")
 
