@@ -6,6 +6,8 @@ import datetime as dt
 
 import click
 
+from forecast_platform.figures import figure
+
 
 @click.command()
 @click.argument("store")
@@ -27,4 +29,4 @@ def override(store: str, dept: str, week: str, value: float, reason: str, author
     last = dt.date.fromisoformat(expires) if expires else target
     lake = Lake.of(settings)
     add_override(lake, store, dept, target, value, reason, author, last, dt.datetime.now(dt.UTC))
-    click.echo(f"store {store}, department {dept}, week of {target}: {value:,.0f} beside the forecast, until {last}")
+    click.echo(f"store {store}, department {dept}, week of {target}: {figure(value)} beside the forecast, until {last}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from forecast_platform.figures import figure, figures
 from forecast_platform.weeks import key
 
 if TYPE_CHECKING:
@@ -118,15 +119,20 @@ def report(outcome: Outcome, title: str = "") -> None:
 
 
 def print_forecast(runner: Runner, week: dt.date) -> None:
+    import pyarrow as pa
+
     rows = runner.platform.lake.query(
         """
-        SELECT level, store, dept, target_week, horizon, round(p10) AS p10, round(p50) AS p50, round(p90) AS p90
+        SELECT level, store, dept, target_week, horizon, p10, p50, p90
         FROM forecasts WHERE forecast_week = ? AND (level = 'total' OR (level = 'series' AND horizon = 1))
         ORDER BY level = 'total' DESC, TRY_CAST(store AS INT), store, TRY_CAST(dept AS INT), dept, target_week
         LIMIT 20
         """,
         [week],
     )
+    for column in ("p10", "p50", "p90"):  # digits by size, alike in a column
+        told = pa.array(figures(rows[column].to_pylist()))
+        rows = rows.set_column(rows.column_names.index(column), column, told)
     echo_table(rows, "table", 20)
     total = runner.platform.lake.query(
         "SELECT count(*), count(DISTINCT (store, dept)) FROM forecasts WHERE forecast_week = ? AND level = 'series'",
@@ -163,5 +169,7 @@ def cell(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, float):
+        if abs(value) < 1:
+            return figure(value)  # 0.0032 is not 0.00
         return f"{value:,.2f}" if value % 1 else f"{value + 0.0:,.0f}"  # not -0
     return str(value)
