@@ -7,8 +7,10 @@ the same way.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import functools
+import json
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,10 +25,14 @@ from pydantic_settings import (
 )
 
 from forecast_platform.landing.dialects import PRESETS, Dialect
+from forecast_platform.landing.judgement import Limits
 from forecast_platform.series.covariates import AUTO, NONE, Declarations
-from forecast_platform.weeks import WeekCalendar
+from forecast_platform.weeks import EARLIEST, WeekCalendar
 
 DEFAULT_HOME = ".forecast"
+
+# Every field of a dialect but its name is a setting of the same name.
+_DIALECT = [field.name for field in dataclasses.fields(Dialect) if field.name != "name"]
 
 
 def home() -> Path:
@@ -44,15 +50,61 @@ class Settings(BaseSettings):
 
     # The business week
     week_ends: str = Field("", description="weekday a week ends on, MON .. SUN; empty: the preset's, else FRI")
-    first_week: dt.date = Field(dt.date(2010, 1, 1), description="no week before this one exists")
+    first_week: dt.date = Field(EARLIEST, description="no week before this one exists; earlier rows are refused")
 
     # Reading other people's files
     preset: str = Field("", description=f"named mapping of columns and formats: {', '.join(PRESETS)}; empty: canonical")
     columns: dict[str, str] = Field(
         default_factory=dict, description='canonical name -> name in the file, e.g. {"weekly_sales": "Umsatz"}'
     )
-    date_format: str = Field("", description="strptime format of dates in the files; empty: the preset's")
-    delimiter: str = Field("", description="CSV delimiter; empty: the preset's")
+    date_format: str = Field(
+        "",
+        description='strptime format of dates; several separated by "|" where they can\'t be confused; %G-W%V for ISO '
+        "weeks; empty: the preset's",
+    )
+    week_label: Literal["", "end", "start"] = Field(
+        "", description="a date names the end of its week (default) or start"
+    )
+    time_zone: str = Field("", description="of the shops, e.g. Europe/Berlin: gives moments with a zone their day")
+    store: str = Field("", description="the one store of files that have no such column")
+    department: str = Field("", description="the one department of files that have no such column")
+    delimiter: str = Field(
+        "", description="of text files, one character; empty: what sep= says, a tab in .tsv, a comma"
+    )
+    encoding: str = Field("", description="codec of text files, e.g. cp1252; empty: UTF-8, or UTF-16 by its mark")
+    skip_rows: int = Field(0, ge=0, description="lines of titles before the header")
+    sheet: str = Field("", description="of a workbook; empty: its only one")
+    decimal: Literal["", ".", ","] = Field(
+        "", description='decimal sign; said outright it allows thousands; empty: ".", refused where that is not told'
+    )
+    thousands: str = Field("", description="signs between groups of three digits, instead of those decimal allows")
+    currency: str = Field("", description='signs and codes allowed beside a number, separated by spaces: "€ EUR"')
+    accounting: bool = Field(False, description="a minus may follow its number, and parentheses mean minus")
+    missing: Annotated[dict[str, tuple[str, ...]], NoDecode] = Field(
+        default_factory=dict,
+        description='texts that mean no value: a list for every column, or column -> list; "" always does',
+    )
+    aggregate: Literal["", "refuse", "sum", "last"] = Field(
+        "",
+        description="several rows of one store, department and week: add them up (days become weeks), keep the last, "
+        "refuse the file; empty: a few are quarantined, more refuse the file",
+    )
+    totals: Literal["", "refuse", "leave_out", "keep"] = Field(
+        "", description="rows that are sums of others: refuse the file (default), leave them out, keep them"
+    )
+    normalise_keys: Annotated[tuple[Literal["numbers", "case"], ...], NoDecode] = Field(
+        (), description="spellings of a store or department that are one: numbers (08, 8 and 8.0), case"
+    )
+
+    # When a file is refused as a whole
+    most_refused: float = Field(0.5, ge=0, le=1, description="share of a file's rows that may be refused")
+    most_duplicates: float = Field(0.05, ge=0, le=1, description="share of a file's rows that may be there twice")
+    odd_factor: float = Field(
+        4, gt=1, description="a store's sales this many times the usual, or that part, are warned of"
+    )
+    wrong_factor: float = Field(
+        20, gt=1, description="a file's sales this many times the usual, or that part, are refused"
+    )
 
     # The week's completeness and the series that are forecast
     complete_share: float = Field(
@@ -143,6 +195,21 @@ class Settings(BaseSettings):
     def _split_quantiles(cls, value: Any) -> Any:
         return tuple(float(v) for v in value.split(",")) if isinstance(value, str) else value
 
+    @field_validator("normalise_keys", mode="before")
+    @classmethod
+    def _split_words(cls, value: Any) -> Any:
+        return tuple(v.strip() for v in value.split(",") if v.strip()) if isinstance(value, str) else value
+
+    @field_validator("missing", mode="before")
+    @classmethod
+    def _markers_by_column(cls, value: Any) -> Any:
+        """A list counts for every column; in the environment also one separated by commas."""
+        if isinstance(value, str):
+            value = json.loads(value) if value.lstrip().startswith(("[", "{")) else value.split(",")
+        if isinstance(value, list | tuple):
+            value = {"": [str(marker).strip() for marker in value]}
+        return value
+
     @field_validator("covariates", mode="before")
     @classmethod
     def _a_word_or_a_table(cls, value: Any) -> Any:
@@ -217,8 +284,13 @@ class Settings(BaseSettings):
     def contract(self) -> Dialect:
         """How sales files are read: the preset with this installation's own changes."""
         return Dialect.named(self.preset or "canonical").replace(
-            week_ends=self.week_ends, columns=self.columns, date_format=self.date_format, delimiter=self.delimiter
+            **{name: getattr(self, name) for name in _DIALECT if getattr(self, name)}
         )
+
+    @property
+    def limits(self) -> Limits:
+        """From where on a file is refused as a whole."""
+        return Limits(self.most_refused, self.most_duplicates, self.odd_factor, self.wrong_factor)
 
     @functools.cached_property
     def calendar(self) -> WeekCalendar:

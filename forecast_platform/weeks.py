@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 WEEKDAYS = ("MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN")
 _NAMES = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 WEEK = dt.timedelta(days=7)
+EARLIEST = dt.date(1980, 1, 1)  # no retailer's weekly files reach further back
 
 Dates = NDArray[np.datetime64]
 
@@ -34,7 +35,7 @@ class WeekCalendar:
     """
 
     ends: str = "FRI"
-    first_week: dt.date = dt.date(2010, 1, 1)
+    first_week: dt.date = EARLIEST
 
     def __post_init__(self) -> None:
         name = self.ends.strip().upper()[:3]
@@ -92,13 +93,21 @@ class WeekCalendar:
         return [first + i * WEEK for i in range((last - first).days // 7 + 1)]
 
     def index(self, days: Any) -> NDArray[np.int64]:
-        """Position of each date on the grid, first_week = 0. Dates must be week ends (unchecked)."""
-        first = np.datetime64(self.first_week, "D")
-        return (np.asarray(days, dtype="datetime64[D]") - first).astype(np.int64) // 7
+        """Number of each week, counted from 2010 on whatever the first week is. Dates must be week ends (unchecked)."""
+        return (np.asarray(days, dtype="datetime64[D]") - self._origin).astype(np.int64) // 7
 
     def dates(self, index: Any) -> Dates:
         """Inverse of `index`."""
-        return np.datetime64(self.first_week, "D") + np.asarray(index, dtype=np.int64) * np.timedelta64(7, "D")
+        return self._origin + np.asarray(index, dtype=np.int64) * np.timedelta64(7, "D")
+
+    @property
+    def _origin(self) -> np.datetime64:
+        return np.datetime64(self.week_of(dt.date(2010, 1, 1)), "D")
+
+    def week_ends(self, days: Any) -> Dates:
+        """The week end on or after each date: `week_of`, vectorised."""
+        day = np.asarray(days, dtype="datetime64[D]")
+        return np.asarray(day + ((self.weekday - (day.astype(np.int64) + 3) % 7) % 7).astype("timedelta64[D]"))
 
     def is_week_end(self, days: Any) -> NDArray[np.bool_]:
         """Which dates end a week, vectorised."""

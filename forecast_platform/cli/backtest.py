@@ -127,9 +127,9 @@ def read_panel(folder: Path, settings: Settings) -> Panel:
     contract, calendar = settings.contract, settings.calendar
     newest = calendar.last_started(dt.datetime.now(dt.UTC))
     readers: dict[str, Callable[[bytes, str], kinds.Parsed]] = {
-        "sales": partial(rules.parse_sales, contract=contract, calendar=calendar, newest_week=newest),
-        "features": partial(rules.parse_features, contract=contract, calendar=calendar),
-        "calendar": partial(rules.parse_calendar, contract=contract),
+        "sales": partial(rules.parse_sales, dialect=contract, calendar=calendar, newest_week=newest),
+        "features": partial(rules.parse_features, dialect=contract, calendar=calendar),
+        "calendar": partial(rules.parse_calendar, dialect=contract),
     }
     schemas = (kinds.SALES_SCHEMA, kinds.FEATURES_SCHEMA, kinds.CALENDAR_SCHEMA)
     tables = {kind: [schema.empty_table()] for kind, schema in zip(readers, schemas, strict=True)}

@@ -3,28 +3,50 @@
 from __future__ import annotations
 
 import dataclasses
+import zoneinfo
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from forecast_platform.landing.kinds import CANONICAL
-from forecast_platform.landing.values import EXAMPLE, strict_date
+from forecast_platform.landing.values import COMMA, POINT, DateStyle, NumberStyle, check_formats, formats_of
 from forecast_platform.weeks import WeekCalendar
+
+MISSING = ("", "NA", "NaN", "NULL", "null")
+AGGREGATES = ("", "refuse", "sum", "last")
+TOTALS = ("refuse", "leave_out", "keep")
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """How to read one organisation's files.
+    """How to read one organisation's files. Each field is a setting of the same name.
 
     Args:
         name: the preset it comes from.
         week_ends: weekday a week ends on, MON .. SUN.
+        week_label: a date names the "end" of its week, or its "start", six days before.
         columns: canonical name -> name in the file, for the names that differ (case does not matter). A file
             that has no column of the mapped name may still use the canonical one.
-        date_format: strptime format of dates kept as text.
-        delimiter: one ASCII character.
-        missing: texts that mean "no value", in any column, compared after trimming.
-        encoding: Python codec of CSV files.
+        store, department: the one store or department of files that have no such column.
+        date_format: strptime format of dates kept as text; several, separated by "|", where they can't be confused.
+            %G-W%V reads ISO weeks.
+        time_zone: of the shops, in which a moment with a zone has its day; empty: such a moment is refused.
+        delimiter: one ASCII character; empty: a tab in .tsv, what a leading `sep=` line says, else a comma.
+        encoding: Python codec of text files; empty: UTF-8, or UTF-16 with its mark.
+        skip_rows: lines of titles before the header.
+        sheet: of a workbook; empty: its only one.
+        decimal: "." or ","; empty: ".", and a file whose points may be thousands is refused. Said outright, it also
+            allows groups of three digits, by the other sign, spaces or apostrophes.
+        thousands: signs allowed between groups of three digits, instead.
+        currency: signs and codes allowed beside a number, separated by spaces.
+        accounting: a minus may follow its number, and parentheses mean minus.
+        missing: column -> texts that mean "no value" there, compared after trimming; "" stands for all columns that
+            are not named. Empty fields always have no value.
+        aggregate: what becomes of several rows of one store, department and week. "sum" adds them up, so that days and
+            transactions become weeks; "last" keeps the last one; "refuse" refuses the file. Empty: a few are
+            quarantined, more refuse the file.
+        totals: what becomes of rows that are sums of others: "refuse" the file, "leave_out", or "keep".
+        normalise_keys: which spellings of a store or department are one: "numbers" (08, 8 and 8.0), "case".
 
     Raises:
         ValueError: a field that can't work, with what to write instead.
@@ -32,28 +54,51 @@ class Dialect:
 
     name: str
     week_ends: str = "FRI"
+    week_label: str = "end"
     columns: Mapping[str, str] = field(default_factory=dict)
+    store: str = ""
+    department: str = ""
     date_format: str = "%Y-%m-%d"
-    delimiter: str = ","
-    missing: tuple[str, ...] = ("", "NA", "NaN", "NULL", "null")
-    encoding: str = "utf-8"
+    time_zone: str = ""
+    delimiter: str = ""
+    encoding: str = ""
+    skip_rows: int = 0
+    sheet: str = ""
+    decimal: str = ""
+    thousands: str = ""
+    currency: str = ""
+    accounting: bool = False
+    missing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    aggregate: str = ""
+    totals: str = "refuse"
+    normalise_keys: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "week_ends", WeekCalendar(ends=self.week_ends).ends)
         if unknown := sorted(set(self.columns) - set(CANONICAL)):
             raise ValueError(f"columns maps {', '.join(unknown)}; names to map are {', '.join(CANONICAL)}")
-        if len(self.delimiter) != 1 or not self.delimiter.isascii() or self.delimiter in '"\r\n\0':
+        if self.delimiter and (len(self.delimiter) != 1 or not self.delimiter.isascii() or self.delimiter in '"\r\n\0'):
             raise ValueError(f"delimiter is {self.delimiter!r}; use one ASCII character such as , ; or a tab")
+        check_formats(self.date_format)
         try:
-            whole_date = strict_date(EXAMPLE.strftime(self.date_format), self.date_format) == EXAMPLE
-        except ValueError:
-            whole_date = False
-        if not whole_date:
-            raise ValueError(f"date_format {self.date_format!r} is no whole date; write it like %d/%m/%Y")
-        try:
-            "a".encode(self.encoding)
+            "a".encode(self.encoding or "utf-8")
         except LookupError:
             raise ValueError(f"encoding {self.encoding!r} is unknown; use utf-8, cp1252 or latin-1") from None
+        if self.time_zone and self.time_zone not in zoneinfo.available_timezones():
+            raise ValueError(f"time_zone {self.time_zone!r} is unknown; write it like Europe/Berlin")
+        if self.skip_rows < 0:
+            raise ValueError(f"skip_rows is {self.skip_rows}; give the number of lines before the header")
+        allowed = {"week_label": ("end", "start"), "decimal": ("", ".", ","), "aggregate": AGGREGATES, "totals": TOTALS}
+        for name, values in allowed.items():
+            if getattr(self, name) not in values:
+                words = ", ".join(value or "(empty)" for value in values)
+                raise ValueError(f"{name} is {getattr(self, name)!r}; use one of {words}")
+        if unknown := sorted(set(self.normalise_keys) - {"numbers", "case"}):
+            raise ValueError(f"normalise_keys holds {', '.join(unknown)}; use numbers, case or both")
+        if self.decimal and self.decimal in self.thousands:
+            raise ValueError(f"decimal and thousands are both {self.decimal!r}; they must differ")
+        if not self.decimal and self.thousands:
+            raise ValueError(f'thousands is {self.thousands!r} without a decimal sign; set decimal to "." or "," too')
 
     @classmethod
     def named(cls, name: str) -> Dialect:
@@ -63,12 +108,35 @@ class Dialect:
         return PRESETS[name]
 
     def replace(self, **changes: Any) -> Dialect:
-        """A copy with these fields changed; an empty text or mapping keeps this contract's own."""
+        """A copy with these fields changed; an empty text or mapping keeps this dialect's own."""
         return dataclasses.replace(self, **{k: v for k, v in changes.items() if v})
+
+    @property
+    def dates(self) -> DateStyle:
+        return DateStyle(
+            formats_of(self.date_format),
+            WeekCalendar(ends=self.week_ends).weekday,
+            times=self.aggregate == "sum",
+            zone=self.time_zone,
+            starts=self.week_label == "start",
+        )
+
+    @property
+    def numbers(self) -> NumberStyle:
+        style = {"": NumberStyle(), ".": POINT, ",": COMMA}[self.decimal]
+        changes: dict[str, Any] = {"currency": tuple(self.currency.split()), "accounting": self.accounting}
+        if self.thousands:
+            changes["thousands"] = self.thousands
+        return dataclasses.replace(style, **changes)
+
+    def missing_in(self, column: str) -> tuple[str, ...]:
+        """Texts that mean "no value" in a column of that canonical name."""
+        return ("", *self.missing.get(column, self.missing.get("", MISSING)))
 
 
 PRESETS: dict[str, Dialect] = {
     "canonical": Dialect("canonical"),
+    # Kaggle's "Walmart Recruiting": written with dd/mm/yyyy in one copy and ISO dates in the other.
     "walmart": Dialect(
         "walmart",
         columns={
@@ -78,6 +146,25 @@ PRESETS: dict[str, Dialect] = {
             "weekly_sales": "Weekly_Sales",
             "is_holiday": "IsHoliday",
         },
-        date_format="%d/%m/%Y",
+        date_format="%d/%m/%Y|%Y-%m-%d",
+    ),
+    # A row a store and day, with flags for open shops, promotions and holidays (as in "Rossmann Store Sales").
+    "store_days": Dialect(
+        "store_days",
+        week_ends="SUN",
+        columns={"store": "Store", "date": "Date", "weekly_sales": "Sales"},
+        department="all",
+        aggregate="sum",
+    ),
+    # A row a store, item and day with units (as in "Store Item Demand").
+    "item_days": Dialect(
+        "item_days",
+        week_ends="SUN",
+        columns={"store": "store", "dept": "item", "date": "date", "weekly_sales": "sales"},
+        aggregate="sum",
+    ),
+    # A row a store and item, a column a day (as in "M5", whose columns d_1, d_2 ... are named by their dates here).
+    "wide_items": Dialect(
+        "wide_items", week_ends="SUN", columns={"store": "store_id", "dept": "item_id"}, aggregate="sum"
     ),
 }

@@ -7,8 +7,21 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 KINDS = ("sales", "stores", "features", "calendar")
-FORMATS = (".csv", ".csv.gz", ".parquet")
+FORMATS = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz", ".zip", ".xlsx", ".parquet")
 CANONICAL = ("store", "dept", "date", "weekly_sales", "is_holiday", "name")
+
+# Names that say which column is meant. They are proposed, never taken: a wrong guess would be a wrong number.
+SYNONYMS: dict[str, tuple[str, ...]] = {
+    "store": ("shop", "branch", "outlet", "location", "site", "store id", "store nbr", "store number", "store no")
+    + ("filiale", "markt", "laden", "magasin", "tienda", "negozio", "loja", "butik", "winkel", "매장"),
+    "dept": ("department", "dept id", "category", "category id", "product", "product id", "item", "item id", "item nbr")
+    + ("family", "sku", "article", "group", "warengruppe", "abteilung", "artikel", "rayon", "produit", "departamento")
+    + ("reparto", "producto", "부서"),
+    "date": ("week", "day", "week ending", "week end", "weekending", "week date", "ds", "timestamp", "period")
+    + ("datum", "woche", "tag", "semaine", "jour", "fecha", "semana", "settimana", "주"),
+    "weekly_sales": ("sales", "amount", "revenue", "turnover", "units", "unit sales", "quantity", "qty", "value", "y")
+    + ("net sales", "umsatz", "betrag", "menge", "ventes", "chiffre d affaires", "ventas", "vendite", "매출"),
+}
 
 SALES_SCHEMA = pa.schema(
     {
@@ -72,6 +85,9 @@ class Parsed:
         rejected: REJECTED_SCHEMA, one row per rejected line, by line: the first rule it breaks, where,
             what to do about it, and the whole record as text so that nothing is lost.
         ignored_columns: columns of the file that nothing was read from.
+        header: all columns of the file.
+        notes: what a person should know of a file that was read: flags that are none, a department made up.
+        splits: of a file with several rows of one store, department and week, the other columns that tell them apart.
         rows: rows in the file.
         accepted_rows: rows of the file that were accepted.
     """
@@ -81,3 +97,6 @@ class Parsed:
     ignored_columns: tuple[str, ...]
     rows: int
     accepted_rows: int
+    header: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    splits: tuple[str, ...] = ()

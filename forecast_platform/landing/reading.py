@@ -1,196 +1,62 @@
-"""A landed file's bytes as columns of text, whatever its format.
+"""From a landed file's bytes to its rows: container, format, header.
 
-The rules that follow see nothing else, so a CSV, its gzip and its parquet twin mean the same thing.
+The rules that follow see columns of text only, so a CSV, its gzip, its workbook and its parquet twin mean the same.
 """
 
 from __future__ import annotations
 
-import csv
 import gzip
 import io
-import json
+import re
+import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv as pa_csv
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from forecast_platform.landing.dialects import Dialect
-from forecast_platform.landing.kinds import FORMATS, FileRefused
-from forecast_platform.landing.values import ISO, Mask, mask
+from forecast_platform.landing.files import Block, Opened, Rows, listed, setting, unreadable
+from forecast_platform.landing.kinds import FORMATS, SYNONYMS, FileRefused
+from forecast_platform.landing.text import HEAD, open_text
+from forecast_platform.landing.typed import open_parquet, open_workbook
+
+_TEXT = (".csv", ".tsv", ".txt")
+_LARGEST_UNPACKED = 8 << 30  # bytes of one archived file; more is a mistake or worse
 
 
-@dataclass(frozen=True)
-class File:
-    """A file as columns of text, whatever its format.
+def open_file(data: bytes, key: str, dialect: Dialect, head: bool = False) -> Opened:
+    """The file of that name, its header read.
 
-    Attributes:
-        header: column names as written in the file.
-        names: canonical or lower-case name -> position in the header, for the columns that were read.
-        ignored: names of the other columns.
-        columns: canonical name -> text per row, not yet trimmed.
-        line: line each row starts on, [rows].
-        ragged: (line, fields) of the rows that do not fit the header; they are in no column.
-        records: lines -> the whole rows as text.
-        date_format: of the text in the date column.
-        missing: texts that mean "no value".
+    Args:
+        head: only the header is wanted, so no more than the beginning is unpacked.
+
+    Raises:
+        FileRefused: it is of no known format, is damaged, or has no header.
     """
-
-    key: str
-    header: list[str]
-    names: dict[str, int]
-    ignored: tuple[str, ...]
-    columns: dict[str, pa.Array]
-    line: NDArray[np.int64]
-    ragged: list[tuple[int, int]]
-    records: Callable[[Sequence[int]], list[str]]
-    date_format: str
-    missing: pa.Array
-    _texts: dict[str, pa.Array] = field(default_factory=dict)
-
-    @property
-    def n(self) -> int:
-        """Rows that fit the header."""
-        return len(self.line)
-
-    def text(self, column: str) -> pa.Array:
-        """A column trimmed, null where it holds a missing marker."""
-        if column not in self._texts:
-            trimmed = pc.utf8_trim_whitespace(self.columns[column])
-            absent = pc.is_in(trimmed, self.missing)
-            self._texts[column] = pc.if_else(absent, pa.scalar(None, pa.string()), trimmed)
-        return self._texts[column]
-
-    def label(self, column: str) -> str:
-        """The column as the file calls it."""
-        return self.header[self.names[column]].strip()
+    name = key.lower()
+    if not name.endswith(FORMATS):
+        raise FileRefused("unknown_format", f"{key} is none of {', '.join(FORMATS)}; save it as one of them.")
+    if name.endswith(".gz"):
+        name, data = name.removesuffix(".gz"), _gunzip(data, key, HEAD if head else -1) if data else data
+    elif name.endswith(".zip"):
+        name, data = _unzip(data, key, HEAD if head else -1)
+    if name.endswith(".parquet"):
+        return _wide(open_parquet(data, key, dialect), dialect)
+    if name.endswith(".xlsx"):
+        return _wide(open_workbook(data, key, dialect), dialect)
+    suffix = next((s for s in _TEXT if name.endswith(s)), ".csv")
+    return _wide(open_text(data[:HEAD] if head else data, key, suffix, dialect, head and len(data) >= HEAD), dialect)
 
 
-def read_columns(
-    data: bytes, key: str, contract: Dialect, required: Sequence[str], optional: Sequence[str] | None
-) -> File:
-    """Read the required columns and, if present, the optional ones; `optional=None` reads every named one."""
-    reader: Callable[[bytes, str, Dialect, Select], File]
-    reader = _read_parquet if format_of(key) == ".parquet" else _read_csv
-
-    def select(header: list[str]) -> dict[str, int]:
-        names = canonical(header, contract)
-        if missing := [name for name in required if name not in names]:
-            raise missing_columns(key, contract, missing, header)
-        wanted = {name for name in names if name} if optional is None else {*required, *optional}
-        if twice := sorted({name for name in wanted if names.count(name) > 1}):
-            raise FileRefused(
-                "duplicate_columns",
-                (
-                    f"{key} has more than one column {listed(twice)}, so which to read is unclear: "
-                    f"{listed(header)}. Rename or drop all but one."
-                ),
-            )
-        return {name: i for i, name in enumerate(names) if name in wanted}
-
-    return reader(data, key, contract, select)
-
-
-Select = Callable[[list[str]], dict[str, int]]
-
-
-def format_of(key: str) -> str:
-    for suffix in FORMATS:
-        if key.lower().endswith(suffix):
-            return suffix
-    raise FileRefused("unknown_format", f"{key} is none of {', '.join(FORMATS)}; save it as one of them.")
-
-
-def canonical(header: Sequence[str], contract: Dialect) -> list[str]:
-    """Each column's canonical name, or its own in lower case; "" for a column to ignore."""
-    plain = [name.strip().lower() for name in header]
-    mapped = {name.strip().lower(): canonical for canonical, name in contract.columns.items()}
-    taken = {mapped[name] for name in plain if name in mapped}
-    # A canonical name means itself, unless the file also has the column mapped to it: the mapping decides.
-    names = [mapped.get(name, "" if name in taken else name) for name in plain]
-    if "name" not in names and "store" not in names:  # a calendar of holidays
-        names = ["name" if name == "holiday" else name for name in names]
-    return names
-
-
-def ignored(header: list[str], names: Mapping[str, int]) -> tuple[str, ...]:
-    used = set(names.values())
-    return tuple(name.strip() or f"(column {i + 1})" for i, name in enumerate(header) if i not in used)
-
-
-def missing_columns(key: str, contract: Dialect, missing: Sequence[str], header: Sequence[str]) -> FileRefused:
-    mapped = contract.columns
-    expected = [f"{name} (as {mapped[name]!r})" if name in mapped else name for name in missing]
-    return FileRefused(
-        "missing_columns",
-        (
-            f"{key} lacks the column {listed(expected)}; it has {listed(header)}. "
-            f"Map it with FORECAST_COLUMNS or use a preset.{delimiter_hint(header, contract)}"
-        ),
-    )
-
-
-def delimiter_hint(header: Sequence[str], contract: Dialect) -> str:
-    if len(header) == 1:
-        for other in ",;\t|":
-            if other in header[0] and other != contract.delimiter:
-                return f" Its fields seem to be separated by {other!r}: set FORECAST_DELIMITER."
-    return ""
-
-
-def listed(names: Iterable[str]) -> str:
-    names = list(names)
-    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
-    return ", ".join(map(short_name, names[:20])) + more
-
-
-def short_name(name: str) -> str:
-    return name if len(name) <= 80 else name[:77] + "..."
-
-
-def short(value: str) -> str:
-    return repr(value if len(value) <= 60 else value[:57] + "...")
-
-
-# --- CSV
-
-
-def csv_text(data: bytes, key: str, contract: Dialect) -> bytes:
-    """The file's text as UTF-8 with \\n line ends, no BOM; refused when there is none."""
-    if format_of(key) == ".csv.gz" and data:
-        data = _gunzip(data, key)
-    try:
-        text = data.decode(contract.encoding)
-    except UnicodeError as error:
-        at = getattr(error, "start", 0)
-        line = data.count(b"\n", 0, at) + 1
-        gzipped = " It looks compressed: name it .csv.gz." if data[:2] == b"\x1f\x8b" else ""
-        raise FileRefused(
-            "encoding",
-            (
-                f"{key} is not {contract.encoding}: line {line}, byte {at} of the file ({data[at : at + 4]!r}). "
-                f"Save it as UTF-8.{gzipped}"
-            ),
-        ) from None
-    text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
-    if not text.strip():
-        raise FileRefused("empty_file", f"{key} is empty; land it again with a header and rows.")
-    return text.encode("utf-8", "replace")  # a codec may yield lone surrogates
-
-
-def _gunzip(data: bytes, key: str) -> bytes:
+def _gunzip(data: bytes, key: str, size: int) -> bytes:
     magic = b"\x1f\x8b"
     if not data.startswith(magic) and not magic.startswith(data):
         raise FileRefused("not_gzip", f"{key} is named .gz but is not gzip; compress it, or drop the .gz.")
     try:
         if len(data) < len(magic):
             raise EOFError
-        return gzip.decompress(data)
+        return gzip.decompress(data) if size < 0 else gzip.GzipFile(fileobj=io.BytesIO(data)).read(size)
     except EOFError:
         raise FileRefused(
             "truncated_gzip",
@@ -200,256 +66,159 @@ def _gunzip(data: bytes, key: str) -> bytes:
             ),
         ) from None
     except (OSError, zlib.error) as error:
-        raise _unreadable(key, error) from None
+        raise unreadable(key, error) from None
 
 
-def _unreadable(key: str, error: object) -> FileRefused:
-    reason = short_name(" ".join(str(error).split()))
-    return FileRefused("unreadable", f"{key} is damaged: {reason}. Write it anew and land it again.")
-
-
-def _csv_rows(text: bytes, key: str, contract: Dialect) -> Iterator[tuple[int, list[str]]]:
-    """(first line, fields) of each row, by the csv module."""
-    reader = csv.reader(io.StringIO(text.decode(), newline="\n"), delimiter=contract.delimiter)
-    line = 1
+def _unzip(data: bytes, key: str, size: int) -> tuple[str, bytes]:
+    """Name and bytes of the one file in an archive."""
     try:
-        for fields in reader:
-            if fields:  # a blank line has none
-                yield line, fields
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise _unreadable(key, f"from line {line} on, {error}; is a quote left open?") from None
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            files = [f for f in archive.infolist() if not f.is_dir() and not f.filename.startswith("__MACOSX/")]
+            if len(files) != 1:
+                raise FileRefused(
+                    "which_file",
+                    f"{key} holds {len(files)} files; land an archive of one file, or the files themselves.",
+                )
+            name = files[0].filename.lower()
+            if not name.endswith((*_TEXT, ".parquet", ".xlsx")):
+                raise FileRefused(
+                    "unknown_format", f"{key} holds {files[0].filename}, which is no format that is read."
+                )
+            if files[0].file_size > _LARGEST_UNPACKED:
+                raise FileRefused("too_large", f"{key} unpacks to {files[0].file_size:,} bytes; land it in parts.")
+            with archive.open(files[0]) as file:
+                return name, file.read(size if name.endswith(_TEXT) else -1)
+    except (zipfile.BadZipFile, OSError, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+        raise unreadable(key, error) from None
 
 
-def csv_header(text: bytes, key: str, contract: Dialect) -> list[str]:
-    return next(_csv_rows(text, key, contract))[1]
+# --- names of columns
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """Where the rows of a CSV text lie, the header first: four arrays over the rows that are not blank."""
-
-    line: NDArray[np.int64]  # the row starts on
-    start: NDArray[np.int64]  # byte
-    stop: NDArray[np.int64]  # byte after the last
-    fields: NDArray[np.int64]
-
-
-def _read_csv(data: bytes, key: str, contract: Dialect, select: Select) -> File:
-    text = csv_text(data, key, contract)
-    header = csv_header(text, key, contract)
-    names = select(header)
-    layout, good, columns = _split(text, len(header), names, key, contract)
-    line, start, stop = layout.line[1:], layout.start[1:], layout.stop[1:]
-    if not len(line):
-        raise _no_rows(key)
-
-    def records(lines: Sequence[int]) -> list[str]:
-        rows = np.searchsorted(line, np.asarray(lines, np.int64))
-        return [
-            text[a:b].decode().rstrip("\n")  # blank lines follow where the csv module split the rows
-            for a, b in zip(start[rows].tolist(), stop[rows].tolist(), strict=True)
-        ]
-
-    return File(
-        key,
-        header,
-        names,
-        ignored(header, names),
-        columns,
-        line[good],
-        list(zip(line[~good].tolist(), layout.fields[1:][~good].tolist(), strict=True)),
-        records,
-        contract.date_format,
-        pa.array(contract.missing, pa.string()),
-    )
+def canonical(header: Sequence[str], dialect: Dialect) -> list[str]:
+    """Each column's canonical name, or its own in lower case; "" for a column to ignore."""
+    plain = [name.strip().lower() for name in header]
+    mapped: dict[str, str] = {}
+    for name, written in dialect.columns.items():
+        choices = [choice.strip().lower() for choice in written.split("|")]
+        mapped |= dict.fromkeys(next(([c] for c in choices if c in plain), choices), name)
+    taken = {mapped[name] for name in plain if name in mapped}
+    # A canonical name means itself, unless the file also has the column mapped to it: the mapping decides.
+    names = [mapped.get(name, "" if name in taken else name) for name in plain]
+    if "name" not in names and "store" not in names:  # a calendar of holidays
+        names = ["name" if name == "holiday" else name for name in names]
+    return names
 
 
-def _split(
-    text: bytes, width: int, names: dict[str, int], key: str, contract: Dialect
-) -> tuple[_Layout, Mask, dict[str, pa.Array]]:
-    """The rows' layout, which of them (the header aside) have `width` fields, and those rows' columns."""
-    layout = _layout(text, contract.delimiter)
-    if layout is not None:
-        good = layout.fields[1:] == width
-        return layout, good, _arrow_columns(text, layout, width, names, contract, bool(good.any()))
-    # Quotes in odd places, 5" pipe: the csv module has customs for them, at a tenth of the speed.
-    rows = list(_csv_rows(text, key, contract))
-    line = np.array([line for line, _ in rows])
-    breaks = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n"))
-    start = np.append(0, breaks + 1)[line - 1]
-    stop = np.append(start[1:] - 1, len(text.rstrip(b"\n")))
-    layout = _Layout(line, start, stop, np.array([len(fields) for _, fields in rows]))
-    good = layout.fields[1:] == width
-    kept = [fields for _, fields in rows[1:] if len(fields) == width]
-    return layout, good, {n: pa.array([f[i] for f in kept], pa.string()) for n, i in names.items()}
+def blocks(
+    file: Opened,
+    dialect: Dialect,
+    required: Sequence[str],
+    optional: Sequence[str] | None,
+    constants: Mapping[str, str] = {},
+) -> Iterator[Block]:
+    """The required columns and, if present, the optional ones; `optional=None` reads every named one.
 
+    Args:
+        constants: canonical name -> value in every row, instead of a column.
 
-def _layout(text: bytes, delimiter: str) -> _Layout | None:
-    """The layout by numpy, or None if quotes stand where RFC 4180 has none."""
-    raw = np.frombuffer(text, np.uint8)
-    line_end, field_end = raw == ord("\n"), raw == ord(delimiter)
-    breaks = np.flatnonzero(line_end)
-    quote = raw == ord('"')
-    if quote.any():
-        # A quote opens after the end of a field or line, closes before one; a doubled one closes and reopens.
-        at = np.flatnonzero(quote)
-        edge = np.concatenate([[True], line_end | field_end | quote, [True]])
-        if len(at) % 2 or not edge[at[0::2]].all() or not edge[at[1::2] + 2].all():
-            return None
-        outside = ~np.logical_xor.accumulate(quote)
-        line_end &= outside
-        field_end &= outside
-    stop = np.append(np.flatnonzero(line_end), len(raw))
-    start = np.append(0, stop[:-1] + 1)
-    start, stop = start[start < stop], stop[start < stop]
-    separators = np.flatnonzero(field_end)
-    fields = 1 + np.searchsorted(separators, stop) - np.searchsorted(separators, start)
-    return _Layout(1 + np.searchsorted(breaks, start), start, stop, fields)
-
-
-def _arrow_columns(
-    text: bytes, layout: _Layout, width: int, names: dict[str, int], contract: Dialect, any_good: bool
-) -> dict[str, pa.Array]:
-    if not any_good:
-        return {name: pa.array([], pa.string()) for name in names}
-    wanted = [str(i) for i in names.values()]
-    quoted = b'"' in text
-    table = pa_csv.read_csv(
-        pa.py_buffer(memoryview(text)[layout.start[1] :]),
-        pa_csv.ReadOptions(
-            column_names=[str(i) for i in range(width)],
-            # A row must fit into a block.
-            block_size=max(1 << 22, 2 * int((layout.stop - layout.start).max())),
-        ),
-        pa_csv.ParseOptions(
-            delimiter=contract.delimiter,
-            quote_char='"' if quoted else False,
-            newlines_in_values=quoted,
-            invalid_row_handler=lambda row: "skip",  # they are known already
-        ),
-        pa_csv.ConvertOptions(
-            include_columns=wanted,
-            column_types=dict.fromkeys(wanted, pa.string()),
-            check_utf8=False,
-            null_values=[],
-            strings_can_be_null=False,
-        ),
-    )
-    return {name: _whole(table[str(i)]) for name, i in names.items()}
-
-
-def _no_rows(key: str) -> FileRefused:
-    return FileRefused("no_rows", f"{key} holds a header and no rows; land it again with rows.")
-
-
-def _whole(column: pa.ChunkedArray) -> pa.Array:
-    whole = column.combine_chunks()
-    return whole if isinstance(whole, pa.Array) else pa.concat_arrays(whole.chunks)
-
-
-# --- parquet
-
-
-def open_parquet(data: bytes, key: str) -> pq.ParquetFile:
-    if not data:
-        raise FileRefused("empty_file", f"{key} is empty; land it again with rows.")
-    try:
-        file = pq.ParquetFile(pa.BufferReader(data))
-        file.schema_arrow.names  # decodes them  # noqa: B018
-        return file
-    except Exception as error:  # damaged bytes surface as almost any error
-        raise _unreadable(key, error) from None
-
-
-def _read_parquet(data: bytes, key: str, contract: Dialect, select: Select) -> File:
-    file = open_parquet(data, key)
-    schema = file.schema_arrow
-    names = select(schema.names)
-    if not file.metadata.num_rows:
-        raise _no_rows(key)
-    for name in names.values():
-        if not _readable(schema.field(name).type):
-            raise FileRefused(
-                "wrong_type",
-                (
-                    f"{key}: column {schema.names[name]!r} is of type {schema.field(name).type}, which can't be "
-                    "read; write it as text, a number, a date or a boolean."
-                ),
-            )
-    try:
-        table = file.read(columns=[schema.names[i] for i in names.values()])
-        table.validate(full=True)
-        columns = {name: _as_text(_whole(table[schema.names[i]])) for name, i in names.items()}
-    except Exception as error:  # damaged bytes surface as almost any error
-        raise _unreadable(key, error) from None
-
-    def records(rows: Sequence[int]) -> list[str]:
-        at = np.asarray(rows, np.int64) - 1
-        try:
-            values = file.read().take(at).to_pylist()
-        except Exception:  # a column nobody asked for is damaged or of an odd type: keep those that were read
-            values = pa.table(columns).take(at).to_pylist()
-        return [json.dumps(row, default=str, ensure_ascii=False) for row in values]
-
-    typed = pa.types.is_temporal(_plain_type(schema.field(names["date"]).type)) if "date" in names else False
-    return File(
-        key,
-        schema.names,
-        names,
-        ignored(schema.names, names),
-        columns,
-        np.arange(1, table.num_rows + 1),
-        [],
-        records,
-        ISO if typed else contract.date_format,
-        pa.array(contract.missing, pa.string()),
-    )
-
-
-def _plain_type(kind: pa.DataType) -> pa.DataType:
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
-
-
-def _readable(kind: pa.DataType) -> bool:
-    is_a, kind = pa.types, _plain_type(kind)
-    return any(
-        check(kind)
-        for check in (
-            is_a.is_string,
-            is_a.is_large_string,
-            is_a.is_string_view,
-            is_a.is_integer,
-            is_a.is_floating,
-            is_a.is_decimal,
-            is_a.is_boolean,
-            is_a.is_date,
-            is_a.is_timestamp,
-            is_a.is_null,
-            is_a.is_binary,
-            is_a.is_large_binary,
+    Raises:
+        FileRefused: a required column is missing, a wanted one is there twice, or the file is damaged.
+    """
+    names = canonical(file.header, dialect)
+    if missing := [name for name in required if name not in names and name not in constants]:
+        raise missing_columns(file.key, dialect, missing, file.header)
+    wanted = {name for name in names if name} if optional is None else {*required, *optional}
+    if twice := sorted({name for name in wanted if names.count(name) > 1}):
+        raise FileRefused(
+            "duplicate_columns",
+            (
+                f"{file.key} has more than one column {listed(twice)}, so which to read is unclear: "
+                f"{listed(file.header)}. Rename or drop all but one."
+            ),
         )
+    at = {name: i for i, name in enumerate(names) if name in wanted and name not in constants}
+    for rows in file.rows(list(at.values())):
+        yield Block(file.key, file.header, at, rows, dialect, constants)
+
+
+def missing_columns(key: str, dialect: Dialect, missing: Sequence[str], header: Sequence[str]) -> FileRefused:
+    """The refusal of a file that lacks columns, with the mapping that would find them where there is one."""
+    mapped = dialect.columns
+    expected = [f"{name} (as {mapped[name]!r})" if name in mapped else name for name in missing]
+    advice = "Map it with FORECAST_COLUMNS or use a preset."
+    found = likely(header, dialect, missing)
+    if found:
+        columns = ", ".join(f'"{name}": "{column}"' for name, column in {**mapped, **found}.items())
+        advice = f"If that is right, set FORECAST_COLUMNS={{{columns}}}."
+    taken = {mapped[name].strip().lower(): name for name in mapped}
+    for name in missing:
+        if name in taken and name not in found:
+            advice = (
+                f"Its column {name!r} is read as {taken[name]}, as FORECAST_COLUMNS says; map {name} to another column."
+            )
+    if missing == ["store"] and "store" not in found and "store" not in taken:
+        advice += f" Where all rows are of one shop, set {setting('store', '1')}."
+    return FileRefused(
+        "missing_columns",
+        f"{key} lacks the column {listed(expected)}; it has {listed(header)}. {advice}{delimiter_hint(header, dialect)}",
     )
 
 
-def _as_text(values: pa.Array) -> pa.Array:
-    """A typed column as a CSV would write it: whole numbers without a point, dates as ISO."""
-    if pa.types.is_dictionary(values.type):
-        values = values.dictionary_decode()
-    kind = values.type
-    if pa.types.is_timestamp(kind):
-        if kind.tz:
-            values = pc.local_timestamp(values)  # midnight where the writer is
-        midnight = pc.equal(pc.floor_temporal(values, unit="day"), values)
-        day = pc.cast(values, pa.date32(), safe=False)
-        return pc.if_else(midnight, pc.cast(day, pa.string()), pc.cast(values, pa.string()))
-    if pa.types.is_floating(kind):
-        if pa.types.is_float16(kind):
-            values = pc.cast(values, pa.float32())
-        text = pc.cast(values, pa.string())
-        # Arrow writes 1e+15 for large whole numbers, which would be odd as the name of a store.
-        whole = mask(pc.and_(pc.equal(pc.floor(values), values), pc.less(pc.abs(values), 2.0**53)))
-        digits = pc.cast(pc.cast(pc.if_else(pa.array(whole), values, None), pa.int64()), pa.string())
-        text = pc.if_else(pa.array(whole), digits, text)
-        return pc.if_else(pc.is_nan(values), pa.scalar(None, pa.string()), text)
-    return pc.cast(values, pa.string())
+def likely(header: Sequence[str], dialect: Dialect, names: Sequence[str]) -> dict[str, str]:
+    """Canonical name -> the one column whose name says that it is meant, for those of `names` that have one."""
+    used = set(canonical(header, dialect)) & set(SYNONYMS)
+    found: dict[str, str] = {}
+    for name in names:
+        columns = [c.strip() for c in header if _words(c) in SYNONYMS.get(name, ())]
+        if len(columns) == 1 and name not in used:
+            found[name] = columns[0]
+    return found
+
+
+def _words(name: str) -> str:
+    return re.sub(r"[\W_]+", " ", name.strip().lower()).strip()
+
+
+def delimiter_hint(header: Sequence[str], dialect: Dialect) -> str:
+    if len(header) == 1:
+        for other in ",;\t|":
+            if other in header[0] and other != dialect.delimiter:
+                return f" Its fields seem to be separated by {other!r}: set FORECAST_DELIMITER."
+    return ""
+
+
+# --- wide files
+
+
+def _wide(file: Opened, dialect: Dialect) -> Opened:
+    """A file whose columns are weeks (or days), as rows of a date and a value; any other file as it is."""
+    names = canonical(file.header, dialect)
+    if "date" in names or "weekly_sales" in names:
+        return file
+    days = dialect.dates.days(pa.array([name.strip() for name in file.header], pa.string()))
+    dated = np.flatnonzero(~np.isnat(days)).tolist()
+    if len(dated) < 2:
+        return file
+    keys = [i for i in range(len(file.header)) if i not in dated]
+    header = [*(file.header[i] for i in keys), "date", "weekly_sales"]
+    date, value = len(keys), len(keys) + 1
+
+    def rows(wanted: Sequence[int]) -> Iterator[Rows]:
+        needed = [keys[i] for i in wanted if i < date]
+        for block in file.rows([*needed, *(dated if value in wanted else [])]):
+            n = len(block.line)
+            # Row by row, so that lines ascend.
+            row, column = np.repeat(np.arange(n), len(dated)), np.tile(np.arange(len(dated)), n)
+            columns = {i: block.columns[keys[i]].take(pa.array(row)) for i in wanted if i < date}
+            names = pa.array([file.header[i].strip() for i in dated], pa.string()).take(pa.array(column))
+            if date in wanted:
+                columns[date] = names
+            if value in wanted:
+                cells = pa.concat_arrays([block.columns[i] for i in dated])
+                columns[value] = cells.take(pa.array(column * n + row))
+            typed = {value} if all(i in block.typed for i in dated) else set()
+            typed |= {i for i in wanted if i < date and keys[i] in block.typed}
+            yield Rows(columns, block.line[row], block.ragged, block.records, frozenset(typed), names)
+
+    return Opened(file.key, header, rows, wide=True)

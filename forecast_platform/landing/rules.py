@@ -1,14 +1,15 @@
 """The rules of rows: every row of a landed file is accepted, or rejected with the first rule it breaks.
 
-A file that can't be read at all raises FileRefused. Rule names are public: people filter by them.
+A file that can't be read at all, or that misleads as a whole (judgement.py), raises FileRefused. Rule names are public:
+people filter by them.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from forecast_platform.landing.aggregation import Weeks
 from forecast_platform.landing.dialects import Dialect
+from forecast_platform.landing.files import Block, Opened, ignored, listed, setting, short
+from forecast_platform.landing.identity import normal_form
+from forecast_platform.landing.judgement import Profile, is_total, totals
 from forecast_platform.landing.kinds import (
     CALENDAR_SCHEMA,
     FEATURES_SCHEMA,
@@ -26,33 +31,25 @@ from forecast_platform.landing.kinds import (
     FileRefused,
     Parsed,
 )
-from forecast_platform.landing.reading import (
-    File,
-    canonical,
-    csv_header,
-    csv_text,
-    delimiter_hint,
-    format_of,
-    listed,
-    missing_columns,
-    open_parquet,
-    read_columns,
-    short,
-)
-from forecast_platform.landing.values import EXAMPLE, Mask, mask, strict_date, to_days
+from forecast_platform.landing.reading import blocks, canonical, delimiter_hint, likely, missing_columns, open_file
+from forecast_platform.landing.values import EXAMPLE, Mask, has_zone, mask, tidy, to_flags, to_numbers
 from forecast_platform.weeks import WeekCalendar
 
+_KEY = ("store", "dept", "week")
 LARGEST = 1e12  # beyond any week's sales of one department, in any currency
-_NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
-_TRUE = pa.array(["true", "t", "yes", "y", "1"])
-_FALSE = pa.array(["false", "f", "no", "n", "0"])
+ONE_DEPARTMENT = "all"  # where a file has no departments
 
 
 def parse(kind: str, data: bytes, key: str, dialect: Dialect, calendar: WeekCalendar, newest_week: dt.date) -> Parsed:
     """The rows of a file of that kind.
 
+    Args:
+        data: the file's bytes.
+        key: its name; the extension tells the format and messages name it.
+        newest_week: the last week sales may be reported for.
+
     Raises:
-        FileRefused: the file can't be read at all.
+        FileRefused: the file can't be read, or is not what it seems.
     """
     if kind == "sales":
         return parse_sales(data, key, dialect, calendar, newest_week)
@@ -64,78 +61,116 @@ def parse(kind: str, data: bytes, key: str, dialect: Dialect, calendar: WeekCale
 # --- the four kinds
 
 
-def parse_sales(data: bytes, key: str, contract: Dialect, calendar: WeekCalendar, newest_week: dt.date) -> Parsed:
-    """Sales by store, department and week; a missing marker in the sales is accepted as null.
+def parse_sales(data: bytes, key: str, dialect: Dialect, calendar: WeekCalendar, newest_week: dt.date) -> Parsed:
+    """Sales by store, department and week; a missing marker in the sales is accepted as null. See `parse`.
 
-    Args:
-        data: the file's bytes.
-        key: its name; the extension tells the format and messages name it.
-        newest_week: the last week sales may be reported for.
-
-    Raises:
-        FileRefused: the file can't be read at all.
+    With `aggregate = "sum"` the rows are days or transactions, and become the weeks that they fill.
     """
-    file = read_columns(data, key, contract, ("store", "dept", "date", "weekly_sales"), ("is_holiday",))
-    review = _Review(file)
-    store, dept = review.required("store"), review.required("dept")
-    week = review.weeks(calendar, newest_week)
-    sales = review.numbers("weekly_sales")
-    holiday = review.booleans("is_holiday") if "is_holiday" in file.names else pa.nulls(file.n, pa.bool_())
-    review.duplicates([store, dept, week], [sales, holiday], "store, dept and week")
-    return review.parsed(pa.table([file.line, store, dept, week, sales, holiday], SALES_SCHEMA))
+    file = open_file(data, key, dialect)
+    constants, notes = _constants(file, dialect)
+    profile = Profile(key, dialect, calendar)
+    review = _Review(file, dialect)
+    weeks = Weeks(calendar, newest_week) if dialect.aggregate == "sum" else None
+    frames: list[pa.Table] = []
+    splits: list[str] = []
+    for block in blocks(file, dialect, ("store", "dept", "date", "weekly_sales"), ("is_holiday",), constants):
+        if profile.add(block):
+            profile.check()
+        rows = review.start(block)
+        store, dept = rows.key("store"), rows.key("dept")
+        day = rows.days(newest_week, calendar) if weeks else rows.weeks(calendar, newest_week)
+        sales = rows.numbers("weekly_sales")
+        holiday = rows.flags("is_holiday") if "is_holiday" in block.names else pa.nulls(block.n, pa.bool_())
+        frame = rows.good(pa.table([rows.line, store, dept, day, sales, holiday], SALES_SCHEMA))
+        frames.append(weeks.add(frame) if weeks else frame)
+    profile.check()
+    accepted = pa.concat_tables(frames).combine_chunks()
+    rows_accepted = len(accepted)
+    if weeks:
+        accepted, rows_accepted, waiting, more = weeks.whole()
+        notes = [*notes, *more]
+        review.reject_lines("week_incomplete", waiting, "{} is not whole; it waits: land it again with the whole week")
+    elif dialect.aggregate == "last":
+        accepted = _last(accepted)
+    else:
+        twice = review.duplicates(accepted, _KEY, ("sales", "is_holiday"), "store, dept and week")
+        if len(twice):
+            splits = _splits(file, dialect, accepted, twice)
+        accepted = _without(accepted, twice)
+        rows_accepted = len(accepted)
+    if dialect.totals == "leave_out" and (found := totals(accepted)):
+        sums = np.flatnonzero(is_total(accepted, found))
+        names = ", ".join(f"{column} {name!r}" for column, name in found)
+        if weeks:
+            notes = [*notes, f"{names}: sums of other rows, left out"]
+        else:
+            told = zip(accepted["line"].take(pa.array(sums)).to_pylist(), _cells(file, accepted, sums), strict=True)
+            review.reject_lines(
+                "total_row", [(line, cell, names) for line, cell in told], "{} is the sum of other rows, and left out"
+            )
+            rows_accepted -= len(sums)
+        accepted = _without(accepted, sums)
+    return review.parsed(accepted, rows_accepted, [*notes, *review.notes], splits)
 
 
-def parse_stores(data: bytes, key: str, contract: Dialect) -> Parsed:
-    """Attributes of stores, long: any column beside `store` is an attribute, named in lower case.
+def parse_stores(data: bytes, key: str, dialect: Dialect) -> Parsed:
+    """Attributes of stores, long: any column beside `store` is an attribute, named in lower case. See `parse`."""
+    file = open_file(data, key, dialect)
+    names = [name for name in canonical(file.header, dialect) if name not in ("store", "")]
+    review = _Review(file, dialect)
+    frames = []
+    for block in blocks(file, dialect, ("store",), None):
+        rows = review.start(block)
+        store = rows.key("store")
+        frames.append(
+            rows.good(pa.table([rows.line, store, *(block.text(n) for n in names)], ["line", "store", *names]))
+        )
+    frame = pa.concat_tables(frames).combine_chunks()
+    frame = _without(frame, review.duplicates(frame, ("store",), names, "store"))
+    return review.parsed(_long(STORES_SCHEMA, frame, ("line", "store"), names), len(frame))
 
-    Raises:
-        FileRefused: the file can't be read at all.
-    """
-    file = read_columns(data, key, contract, ("store",), None)
-    review = _Review(file)
-    store = review.required("store")
-    values = {name: file.text(name) for name in file.names if name != "store"}
-    review.duplicates([store], list(values.values()), "store")
-    return review.parsed(_long(STORES_SCHEMA, {"line": file.line, "store": store}, values))
 
-
-def parse_features(data: bytes, key: str, contract: Dialect, calendar: WeekCalendar) -> Parsed:
-    """Covariates by store (and department, when there is such a column) and week, long.
+def parse_features(data: bytes, key: str, dialect: Dialect, calendar: WeekCalendar) -> Parsed:
+    """Covariates by store (and department, when there is such a column) and week, long. See `parse`.
 
     Any column beside the keys is a covariate, named in lower case: numbers, or TRUE/FALSE as 1/0. Future
     weeks are welcome: they are covariates known ahead.
-
-    Raises:
-        FileRefused: the file can't be read at all.
     """
-    file = read_columns(data, key, contract, ("store", "date"), None)
-    names = [name for name in file.names if name not in ("store", "dept", "date")]
+    file = open_file(data, key, dialect)
+    named = canonical(file.header, dialect)
+    names = [name for name in named if name not in ("store", "dept", "date", "")]
     if not names:
-        raise missing_columns(key, contract, ["a covariate"], file.header)
-    review = _Review(file)
-    store = review.required("store")
-    dept = file.text("dept") if "dept" in file.names else pa.nulls(file.n, pa.string())
-    week = review.weeks(calendar, None)
-    values = {name: review.numbers(name, booleans=True) for name in names}
-    review.duplicates([store, dept, week], list(values.values()), "store, dept and week")
-    keys = {"line": file.line, "store": store, "dept": dept, "week": week}
-    return review.parsed(_long(FEATURES_SCHEMA, keys, values))
+        raise missing_columns(key, dialect, ["a covariate"], file.header)
+    review = _Review(file, dialect)
+    frames = []
+    for block in blocks(file, dialect, ("store", "date"), None):
+        rows = review.start(block)
+        store = rows.key("store")
+        dept = rows.spelled("dept") if "dept" in named else pa.nulls(block.n, pa.string())
+        week = rows.weeks(calendar, None)
+        values = [rows.numbers(name, booleans=True) for name in names]
+        columns = ["line", "store", "dept", "week", *names]
+        frames.append(rows.good(pa.table([rows.line, store, dept, week, *values], columns)))
+    frame = pa.concat_tables(frames).combine_chunks()
+    frame = _without(frame, review.duplicates(frame, ("store", "dept", "week"), names, "store, dept and week"))
+    return review.parsed(_long(FEATURES_SCHEMA, frame, ("line", "store", "dept", "week"), names), len(frame))
 
 
-def parse_calendar(data: bytes, key: str, contract: Dialect) -> Parsed:
-    """Holidays by name (column `name` or `holiday`) and date, on any weekday.
+def parse_calendar(data: bytes, key: str, dialect: Dialect) -> Parsed:
+    """Holidays by name (column `name` or `holiday`) and date, on any weekday. See `parse`."""
+    file = open_file(data, key, dialect)
+    review = _Review(file, dialect)
+    frames = []
+    for block in blocks(file, dialect, ("name", "date"), ()):
+        rows = review.start(block)
+        name, date = rows.required("name"), rows.dates()
+        frames.append(rows.good(pa.table([rows.line, name, date], CALENDAR_SCHEMA)))
+    frame = pa.concat_tables(frames).combine_chunks()
+    frame = _without(frame, review.duplicates(frame, ("name", "date"), (), "name and date"))
+    return review.parsed(frame, len(frame))
 
-    Raises:
-        FileRefused: the file can't be read at all.
-    """
-    file = read_columns(data, key, contract, ("name", "date"), ())
-    review = _Review(file)
-    name, date = review.required("name"), review.dates()
-    review.duplicates([name, date], [], "name and date")
-    return review.parsed(pa.table([file.line, name, date], CALENDAR_SCHEMA))
 
-
-def weeks_in(data: bytes, key: str, contract: Dialect, calendar: WeekCalendar) -> list[dt.date]:
+def weeks_in(data: bytes, key: str, dialect: Dialect, calendar: WeekCalendar) -> list[dt.date]:
     """The weeks of the calendar a file speaks of, ascending: a peek that reads the date column only.
 
     Dates that parse_sales would reject, and those before the calendar's first week, are left out.
@@ -143,53 +178,77 @@ def weeks_in(data: bytes, key: str, contract: Dialect, calendar: WeekCalendar) -
     Raises:
         FileRefused: the file can't be read at all.
     """
-    file = read_columns(data, key, contract, ("date",), ())
-    days = to_days(file.text("date"), file.date_format)
-    days = np.unique(days[~np.isnat(days)])
-    days = days[calendar.is_week_end(days) & (days >= np.datetime64(calendar.first_week, "D"))]
-    return list(days.tolist())
+    weeks: set[dt.date] = set()
+    for block in blocks(open_file(data, key, dialect), dialect, ("date",), ()):
+        days = block.days("date")
+        days = np.unique(days[~np.isnat(days)])
+        if dialect.aggregate == "sum":
+            days = np.unique(calendar.week_ends(days))
+        days = days[calendar.is_week_end(days) & (days >= np.datetime64(calendar.first_week, "D"))]
+        weeks |= set(days.tolist())
+    return sorted(weeks)
 
 
-def kind_of(data: bytes, key: str, contract: Dialect) -> str:
+def kind_of(data: bytes, key: str, dialect: Dialect) -> str:
     """Which of KINDS a file is, by its header alone.
 
     Raises:
         FileRefused: `unknown_kind`, or the file can't be read at all.
     """
-    header = (
-        open_parquet(data, key).schema_arrow.names
-        if format_of(key) == ".parquet"
-        else (csv_header(csv_text(data, key, contract), key, contract))
-    )
-    names = set(canonical(header, contract))
+    header = open_file(data, key, dialect, head=True).header
+    names = set(canonical(header, dialect))
     if "weekly_sales" in names:
         return "sales"
     if "name" in names and "date" in names and "store" not in names:
         return "calendar"
-    # What has departments may be sales whose columns are not mapped, so covariates by department must be named as such.
-    if "store" in names and "dept" not in names:
+    # What has departments, or speaks of sales, may be sales whose columns are not mapped: never taken for something else.
+    seen = likely(header, dialect, ("store", "dept", "date", "weekly_sales"))
+    if "store" in names and "dept" not in names and not ("weekly_sales" in seen and ("date" in names or len(seen) > 1)):
         return "features" if "date" in names else "stores"
+    missing = [name for name in ("store", "dept", "date", "weekly_sales") if name not in names]
+    if "weekly_sales" in seen:
+        refusal = missing_columns(key, dialect, missing, header)
+        raise FileRefused("unknown_kind", f"{refusal.message} It looks like sales.")
     raise FileRefused(
         "unknown_kind",
         (
             f"{key} is neither sales (store, dept, date, weekly_sales), stores (store, ...), features (store, "
             f"date, ...) nor calendar (name, date): its columns are {listed(header)}. "
             f"Map their names with FORECAST_COLUMNS or use a preset; covariates by department go under features/."
-            f"{delimiter_hint(header, contract)}"
+            f"{delimiter_hint(header, dialect)}"
         ),
     )
 
 
-def _long(schema: pa.Schema, keys: dict[str, Any], values: dict[str, pa.Array]) -> pa.Table:
-    """One row per file row and value column, in the file's order."""
-    n = len(keys["line"])
-    blocks = [
-        pa.table([*keys.values(), pa.repeat(pa.scalar(name, pa.string()), n), value], schema)
-        for name, value in values.items()
+def _constants(file: Opened, dialect: Dialect) -> tuple[dict[str, str], list[str]]:
+    """Values of the key columns that a sales file does not have, and what to say about them."""
+    names = canonical(file.header, dialect)
+    constants = {"store": dialect.store} if "store" not in names and dialect.store else {}
+    if "dept" not in names and "dept" not in dialect.columns:
+        if dialect.department:
+            constants["dept"] = dialect.department
+        elif not likely(file.header, dialect, ["dept"]) and "weekly_sales" in names:
+            constants["dept"] = ONE_DEPARTMENT
+            note = (
+                f"the file has no department column, so all its rows are of one department, {ONE_DEPARTMENT!r}; "
+                f"name it with {setting('department', ONE_DEPARTMENT)}, or map its column with FORECAST_COLUMNS"
+            )
+            return constants, [note]
+    elif "dept" not in names and dialect.department:
+        constants["dept"] = dialect.department
+    return constants, []
+
+
+def _long(schema: pa.Schema, frame: pa.Table, keys: Sequence[str], names: Sequence[str]) -> pa.Table:
+    """One row per row and value column, in the frame's order."""
+    n = len(frame)
+    parts = [
+        pa.table([*(frame[k] for k in keys), pa.repeat(pa.scalar(name, pa.string()), n), frame[name]], schema)
+        for name in names
     ]
-    if not blocks:
+    if not parts:
         return schema.empty_table()
-    return pa.concat_tables(blocks).take(np.arange(n * len(blocks)).reshape(len(blocks), n).T.ravel())
+    return pa.concat_tables(parts).take(np.arange(n * len(parts)).reshape(len(parts), n).T.ravel())
 
 
 # --- row by row
@@ -200,69 +259,218 @@ class _Finding:
     rule: str
     column: str
     message: Callable[[str], str]  # value -> what to do
-    values: Any  # one text per row of the file: what was found there
+    values: Any  # one text per row of the block: what was found there
 
 
+@dataclass(frozen=True)
+class _Rejected:
+    line: int
+    rule: str
+    column: str
+    value: str
+    message: str
+    record: str
+
+
+@dataclass
 class _Review:
-    """Holds each row's verdict: the first rule it breaks, in the order the rules are asked."""
+    """All rows of one file: the verdicts, and what is to be said of those accepted."""
 
-    def __init__(self, file: File) -> None:
-        self.file = file
+    file: Opened
+    dialect: Dialect
+    done: list[_Rows] = field(default_factory=list)
+    late: list[_Rejected] = field(default_factory=list)  # by rules that look at rows beside each other
+
+    def start(self, block: Block) -> _Rows:
+        self.done.append(_Rows(block))
+        return self.done[-1]
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be said of rows that were accepted, once for each column."""
+        found: dict[str, tuple[int, str]] = {}
+        for rows in self.done:
+            for column, count, example in rows.unread:
+                found[column] = (found.get(column, (0, ""))[0] + count, found.get(column, (0, example))[1])
+        return [
+            f"{column}: {count:,} {'value is' if count == 1 else 'values are'} neither TRUE nor FALSE ({example}) and "
+            "read as unknown; the sales of these rows count"
+            for column, (count, example) in found.items()
+        ]
+
+    def duplicates(self, frame: pa.Table, keys: Sequence[str], values: Sequence[str], what: str) -> NDArray[np.int64]:
+        """Positions in `frame` of the rows that are there twice: copies lose to the first, rows that contradict each
+        other all lose."""
+        codes = [_codes(frame[key].combine_chunks()) for key in keys]
+        order = np.lexsort(codes[::-1])  # stable, so the first line of a group comes first
+        start = _changes(codes, order)
+        if start.all():
+            return np.zeros(0, np.int64)
+        group = np.cumsum(start) - 1
+        first = order[np.flatnonzero(start)][group]
+        unlike = np.zeros(len(order), bool)
+        for value in values:
+            code = _codes(frame[value].combine_chunks())
+            unlike |= code[order] != code[first]
+        contested = np.bincount(group, unlike)[group] > 0
+        # Each row is told of one other: the first of its group, or for the first itself the one after it.
+        other = np.where(start, np.append(order[1:], -1), first)
+        line = frame["line"].to_numpy()
+        copies, conflicts = ~start & ~contested, contested
+        for rule, bad, message in (
+            (
+                "duplicate_row",
+                copies,
+                f"an exact copy of {{}} ({what}), which was kept; nothing is lost, remove the copy",
+            ),
+            (
+                "conflicting_duplicate",
+                conflicts,
+                f"same {what} as {{}} but other values; nobody can tell which is right, so none was taken; "
+                "keep the right one and land the file again",
+            ),
+        ):
+            at = order[bad]
+            told = zip(line[at].tolist(), _cells(self.file, frame, at), line[other[bad]].tolist(), strict=True)
+            self.reject_lines(rule, [(n, cell, f"line {m}") for n, cell, m in told], message)
+        return np.sort(order[copies | conflicts])
+
+    def reject_lines(self, rule: str, told: Sequence[tuple[int, str, str]], message: str) -> None:
+        """Reject rows by their lines.
+
+        Args:
+            told: (line, column, what was found there).
+            message: what to do, with {} for what was found.
+        """
+        for rows in self.done if told else ():
+            block = rows.block.rows
+            if not len(block.line):
+                continue
+            inside = [row for row in told if block.line[0] <= row[0] <= block.line[-1]]
+            records = block.records([line for line, *_ in inside]) if inside else []
+            for (line, column, value), record in zip(inside, records, strict=True):
+                self.late.append(_Rejected(line, rule, column, value, message.format(value), record))
+
+    def parsed(
+        self, accepted: pa.Table, accepted_rows: int, notes: Sequence[str] = (), splits: Sequence[str] = ()
+    ) -> Parsed:
+        rejected = [*self.late, *(r for rows in self.done for r in rows.rejected())]
+        rejected.sort(key=lambda r: (r.line, r.column))
+        names = ("line", "rule", "column", "value", "message", "record")
+        table = pa.table([[getattr(r, name) for r in rejected] for name in names], REJECTED_SCHEMA)
+        used = {name: at for rows in self.done for name, at in rows.block.names.items()}
+        return Parsed(
+            accepted=accepted,
+            rejected=table,
+            ignored_columns=ignored(self.file.header, used),
+            rows=sum(rows.block.n + len(rows.block.rows.ragged) for rows in self.done),
+            accepted_rows=accepted_rows,
+            header=tuple(name.strip() for name in self.file.header),
+            notes=tuple(notes),
+            splits=tuple(splits),
+        )
+
+
+class _Rows:
+    """Holds the verdict on each row of a block: the first rule it breaks, in the order the rules are asked."""
+
+    def __init__(self, block: Block) -> None:
+        self.block = block
         self.findings: list[_Finding] = []
-        self.verdict = np.full(file.n, -1, np.int32)  # index into findings, -1 = good so far
+        self.verdict = np.full(block.n, -1, np.int32)  # index into findings, -1 = good so far
+        self.unread: list[tuple[str, int, str]] = []  # column, values that could not be read, an example
 
-    def reject(self, rule: str, column: str, bad: Mask, message: Callable[[str], str], values: Any = None) -> None:
+    @property
+    def line(self) -> pa.Array:
+        return pa.array(self.block.rows.line)
+
+    def reject(self, rule: str, column: str, bad: Mask, message: Callable[[str], str]) -> None:
         """Give this rule to the rows in `bad` that broke none before."""
         new = bad & (self.verdict < 0)
         if new.any():
             self.verdict[new] = len(self.findings)
-            found = self.file.text(column) if values is None else values
-            self.findings.append(_Finding(rule, column, message, found))
+            self.findings.append(_Finding(rule, column, message, self.block.text(column)))
+
+    def good(self, table: pa.Table) -> pa.Table:
+        """The rows that broke no rule."""
+        good = self.verdict < 0
+        return table if good.all() else table.filter(pa.array(good))
 
     def required(self, column: str) -> pa.Array:
-        text = self.file.text(column)
-        absent = ", ".join(marker for marker in self.file.missing.to_pylist() if marker)
-        message = f"{self.file.label(column)} is missing (empty or one of {absent}); every row needs one"
+        text = self.block.text(column)
+        absent = ", ".join(marker for marker in self.block.dialect.missing_in(column) if marker)
+        markers = f" (empty or one of {absent})" if absent else " (empty)"
+        message = f"{self.block.label(column)} is missing{markers}; every row needs one"
         self.reject(f"missing_{column}", column, mask(pc.is_null(text)), lambda _: message)
         return text
 
+    def spelled(self, column: str) -> pa.Array:
+        """A column of names, each in one spelling."""
+        text = tidy(self.block.text(column))
+        if rules := self.block.dialect.normalise_keys:
+            encoded = pc.dictionary_encode(text)
+            spelled = pa.array([normal_form(name, rules) for name in encoded.dictionary.to_pylist()], pa.string())
+            text = spelled.take(encoded.indices)
+        return text
+
+    def key(self, column: str) -> pa.Array:
+        self.required(column)
+        return self.spelled(column)
+
     def dates(self) -> pa.Array:
-        text = self.required("date")
-        form = self.file.date_format
-        days = to_days(text, form)
+        text, style = self.required("date"), self.block.dates("date")
+        days = self.block.days("date")
+        bad = np.isnat(days)
+        if bad.any() and not style.zone:
+            self.reject(
+                "time_zone",
+                "date",
+                bad & has_zone(text),
+                lambda value: (
+                    f"{short(value)} has a time zone, and which day that is where the shops are is not known; "
+                    f"set {setting('time_zone', 'Europe/Berlin')} or write the day alone"
+                ),
+            )
+        examples = " or ".join(f"{EXAMPLE.strftime(form)} ({form})" for form in style.formats)
         self.reject(
             "bad_date",
             "date",
-            np.isnat(days),
+            bad,
             lambda value: (
-                f"{short(value)} is not a date written like {EXAMPLE.strftime(form)} ({form}); "
-                "mend the date or set FORECAST_DATE_FORMAT"
+                f"{short(value)} is not a date written like {examples}; mend the date or set FORECAST_DATE_FORMAT"
             ),
         )
         return pa.array(days)
 
+    def days(self, newest_week: dt.date, calendar: WeekCalendar) -> pa.Array:
+        """Days that are added up to weeks."""
+        day = self.dates()
+        days = day.to_numpy(zero_copy_only=False).astype("datetime64[D]")
+        self._within(days, calendar)
+        self.reject(
+            "week_incomplete",
+            "date",
+            days > np.datetime64(newest_week, "D"),
+            lambda value: (
+                f"{short(value)} lies in a week that is not over ({newest_week} ends the newest one); it waits: "
+                "land it again with the whole week"
+            ),
+        )
+        return day
+
     def weeks(self, calendar: WeekCalendar, newest_week: dt.date | None) -> pa.Array:
         week = self.dates()
         days = week.to_numpy(zero_copy_only=False).astype("datetime64[D]")
-        first = calendar.first_week
 
         def wrong_weekday(value: str) -> str:
-            day = strict_date(value, self.file.date_format)
+            day = self.block.dates("date").day(value)
             return (
                 f"{day} is a {day:%A}; weeks end on {calendar.weekday_name} and the one holding it ends on "
                 f"{calendar.week_of(day)}; correct the date, or set FORECAST_WEEK_ENDS if {day:%A} is right"
             )
 
         self.reject("wrong_weekday", "date", ~calendar.is_week_end(days), wrong_weekday)
-        self.reject(
-            "week_before_first",
-            "date",
-            days < np.datetime64(first, "D"),
-            lambda value: (
-                f"{short(value)} is before {first}, the first week kept; leave it out, or set an earlier "
-                "FORECAST_FIRST_WEEK"
-            ),
-        )
+        self._within(days, calendar)
         if newest_week is not None:
             self.reject(
                 "week_in_future",
@@ -275,24 +483,38 @@ class _Review:
             )
         return week
 
+    def _within(self, days: NDArray[np.datetime64], calendar: WeekCalendar) -> None:
+        first = calendar.first_week
+        self.reject(
+            "week_before_first",
+            "date",
+            days < np.datetime64(first, "D"),
+            lambda value: (
+                f"{short(value)} is before {first}, the first week kept; leave it out, or set an earlier "
+                "FORECAST_FIRST_WEEK"
+            ),
+        )
+
     def numbers(self, column: str, booleans: bool = False) -> pa.Array:
         """float64, null where missing (and where rejected). `booleans` reads true/false as 1/0."""
-        text = plain = self.file.text(column)
+        text, style = self.block.text(column), self.block.numbers(column)
         if booleans:
             lower = pc.utf8_lower(text)
             plain = pc.if_else(pc.equal(lower, "true"), "1", pc.if_else(pc.equal(lower, "false"), "0", text))
-        good = pc.match_substring_regex(plain, _NUMBER)  # null where the text is
+            number = to_numbers(plain, style)
+        else:
+            number = self.block.number(column)
+        written = "-1234.56" if style.decimal == "." else "-1234,56"
         self.reject(
             "not_a_number",
             column,
-            mask(pc.invert(good)),
+            mask(pc.and_(pc.is_valid(text), pc.is_null(number))),
             lambda value: (
-                f"{short(value)} is not a plain number such as -1234.56; write it without currency, thousands "
-                "separators or a decimal comma, and leave the field empty where nothing was reported"
+                f"{short(value)} is not a number such as {written}; write it without other signs, say how numbers are "
+                "written (FORECAST_DECIMAL, FORECAST_THOUSANDS, FORECAST_CURRENCY, FORECAST_ACCOUNTING) or what means "
+                "no value (FORECAST_MISSING), and leave the field empty where nothing was reported"
             ),
         )
-        number = pc.cast(pc.if_else(good, plain, pa.scalar(None, pa.string())), pa.float64())
-        number = pc.add(number, 0.0)  # -0.0 is 0.0, also when rows are compared
         self.reject(
             "out_of_range",
             column,
@@ -303,113 +525,86 @@ class _Review:
         )
         return number
 
-    def booleans(self, column: str) -> pa.Array:
-        lower = pc.utf8_lower(self.file.text(column))
-        known = pc.is_in(lower, pa.concat_arrays([_TRUE, _FALSE]))
-        unknown = pc.and_(pc.is_valid(lower), pc.invert(known))
-        self.reject(
-            "not_a_boolean",
-            column,
-            mask(unknown),
-            lambda value: f"{short(value)} is neither TRUE nor FALSE; write one of them or leave the field empty",
-        )
-        return pc.if_else(known, pc.is_in(lower, _TRUE), pa.scalar(None, pa.bool_()))
+    def flags(self, column: str) -> pa.Array:
+        """boolean, null where missing and where it is none: an optional column never costs the sales of its row."""
+        text = self.block.text(column)
+        flag, unread = to_flags(text)
+        if unread.any():
+            at = int(unread.argmax())
+            example = f"first {short(text[at].as_py())} in line {self.block.rows.line[at]}"
+            self.unread.append((self.block.label(column), int(unread.sum()), example))
+        return flag
 
-    def duplicates(self, keys: list[pa.Array], values: list[pa.Array], what: str) -> None:
-        """Among the rows good so far: copies lose to the first, rows that contradict each other all lose."""
-        rows = np.flatnonzero(self.verdict < 0)
-        groups = [codes(key)[rows] for key in keys]
-        order = np.lexsort(groups[::-1])  # stable, so the first line of a group comes first
-        start = _changes(groups, order)
-        if start.all():
-            return
-        group = np.cumsum(start) - 1
-        sorted_rows = rows[order]
-        first = sorted_rows[np.flatnonzero(start)][group]
-        unlike = np.zeros(len(rows), bool)
-        for value in values:
-            code = codes(value)
-            unlike |= code[sorted_rows] != code[first]
-        contested = np.bincount(group, unlike)[group] > 0
-
-        # Each row is told of one other: the first of its group, or for the first itself the one after it.
-        other = np.where(start, np.append(sorted_rows[1:], -1), first)
-        told = np.empty(self.file.n, np.int64)
-        told[sorted_rows] = self.file.line[other]
-        lines = _Lines(told)
-        copies = _rows_mask(self.file.n, sorted_rows[~start & ~contested])
-        self.reject(
-            "duplicate_row",
-            "",
-            copies,
-            lambda value: f"an exact copy of {value} ({what}), which was kept; nothing is lost, remove the copy",
-            lines,
-        )
-        conflicts = _rows_mask(self.file.n, sorted_rows[contested])
-        self.reject(
-            "conflicting_duplicate",
-            "",
-            conflicts,
-            lambda value: (
-                f"same {what} as {value} but other values; nobody can tell which is right, so none was taken; "
-                "keep the right one and land the file again"
-            ),
-            lines,
-        )
-
-    def parsed(self, table: pa.Table) -> Parsed:
-        """`table` without the rejected rows, and those. Its `line` ties a long table to the file's rows."""
-        file, good = self.file, self.verdict < 0
-        if not good.all():
-            table = table.filter(pc.is_in(table["line"], pa.array(file.line[good])))
-        rejected = [
+    def rejected(self) -> Iterator[_Rejected]:
+        rows, header = self.block.rows, self.block.header
+        found: list[tuple[int, str, str, str, str]] = [
             (
                 line,
                 "wrong_column_count",
                 "",
                 str(fields),
-                (
-                    f"{fields} fields where the header has {len(file.header)}; quote fields that hold the "
-                    "delimiter or a line break"
-                ),
+                f"{fields} fields where the header has {len(header)}; quote fields that hold the delimiter or a line break",
             )
-            for line, fields in file.ragged
+            for line, fields in rows.ragged
         ]
         for i, finding in enumerate(self.findings):
-            rows = np.flatnonzero(self.verdict == i)
+            at = np.flatnonzero(self.verdict == i)
             message = functools.cache(finding.message)  # a whole file can be wrong in one way
-            values = [value or "" for value in finding.values.take(rows).to_pylist()]
-            for line, value in zip(file.line[rows].tolist(), values, strict=True):
-                rejected.append((line, finding.rule, finding.column, value, message(value)))
-        rejected.sort()
-        columns = [list(column) for column in zip(*rejected, strict=True)] or [[]] * 5
-        columns.append(file.records(columns[0]) if rejected else [])
-        return Parsed(
-            accepted=table,
-            rejected=pa.table(columns, REJECTED_SCHEMA),
-            ignored_columns=file.ignored,
-            rows=file.n + len(file.ragged),
-            accepted_rows=int(good.sum()),
-        )
+            values = [value or "" for value in finding.values.take(at).to_pylist()]
+            cells = rows.cells.take(at).to_pylist() if rows.cells is not None else [finding.column] * len(at)
+            for line, value, column in zip(rows.line[at].tolist(), values, cells, strict=True):
+                found.append((line, finding.rule, column, value, message(value)))
+        records = rows.records([line for line, *_ in found]) if found else []
+        for row, record in zip(found, records, strict=True):
+            yield _Rejected(*row, record)
 
 
-class _Lines:
-    """Line numbers that look like an Arrow column of texts "line 7", written out only where asked for."""
-
-    def __init__(self, number: NDArray[np.int64]) -> None:
-        self.number = number
-
-    def take(self, rows: NDArray[np.int64]) -> pa.Array:
-        return pa.array([f"line {n}" for n in self.number[rows].tolist()], pa.string())
+def _cells(file: Opened, frame: pa.Table, rows: NDArray[np.int64]) -> list[str]:
+    """Where rows are cells of one line, what tells them apart: the week; else nothing."""
+    if not file.wide:
+        return [""] * len(rows)
+    return [str(week) for week in frame["week"].take(pa.array(rows)).to_pylist()]
 
 
-def _rows_mask(n: int, rows: NDArray[np.int64]) -> Mask:
-    mask = np.zeros(n, bool)
-    mask[rows] = True
-    return mask
+def _without(frame: pa.Table, rows: NDArray[np.int64]) -> pa.Table:
+    if not len(rows):
+        return frame
+    keep = np.ones(len(frame), bool)
+    keep[rows] = False
+    return frame.filter(pa.array(keep))
 
 
-def codes(values: pa.Array) -> NDArray[np.int32]:
+def _last(frame: pa.Table) -> pa.Table:
+    """The last row of each store, department and week."""
+    codes = [_codes(frame[name].combine_chunks()) for name in ("store", "dept", "week")]
+    order = np.lexsort(codes[::-1])
+    last = np.append(_changes(codes, order)[1:], True)
+    return frame.take(pa.array(np.sort(order[last])))
+
+
+def _splits(file: Opened, dialect: Dialect, frame: pa.Table, twice: NDArray[np.int64]) -> list[str]:
+    """Columns that nothing was read from and that differ between rows of one store, department and week."""
+    names = canonical(file.header, dialect)
+    used = {"store", "dept", "date", "weekly_sales", "is_holiday"}
+    at = [i for i, name in enumerate(names) if name not in used and file.header[i].strip()]
+    if not at:
+        return []
+    wanted = set(frame["line"].take(pa.array(twice)).to_pylist())
+    keys = {
+        line: key
+        for line, *key in zip(*(frame[n].to_pylist() for n in ("line", "store", "dept", "week")), strict=True)
+        if line in wanted
+    }
+    seen: dict[int, dict[tuple[Any, ...], set[str | None]]] = {i: {} for i in at}
+    for rows in file.rows(at):
+        inside = [(row, keys[line]) for row, line in enumerate(rows.line.tolist()) if line in keys]
+        for i in at:
+            for row, key in inside:
+                seen[i].setdefault(tuple(key), set()).add(rows.columns[i][row].as_py())
+    return [file.header[i].strip() for i in at if any(len(values) > 1 for values in seen[i].values())]
+
+
+def _codes(values: pa.Array) -> NDArray[np.int32]:
     """A small integer for each distinct value; -1 for null."""
     return np.asarray(pc.fill_null(pc.dictionary_encode(values).indices, -1))
 

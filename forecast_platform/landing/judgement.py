@@ -1,0 +1,467 @@
+"""Files judged as a whole, because the rows that survive of a misread file mislead.
+
+`Profile` looks at how a sales file is written while it is read: a file of days, of another weekday, of swapped days and
+months or of thousands points is refused, naming the setting that would read it. `judge` looks at what became of its
+rows and at the weeks known already: mostly refused, rows twice, sums among the rows, sales of another size.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from forecast_platform.landing.dialects import Dialect
+from forecast_platform.landing.files import Block, setting, short
+from forecast_platform.landing.identity import look_alikes
+from forecast_platform.landing.kinds import FileRefused, Parsed
+from forecast_platform.landing.values import (
+    COMMA,
+    ISO,
+    ISO_WEEK,
+    POINT,
+    DateStyle,
+    ambiguous_thousands,
+    mask,
+    to_numbers,
+)
+from forecast_platform.weeks import WEEKDAYS, WeekCalendar
+
+# What other people write, tried where the dialect's own formats do not read a file.
+_FORMATS: tuple[str, ...] = (
+    ISO,
+    "%d/%m/%Y",
+    "%m/%d/%Y",
+    "%d.%m.%Y",
+    "%d-%m-%Y",
+    "%m-%d-%Y",
+    "%Y/%m/%d",
+    "%Y%m%d",
+    "%Y.%m.%d",
+)
+_FORMATS += ("%d.%m.%y", "%d/%m/%y", "%m/%d/%y", "%d-%b-%Y", "%d %b %Y", "%b %d %Y", "%d %B %Y", ISO_WEEK)
+_STRAY = 0.05  # share of a column's texts that may be written differently without a word about the file as a whole
+_MOST_TEXTS = 4000  # distinct texts of a column that are looked at
+_WORDS = frozenset(
+    ("total", "totals", "grand total", "subtotal", "sum", "sums", "all", "all stores", "all departments", "overall")
+    + ("gesamt", "summe", "gesamtsumme", "insgesamt", "alle", "somme", "totale", "suma", "som", "totaal", "합계", "계")
+)
+_CLOSE = 1e-4  # sums of rounded figures differ by no more than this share
+
+
+@dataclass(frozen=True)
+class Limits:
+    """From where on a file is refused, or warned about. Each is a setting of the same name.
+
+    Args:
+        most_refused: share of a file's rows that may be refused.
+        most_duplicates: share of a file's rows that may be there twice.
+        odd_factor: sales of a store this many times its usual ones, or that part of them, are worth a warning.
+        wrong_factor: a whole file of sales this many times the usual ones, or that part of them, is refused.
+    """
+
+    most_refused: float = 0.5
+    most_duplicates: float = 0.05
+    odd_factor: float = 4.0
+    wrong_factor: float = 20.0
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the lake knows of the weeks a file speaks of, before it goes in.
+
+    Args:
+        rows: (store, dept, week, sales) in force: of the 60 weeks up to the file's last one, and of its own weeks.
+        columns: header of the sales file accepted before; None: there was none.
+    """
+
+    rows: pa.Table
+    columns: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is to become of a file that could be read.
+
+    Attributes:
+        refusal: why it is refused; None: it is taken.
+        warnings: what a person should know of a file that is taken.
+        acceptable: the refusal may be overruled by a person: `forecast landing accept`.
+    """
+
+    refusal: FileRefused | None = None
+    warnings: tuple[str, ...] = ()
+    acceptable: bool = False
+
+
+# --- how a file is written
+
+
+@dataclass
+class Profile:
+    """How one sales file writes its dates and numbers."""
+
+    key: str
+    dialect: Dialect
+    calendar: WeekCalendar
+    _texts: dict[str, None] = field(default_factory=dict)  # of dates, in the order they were met
+    _days: Counter[dt.date] = field(default_factory=Counter)
+    _bad_dates: int = 0
+    _typed_dates: bool = False
+    _numbers: dict[str, None] = field(default_factory=dict)  # some of those that are plain
+    _bad_numbers: dict[str, None] = field(default_factory=dict)
+    _sales: int = 0
+    _bad_sales: int = 0
+    _thousands: str | None = None  # an example
+    _points: bool = False  # numbers whose points are no thousands
+
+    def add(self, block: Block) -> bool:
+        """Take note of some rows. True for the first ones: enough to tell most files by."""
+        first = not self._days and not self._bad_dates
+        days = block.days("date")
+        good = ~np.isnat(days)
+        found, counts = np.unique(days[good], return_counts=True)
+        self._days.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
+        self._typed_dates = block.typed("date")
+        text = block.text("date")
+        self._bad_dates += int((~good & mask(pc.is_valid(text))).sum())
+        if self._bad_dates or len(self._texts) < _MOST_TEXTS:
+            self._texts |= dict.fromkeys(t for t in pc.unique(text)[:_MOST_TEXTS].to_pylist() if t)
+        if not self.dialect.decimal and not block.typed("weekly_sales"):
+            self._add_numbers(block)
+        return first
+
+    def _add_numbers(self, block: Block) -> None:
+        text = block.text("weekly_sales")
+        bad = pc.and_(pc.is_valid(text), pc.is_null(block.number("weekly_sales")))
+        self._sales += len(text) - text.null_count
+        self._bad_sales += int(mask(bad).sum())
+        if pc.any(bad).as_py():
+            self._bad_numbers |= dict.fromkeys(pc.unique(text.filter(bad))[:_MOST_TEXTS].to_pylist())
+        some = text.filter(pc.invert(bad)).drop_null()
+        self._numbers |= dict.fromkeys(some[:500].to_pylist())
+        if self._points:
+            return
+        # Most files show in their first rows that a point is a decimal point.
+        if pc.any(pc.match_substring(some[:500], ".")).as_py() and ambiguous_thousands(some[:500]) is None:
+            self._points = True
+        elif (example := ambiguous_thousands(some)) is not None:
+            self._thousands = self._thousands or example
+        elif pc.any(pc.match_substring(some, ".")).as_py():
+            self._points = True
+
+    def check(self) -> None:
+        """Raises FileRefused where the rows would mislead, naming the settings that read them."""
+        self._check_dates()
+        self._check_weekdays()
+        self._check_numbers()
+
+    def _refuse(self, rule: str, message: str) -> None:
+        raise FileRefused(rule, f"{self.key} {message}")
+
+    def _check_dates(self) -> None:
+        """Another way of writing dates reads them all, where the dialect's does not."""
+        if self._typed_dates or not self._texts:
+            return
+        off = sum(count for day, count in self._days.items() if day.weekday() != self.calendar.weekday)
+        weekly = self.dialect.aggregate != "sum"
+        dates = self._bad_dates + sum(self._days.values())
+        if max(self._bad_dates, off if weekly else 0) <= _STRAY * dates:
+            return
+        texts, own = pa.array(list(self._texts), pa.string()), self.dialect.dates
+        others: dict[str, tuple[str, ...]] = {form: (form,) for form in _FORMATS if form not in own.formats}
+        if self._bad_dates:
+            others |= {"|".join((*own.formats, form)): (*own.formats, form) for form in others}
+        found = []
+        for name, forms in others.items():
+            try:
+                days = DateStyle(forms, own.weekday, own.times, own.zone, own.starts).days(texts)
+                Dialect("", date_format=name)
+            except ValueError:
+                continue
+            one_weekday = len(np.unique((days.astype(np.int64) + 3) % 7)) == 1
+            right = one_weekday and bool(self.calendar.is_week_end(days).all())
+            # Where all dates could be read, only one that makes them week ends speaks for another way.
+            if not np.isnat(days).any() and (
+                right or (self._bad_dates and (not weekly or one_weekday or len(days) < 2))
+            ):
+                found.append((not right, len(forms), name))
+        if not found:
+            return
+        best = min(found)[:2]
+        names = [name for *rank, name in found if tuple(rank) == best]
+        example = short(next(iter(self._texts)))
+        read = (
+            f"{self._bad_dates:,} of its dates are not written like"
+            if self._bad_dates
+            else "its dates end no weeks read as"
+        )
+        self._refuse(
+            "date_format",
+            f"is refused: {read} {self.dialect.date_format} (the first is {example}), and all are written like "
+            f"{' or '.join(names)}. If that is right, set {' or '.join(setting('date_format', n) for n in names)}.",
+        )
+
+    def _check_weekdays(self) -> None:
+        if self.dialect.aggregate == "sum" or len(self._days) < 2:
+            return
+        days = np.array(sorted(self._days), "datetime64[D]")
+        weekdays = sorted({day.weekday() for day in self._days})
+        weeks = len(np.unique(self.calendar.week_ends(days)))
+        if len(weekdays) > 2 and len(days) > 1.5 * weeks:
+            self._refuse(
+                "daily_rows",
+                f"holds rows of days, not of weeks: {len(days)} days in {weeks} weeks, {days[0]} .. {days[-1]}. "
+                f"To add them up to weeks that end on {self.calendar.weekday_name}, set {setting('aggregate', 'sum')}.",
+            )
+        if len(weekdays) == 1 and weekdays[0] != self.calendar.weekday:
+            name = WEEKDAYS[weekdays[0]]
+            advice = setting("week_ends", name)
+            if weekdays[0] == (self.calendar.weekday + 1) % 7:
+                advice += f", or {setting('week_label', 'start')} if a date names the first day of its week"
+            self._refuse(
+                "wrong_weekday",
+                f"has only dates that are a {self._first():%A} ({self._first()} is the first), and weeks end on "
+                f"{self.calendar.weekday_name}. If its weeks end then, set {advice}.",
+            )
+
+    def _first(self) -> dt.date:
+        return min(self._days)
+
+    def _check_numbers(self) -> None:
+        if self.dialect.decimal:
+            return
+        example, both = None, [setting("decimal", ","), setting("decimal", ".")]
+        if self._bad_sales > _STRAY * self._sales:
+            texts = pa.array([*self._bad_numbers, *self._numbers], pa.string())
+            bad = len(self._bad_numbers)
+            able = []
+            for name, style in ((",", COMMA), (".", POINT)):
+                read = mask(pc.is_valid(to_numbers(texts, style)))
+                if read[bad:].all() and read[:bad].mean() >= 0.8:
+                    able.append(setting("decimal", name))
+            if able:
+                example, both = next(iter(self._bad_numbers)), able
+        if example is None and self._thousands and not self._points:
+            example = self._thousands
+        if example is None:
+            return
+        values = [to_numbers(pa.array([example]), style)[0].as_py() for style in (COMMA, POINT)]
+        seen = " or ".join(f"{value:,.10g}" for value in values if value is not None)
+        self._refuse(
+            "number_style",
+            f"writes sales in a way that is not told: {short(example)} may be {seen}. Set {' or '.join(both)}.",
+        )
+
+
+# --- what became of its rows, and what is known already
+
+
+def judge(parsed: Parsed, known: Known, key: str, dialect: Dialect, limits: Limits) -> Verdict:
+    """What is to become of a sales file whose rows have been read."""
+    rules = Counter(parsed.rejected["rule"].to_pylist())
+    if refusal := _too_much_refused(parsed, rules, key, dialect, limits):
+        return Verdict(refusal)
+    if dialect.totals == "refuse" and (found := totals(parsed.accepted)):
+        what = "; ".join(f"{column} {name!r}" for column, name in found)
+        return Verdict(
+            FileRefused(
+                "total_rows",
+                f"{key} holds sums among its rows: {what} equals the sum of the others in every week. Set "
+                f"{setting('totals', 'leave_out')} to leave such rows out; if they are no sums: "
+                f"forecast landing accept {key}, or {setting('totals', 'keep')}.",
+            ),
+            acceptable=True,
+        )
+    warnings = list(parsed.notes)
+    if refusal := _other_size(parsed.accepted, known.rows, key, limits, warnings):
+        return Verdict(refusal, acceptable=True)
+    if refusal := _other_weeks(parsed.accepted, known.rows, key, dialect):
+        return Verdict(refusal, acceptable=True)
+    refused = sum(rules.values()) - rules["week_incomplete"]
+    if refused:
+        top, count = max(((r, n) for r, n in rules.items() if r != "week_incomplete"), key=lambda item: item[1])
+        warnings.append(f"{refused:,} of {parsed.rows:,} rows were refused, {count:,} of them by {top}")
+    warnings += _columns(parsed, known)
+    warnings += _names(parsed.accepted, known.rows)
+    return Verdict(warnings=tuple(warnings))
+
+
+def _too_much_refused(
+    parsed: Parsed, rules: Counter[str], key: str, dialect: Dialect, limits: Limits
+) -> FileRefused | None:
+    twice = rules["duplicate_row"] + rules["conflicting_duplicate"]
+    if twice > (0 if dialect.aggregate == "refuse" else limits.most_duplicates * parsed.rows):
+        columns = (
+            f" Its columns {', '.join(parsed.splits)} tell them apart: they would be added up." if parsed.splits else ""
+        )
+        return FileRefused(
+            "duplicate_rows",
+            f"{key} has {twice:,} of {parsed.rows:,} rows of a store, department and week that other rows are of too, so "
+            f"what was sold is not told.{columns} Set {setting('aggregate', 'sum')} to add them up, or "
+            f"{setting('aggregate', 'last')} where the last one counts.",
+        )
+    rows = parsed.rejected.to_pylist() if len(parsed.rejected) <= 1000 else parsed.rejected.slice(0, 1000).to_pylist()
+    waiting = rules["week_incomplete"]
+    refused = sum(rules.values()) - waiting
+    if parsed.accepted_rows and refused <= limits.most_refused * (parsed.rows - waiting):
+        return None
+    top = max(rules, key=lambda rule: (rules[rule], rule)) if rules else ""
+    first = next((row for row in rows if row["rule"] == top), None)
+    what = "none" if not parsed.accepted_rows else f"only {parsed.accepted_rows:,}"
+    why = f" Line {first['line']}: {first['message']}." if first else ""
+    return FileRefused(
+        "mostly_refused" if parsed.accepted_rows else "nothing_accepted",
+        f"{key} is refused as a whole: {what} of its {parsed.rows:,} rows could be accepted, {rules[top]:,} broke the "
+        f"rule {top}.{why}",
+    )
+
+
+def totals(rows: pa.Table) -> list[tuple[str, str]]:
+    """(column, name) of the stores and departments whose sales are the sum of all others', week by week.
+
+    A name that says so needs one such week, any other name three weeks and three others.
+    """
+    found = []
+    for column in ("store", "dept"):
+        sums = rows.group_by([column, "week"], use_threads=False).aggregate([("sales", "sum")])
+        names = pc.unique(sums[column]).to_pylist()
+        said = [name for name in names if name.strip().lower() in _WORDS]
+        if len(names) < 2 or (len(names) < 4 and not said):
+            continue
+        weeks, week = np.unique(sums["week"].to_numpy(), return_inverse=True)
+        grid = np.full((len(names), len(weeks)), np.nan)
+        code = {name: i for i, name in enumerate(names)}
+        at = np.array([code[name] for name in sums[column].to_pylist()])
+        grid[at, week] = sums["sales_sum"].to_numpy(zero_copy_only=False)
+        everything = np.nansum(grid, axis=0)
+        for i, name in enumerate(names):
+            here = ~np.isnan(grid[i]) & (np.abs(grid[i]) > 0)
+            rest = everything[here] - grid[i][here]
+            equal = np.abs(rest - grid[i][here]) <= _CLOSE * np.abs(grid[i][here])
+            if (name in said and here.any() and equal.mean() > 0.5) or (
+                len(names) >= 4 and here.sum() >= 3 and equal.all()
+            ):
+                found.append((column, name))
+    return found
+
+
+def is_total(rows: pa.Table, found: Iterable[tuple[str, str]]) -> np.ndarray:
+    """Which rows belong to one of the names found by `totals`."""
+    total = np.zeros(len(rows), bool)
+    for column, name in found:
+        total |= mask(pc.equal(rows[column].combine_chunks(), name))
+    return total
+
+
+_HISTORY = 13  # weeks whose median is what a store usually sells
+
+
+def _other_size(rows: pa.Table, known: pa.Table, key: str, limits: Limits, warnings: list[str]) -> FileRefused | None:
+    """Refusal of a file whose stores sell many times, or a small part of, what they used to; warnings of single ones."""
+    if not len(known) or not len(rows):
+        return None
+    new = _by_store(rows)
+    first = min(week for _, week in new)
+    old = _by_store(known)
+    ratios: dict[str, float] = {}
+    for store in {store for store, _ in new}:
+        sizes = [size for (s, week), size in new.items() if s == store]
+        weeks = sorted(week for s, week in old if s == store and week < first)[-_HISTORY:] or sorted(
+            week for s, week in old if s == store
+        )
+        usual = float(np.median([old[store, week] for week in weeks])) if weeks else 0.0
+        if usual > 0:
+            ratios[store] = float(np.median(sizes)) / usual
+    if not ratios:
+        return None
+    middle = float(np.median(list(ratios.values())))
+    if middle > limits.wrong_factor or (middle < 1 / limits.wrong_factor):
+        return FileRefused(
+            "other_size",
+            f"{key} has sales of {middle:.3g} times what its {len(ratios):,} known stores usually sell in a week (median "
+            "over stores): another unit, or numbers written another way? See FORECAST_DECIMAL and the file. If it is "
+            f"right: forecast landing accept {key}",
+        )
+    odd = {s: r for s, r in ratios.items() if r > limits.odd_factor or r < 1 / limits.odd_factor}
+    if odd:
+        worst = sorted(odd, key=lambda s: -abs(np.log(max(odd[s], 1e-9))))
+        named = ", ".join(f"{s} ({odd[s]:.2g} times)" for s in worst[:5]) + (
+            f" and {len(odd) - 5} more" if len(odd) > 5 else ""
+        )
+        warnings.append(f"{len(odd):,} of {len(ratios):,} stores sold far more or less than they used to: {named}")
+    return None
+
+
+def _by_store(rows: pa.Table) -> dict[tuple[str, dt.date], float]:
+    sums = rows.group_by(["store", "week"], use_threads=False).aggregate([("sales", "sum")])
+    columns = (sums[name].to_pylist() for name in ("store", "week", "sales_sum"))
+    return {(store, week): value or 0.0 for store, week, value in zip(*columns, strict=True)}
+
+
+def _other_weeks(rows: pa.Table, known: pa.Table, key: str, dialect: Dialect) -> FileRefused | None:
+    """Refusal of a file that changes weeks known already, where its days and months swapped would be the next ones."""
+    forms = dialect.dates.formats
+    if not len(known) or not any(form.startswith(("%d/%m", "%m/%d", "%d-%m", "%m-%d", "%d.%m")) for form in forms):
+        return None
+    weeks = [week for week in pc.unique(rows["week"]).to_pylist() if week]
+    have = set(pc.unique(known["week"]).to_pylist())
+    if not weeks or not set(weeks) <= have or any(week.day > 12 for week in weeks):
+        return None
+    calendar = WeekCalendar(ends=dialect.week_ends)
+    swapped = sorted(dt.date(week.year, week.day, week.month) for week in weeks)
+    next_week = max(have) + dt.timedelta(days=7)
+    ends = all(day.weekday() == calendar.weekday for day in swapped)
+    if not ends or swapped[0] != next_week:
+        return None
+    return FileRefused(
+        "swapped_dates",
+        f"{key} changes {weeks[0]}, which is known already; with day and month swapped it would be {swapped[0]}, the next "
+        f"week to come. Say how dates are written with FORECAST_DATE_FORMAT. If it is right: forecast landing accept {key}",
+    )
+
+
+def _columns(parsed: Parsed, known: Known) -> list[str]:
+    if known.columns is None or not parsed.header:
+        return []
+    before, now = list(known.columns), list(parsed.header)
+    gone, new = [c for c in before if c not in now], [c for c in now if c not in before]
+    parts = [f"{word} {', '.join(names[:5])}" for word, names in (("no longer has", gone), ("newly has", new)) if names]
+    return [f"the file {' and '.join(parts)}, unlike the one before"] if parts else []
+
+
+_MARKERS = frozenset(("na", "n/a", "#n/a", "nan", "null", "none", "nil", "-", "?", "unknown"))
+
+
+def _names(rows: pa.Table, known: pa.Table) -> list[str]:
+    """Warnings about names that look like others, or like no name."""
+    texts = []
+    for column, word in (("store", "store"), ("dept", "department")):
+        new = pc.unique(rows[column]).to_pylist()
+        old = pc.unique(known[column]).to_pylist() if len(known) else []
+        pairs = look_alikes(old, new)
+        if pairs:
+            named = "; ".join(f"{p.other!r} and {p.kept!r}" for p in pairs[:5]) + (
+                " and more" if len(pairs) > 5 else ""
+            )
+            texts.append(
+                f"{word} names that look like one another: {named}. If they are the same, set FORECAST_NORMALISE_KEYS="
+                f"{_rules(p.why for p in pairs)} and read the files before again: forecast landing reread KEY"
+            )
+        odd = sorted({name for name in new if name.strip().lower() in _MARKERS})
+        if odd:
+            texts.append(
+                f"{word} {', '.join(map(repr, odd))} is taken as a name; if it means that there is none, set FORECAST_MISSING"
+            )
+    return texts
+
+
+def _rules(reasons: Iterable[str]) -> str:
+    text = " ".join(reasons)
+    rules = [rule for rule, words in (("numbers", "zeros"), ("case", "case")) if words in text]
+    return ",".join(rules or ["numbers"])
