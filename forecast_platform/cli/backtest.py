@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 @click.option("--past", multiple=True, metavar="NAME[=FILL]", help="feature column known in the past only; repeatable")
 @click.option("--exposure", default="", metavar="NAME", help="column of the days open, which sales are divided by")
 @click.option("--country", default="", help="whose holidays count where there is no calendar file, e.g. US")
+@click.option("--set", "others", multiple=True, metavar="NAME=VALUE", help="any setting, e.g. decimal=,; repeatable")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="write the scores here")
 @click.option("--forecasts", "forecasts_path", type=click.Path(dir_okay=False, path_type=Path), help="write rows here")
@@ -46,6 +47,7 @@ def backtest(
     past: tuple[str, ...],
     exposure: str,
     country: str,
+    others: tuple[str, ...],
     seed: int,
     json_path: Path | None,
     forecasts_path: Path | None,
@@ -66,18 +68,21 @@ def backtest(
     from forecast_platform.settings import Settings
 
     changes: dict[str, Any] = {
-        name: value
-        for name, value in (
-            ("preset", preset),
-            ("week_ends", week_ends),
-            ("date_format", date_format),
-            ("delimiter", delimiter),
-            ("columns", dict(pair(c) for c in columns)),
-            ("covariates", declared("known", known) | declared("past", past)),
-            ("exposure", exposure),
-            ("country", country),
-        )
-        if value
+        **{name: _value(value) for name, value in map(pair, others)},
+        **{
+            name: value
+            for name, value in (
+                ("preset", preset),
+                ("week_ends", week_ends),
+                ("date_format", date_format),
+                ("delimiter", delimiter),
+                ("columns", dict(pair(c) for c in columns)),
+                ("covariates", declared("known", known) | declared("past", past)),
+                ("exposure", exposure),
+                ("country", country),
+            )
+            if value
+        },
     }
     settings = Settings(**changes)
     panel = read_panel(data, settings)
@@ -107,6 +112,11 @@ def backtest(
         pq.write_table(pa.concat_tables([r.forecasts for r in results]), forecasts_path)
 
 
+def _value(text: str) -> Any:
+    """A setting as the environment would hold it: JSON where it is a list or a table."""
+    return json.loads(text) if text.startswith(("[", "{")) else text
+
+
 def declared(known: str, options: Sequence[str]) -> dict[str, str]:
     """NAME[=FILL] options in the words of the setting `covariates`."""
     parts = (option.partition("=") for option in options)
@@ -116,46 +126,52 @@ def declared(known: str, options: Sequence[str]) -> dict[str, str]:
 def read_panel(folder: Path, settings: Settings) -> Panel:
     """The panel of all sales, features and calendar files in a folder, by the settings' contract. What a file holds is
     told by its columns, or by the folder it lies in where that is named sales, features or calendar."""
-    from functools import partial
-
     import pyarrow as pa
 
     from forecast_platform.landing import kinds, rules
+    from forecast_platform.landing.judgement import Known, judge
     from forecast_platform.series.cleaning import build_panel
     from forecast_platform.series.covariates import describe
 
-    contract, calendar = settings.contract, settings.calendar
-    newest = calendar.last_started(dt.datetime.now(dt.UTC))
-    readers: dict[str, Callable[[bytes, str], kinds.Parsed]] = {
-        "sales": partial(rules.parse_sales, dialect=contract, calendar=calendar, newest_week=newest),
-        "features": partial(rules.parse_features, dialect=contract, calendar=calendar),
-        "calendar": partial(rules.parse_calendar, dialect=contract),
+    tables: dict[str, list[pa.Table]] = {
+        "sales": [kinds.SALES_SCHEMA.empty_table()],
+        "features": [kinds.FEATURES_SCHEMA.empty_table()],
+        "calendar": [kinds.CALENDAR_SCHEMA.empty_table()],
     }
-    schemas = (kinds.SALES_SCHEMA, kinds.FEATURES_SCHEMA, kinds.CALENDAR_SCHEMA)
-    tables = {kind: [schema.empty_table()] for kind, schema in zip(readers, schemas, strict=True)}
-    for path in sorted(folder.iterdir()) + [path for kind in readers for path in sorted(folder.glob(f"{kind}/*"))]:
-        if not path.name.endswith(kinds.FORMATS):
+    dialect, calendar = settings.contract, settings.calendar
+    newest = calendar.last_started(dt.datetime.now(dt.UTC))
+    not_read = []
+    for path in sorted(folder.iterdir()) + [path for kind in tables for path in sorted(folder.glob(f"{kind}/*"))]:
+        if not path.name.lower().endswith(kinds.FORMATS):
             continue
         data = path.read_bytes()
         try:
-            kind = path.parent.name if path.parent != folder else rules.kind_of(data, path.name, contract)
+            kind = path.parent.name if path.parent != folder else rules.kind_of(data, path.name, dialect)
         except kinds.FileRefused as refusal:
             if refusal.rule == "unknown_kind":
+                not_read.append(refusal.message)
                 click.echo(f"not read: {refusal.message}", err=True)
                 continue
             raise
-        if kind not in readers:
+        if kind not in tables:
             continue
-        parsed = readers[kind](data, path.name)
+        parsed = rules.parse(kind, data, path.name, dialect, calendar, newest)
         click.echo(f"{path.name}: {kind}, {parsed.accepted_rows:,} rows, {len(parsed.rejected):,} rejected", err=True)
+        if kind == "sales":
+            verdict = judge(parsed, Known(kinds.SALES_SCHEMA.empty_table()), path.name, dialect, settings.limits)
+            if verdict.refusal:
+                raise verdict.refusal
+            for warning in verdict.warnings:
+                click.secho(f"  {warning}", fg="yellow", err=True)
         for bad in parsed.rejected.slice(0, 3).to_pylist():
             click.echo(f"  line {bad['line']}: {bad['rule']}: {bad['message']}", err=True)
         tables[kind].append(parsed.accepted)
     sales, features, days = (pa.concat_tables(found) for found in tables.values())
     if not len(sales):
+        found = f": {not_read[0]}" if not_read else ""
         raise click.ClickException(
-            f"no sales file in {folder}: a .csv, .csv.gz or .parquet with the columns store, dept, date, weekly_sales "
-            "(map other names with --column weekly_sales=NAME, or use --preset)"
+            f"no sales file in {folder}{found or ', which holds none of ' + ', '.join(kinds.FORMATS)}. Sales have the "
+            "columns store, dept, date, weekly_sales (map other names with --column weekly_sales=NAME, or use --preset)"
         )
     try:
         panel = build_panel(sales, features, days, settings.declarations, settings.country)

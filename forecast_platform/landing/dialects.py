@@ -25,11 +25,11 @@ class Dialect:
         name: the preset it comes from.
         week_ends: weekday a week ends on, MON .. SUN.
         week_label: a date names the "end" of its week, or its "start", six days before.
-        columns: canonical name -> name in the file, for the names that differ (case does not matter). A file
-            that has no column of the mapped name may still use the canonical one.
+        columns: canonical name -> name in the file, for the names that differ (case does not matter); of several
+            separated by "|" the first one there. A file that has no such column may still use the canonical name.
         store, department: the one store or department of files that have no such column.
         date_format: strptime format of dates kept as text; several, separated by "|", where they can't be confused.
-            %G-W%V reads ISO weeks.
+            %G-W%V reads ISO weeks, d_%n from 2011-01-29 days counted from that one on.
         time_zone: of the shops, in which a moment with a zone has its day; empty: such a moment is refused.
         delimiter: one ASCII character; empty: a tab in .tsv, what a leading `sep=` line says, else a comma.
         encoding: Python codec of text files; empty: UTF-8, or UTF-16 with its mark.
@@ -156,15 +156,24 @@ PRESETS: dict[str, Dialect] = {
         department="all",
         aggregate="sum",
     ),
-    # A row a store, item and day with units (as in "Store Item Demand").
+    # A row a store, item and day with units (as in "Favorita Grocery Sales" and "Store Item Demand").
     "item_days": Dialect(
         "item_days",
         week_ends="SUN",
-        columns={"store": "store", "dept": "item", "date": "date", "weekly_sales": "sales"},
+        columns={
+            "store": "store_nbr|store",
+            "dept": "item_nbr|item|family",
+            "date": "date",
+            "weekly_sales": "unit_sales|sales",
+        },
         aggregate="sum",
     ),
-    # A row a store and item, a column a day (as in "M5", whose columns d_1, d_2 ... are named by their dates here).
+    # A row a store and item, a column a day: d_1, d_2 ... (as in "M5 Forecasting") or dates.
     "wide_items": Dialect(
-        "wide_items", week_ends="SUN", columns={"store": "store_id", "dept": "item_id"}, aggregate="sum"
+        "wide_items",
+        week_ends="FRI",
+        columns={"store": "store_id", "dept": "item_id"},
+        date_format="d_%n from 2011-01-29|%Y-%m-%d",
+        aggregate="sum",
     ),
 }

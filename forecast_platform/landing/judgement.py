@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from forecast_platform.landing.dialects import Dialect
 from forecast_platform.landing.files import Block, setting, short
 from forecast_platform.landing.identity import look_alikes
-from forecast_platform.landing.kinds import FileRefused, Parsed
+from forecast_platform.landing.kinds import TOTALS, FileRefused, Parsed
 from forecast_platform.landing.values import (
     COMMA,
     ISO,
@@ -47,10 +47,7 @@ _FORMATS: tuple[str, ...] = (
 _FORMATS += ("%d.%m.%y", "%d/%m/%y", "%m/%d/%y", "%d-%b-%Y", "%d %b %Y", "%b %d %Y", "%d %B %Y", ISO_WEEK)
 _STRAY = 0.05  # share of a column's texts that may be written differently without a word about the file as a whole
 _MOST_TEXTS = 4000  # distinct texts of a column that are looked at
-_WORDS = frozenset(
-    ("total", "totals", "grand total", "subtotal", "sum", "sums", "all", "all stores", "all departments", "overall")
-    + ("gesamt", "summe", "gesamtsumme", "insgesamt", "alle", "somme", "totale", "suma", "som", "totaal", "합계", "계")
-)
+_EXPECTED = ("week_incomplete", "total_row")  # rules by which rows wait or are left out as asked: nothing is wrong
 _CLOSE = 1e-4  # sums of rounded figures differ by no more than this share
 
 
@@ -283,9 +280,9 @@ def judge(parsed: Parsed, known: Known, key: str, dialect: Dialect, limits: Limi
         return Verdict(refusal, acceptable=True)
     if refusal := _other_weeks(parsed.accepted, known.rows, key, dialect):
         return Verdict(refusal, acceptable=True)
-    refused = sum(rules.values()) - rules["week_incomplete"]
-    if refused:
-        top, count = max(((r, n) for r, n in rules.items() if r != "week_incomplete"), key=lambda item: item[1])
+    bad = {rule: count for rule, count in rules.items() if rule not in _EXPECTED}
+    if refused := sum(bad.values()):
+        top, count = max(bad.items(), key=lambda item: item[1])
         warnings.append(f"{refused:,} of {parsed.rows:,} rows were refused, {count:,} of them by {top}")
     warnings += _columns(parsed, known)
     warnings += _names(parsed.accepted, known.rows)
@@ -302,14 +299,14 @@ def _too_much_refused(
         )
         return FileRefused(
             "duplicate_rows",
-            f"{key} has {twice:,} of {parsed.rows:,} rows of a store, department and week that other rows are of too, so "
-            f"what was sold is not told.{columns} Set {setting('aggregate', 'sum')} to add them up, or "
+            f"{key} has {twice:,} of {parsed.rows:,} rows of a store, department and week that other rows are of too, "
+            f"so what was sold is not told.{columns} Set {setting('aggregate', 'sum')} to add them up, or "
             f"{setting('aggregate', 'last')} where the last one counts.",
         )
     rows = parsed.rejected.to_pylist() if len(parsed.rejected) <= 1000 else parsed.rejected.slice(0, 1000).to_pylist()
-    waiting = rules["week_incomplete"]
-    refused = sum(rules.values()) - waiting
-    if parsed.accepted_rows and refused <= limits.most_refused * (parsed.rows - waiting):
+    expected = sum(rules[rule] for rule in _EXPECTED)
+    refused = sum(rules.values()) - expected
+    if parsed.accepted_rows and refused <= limits.most_refused * (parsed.rows - expected):
         return None
     top = max(rules, key=lambda rule: (rules[rule], rule)) if rules else ""
     first = next((row for row in rows if row["rule"] == top), None)
@@ -331,7 +328,7 @@ def totals(rows: pa.Table) -> list[tuple[str, str]]:
     for column in ("store", "dept"):
         sums = rows.group_by([column, "week"], use_threads=False).aggregate([("sales", "sum")])
         names = pc.unique(sums[column]).to_pylist()
-        said = [name for name in names if name.strip().lower() in _WORDS]
+        said = [name for name in names if name.strip().lower() in TOTALS]
         if len(names) < 2 or (len(names) < 4 and not said):
             continue
         weeks, week = np.unique(sums["week"].to_numpy(), return_inverse=True)
@@ -363,7 +360,7 @@ _HISTORY = 13  # weeks whose median is what a store usually sells
 
 
 def _other_size(rows: pa.Table, known: pa.Table, key: str, limits: Limits, warnings: list[str]) -> FileRefused | None:
-    """Refusal of a file whose stores sell many times, or a small part of, what they used to; warnings of single ones."""
+    """Refusal of a file whose stores sell many times what they used to, or a small part; warnings of single stores."""
     if not len(known) or not len(rows):
         return None
     new = _by_store(rows)
@@ -384,9 +381,9 @@ def _other_size(rows: pa.Table, known: pa.Table, key: str, limits: Limits, warni
     if middle > limits.wrong_factor or (middle < 1 / limits.wrong_factor):
         return FileRefused(
             "other_size",
-            f"{key} has sales of {middle:.3g} times what its {len(ratios):,} known stores usually sell in a week (median "
-            "over stores): another unit, or numbers written another way? See FORECAST_DECIMAL and the file. If it is "
-            f"right: forecast landing accept {key}",
+            f"{key} has sales of {middle:.3g} times what its {len(ratios):,} known stores usually sell in a week "
+            "(median over stores): another unit, or numbers written another way? See FORECAST_DECIMAL and the file. If "
+            f"it is right: forecast landing accept {key}",
         )
     odd = {s: r for s, r in ratios.items() if r > limits.odd_factor or r < 1 / limits.odd_factor}
     if odd:
@@ -421,8 +418,9 @@ def _other_weeks(rows: pa.Table, known: pa.Table, key: str, dialect: Dialect) ->
         return None
     return FileRefused(
         "swapped_dates",
-        f"{key} changes {weeks[0]}, which is known already; with day and month swapped it would be {swapped[0]}, the next "
-        f"week to come. Say how dates are written with FORECAST_DATE_FORMAT. If it is right: forecast landing accept {key}",
+        f"{key} changes {weeks[0]}, which is known already; with day and month swapped it would be {swapped[0]}, the "
+        "next week to come. Say how dates are written with FORECAST_DATE_FORMAT. If it is right: forecast landing "
+        f"accept {key}",
     )
 
 
@@ -456,7 +454,8 @@ def _names(rows: pa.Table, known: pa.Table) -> list[str]:
         odd = sorted({name for name in new if name.strip().lower() in _MARKERS})
         if odd:
             texts.append(
-                f"{word} {', '.join(map(repr, odd))} is taken as a name; if it means that there is none, set FORECAST_MISSING"
+                f"{word} {', '.join(map(repr, odd))} is taken as a name; if it means that there is none, set "
+                "FORECAST_MISSING"
             )
     return texts
 

@@ -10,18 +10,35 @@ KINDS = ("sales", "stores", "features", "calendar")
 FORMATS = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz", ".zip", ".xlsx", ".parquet")
 CANONICAL = ("store", "dept", "date", "weekly_sales", "is_holiday", "name")
 
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split("|"))
+
+
 # Names that say which column is meant. They are proposed, never taken: a wrong guess would be a wrong number.
-SYNONYMS: dict[str, tuple[str, ...]] = {
-    "store": ("shop", "branch", "outlet", "location", "site", "store id", "store nbr", "store number", "store no")
-    + ("filiale", "markt", "laden", "magasin", "tienda", "negozio", "loja", "butik", "winkel", "매장"),
-    "dept": ("department", "dept id", "category", "category id", "product", "product id", "item", "item id", "item nbr")
-    + ("family", "sku", "article", "group", "warengruppe", "abteilung", "artikel", "rayon", "produit", "departamento")
-    + ("reparto", "producto", "부서"),
-    "date": ("week", "day", "week ending", "week end", "weekending", "week date", "ds", "timestamp", "period")
-    + ("datum", "woche", "tag", "semaine", "jour", "fecha", "semana", "settimana", "주"),
-    "weekly_sales": ("sales", "amount", "revenue", "turnover", "units", "unit sales", "quantity", "qty", "value", "y")
-    + ("net sales", "umsatz", "betrag", "menge", "ventes", "chiffre d affaires", "ventas", "vendite", "매출"),
+SYNONYMS = {
+    "store": _words(
+        "shop|branch|outlet|location|site|store id|store nbr|store number|store no|filiale|markt|laden|magasin|tienda|"
+        "negozio|loja|butik|winkel|매장"
+    ),
+    "dept": _words(
+        "department|dept id|category|category id|product|product id|item|item id|item nbr|family|sku|article|group|"
+        "warengruppe|abteilung|artikel|rayon|produit|departamento|reparto|producto|부서"
+    ),
+    "date": _words(
+        "week|day|week ending|week end|weekending|week date|ds|timestamp|period|datum|woche|tag|semaine|jour|fecha|"
+        "semana|settimana|주"
+    ),
+    "weekly_sales": _words(
+        "sales|amount|revenue|turnover|units|unit sales|quantity|qty|value|y|net sales|umsatz|betrag|menge|ventes|"
+        "chiffre d affaires|ventas|vendite|매출"
+    ),
 }
+# Names of stores and departments that say that their rows are sums of others.
+TOTALS = _words(
+    "total|totals|grand total|subtotal|sum|sums|all|all stores|all departments|overall|gesamt|summe|gesamtsumme|"
+    "insgesamt|alle|somme|totale|suma|som|totaal|합계|계"
+)
 
 SALES_SCHEMA = pa.schema(
     {

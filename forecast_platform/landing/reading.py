@@ -161,7 +161,8 @@ def missing_columns(key: str, dialect: Dialect, missing: Sequence[str], header: 
         advice += f" Where all rows are of one shop, set {setting('store', '1')}."
     return FileRefused(
         "missing_columns",
-        f"{key} lacks the column {listed(expected)}; it has {listed(header)}. {advice}{delimiter_hint(header, dialect)}",
+        f"{key} lacks the column {listed(expected)}; it has {listed(header)}. {advice}"
+        f"{delimiter_hint(header, dialect)}",
     )
 
 

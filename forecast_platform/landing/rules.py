@@ -32,7 +32,7 @@ from forecast_platform.landing.kinds import (
     Parsed,
 )
 from forecast_platform.landing.reading import blocks, canonical, delimiter_hint, likely, missing_columns, open_file
-from forecast_platform.landing.values import EXAMPLE, Mask, has_zone, mask, tidy, to_flags, to_numbers
+from forecast_platform.landing.values import Mask, example, has_zone, mask, tidy, to_flags, to_numbers
 from forecast_platform.weeks import WeekCalendar
 
 _KEY = ("store", "dept", "week")
@@ -76,12 +76,12 @@ def parse_sales(data: bytes, key: str, dialect: Dialect, calendar: WeekCalendar,
     for block in blocks(file, dialect, ("store", "dept", "date", "weekly_sales"), ("is_holiday",), constants):
         if profile.add(block):
             profile.check()
-        rows = review.start(block)
+        rows = _Rows(block)
         store, dept = rows.key("store"), rows.key("dept")
         day = rows.days(newest_week, calendar) if weeks else rows.weeks(calendar, newest_week)
         sales = rows.numbers("weekly_sales")
         holiday = rows.flags("is_holiday") if "is_holiday" in block.names else pa.nulls(block.n, pa.bool_())
-        frame = rows.good(pa.table([rows.line, store, dept, day, sales, holiday], SALES_SCHEMA))
+        frame = review.take(rows, pa.table([rows.line, store, dept, day, sales, holiday], SALES_SCHEMA))
         frames.append(weeks.add(frame) if weeks else frame)
     profile.check()
     accepted = pa.concat_tables(frames).combine_chunks()
@@ -120,10 +120,10 @@ def parse_stores(data: bytes, key: str, dialect: Dialect) -> Parsed:
     review = _Review(file, dialect)
     frames = []
     for block in blocks(file, dialect, ("store",), None):
-        rows = review.start(block)
+        rows = _Rows(block)
         store = rows.key("store")
         frames.append(
-            rows.good(pa.table([rows.line, store, *(block.text(n) for n in names)], ["line", "store", *names]))
+            review.take(rows, pa.table([rows.line, store, *(block.text(n) for n in names)], ["line", "store", *names]))
         )
     frame = pa.concat_tables(frames).combine_chunks()
     frame = _without(frame, review.duplicates(frame, ("store",), names, "store"))
@@ -144,13 +144,13 @@ def parse_features(data: bytes, key: str, dialect: Dialect, calendar: WeekCalend
     review = _Review(file, dialect)
     frames = []
     for block in blocks(file, dialect, ("store", "date"), None):
-        rows = review.start(block)
+        rows = _Rows(block)
         store = rows.key("store")
         dept = rows.spelled("dept") if "dept" in named else pa.nulls(block.n, pa.string())
         week = rows.weeks(calendar, None)
         values = [rows.numbers(name, booleans=True) for name in names]
         columns = ["line", "store", "dept", "week", *names]
-        frames.append(rows.good(pa.table([rows.line, store, dept, week, *values], columns)))
+        frames.append(review.take(rows, pa.table([rows.line, store, dept, week, *values], columns)))
     frame = pa.concat_tables(frames).combine_chunks()
     frame = _without(frame, review.duplicates(frame, ("store", "dept", "week"), names, "store, dept and week"))
     return review.parsed(_long(FEATURES_SCHEMA, frame, ("line", "store", "dept", "week"), names), len(frame))
@@ -162,9 +162,9 @@ def parse_calendar(data: bytes, key: str, dialect: Dialect) -> Parsed:
     review = _Review(file, dialect)
     frames = []
     for block in blocks(file, dialect, ("name", "date"), ()):
-        rows = review.start(block)
+        rows = _Rows(block)
         name, date = rows.required("name"), rows.dates()
-        frames.append(rows.good(pa.table([rows.line, name, date], CALENDAR_SCHEMA)))
+        frames.append(review.take(rows, pa.table([rows.line, name, date], CALENDAR_SCHEMA)))
     frame = pa.concat_tables(frames).combine_chunks()
     frame = _without(frame, review.duplicates(frame, ("name", "date"), (), "name and date"))
     return review.parsed(frame, len(frame))
@@ -201,7 +201,7 @@ def kind_of(data: bytes, key: str, dialect: Dialect) -> str:
         return "sales"
     if "name" in names and "date" in names and "store" not in names:
         return "calendar"
-    # What has departments, or speaks of sales, may be sales whose columns are not mapped: never taken for something else.
+    # What has departments, or speaks of sales, may be sales whose columns are not mapped: never taken for others.
     seen = likely(header, dialect, ("store", "dept", "date", "weekly_sales"))
     if "store" in names and "dept" not in names and not ("weekly_sales" in seen and ("date" in names or len(seen) > 1)):
         return "features" if "date" in names else "stores"
@@ -274,28 +274,40 @@ class _Rejected:
 
 @dataclass
 class _Review:
-    """All rows of one file: the verdicts, and what is to be said of those accepted."""
+    """All rows of one file: what was rejected, and what is to be said of what was accepted.
+
+    Of the rows themselves only where they are is kept, so that a file need not fit into memory as columns of text.
+    """
 
     file: Opened
     dialect: Dialect
-    done: list[_Rows] = field(default_factory=list)
-    late: list[_Rejected] = field(default_factory=list)  # by rules that look at rows beside each other
+    rows: int = 0
+    rejected: list[_Rejected] = field(default_factory=list)
+    names: dict[str, int] = field(default_factory=dict)
+    _places: list[tuple[int, int, Callable[[Sequence[int]], list[str]]]] = field(default_factory=list)
+    _unread: dict[str, tuple[int, str]] = field(default_factory=dict)
 
-    def start(self, block: Block) -> _Rows:
-        self.done.append(_Rows(block))
-        return self.done[-1]
+    def take(self, rows: _Rows, table: pa.Table) -> pa.Table:
+        """`table` without the rows that broke a rule, which are taken note of."""
+        block = rows.block.rows
+        self.rows += rows.block.n + len(block.ragged)
+        self.names |= rows.block.names
+        self.rejected += rows.rejected()
+        if rows.block.n:
+            self._places.append((int(block.line[0]), int(block.line[-1]), block.records))
+        for column, count, found in rows.unread:
+            before, first = self._unread.get(column, (0, found))
+            self._unread[column] = (before + count, first)
+        good = rows.verdict < 0
+        return table if good.all() else table.filter(pa.array(good))
 
     @property
     def notes(self) -> list[str]:
         """What is to be said of rows that were accepted, once for each column."""
-        found: dict[str, tuple[int, str]] = {}
-        for rows in self.done:
-            for column, count, example in rows.unread:
-                found[column] = (found.get(column, (0, ""))[0] + count, found.get(column, (0, example))[1])
         return [
-            f"{column}: {count:,} {'value is' if count == 1 else 'values are'} neither TRUE nor FALSE ({example}) and "
+            f"{column}: {count:,} {'value is' if count == 1 else 'values are'} neither TRUE nor FALSE ({found}) and "
             "read as unknown; the sales of these rows count"
-            for column, (count, example) in found.items()
+            for column, (count, found) in self._unread.items()
         ]
 
     def duplicates(self, frame: pa.Table, keys: Sequence[str], values: Sequence[str], what: str) -> NDArray[np.int64]:
@@ -342,28 +354,23 @@ class _Review:
             told: (line, column, what was found there).
             message: what to do, with {} for what was found.
         """
-        for rows in self.done if told else ():
-            block = rows.block.rows
-            if not len(block.line):
-                continue
-            inside = [row for row in told if block.line[0] <= row[0] <= block.line[-1]]
-            records = block.records([line for line, *_ in inside]) if inside else []
-            for (line, column, value), record in zip(inside, records, strict=True):
-                self.late.append(_Rejected(line, rule, column, value, message.format(value), record))
+        for first, last, records in self._places if told else ():
+            inside = [row for row in told if first <= row[0] <= last]
+            texts = records([line for line, *_ in inside]) if inside else []
+            for (line, column, value), record in zip(inside, texts, strict=True):
+                self.rejected.append(_Rejected(line, rule, column, value, message.format(value), record))
 
     def parsed(
         self, accepted: pa.Table, accepted_rows: int, notes: Sequence[str] = (), splits: Sequence[str] = ()
     ) -> Parsed:
-        rejected = [*self.late, *(r for rows in self.done for r in rows.rejected())]
-        rejected.sort(key=lambda r: (r.line, r.column))
+        rejected = sorted(self.rejected, key=lambda r: (r.line, r.column))
         names = ("line", "rule", "column", "value", "message", "record")
         table = pa.table([[getattr(r, name) for r in rejected] for name in names], REJECTED_SCHEMA)
-        used = {name: at for rows in self.done for name, at in rows.block.names.items()}
         return Parsed(
             accepted=accepted,
             rejected=table,
-            ignored_columns=ignored(self.file.header, used),
-            rows=sum(rows.block.n + len(rows.block.rows.ragged) for rows in self.done),
+            ignored_columns=ignored(self.file.header, self.names),
+            rows=self.rows,
             accepted_rows=accepted_rows,
             header=tuple(name.strip() for name in self.file.header),
             notes=tuple(notes),
@@ -390,11 +397,6 @@ class _Rows:
         if new.any():
             self.verdict[new] = len(self.findings)
             self.findings.append(_Finding(rule, column, message, self.block.text(column)))
-
-    def good(self, table: pa.Table) -> pa.Table:
-        """The rows that broke no rule."""
-        good = self.verdict < 0
-        return table if good.all() else table.filter(pa.array(good))
 
     def required(self, column: str) -> pa.Array:
         text = self.block.text(column)
@@ -431,7 +433,7 @@ class _Rows:
                     f"set {setting('time_zone', 'Europe/Berlin')} or write the day alone"
                 ),
             )
-        examples = " or ".join(f"{EXAMPLE.strftime(form)} ({form})" for form in style.formats)
+        examples = " or ".join(f"{example(form)} ({form})" for form in style.formats)
         self.reject(
             "bad_date",
             "date",
@@ -531,8 +533,8 @@ class _Rows:
         flag, unread = to_flags(text)
         if unread.any():
             at = int(unread.argmax())
-            example = f"first {short(text[at].as_py())} in line {self.block.rows.line[at]}"
-            self.unread.append((self.block.label(column), int(unread.sum()), example))
+            found = f"first {short(text[at].as_py())} in line {self.block.rows.line[at]}"
+            self.unread.append((self.block.label(column), int(unread.sum()), found))
         return flag
 
     def rejected(self) -> Iterator[_Rejected]:
@@ -543,7 +545,8 @@ class _Rows:
                 "wrong_column_count",
                 "",
                 str(fields),
-                f"{fields} fields where the header has {len(header)}; quote fields that hold the delimiter or a line break",
+                f"{fields} fields where the header has {len(header)}; quote fields that hold the delimiter or a line "
+                "break",
             )
             for line, fields in rows.ragged
         ]

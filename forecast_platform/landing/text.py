@@ -6,7 +6,7 @@ import codecs
 import csv
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -143,15 +143,18 @@ def _blocks(
     """The rows from byte `start` on, which is where `line` starts; blocks without a row are left out."""
     while start < len(text):
         stop = _end_of_rows(text, start)
-        block = text[start:stop] if start or stop < len(text) else text
-        layout = _layout(block, delimiter)
-        if layout is None and stop < len(text):  # where rows end is not told by counting quotes
-            stop, block = len(text), text[start:]
-            layout = _layout(block, delimiter)
-        rows = _rows(block, layout, line, key, delimiter, width, wanted)
+        split = _split(text[start:stop], key, delimiter, width)
+        if split[2] is not None and stop < len(text):  # where rows end is not told by counting quotes
+            stop = len(text)
+            split = _split(text[start:stop], key, delimiter, width)
+
+        def records(lines: Sequence[int], start: int = start, stop: int = stop, first: int = line) -> list[str]:
+            return _records(text[start:stop], lines, first, key, delimiter, width)
+
+        rows = _rows(split, line, delimiter, width, wanted, records)
         if rows is not None:
             yield rows
-        line += block.count(b"\n")
+        line += text.count(b"\n", start, stop)
         start = stop
 
 
@@ -178,42 +181,57 @@ class _Layout:
     fields: NDArray[np.int64]
 
 
-def _rows(
-    text: bytes, layout: _Layout | None, first: int, key: str, delimiter: str, width: int, wanted: Sequence[int]
-) -> Rows | None:
+def _split(text: bytes, key: str, delimiter: str, width: int) -> tuple[bytes, _Layout, list[list[str]] | None]:
+    """A block's text, where its rows lie in it, and their fields where they had to be split one by one."""
+    layout = _layout(text, delimiter)
     if layout is not None:
-        text, layout = _without_empty_ends(text, layout, delimiter, width)
-        good = layout.fields == width
-        columns = _arrow_columns(text, layout, width, wanted, delimiter, bool(good.any()))
-    else:
-        # Quotes in odd places, 5" pipe: the csv module has customs for them, at a tenth of the speed.
-        lines = text.split(b"\n")
-        found = [
-            (line - 1, _trimmed(fields, width, lines[last - 1], delimiter.encode()))
-            for line, last, fields in _csv_rows(text, key, delimiter)
-            if lines[line - 1].strip(delimiter.encode())
-        ]
-        at = np.array([line for line, _ in found], np.int64)
-        breaks = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n"))
-        start = np.append(0, breaks + 1)[at]
-        stop = np.append(start[1:] - 1, len(text.rstrip(b"\n")))
-        layout = _Layout(at, start, stop, np.array([len(fields) for _, fields in found], np.int64))
-        good = layout.fields == width
-        kept = [fields for _, fields in found if len(fields) == width]
-        columns = {i: pa.array([fields[i] for fields in kept], pa.string()) for i in wanted}
+        return *_without_empty_ends(text, layout, delimiter, width), None
+    # Quotes in odd places, 5" pipe: the csv module has customs for them, at a tenth of the speed.
+    lines = text.split(b"\n")
+    found = [
+        (line - 1, _trimmed(fields, width, lines[last - 1], delimiter.encode()))
+        for line, last, fields in _csv_rows(text, key, delimiter)
+        if lines[line - 1].strip(delimiter.encode())
+    ]
+    at = np.array([line for line, _ in found], np.int64)
+    breaks = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n"))
+    start = np.append(0, breaks + 1)[at]
+    stop = np.append(start[1:] - 1, len(text.rstrip(b"\n")))[: len(at)]
+    counts = np.array([len(fields) for _, fields in found], np.int64)
+    return text, _Layout(at, start, stop, counts), [fields for _, fields in found]
+
+
+def _rows(
+    split: tuple[bytes, _Layout, list[list[str]] | None],
+    first: int,
+    delimiter: str,
+    width: int,
+    wanted: Sequence[int],
+    records: Callable[[Sequence[int]], list[str]],
+) -> Rows | None:
+    """The rows of a block that starts on line `first`; None where it has none."""
+    text, layout, fields = split
     if not len(layout.line):
         return None
-    line, start, stop = first + layout.line, layout.start, layout.stop
-
-    def records(lines: Sequence[int]) -> list[str]:
-        rows = np.searchsorted(line, np.asarray(lines, np.int64))
-        return [
-            text[a:b].decode().rstrip("\n")  # blank lines follow where the csv module split the rows
-            for a, b in zip(start[rows].tolist(), stop[rows].tolist(), strict=True)
-        ]
-
+    good = layout.fields == width
+    if fields is None:
+        columns = _arrow_columns(text, layout, width, wanted, delimiter, bool(good.any()))
+    else:
+        kept = [row for row in fields if len(row) == width]
+        columns = {i: pa.array([row[i] for row in kept], pa.string()) for i in wanted}
+    line = first + layout.line
     ragged = list(zip(line[~good].tolist(), layout.fields[~good].tolist(), strict=True))
     return Rows(columns, line[good], ragged, records)
+
+
+def _records(text: bytes, lines: Sequence[int], first: int, key: str, delimiter: str, width: int) -> list[str]:
+    """Whole rows of a block by their lines. It is split anew, because few rows are ever asked for."""
+    text, layout, _ = _split(text, key, delimiter, width)
+    rows = np.searchsorted(first + layout.line, np.asarray(lines, np.int64))
+    return [
+        text[a:b].decode(errors="replace").rstrip("\n")  # blank lines follow where the csv module split the rows
+        for a, b in zip(layout.start[rows].tolist(), layout.stop[rows].tolist(), strict=True)
+    ]
 
 
 def _trimmed(fields: list[str], width: int, end: bytes, delimiter: bytes) -> list[str]:

@@ -21,6 +21,8 @@ Days = NDArray[np.datetime64]
 EXAMPLE = dt.date(2012, 10, 26)
 ISO = "%Y-%m-%d"
 ISO_WEEK = "%G-W%V"
+NUMBERED = "%n"  # "d_%n from 2011-01-29": d_1 is that day
+_FROM = " from "
 
 _YEARS = range(1900, 2200)  # a date outside is a typing error or a placeholder
 _NAT = np.datetime64("NaT", "D")
@@ -50,6 +52,11 @@ def strict_date(text: str, form: str, weekday: int = 4) -> dt.date:
     Raises:
         ValueError: it is no date of the format, or has a time of day other than midnight.
     """
+    if NUMBERED in form:
+        found = re.fullmatch(_pattern(form), text)
+        if found is None:
+            raise ValueError(f"{text} is no day written like {form}")
+        return dt.date.fromisoformat(form.partition(_FROM)[2].strip()) + dt.timedelta(days=int(found["n"]) - 1)
     if "%V" in form:
         found = re.fullmatch(_pattern(form), text)
         if found is None:
@@ -66,7 +73,7 @@ def check_formats(date_format: str) -> None:
     forms = formats_of(date_format)
     for form in forms:
         try:
-            whole = strict_date(_example(form), form) == EXAMPLE
+            whole = strict_date(example(form), form) == EXAMPLE
         except ValueError:
             whole = False
         if not whole:
@@ -79,14 +86,18 @@ def check_formats(date_format: str) -> None:
                 raise ValueError(f"date_format {one!r} and {other!r} can't be told apart; keep the one that is right")
 
 
-def _example(form: str) -> str:
+def example(form: str) -> str:
+    """EXAMPLE as the format writes it."""
+    if NUMBERED in form:
+        plain, _, first = form.partition(_FROM)
+        return plain.replace(NUMBERED, str((EXAMPLE - dt.date.fromisoformat(first.strip())).days + 1))
     return EXAMPLE.strftime(form)
 
 
 def _confusable(one: str, other: str) -> bool:
     for day in (dt.date(2011, 1, 2) + dt.timedelta(days=9 * i) for i in range(80)):
         with contextlib.suppress(ValueError):
-            if strict_date(day.strftime(one), other, day.weekday()) != day:
+            if NUMBERED not in one and strict_date(day.strftime(one), other, day.weekday()) != day:
                 return True
     return False
 
@@ -96,7 +107,8 @@ def _pattern(form: str) -> str:
     """Pattern of the texts of a date format, so that strptime need not look at garbage."""
     digits = {"Y": "(19|2[01])[0-9]{2}", "y": "[0-9]{2}", "m": "[0-9]{1,2}", "d": "[0-9]{1,2}"}
     digits |= {"G": "(?P<G>(?:19|2[01])[0-9]{2})", "V": "(?P<V>[0-9]{2})"}
-    pattern = ""
+    digits |= {"n": "(?P<n>[0-9]{1,5})"}
+    pattern, form = "", form.partition(_FROM)[0]
     for directive, literal in re.findall(r"%(.)|([^%])", form):
         pattern += digits.get(directive, "[ -~]{1,20}") if directive else re.escape(literal)
     return pattern
@@ -150,7 +162,7 @@ class DateStyle:
     def _distinct(self, texts: pa.Array) -> Days:
         days = np.full(len(texts), _NAT, "datetime64[D]")
         for form in self.formats:
-            whole = re.sub(r"\?P<[GV]>", "", _pattern(form))
+            whole = re.sub(r"\?P<[GVn]>", "", _pattern(form))
             for i in np.flatnonzero(mask(pc.match_substring_regex(texts, f"^{whole}$")) & np.isnat(days)).tolist():
                 with contextlib.suppress(ValueError):  # 30 February has the shape of a date, and stays NaT
                     days[i] = np.datetime64(strict_date(texts[i].as_py(), form, self.weekday), "D")
