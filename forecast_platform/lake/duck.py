@@ -13,8 +13,6 @@ from forecast_platform.lake.tables import TableSpec
 if TYPE_CHECKING:
     from pyiceberg.table import FileScanTask, Table
 
-LOCAL = "file://"
-
 
 def show(con: duckdb.DuckDBPyConnection, spec: TableSpec, table: Table | None, tasks: list[FileScanTask]) -> None:
     """Show one table in a DuckDB connection: files on disk read by DuckDB itself, files elsewhere by pyarrow.
@@ -22,7 +20,8 @@ def show(con: duckdb.DuckDBPyConnection, spec: TableSpec, table: Table | None, t
     Arrow is shown by create_view, because what con.register shows is not seen by the connection's cursors.
     """
     nothing = spec.schema.empty_table()
-    local = [t.file.file_path.removeprefix(LOCAL) for t in tasks if t.file.file_path.startswith(LOCAL)]
+    places = [_place(table, task) for task in tasks] if table else []
+    local = [path for scheme, _, path in places if scheme == "file"]
     if table is None or not local:
         con.from_arrow(_dataset(spec, table, tasks) if table and tasks else nothing).create_view(
             spec.name, replace=True
@@ -54,13 +53,21 @@ def _dataset(spec: TableSpec, table: Table, tasks: list[FileScanTask]) -> Any:
     assert isinstance(io, PyArrowFileIO)
     fragments = []
     for task in tasks:
-        scheme, bucket, path = io.parse_location(task.file.file_path)
+        scheme, bucket, path = _place(table, task)
         partition = [
             ds.field(field.name) == pa.scalar(task.file.partition[at], schema.field(field.name).type)
             for at, field in enumerate(table.specs()[task.file.spec_id].fields)
         ]
         fragments.append(form.make_fragment(path, io.fs_by_scheme(scheme, bucket), *partition))
     return ds.FileSystemDataset(fragments, schema, form, fragments[0].filesystem)
+
+
+def _place(table: Table, task: FileScanTask) -> tuple[str, str, str]:
+    """(scheme, bucket, path) of a file: where the table's own access to files finds it, not where its name says."""
+    from pyiceberg.io.pyarrow import PyArrowFileIO
+
+    assert isinstance(table.io, PyArrowFileIO)
+    return table.io.parse_location(task.file.file_path)
 
 
 def literal(text: str) -> str:

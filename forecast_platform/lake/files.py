@@ -1,16 +1,66 @@
 """The files under a table's folder, on disk or in S3: what maintenance lists and deletes.
 
 An address is written one way only ("/lake/..." on disk, "s3://bucket/..." in S3), so that addresses can be compared.
+On disk a location in Iceberg's metadata is looked up below the warehouse at hand, see lake/local.py.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
+
+from forecast_platform.lake.lake import LakeError
+from forecast_platform.lake.tables import LOCAL, NAMESPACE
+
+# A location on disk: the folder of the home it was written in, then a table's folder, then perhaps a file of it.
+_LOCATION = re.compile(rf"(?:{LOCAL})?/(?:.*/)?({NAMESPACE}/\w+(?:/(?:data|metadata)/.+)?)", re.DOTALL)
+
+
+class OutsideHome(LakeError, PermissionError):
+    """A table names a file that is no part of its home."""
+
+
+class Inside:
+    """Paths below one warehouse on disk, by the locations in its tables' metadata.
+
+    Args:
+        warehouse: absolute path of the folder.
+    """
+
+    def __init__(self, warehouse: str) -> None:
+        self.warehouse = warehouse
+        self._folders: set[str] = set()  # seen to lie in the warehouse
+
+    def path(self, location: str) -> str:
+        """Where a table's folder or file lies. Names are taken as they are, never %-decoded.
+
+        Raises:
+            OutsideHome: the location is no table's, on other storage, or leaves the warehouse by ".." or by a link.
+        """
+        found = _LOCATION.fullmatch(location)
+        parts = found[1].split("/") if found else []
+        if not parts or {"", ".", ".."} & set(parts) or "\0" in location:
+            raise OutsideHome(f"{location!r} is no file of a table under {self.warehouse}")
+        path = "/".join((self.warehouse, *parts))
+        self.check(path)
+        return path
+
+    def check(self, path: str) -> None:
+        """Raises OutsideHome for a path that is not below the warehouse, or is a link or behind one."""
+        folder = os.path.dirname(path)
+        if folder not in self._folders:
+            root = os.path.realpath(self.warehouse)
+            if os.path.realpath(folder) != root + folder.removeprefix(self.warehouse):
+                raise OutsideHome(f"{folder} is not a folder of its own below {self.warehouse}; a link leads elsewhere")
+            if os.path.isdir(folder):
+                self._folders.add(folder)
+        if os.path.islink(path):
+            raise OutsideHome(f"{path} is a link; what lies below {self.warehouse} has to be files of its own")
 
 
 class File(NamedTuple):
@@ -25,7 +75,10 @@ class Files(Protocol):
     """Where the files of a warehouse are."""
 
     def address(self, location: str) -> str:
-        """The address of a location in Iceberg's metadata. ValueError: it is on another kind of storage."""
+        """The address of a location in Iceberg's metadata. OutsideHome or ValueError: it is on other storage."""
+
+    def folder(self, location: str) -> str:
+        """The address of a table's folder. OutsideHome or ValueError: it is not below the warehouse."""
 
     def under(self, folder: str) -> Iterator[File]:
         """Every file below a folder, given by its address."""
@@ -36,15 +89,18 @@ class Files(Protocol):
 
 def files_of(warehouse: str) -> Files:
     """The storage of a catalog's warehouse."""
-    return _Disk() if warehouse.startswith(("file:", "/")) else _Bucket()
+    return _Disk(warehouse.removeprefix(LOCAL)) if warehouse.startswith((LOCAL, "/")) else _Bucket(warehouse)
 
 
 class _Disk:
+    def __init__(self, warehouse: str) -> None:
+        self._inside = Inside(warehouse)
+
     def address(self, location: str) -> str:
-        path = location.removeprefix("file://")  # pyiceberg takes the rest as it is, never %-decoded
-        if not path.startswith("/"):
-            raise ValueError(f"{location} is not on this machine")
-        return str(Path(path).resolve())
+        return self._inside.path(location)
+
+    def folder(self, location: str) -> str:
+        return self._inside.path(location)
 
     def under(self, folder: str) -> Iterator[File]:
         """Links are neither followed nor listed."""
@@ -57,20 +113,28 @@ class _Disk:
 
     def delete(self, addresses: list[str]) -> None:
         for address in addresses:
+            self._inside.check(address)  # whatever asked for it: nothing outside the home is ever deleted
             Path(address).unlink(missing_ok=True)
 
 
 class _Bucket:
-    def __init__(self) -> None:
+    def __init__(self, warehouse: str) -> None:
         from forecast_platform.aws.clients import client
 
         self._client: Any = client("s3")
+        self._warehouse = warehouse
 
     def address(self, location: str) -> str:
         scheme, separator, key = location.partition("://")
         if scheme not in ("s3", "s3a", "s3n") or not separator:  # three names of one place; Spark writes the others
             raise ValueError(f"{location} is not in S3")
         return f"s3://{key}"
+
+    def folder(self, location: str) -> str:
+        warehouse, folder = self.address(self._warehouse), self.address(location)
+        if not folder.startswith(f"{warehouse}/"):
+            raise ValueError(f"its folder {folder} is outside the warehouse {warehouse}")
+        return folder
 
     def under(self, folder: str) -> Iterator[File]:
         bucket, _, prefix = folder.removeprefix("s3://").partition("/")

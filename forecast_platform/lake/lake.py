@@ -21,8 +21,8 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from forecast_platform.lake.duck import LOCAL, literal, show
-from forecast_platform.lake.tables import NAMESPACE, PROVENANCE, VIEWS, TableSpec, table_specs
+from forecast_platform.lake.duck import literal, show
+from forecast_platform.lake.tables import LOCAL, NAMESPACE, PROVENANCE, VIEWS, TableSpec, table_specs
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
@@ -48,25 +48,6 @@ class LakeError(RuntimeError):
     """The lake could not be read or written; the message says what to do."""
 
 
-def local_catalog(warehouse: Path) -> Catalog:
-    """Iceberg catalog in SQLite under `warehouse`, beside its tables."""
-    from filelock import FileLock
-    from pyiceberg.catalog.sql import SqlCatalog
-
-    if set("?#") & set(str(warehouse)):
-        raise LakeError(f"the lake's folder is {warehouse}; ? and # cannot be part of a table's address, rename it")
-    warehouse.mkdir(parents=True, exist_ok=True)
-    # Two processes creating the catalog's tables at once can hang, so creation is done under a lock. The default
-    # wait of 5 s for SQLite's write lock ends in "database is locked" when several runs commit; 30 s does not.
-    # The address is not Path.as_uri(): pyiceberg would take its %20 for the folder's name and write beside `warehouse`.
-    with FileLock(warehouse / ".catalog.lock", timeout=60):
-        catalog = SqlCatalog(
-            NAMESPACE, uri=f"sqlite:///{warehouse / 'catalog.db'}?timeout=30", warehouse=f"{LOCAL}{warehouse}"
-        )
-        catalog.create_namespace_if_not_exists(NAMESPACE)
-    return catalog
-
-
 class Lake:
     """The tables of `table_specs` in one Iceberg catalog, opened at first use.
 
@@ -84,7 +65,14 @@ class Lake:
 
     @classmethod
     def local(cls, warehouse: Path, quantile_columns: Sequence[str]) -> Lake:
-        return cls(lambda: local_catalog(warehouse), NAMESPACE, quantile_columns)
+        """The tables under a folder. Raises LakeError at first use, see lake/local.py."""
+
+        def opened() -> Catalog:
+            from forecast_platform.lake.local import local_catalog
+
+            return local_catalog(warehouse)
+
+        return cls(opened, NAMESPACE, quantile_columns)
 
     @classmethod
     def glue(cls, warehouse: str, database: str, quantile_columns: Sequence[str]) -> Lake:

@@ -14,7 +14,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from forecast_platform.lake.files import Files, files_of
+from forecast_platform.lake.files import files_of
 from forecast_platform.lake.lake import Lake
 
 if TYPE_CHECKING:
@@ -84,9 +84,9 @@ def _maintain(lake: Lake, name: str, keep_from: dt.datetime, young_from: dt.date
             pass  # a writer was first; the next maintenance forgets them
         storage = files_of(lake.catalog.properties["warehouse"])
         # Listed before the state is read: what is committed in between is seen as named.
-        files = list(storage.under(_folder(table, storage)))
+        files = list(storage.under(storage.folder(table.location())))
         table = lake.catalog.load_table((lake.namespace, name))
-        named = {storage.address(location) for location in _named(table)}
+        named = {storage.address(location) for location in reachable(table)}
         unnamed = [file for file in files if file.address not in named]
         if len(unnamed) == len(files):
             raise ValueError(f"none of the {len(files)} files in its folder is known to it")
@@ -109,15 +109,7 @@ def _superseded(table: Table, keep_from: dt.datetime) -> list[int]:
     return [s.snapshot_id for s in table.snapshots() if s.timestamp_ms <= started and s.snapshot_id not in in_force]
 
 
-def _folder(table: Table, storage: Files) -> str:
-    """The address of the table's folder. ValueError when it is not inside the catalog's warehouse."""
-    warehouse, folder = (storage.address(at) for at in (table.catalog.properties["warehouse"], table.location()))
-    if not folder.startswith(f"{warehouse}/"):
-        raise ValueError(f"its folder {folder} is outside the warehouse {warehouse}")
-    return folder
-
-
-def _named(table: Table) -> set[str]:
+def reachable(table: Table) -> set[str]:
     """The location of every file the table's metadata or one of its snapshots needs."""
     metadata = table.metadata
     named = {table.metadata_location, *(entry.metadata_file for entry in metadata.metadata_log)}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 NAMESPACE = "forecast"
+LOCAL = "file://"  # begins a location on disk
 
 _DAY = pa.date32()
 _TIME = pa.timestamp("us", tz="UTC")

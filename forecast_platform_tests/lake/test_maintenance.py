@@ -209,16 +209,6 @@ def test_nothing_outside_the_warehouse_or_behind_a_link_is_touched(worn, warehou
     assert (warehouse / "catalog.db").exists()
 
 
-def test_a_table_that_lives_elsewhere_is_not_swept(worn, warehouse, tmp_path):
-    catalog = worn.catalog
-    catalog.properties["warehouse"] = f"file://{tmp_path / 'other'}"
-    before = files(warehouse)
-    assert "outside the warehouse" in of(maintain(worn, keep=DAY, now=later(30))).skipped
-    catalog.properties["warehouse"] = "s3://bucket/lake"
-    assert "not in S3" in of(maintain(worn, keep=DAY, now=later(30))).skipped
-    assert {p for p in before if p.suffix == ".parquet"} <= files(warehouse)
-
-
 def test_a_lake_never_used(lake, warehouse):
     report = maintain(lake, keep=DAY, now=now())
     assert {t.skipped for t in report.tables} == {"it does not exist"}
