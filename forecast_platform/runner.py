@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from forecast_platform.landing.ingest import Ledger
 from forecast_platform.landing.kinds import FileRefused
@@ -37,7 +37,18 @@ class Outcome:
 
 
 def prepare_home(settings: Settings) -> None:
-    """Create $FORECAST_HOME with Dagster's settings, and point Dagster and child processes at it."""
+    """Create $FORECAST_HOME with Dagster's settings, point Dagster and child processes at it, and say that it is used.
+
+    Raises:
+        LakeError: it is half a home, shares files with another, or is being moved.
+    """
+    from forecast_platform.lake.guard import check, hold
+
+    if settings.profile == "local":
+        check(settings.warehouse)
+        settings.warehouse.mkdir(parents=True, exist_ok=True)
+        _used[settings.home] = hold(settings.warehouse)
+        os.set_inheritable(_used[settings.home].fileno(), True)  # `forecast ui` becomes Dagster's process
     settings.dagster_home.mkdir(parents=True, exist_ok=True)
     if not (settings.dagster_home / "dagster.yaml").exists():
         shutil.copy(Path(__file__).with_name("dagster.yaml"), settings.dagster_home / "dagster.yaml")
@@ -46,6 +57,9 @@ def prepare_home(settings: Settings) -> None:
             (Path(settings.landing) / kind).mkdir(parents=True, exist_ok=True)
     os.environ["FORECAST_HOME"] = str(settings.home)
     os.environ["DAGSTER_HOME"] = str(settings.dagster_home)
+
+
+_used: dict[Path, IO[Any]] = {}  # by home, open until this process ends
 
 
 class Runner:

@@ -12,6 +12,7 @@ from forecast_platform.cli.backtest import backtest
 from forecast_platform.cli.deepar import deepar_group
 from forecast_platform.cli.demo import demo
 from forecast_platform.cli.doctor import doctor
+from forecast_platform.cli.home import backup, move, restore
 from forecast_platform.cli.landing import import_files
 from forecast_platform.cli.planning import override
 from forecast_platform.cli.running import backfill, run
@@ -58,6 +59,9 @@ for _command in (
     views,
     backtest,
     doctor,
+    backup,
+    restore,
+    move,
     deepar_group,
 ):
     main.add_command(_command)

@@ -9,16 +9,15 @@ says.
 
 from __future__ import annotations
 
-import fcntl
-import os
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.io.pyarrow import PyArrowFileIO
 
 from forecast_platform.lake.files import Inside
+from forecast_platform.lake.guard import check, hold
 from forecast_platform.lake.lake import LakeError
 from forecast_platform.lake.tables import LOCAL, NAMESPACE
 
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from pyiceberg.io import FileIO
     from pyiceberg.table import Table
     from pyiceberg.typedef import Identifier, Properties
-
-UNFINISHED = ".unfinished"  # in the lake's folder while a home is being restored there or taken away; says why
 
 
 class HomeFiles(PyArrowFileIO):
@@ -54,6 +51,7 @@ class Catalog(SqlCatalog):
     def __init__(self, warehouse: Path) -> None:
         properties = {"warehouse": f"{LOCAL}{warehouse}", "py-io-impl": f"{__name__}.{HomeFiles.__name__}"}
         self._files = HomeFiles(properties)
+        self._held = hold(warehouse)  # as long as the catalog is open
         super().__init__(NAMESPACE, uri=f"sqlite:///{warehouse / 'catalog.db'}?timeout=30", **properties)
 
     def _load_file_io(self, properties: Properties | None = None, location: str | None = None) -> FileIO:
@@ -88,52 +86,4 @@ def local_catalog(warehouse: Path) -> Catalog:
     with FileLock(warehouse / ".catalog.lock", timeout=60):
         catalog = Catalog(warehouse)
         catalog.create_namespace_if_not_exists(NAMESPACE)
-    catalog.held = hold(warehouse)  # type: ignore[attr-defined]  # as long as the catalog is open
     return catalog
-
-
-def check(warehouse: Path) -> None:
-    """Raises LakeError for a folder that must not be used: half a home, or one that shares files with another."""
-    if (mark := warehouse / UNFINISHED).exists():
-        raise LakeError(f"{warehouse.parent} is not a whole home: {mark.read_text().strip()}")
-    database = warehouse / "catalog.db"
-    for linked in (path for path in (warehouse, warehouse / NAMESPACE, database) if path.is_symlink()):
-        raise LakeError(
-            f"{linked} is a link to {linked.resolve()}, so a copy of this home would write into the original; put the "
-            "folder itself there, or move the whole home with: forecast move"
-        )
-    if database.exists() and database.stat().st_nlink > 1:
-        raise LakeError(
-            f"{database} is one file with another home's (a copy made of hard links); copy it for itself: "
-            f"cp {database} {database}.own && mv {database}.own {database}"
-        )
-
-
-def hold(warehouse: Path) -> IO[Any]:
-    """Say that this process uses the home, until the file returned is closed or the process ends.
-
-    Raises:
-        LakeError: the home is being moved.
-    """
-    return _lock(warehouse, fcntl.LOCK_SH, f"{warehouse.parent} is being moved; wait until that is done")
-
-
-def hold_alone(warehouse: Path) -> IO[Any]:
-    """Have the home to oneself, until the file returned is closed or the process ends.
-
-    Raises:
-        LakeError: somebody uses it.
-    """
-    message = f"{warehouse.parent} is in use; end forecast ui, forecast dashboard and every run over it, then try again"
-    return _lock(warehouse, fcntl.LOCK_EX, message)
-
-
-def _lock(warehouse: Path, how: int, message: str) -> IO[Any]:
-    file = open(warehouse / ".in_use", "ab")  # noqa: SIM115 (held open by the caller)
-    try:
-        fcntl.flock(file, how | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        raise LakeError(message) from error
-    os.set_inheritable(file.fileno(), True)  # `forecast ui` becomes Dagster's process, and goes on using it
-    return file

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -98,3 +101,14 @@ def content(table: pa.Table) -> dict[tuple[dt.date, str, str], float | None]:
 
 def snapshots(lake: Lake, name: str = "cleaned_series") -> int:
     return len(lake.table(name).metadata.snapshots)
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """Every file's path and digest, links as what they point to."""
+    return {
+        str(path.relative_to(folder)): os.readlink(path)
+        if path.is_symlink()
+        else hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_symlink() or path.is_file()
+    }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 import json
 import os
 import shutil
@@ -15,27 +14,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from forecast_platform.lake.files import Inside, OutsideHome
+from forecast_platform.lake.guard import hold, hold_alone
 from forecast_platform.lake.lake import Lake, LakeError
-from forecast_platform.lake.local import hold, hold_alone
 from forecast_platform.lake.maintenance import maintain
-from forecast_platform_tests.lake.conftest import QUANTILES, content, forecast_rows, one_week, week
+from forecast_platform_tests.lake.conftest import QUANTILES, content, forecast_rows, one_week, tree, week
 
 TABLE, DAY = "cleaned_series", dt.timedelta(days=1)
 
 
 def opened(home: Path) -> Lake:
     return Lake.local(home / "lake", QUANTILES)
-
-
-def tree(folder: Path) -> dict[str, str]:
-    """Every file's path and digest, links as what they point to."""
-    return {
-        str(path.relative_to(folder)): os.readlink(path)
-        if path.is_symlink()
-        else hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_symlink() or path.is_file()
-    }
 
 
 @pytest.fixture
