@@ -1,16 +1,19 @@
-"""Realised accuracy: as a week's sales land, every earlier forecast of it is scored, beside last year's week."""
+"""Realised accuracy: as a week's sales land, every earlier forecast of it is scored, beside last year's week. What is
+published later, for a week whose sales are there already, is scored by the step that publishes it, forecast_table."""
 
 import dagster as dg
+import pyarrow as pa
+import pyarrow.compute as pc
 from dagster_duckdb import DuckDBResource
 
 from forecast_platform.defs import pictures
 from forecast_platform.defs.cleaned_series import cleaned_series
 from forecast_platform.defs.column_lineage import column_lineage
 from forecast_platform.defs.forecast_table import forecast_table
-from forecast_platform.defs.partitions import OWNERS, weekly, weeks_of
+from forecast_platform.defs.partitions import OWNERS, scored_again, weekly, weeks_of
 from forecast_platform.defs.resources import Platform, lake_connection
 from forecast_platform.defs.stage import Stage
-from forecast_platform.evaluation.accuracy import score_weeks
+from forecast_platform.evaluation.accuracy import rescore
 from forecast_platform.settings import get_settings
 from forecast_platform.weeks import key
 
@@ -35,7 +38,8 @@ def forecast_accuracy(
 ) -> dg.MaterializeResult:
     stage, weeks, settings, lake = Stage(context), weeks_of(context), platform.settings, platform.lake
     with lake_connection(platform, duckdb) as con:
-        rows = score_weeks(con, weeks[0], weeks[-1], settings.quantiles, settings.quantile_columns)
+        found = rescore(lake, con, settings.quantiles, settings.quantile_columns, sold=weeks)
+        rows = found.filter(pc.is_in(found["week"], pa.array(weeks)))
         con.register("rows", rows)
         scores = con.execute(
             """
@@ -52,7 +56,7 @@ def forecast_accuracy(
                 "coverage_by_horizon": pictures.coverage_by_horizon(con, settings.quantile_columns),
                 "dashboard": dg.MetadataValue.url(f"{settings.dashboard_url}/accuracy"),
             }
-    lake.replace_weeks("forecast_accuracy", weeks, rows)
+    scored_again(context, sorted(set(found["week"].to_pylist()) - set(weeks)), "last year's week changed")
     for week, *numbers in scores:
         names = ("forecasts_scored", "wape", "wql", "coverage", "naive_wape")
         metadata = {name: value for name, value in zip(names, numbers, strict=True) if value is not None}

@@ -11,9 +11,10 @@ from dagster_duckdb import DuckDBResource
 from forecast_platform.defs import pictures
 from forecast_platform.defs.batch_predictions import batch_of, batch_predictions, model_in_force
 from forecast_platform.defs.column_lineage import column_lineage
-from forecast_platform.defs.partitions import OWNERS, as_known, weekly, weeks_of
+from forecast_platform.defs.partitions import OWNERS, as_known, scored_again, weekly, weeks_of
 from forecast_platform.defs.resources import Platform, lake_connection
 from forecast_platform.defs.stage import Stage
+from forecast_platform.evaluation.accuracy import rescore
 from forecast_platform.lake.lake import run_columns, with_columns
 from forecast_platform.series.batch import read_batch
 from forecast_platform.series.cleaning import read_panel
@@ -50,6 +51,10 @@ def forecast_table(
     series = pc.sum(pc.equal(rows["level"], "series")).as_py() // settings.prediction_length
     lake.replace_weeks("no_forecast", [week], with_columns(without, forecast_week=pa.scalar(week, pa.date32()), **run))
     changed = lake.replace_weeks("forecasts", [week], rows)
+    # Whatever the order of runs: weeks ahead that have been sold already are scored by what was published now.
+    with lake_connection(platform, duckdb) as con:
+        scores = rescore(lake, con, settings.quantiles, settings.quantile_columns, published=[week])
+    scored_again(context, sorted(set(scores["week"].to_pylist())), f"the forecast of {week} was published")
     metadata = {}
     if changed and landed and landed[0]:
         delay = (dt.datetime.now(dt.UTC) - landed[0].astimezone(dt.UTC)).total_seconds()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterable
 
 import dagster as dg
 
@@ -45,3 +46,9 @@ def as_known(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) 
     if mode not in ("now", "then"):
         raise dg.Failure(f"the run's tag {AS_KNOWN} is {mode!r}; use now or then")
     return mode
+
+
+def scored_again(context: dg.AssetExecutionContext, weeks: Iterable[dt.date], why: str) -> None:
+    """Have it on record that this step scored other weeks than its run is about."""
+    for week in weeks:
+        context.log_event(dg.AssetMaterialization("forecast_accuracy", description=why, partition=key(week)))

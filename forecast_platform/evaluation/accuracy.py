@@ -1,4 +1,8 @@
-"""Realised accuracy: every earlier forecast of a week, scored when the week's sales have landed."""
+"""Realised accuracy: every earlier forecast of a week, scored by the week's sales.
+
+The rows are a function of the tables `forecasts` and `cleaned_series` as they are, whatever the order in which they
+came to be: whoever changes one of the two calls `rescore` with the weeks changed.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,8 @@ from collections.abc import Sequence
 
 import duckdb
 import pyarrow as pa
+
+from forecast_platform.lake.lake import Lake, LakeError
 
 # A store's actual is the sum of all its observed series, also of those that opened after the forecast was made: the
 # planner's question is what the store sold.
@@ -32,14 +38,61 @@ _ACCURACY = """
     LEFT JOIN actual AS n
       ON n.level = f.level AND n.week = f.target_week - 364
      AND n.store IS NOT DISTINCT FROM f.store AND n.dept IS NOT DISTINCT FROM f.dept
-    WHERE f.target_week BETWEEN $first AND $last
+    WHERE list_contains($weeks, f.target_week)
 """
+
+# The target weeks whose scores depend on forecasts made in the weeks $published (those scored before included: a
+# forecast may reach less far now), or on what was sold in the weeks $sold, as actual or as last year's week.
+_CONCERNED = """
+    SELECT target_week AS week FROM forecasts
+    WHERE list_contains($published, forecast_week) OR list_contains($sold, target_week - 364)
+    UNION SELECT week FROM forecast_accuracy WHERE list_contains($published, forecast_week)
+    UNION SELECT unnest($sold)
+    ORDER BY week
+"""
+_TRIES = 20
+
+
+def rescore(
+    lake: Lake,
+    con: duckdb.DuckDBPyConnection,
+    quantiles: Sequence[float],
+    columns: Sequence[str],
+    published: Sequence[dt.date] = (),
+    sold: Sequence[dt.date] = (),
+) -> pa.Table:
+    """Score every week again that a change concerns, and put the scores into `forecast_accuracy`.
+
+    Runs may do so at the same time: one that wrote scores of a state that has changed meanwhile scores again, so the
+    last scores written are those of the newest state.
+
+    Args:
+        con: a connection of this call's own; the lake is attached to it.
+        published: weeks whose forecasts were published, perhaps in place of others.
+        sold: weeks whose sales are new, or may have changed.
+
+    Returns:
+        The rows of all weeks concerned, see `score_weeks`.
+
+    Raises:
+        LakeError: others kept changing forecasts or sales.
+    """
+    for _ in range(_TRIES):
+        state = lake.snapshot("forecasts"), lake.snapshot("cleaned_series")
+        lake.attach(con)
+        asked = {"published": _days(published), "sold": _days(sold)}
+        weeks = [week for (week,) in con.execute(_CONCERNED, asked).fetchall()]
+        rows = score_weeks(con, weeks, quantiles, columns)
+        lake.replace_weeks("forecast_accuracy", weeks, rows)
+        if state == (lake.snapshot("forecasts"), lake.snapshot("cleaned_series")):
+            return rows
+    raise LakeError(f"forecasts or sales changed {_TRIES} times while they were scored; run forecast_accuracy again")
 
 
 def score_weeks(
-    con: duckdb.DuckDBPyConnection, first: dt.date, last: dt.date, quantiles: Sequence[float], columns: Sequence[str]
+    con: duckdb.DuckDBPyConnection, weeks: Sequence[dt.date], quantiles: Sequence[float], columns: Sequence[str]
 ) -> pa.Table:
-    """Rows of `forecast_accuracy` for target weeks first .. last.
+    """Rows of `forecast_accuracy` for some target weeks.
 
     `quantile_loss` is the mean over the published quantiles of 2 * pinball loss, so that sum(quantile_loss) /
     sum(|actual|) is the mean wQL. `in_interval` is the outermost pair of quantiles. `naive` is the sales of 52 weeks
@@ -53,4 +106,9 @@ def score_weeks(
         for q, c in zip(quantiles, columns, strict=True)
     )
     sql = _ACCURACY.format(losses=losses, n=len(columns), low=columns[0], high=columns[-1])
-    return con.sql(sql, params={"first": first, "last": last}).to_arrow_table()
+    return con.sql(sql, params={"weeks": _days(weeks)}).to_arrow_table()
+
+
+def _days(weeks: Sequence[dt.date]) -> duckdb.Value:
+    """A list of dates as a parameter, also when it is empty."""
+    return duckdb.Value(list(weeks), duckdb.list_type(duckdb.sqltypes.DATE))
