@@ -303,6 +303,7 @@ def _unpack(file: Path, folder: Path, progress: Progress) -> Contents:
     mark.write_text(f"the restore of {file} did not end; run it again")
     found: dict[str, tuple[int, str]] = {}
     manifest: dict[str, Any] | None = None
+    size = file.stat().st_size
     try:
         with open(file, "rb") as raw, _decompressed(raw) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
             for member in tar:
@@ -314,7 +315,7 @@ def _unpack(file: Path, folder: Path, progress: Progress) -> Contents:
                     continue
                 path = folder.joinpath(*_safe(member.name, found, file))
                 found[member.name] = _save(data, path, member)
-                progress("restore", raw.tell(), file.stat().st_size)
+                progress("restore", min(raw.tell(), size - 1), size)  # what was read may not be written yet
     except (tarfile.TarError, EOFError, zlib.error, pa.ArrowException, ValueError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # a full disk is not the backup's fault
             raise
@@ -334,6 +335,7 @@ def _unpack(file: Path, folder: Path, progress: Progress) -> Contents:
             f"{file} is damaged: {wrong[0]} is not what was backed up ({len(wrong)} files); use another backup"
         )
     _verify_tables(folder / "lake", contents.tables)
+    progress("restore", size, size)
     mark.unlink()
     return contents
 

@@ -18,6 +18,7 @@ ones. Tests of other calendars start a process of their own.
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import os
 import shutil
 import tempfile
@@ -117,43 +118,41 @@ def s3(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 class HistoryHome:
-    """A home after its history was brought in, to be had again and again. Iceberg writes down absolute paths, so a
-    copy of it is of use only when it is put back where it came from: one test at a time, as in any pytest process."""
+    """A home after its history was brought in, to be had again and again: each time a copy, at another place."""
 
     def __init__(self, home: Path) -> None:
-        self.home, self.copy = home, home.with_name("copy")
+        self.home, self._copies = home, itertools.count(1)
 
-    def open(self) -> Graph:
-        from forecast_platform_tests.defs.graph import Graph
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("FORECAST_HOME", str(self.home))
-            return Graph(Settings(**SMALL))
-
-    def save(self) -> None:
-        shutil.copytree(self.home, self.copy)
+    def copy(self) -> Path:
+        return Path(shutil.copytree(self.home, self.home.with_name(f"copy{next(self._copies)}")))
 
     def restore(self) -> Graph:
-        shutil.rmtree(self.home)
-        shutil.copytree(self.copy, self.home)
-        return self.open()
+        return open_graph(self.copy())
+
+
+def open_graph(home: Path) -> Graph:
+    from forecast_platform_tests.defs.graph import Graph
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FORECAST_HOME", str(home))
+        return Graph(Settings(**SMALL))
 
 
 @pytest.fixture(scope="session")
 def history_home(tmp_path_factory: pytest.TempPathFactory, retailer: Retailer) -> HistoryHome:
-    made = HistoryHome(tmp_path_factory.mktemp("history") / "home")
-    graph, weeks = made.open(), weeks_of(retailer)[:-3]
+    home = tmp_path_factory.mktemp("history") / "home"
+    graph, weeks = open_graph(home), weeks_of(retailer)[:-3]
     # As if written the day after its last week, so that forecasts as_known_then of that week see all of it.
     graph.land(history_files(retailer, weeks[-1], dirty_rows=0), at=landing_day(weeks[-1]))
     assert graph.history(weeks[0], weeks[-1]).success
-    made.save()
-    return made
+    return HistoryHome(home)
 
 
 @pytest.fixture
 def with_history(history_home: HistoryHome, monkeypatch: pytest.MonkeyPatch) -> Graph:
-    monkeypatch.setenv("FORECAST_HOME", str(history_home.home))
-    return history_home.restore()
+    graph = history_home.restore()
+    monkeypatch.setenv("FORECAST_HOME", str(graph.platform.settings.home))
+    return graph
 
 
 def landing_day(week: dt.date) -> dt.datetime:

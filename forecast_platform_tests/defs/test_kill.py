@@ -1,8 +1,8 @@
 """A run whose process dies by SIGKILL at a named point inside each asset, and the clean run after it.
 
 The process is started from a server that has everything imported (multiprocessing's "forkserver"), so that a death
-costs a second and not ten. The landing folder stays where it is and the lake is put back to before the run, so the run
-that dies, the one after it and the undisturbed one all see the same files with the same times.
+costs a second and not ten. The landing folder stays where it is and each run that dies has a copy of the home of before
+the run, so it, the one after it and the undisturbed one all see the same files with the same times.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -79,10 +78,10 @@ def _run_and_die(home: str, landing: str, week: Any, place: str, when: str, tabl
         return result
 
     setattr(owner, name, deadly)
-    _open(Path(home), landing).week(week)
+    _open(landing).week(week)
 
 
-def _open(home: Path, landing: str) -> Graph:
+def _open(landing: str) -> Graph:
     return Graph(Settings(**SMALL, landing_url=landing, retrain_every_weeks=1, target="sales"))
 
 
@@ -107,19 +106,19 @@ class Killed:
     def rerun(self, fresh: bool = False) -> dict[str, list[dict[str, Any]]]:
         """All tables after a clean run."""
         if fresh:
-            self.home.restore()
+            self.place = self.home.copy()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("FORECAST_HOME", str(self.home.home))
-            graph = _open(self.home.home, self.landing)
+            patch.setenv("FORECAST_HOME", str(self.place))
+            graph = _open(self.landing)
         result = graph.week(self.week)
         assert result.success, result.failures
         return contents(graph.lake)
 
     def die(self, place: str, when: str, table: str | None) -> int | None:
         """Exit code of a run that is killed there: minus the signal's number."""
-        self.home.restore()
+        self.place = self.home.copy()
         process = self.context.Process(
-            target=_run_and_die, args=(str(self.home.home), self.landing, self.week, place, when, table)
+            target=_run_and_die, args=(str(self.place), self.landing, self.week, place, when, table)
         )
         process.start()
         process.join(timeout=120)
@@ -133,11 +132,10 @@ def killed(tmp_path_factory: pytest.TempPathFactory, retailer: Retailer) -> Iter
     home, landing, weeks = HistoryHome(folder / "home"), str(folder / "landing"), weeks_of(retailer)[:-2]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FORECAST_HOME", str(home.home))
-        graph = _open(home.home, landing)
+        graph = _open(landing)
         graph.land(history_files(retailer, weeks[-2], dirty_rows=0), at=landing_day(weeks[-2]))
         assert graph.history(weeks[0], weeks[-2]).success
         assert graph.week(weeks[-2]).success
-        home.save()
         name, data = week_file(retailer, weeks[-1])
         graph.land({name: data + b"1,1,2025-01-01,3,\n"}, at=landing_day(weeks[-1]))
         yield Killed(home, landing, weeks[-1])
