@@ -69,6 +69,10 @@ class Catalog(SqlCatalog):
             ) from error
         return table
 
+    def close(self) -> None:
+        super().close()
+        self._held.close()
+
 
 def local_catalog(warehouse: Path) -> Catalog:
     """Iceberg catalog in SQLite under `warehouse`, beside its tables.

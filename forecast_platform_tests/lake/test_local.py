@@ -128,7 +128,7 @@ def test_a_lake_that_is_in_use_cannot_be_had_alone(original):
     lake.read(TABLE)
     with pytest.raises(LakeError, match="in use"):
         hold_alone(original / "lake")
-    del lake
+    lake.catalog.close()
     with hold_alone(original / "lake"), pytest.raises(LakeError, match="being moved"):
         hold(original / "lake")
 
