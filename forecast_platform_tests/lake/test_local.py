@@ -33,6 +33,7 @@ def original(tmp_path) -> Path:
     lake = opened(home)
     for value in (1.0, 2.0):
         lake.replace_weeks(TABLE, [week(0)], one_week(week(0), value))
+    lake.catalog.close()
     return home
 
 
