@@ -58,9 +58,7 @@ class Settings(BaseSettings):
         default_factory=dict, description='canonical name -> name in the file, e.g. {"weekly_sales": "Umsatz"}'
     )
     date_format: str = Field(
-        "",
-        description='strptime format of dates; several separated by "|" where they can\'t be confused; %G-W%V for ISO '
-        "weeks; empty: the preset's",
+        "", description='strptime format of dates; several separated by "|"; %G-W%V for ISO weeks; empty: the preset\'s'
     )
     week_label: Literal["", "end", "start"] = Field(
         "", description="a date names the end of its week (default) or start"
@@ -86,8 +84,7 @@ class Settings(BaseSettings):
     )
     aggregate: Literal["", "refuse", "sum", "last"] = Field(
         "",
-        description="several rows of one store, department and week: add them up (days become weeks), keep the last, "
-        "refuse the file; empty: a few are quarantined, more refuse the file",
+        description="rows of one store, department and week: sum (days become weeks), last, refuse; empty: few or none",
     )
     totals: Literal["", "refuse", "leave_out", "keep"] = Field(
         "", description="rows that are sums of others: refuse the file (default), leave them out, keep them"

@@ -63,8 +63,9 @@ def test_grid_positions_round_trip(end, first, day, length):
     assert position.dtype == np.int64
     assert (np.diff(position) == 1).all()
     assert calendar.dates(position).tolist() == grid
-    assert calendar.index(calendar.first_week) == 0
-    assert calendar.dates(0) == np.datetime64(calendar.first_week)
+    # Counted alike whatever the first week is: training keeps its rhythm when earlier weeks land.
+    assert calendar.index(grid).tolist() == WeekCalendar(end).index(grid).tolist()
+    assert calendar.dates(0) == np.datetime64(calendar.week_of(dt.date(2010, 1, 1)))
 
 
 @repeatable

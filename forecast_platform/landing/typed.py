@@ -54,8 +54,7 @@ def _parquet_rows(
             )
     typed = frozenset(i for i in wanted if not _is_text(schema.field(i).type))
     first = 1
-    batches = iter(_batches(file, key, [header[i] for i in wanted]))
-    for batch in batches:
+    for batch in _batches(file, key, [header[i] for i in wanted]):
         try:
             columns = {i: _as_text(_one(batch.column(at)), dialect.time_zone) for at, i in enumerate(wanted)}
         except (pa.ArrowException, ValueError) as error:
@@ -71,6 +70,8 @@ def _parquet_rows(
 
         yield Rows(columns, np.arange(first, first + len(batch)), [], records, typed)
         first += len(batch)
+    if first - 1 != file.metadata.num_rows:  # a damaged file can end early without an error
+        raise unreadable(key, f"{first - 1:,} of its {file.metadata.num_rows:,} rows could be read")
 
 
 def _batches(file: pq.ParquetFile, key: str, names: list[str]) -> Iterator[pa.RecordBatch]:
