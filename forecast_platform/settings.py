@@ -1,6 +1,9 @@
 """Settings: the one reader of environment variables.
 
 Sources, strongest first: arguments, `FORECAST_*` environment variables, `$FORECAST_HOME/settings.toml`, defaults.
+Whatever is no setting, or no value of one, is refused by its name and source: a setting that is ignored in silence is
+found out by wrong numbers. Texts of errors hold no secrets.
+
 `forecast import --preset walmart` writes the chosen preset to settings.toml so that the sensor reads later files
 the same way.
 """
@@ -9,18 +12,24 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import difflib
 import functools
 import json
 import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr, field_validator, model_validator
+from pydantic import Field, PrivateAttr, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
@@ -34,6 +43,18 @@ DEFAULT_HOME = ".forecast"
 # Every field of a dialect but its name is a setting of the same name.
 _DIALECT = [field.name for field in dataclasses.fields(Dialect) if field.name != "name"]
 
+PREFIX = "FORECAST_"
+# Variables of ours that are no settings: where the settings lie, and what only tests and benchmarks read.
+OTHER_VARIABLES = {
+    "FORECAST_HOME": "the folder of all state",
+    "FORECAST_WALMART_DIR": "benchmarks and tests: the folder of the Walmart files",
+    "FORECAST_CHROMIUM": "tests: the browser",
+    "FORECAST_LIVE_URL": "tests: a bucket of a live AWS account",
+    "FORECAST_LIVE_WORKGROUP": "tests: an Athena workgroup of a live AWS account",
+}
+# Passwords and keys have no place in a file that is copied, mailed and committed.
+ENVIRONMENT_ONLY = ("smtp_password", "notify_secret")
+
 
 def home() -> Path:
     """The one folder that holds all state: landing, lake, models, Dagster's own storage."""
@@ -43,7 +64,7 @@ def home() -> Path:
 class Settings(BaseSettings):
     """Everything an operator may set. Each field is `FORECAST_<NAME>` in the environment."""
 
-    model_config = SettingsConfigDict(env_prefix="FORECAST_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True)
 
     profile: Literal["local", "aws"] = Field("local", description="which twins of the resources to use")
     landing_url: str = Field("", description="folder or s3://bucket/prefix to watch; empty: $FORECAST_HOME/landing")
@@ -144,6 +165,15 @@ class Settings(BaseSettings):
 
     # What people see
     dashboard_url: str = Field("http://127.0.0.1:8050", description="where assets' pages say that the dashboard is")
+    notify: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (), description="who is told of failures, late weeks, refusals and reports: mailto:, Slack or webhook addresses"
+    )
+    notify_secret: SecretStr = Field(
+        SecretStr(""), description="signs what is sent to webhooks (HMAC-SHA256); environment only"
+    )
+    smtp_url: str = Field("", description="mail server: smtp://user@host:587 (STARTTLS) or smtps://user@host:465")
+    smtp_password: SecretStr = Field(SecretStr(""), description="password of smtp_url's user; environment only")
+    smtp_from: str = Field("", description="sender of the mails; empty: smtp_url's user, else the receiver")
 
     # The lake
     keep_states_days: int = Field(30, ge=1, description="days for which replaced states of a table can be asked for")
@@ -176,6 +206,21 @@ class Settings(BaseSettings):
 
     _home: Path = PrivateAttr(default_factory=home)
 
+    def __init__(self, **values: Any) -> None:
+        """Read the settings.
+
+        Raises:
+            ValidationError: a setting is unknown or wrong; each error says where it is set and what it may be.
+            SettingsError: a variable that is no setting, or a file that is no TOML.
+        """
+        _refuse_unknown_variables(type(self).model_fields)
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise _explained(error, values, type(self).model_fields) from None
+        except SettingsError as error:
+            raise _explained_json(error) from None
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -185,7 +230,15 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, home() / "settings.toml")
+        return init_settings, env_settings, _SettingsFile(settings_cls, home() / "settings.toml")
+
+    @field_validator("notify", mode="before")
+    @classmethod
+    def _split_targets(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = [part.strip() for part in value.strip().removeprefix("[").removesuffix("]").split(",")]
+            value = [part.strip("\"'") for part in value if part]
+        return value
 
     @field_validator("quantiles", mode="before")
     @classmethod
@@ -225,8 +278,18 @@ class Settings(BaseSettings):
             self._check_aws()
         elif self.engine not in ("", "local"):
             raise ValueError(f"engine {self.engine} needs profile aws; set FORECAST_PROFILE=aws")
+        self._check_notify()
         _ = self.contract, self.calendar, self.declarations  # they validate themselves
         return self
+
+    def _check_notify(self) -> None:
+        for number, target in enumerate(self.notify, 1):
+            if not re.match(r"mailto:[^@\s]+@[^@\s]+$|(slack\+)?https?://[^/\s]+", target.get_secret_value()):
+                raise ValueError(f"notify: target {number} is neither mailto:name@host nor an http(s):// address")
+            if target.get_secret_value().startswith("mailto:") and not self.smtp_url:
+                raise ValueError("notify sends mail and needs smtp_url, such as smtp://user@host:587")
+        if self.smtp_url and not re.match(r"smtps?://([^:@/\s]+@)?[^:@/\s]+(:\d+)?/?$", self.smtp_url):
+            raise ValueError("smtp_url is smtp://user@host:port or smtps://...; the password goes into smtp_password")
 
     def _check_aws(self) -> None:
         needed = {"storage_url": self.storage_url, "landing_url": self.landing_url}
@@ -254,6 +317,11 @@ class Settings(BaseSettings):
     @property
     def home(self) -> Path:
         return self._home
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must never be in a text that people or logs get."""
+        return tuple(s.get_secret_value() for s in (*self.notify, self.notify_secret, self.smtp_password))
 
     @property
     def landing(self) -> str:
@@ -301,6 +369,87 @@ class Settings(BaseSettings):
     @property
     def quantile_columns(self) -> tuple[str, ...]:
         return tuple(f"p{round(q * 100)}" for q in self.quantiles)
+
+
+class _SettingsFile(TomlConfigSettingsSource):
+    """$FORECAST_HOME/settings.toml. What is wrong with it is said by its path and line."""
+
+    def _read_file(self, file_path: Any) -> dict[str, Any]:
+        try:
+            # A byte order mark is what Windows' editors put first.
+            found = tomllib.loads(file_path.read_text("utf-8-sig"))
+        except UnicodeDecodeError:
+            raise SettingsError(f"{file_path} is not in UTF-8; save it again as UTF-8") from None
+        except tomllib.TOMLDecodeError as error:
+            raise SettingsError(
+                f'{file_path} is no TOML: {error}. A setting is a line such as week_ends = "SUN"; texts have quotes, '
+                "numbers have none"
+            ) from None
+        if secret := [name for name in ENVIRONMENT_ONLY if name in found]:
+            raise SettingsError(f"{secret[0]} stands in {file_path}; give it as {PREFIX}{secret[0].upper()} instead")
+        return found
+
+
+def _near(name: str, names: Iterable[str]) -> str:
+    """A question to end a message with: did you mean the name that looks most like it? Empty when none does."""
+    bare = {known.upper().removeprefix(PREFIX): known for known in names}
+    found = difflib.get_close_matches(name.upper().removeprefix(PREFIX), bare, n=1, cutoff=0.6)
+    return f"; did you mean {bare[found[0]]}?" if found else ""
+
+
+def _refuse_unknown_variables(fields: Iterable[str]) -> None:
+    known = [*(f"{PREFIX}{name.upper()}" for name in fields), *OTHER_VARIABLES]
+    given = [name for name in os.environ if name.upper().startswith(PREFIX)]
+    lines = [
+        f"unknown setting {name} in the environment{_near(name, known)}"
+        for name in sorted(given)
+        if name.upper() not in known
+    ]
+    if lines:
+        raise SettingsError("\n".join(lines) + ". Correct the name, or unset the variable")
+
+
+def _explained(error: ValidationError, values: Mapping[str, Any], fields: Mapping[str, Any]) -> ValidationError:
+    """The same error in words for people: where the setting is set, its value, and what it may be."""
+    lines: list[InitErrorDetails] = []
+    for found in error.errors(include_url=False):
+        name = str(found["loc"][0]) if found["loc"] else ""
+        reason = str(found["msg"]).removeprefix("Value error, ")
+        if found["type"] == "extra_forbidden":
+            text = f"unknown setting {name} in {_source(name, values)}"
+            text += _near(name, fields)
+        elif name:
+            shown = "" if name in ENVIRONMENT_ONLY or name == "notify" else f" is {found['input']!r}: {reason}"
+            text = f"{name}, set in {_source(name, values)}," + (shown or f" is wrong: {reason}")
+            text += f" ({fields[name].description})" if name in fields else ""
+        else:
+            # Of several settings together: say where those it names are set.
+            named = [n for n in fields if re.search(rf"\b{n}\b", reason) and _source(n, values)]
+            places = sorted({_source(n, values) for n in named})
+            text = f"{reason} (set in {', '.join(places)})" if places else reason
+        kind = PydanticCustomError("setting", "{text}", {"text": text})
+        lines.append(InitErrorDetails(type=kind, loc=found["loc"], input=None))
+    return ValidationError.from_exception_data("Settings", lines, hide_input=True)
+
+
+def _source(name: str, values: Mapping[str, Any]) -> str:
+    """Where a setting got its value; empty where it has its default."""
+    if name in values:
+        return "an option or argument"
+    variable = f"{PREFIX}{name.upper()}"
+    if any(given.upper() == variable for given in os.environ):
+        return f"the environment ({variable})"
+    path = home() / "settings.toml"
+    return str(path) if path.exists() and name in tomllib.loads(path.read_text("utf-8-sig")) else ""
+
+
+def _explained_json(error: SettingsError) -> SettingsError:
+    """pydantic's "error parsing value for field" with the variable, and what it should look like."""
+    found = re.match(r'error parsing value for field "(\w+)"', str(error))
+    if not found:
+        return error
+    variable = f"{PREFIX}{found[1].upper()}"
+    return SettingsError(f'{variable} ({found[1]}) is no JSON; write it like {variable}=\'{{"name": "value"}}\'')
 
 
 @functools.cache

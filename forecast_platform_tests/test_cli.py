@@ -232,7 +232,7 @@ def test_backtest_with_columns_of_ones_own(
         (("--known", "prmo"), "the columns that landed are open_days, price, promo, rain; land it under features/"),
         (("--known", "promo=soon"), "promo is declared as 'known:soon'; write known, known:0"),
         (("--past", "days", "--exposure", "days"), "days is the exposure and must be known ahead"),
-        (("--country", "Germany"), "FORECAST_COUNTRY: "),
+        (("--country", "Germany"), "country, set in an option or argument, is 'Germany'"),
         (("--country", "XX"), "write an ISO code such as US"),
     ],
 )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
+import re
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -13,7 +15,7 @@ from pydantic_settings import SettingsError
 from forecast_platform.landing.dialects import PRESETS
 from forecast_platform.selection import plans
 from forecast_platform.series.covariates import Declaration, Declarations
-from forecast_platform.settings import Settings, get_settings, home
+from forecast_platform.settings import OTHER_VARIABLES, Settings, get_settings, home
 
 
 @pytest.fixture(autouse=True)
@@ -226,3 +228,127 @@ def test_every_setting_is_described():
     for name, field in Settings.model_fields.items():
         assert field.description, name
         assert len(field.description) < 120, name
+
+
+# ------------------------------------------------------------------------------------- nothing is ignored in silence
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("FORECAST_WEEK_END", "FORECAST_WEEK_ENDS"),
+        ("FORECAST_WEEKEND", "FORECAST_WEEK_ENDS"),
+        ("forecast_sede", "FORECAST_SEED"),
+        ("FORECAST_HOMES", "FORECAST_HOME"),
+        ("FORECAST_QWERTZUIOP", ""),
+    ],
+)
+def test_a_variable_that_is_no_setting_is_refused_with_the_name_it_is_like(monkeypatch, name, meant):
+    monkeypatch.setenv(name, "x")
+    with pytest.raises(SettingsError) as error:
+        Settings()
+    assert f"unknown setting {name} in the environment" in str(error.value)
+    assert (f"did you mean {meant}?" in str(error.value)) if meant else "did you mean" not in str(error.value)
+
+
+def test_variables_of_ours_that_are_no_settings_are_let_be(monkeypatch):
+    for name in OTHER_VARIABLES:
+        if name != "FORECAST_HOME":
+            monkeypatch.setenv(name, "x")
+    Settings()
+    root = Path(__file__).resolve().parents[1]
+    files = [f for kind in ("*.py", "*.yaml", "Makefile", "*.Dockerfile", "*.md") for f in root.rglob(kind)]
+    named = {
+        n for f in files if ".venv" not in f.parts for n in re.findall(r"\bFORECAST_[A-Z_]*[A-Z]\b", f.read_text())
+    }
+    known = {f"FORECAST_{name.upper()}" for name in Settings.model_fields} | set(OTHER_VARIABLES)
+    made_up = {"FORECAST_WEEK_END", "FORECAST_WEEKEND", "FORECAST_HOMES", "FORECAST_QWERTZUIOP", "FORECAST_MAX_JOB"}
+    assert named - known <= made_up, "a variable that no setting and no list knows"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('wek_ends = "SUN"\n', "unknown setting wek_ends in {path}; did you mean week_ends?"),
+        ('FORECAST_WEEK_ENDS = "SUN"\n', "unknown setting FORECAST_WEEK_ENDS in {path}; did you mean week_ends?"),
+        ("[settings]\nseed = 3\n", "unknown setting settings in {path}"),
+        ('seed = "many"\n', "seed, set in {path}, is 'many': "),
+        ('week_ends = "XYZ"\n', "use one of MON, TUE, WED, THU, FRI, SAT, SUN (set in {path})"),
+        ('profile = "azure"\n', "profile, set in {path}, is 'azure': Input should be 'local' or 'aws'"),
+        ("complete_share = 2\n", "complete_share, set in {path}, is 2: Input should be less than or equal to 1"),
+    ],
+)
+def test_what_is_wrong_in_the_file_is_named_with_the_file(home_folder, text, says):
+    path = home_folder / "settings.toml"
+    path.write_text(text)
+    with pytest.raises(ValidationError) as error:
+        Settings()
+    assert says.format(path=path) in str(error.value)
+    assert "Extra inputs" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"seed = 3\nweek_ends = SUN\n", "is no TOML: Invalid value (at line 2, column 13)"),
+        (b"seed: 3\n", "is no TOML: Expected '=' after a key in a key/value pair (at line 1"),
+        ("date_format = '%d' # für\n".encode("utf-16"), "is not in UTF-8"),
+        (b'smtp_password = "hunter2"\n', "give it as FORECAST_SMTP_PASSWORD"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named_with_the_line(home_folder, content, says):
+    (home_folder / "settings.toml").write_bytes(content)
+    with pytest.raises(SettingsError) as error:
+        Settings()
+    assert str(home_folder / "settings.toml") in str(error.value)
+    assert says in str(error.value)
+    assert "hunter2" not in str(error.value)
+
+
+def test_a_file_saved_by_a_windows_editor_is_read(home_folder):
+    (home_folder / "settings.toml").write_bytes(b"\xef\xbb\xbfseed = 3\r\n")
+    assert Settings().seed == 3
+
+
+def test_a_wrong_variable_is_named_as_one(monkeypatch):
+    monkeypatch.setenv("FORECAST_COUNTRY", "Germany")
+    with pytest.raises(ValidationError, match=r"set in the environment \(FORECAST_COUNTRY\), is 'Germany'.*ISO code"):
+        Settings()
+    with pytest.raises(ValidationError, match="country, set in an option or argument, is 'Spain'"):
+        Settings(country="Spain")
+
+
+# -------------------------------------------------------------------------------------------- who is told
+
+
+def test_secrets_are_in_no_text(monkeypatch):
+    monkeypatch.setenv("FORECAST_NOTIFY", "https://hooks.example.com/services/T0/hunter2,mailto:a@b.example")
+    monkeypatch.setenv("FORECAST_SMTP_URL", "smtp://robot@mail.example:587")
+    monkeypatch.setenv("FORECAST_SMTP_PASSWORD", "hunter2")
+    monkeypatch.setenv("FORECAST_NOTIFY_SECRET", "hunter2")
+    settings = Settings()
+    assert len(settings.notify) == 2
+    assert "hunter2" not in f"{settings!r}{settings}{settings.model_dump()}"
+    monkeypatch.setenv("FORECAST_NOTIFY", "hooks.example.com/hunter2")
+    with pytest.raises(ValidationError, match="target 1 is neither") as error:
+        Settings()
+    assert "hunter2" not in str(error.value)
+
+
+def test_targets_from_the_file(home_folder):
+    (home_folder / "settings.toml").write_text('notify = ["https://a.example/x", "http://b.example"]\n')
+    assert [t.get_secret_value() for t in Settings().notify] == ["https://a.example/x", "http://b.example"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"notify": "mailto:a@b.example"}, "needs smtp_url"),
+        ({"notify": "slack"}, "target 1 is neither"),
+        ({"smtp_url": "mail.example:587"}, "smtp_url is smtp://"),
+        ({"smtp_url": "smtp://me:secret@mail.example"}, "the password goes into smtp_password"),
+    ],
+)
+def test_who_is_told_is_checked(changes, says):
+    with pytest.raises(ValidationError, match=says):
+        Settings(**changes)

@@ -24,13 +24,15 @@ class _Friendly(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         from pydantic import ValidationError
+        from pydantic_settings import SettingsError
 
         try:
             return super().invoke(ctx)
         except ValidationError as error:
-            names = [f"FORECAST_{str(e['loc'][0]).upper()}: " if e["loc"] else "" for e in error.errors()]
-            lines = [f"  {name}{e['msg']}" for name, e in zip(names, error.errors(), strict=True)]
+            lines = [f"  {e['msg']}" for e in error.errors()]
             raise click.ClickException("the settings are not right\n" + "\n".join(lines)) from error
+        except SettingsError as error:
+            raise click.ClickException(f"the settings are not right\n  {error}") from error
         except click.ClickException:
             raise
         except Exception as error:
