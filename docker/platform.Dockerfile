@@ -15,11 +15,13 @@ RUN pip install --constraint constraints.txt ".[aws]" dagster-postgres==0.29.27 
 # Nobody inside needs to be root. The home keeps Dagster's settings and what is worth keeping between starts.
 RUN useradd --create-home --uid 10001 forecast && install -d -o forecast /srv/forecast /opt/dagster
 COPY docker/dagster.yaml docker/workspace.yaml /opt/dagster/
-ENV DAGSTER_HOME=/opt/dagster FORECAST_HOME=/srv/forecast
+# Modules are found where they are installed, never in the working directory, where a click.py could lie.
+ENV DAGSTER_HOME=/opt/dagster FORECAST_HOME=/srv/forecast PYTHONSAFEPATH=1
 USER forecast
 WORKDIR /srv/forecast
 
 EXPOSE 4000
 HEALTHCHECK --interval=30s --timeout=10s --start-period=60s --retries=3 \
     CMD ["dagster", "api", "grpc-health-check", "-p", "4000"]
-CMD ["dagster", "api", "grpc", "-h", "0.0.0.0", "-p", "4000", "-m", "forecast_platform.definitions"]
+CMD ["dagster", "api", "grpc", "-h", "0.0.0.0", "-p", "4000", "-m", "forecast_platform.definitions", \
+    "-d", "/opt/dagster"]

@@ -57,6 +57,9 @@ def prepare_home(settings: Settings) -> None:
             (Path(settings.landing) / kind).mkdir(parents=True, exist_ok=True)
     os.environ["FORECAST_HOME"] = str(settings.home)
     os.environ["DAGSTER_HOME"] = str(settings.dagster_home)
+    # Dagster starts its processes with `python -m`, which looks for modules in the working directory first: a file
+    # click.py or holidays.py there would break every run.
+    os.environ["PYTHONSAFEPATH"] = "1"
 
 
 _used: dict[Path, IO[Any]] = {}  # by home, open until this process ends

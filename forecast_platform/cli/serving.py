@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import errno
+import socket
 import sys
 from pathlib import Path
 
@@ -13,14 +14,18 @@ import click
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=3000, show_default=True)
 def ui(host: str, port: int) -> None:
-    """Dagster's UI, sensor and runs over FORECAST_HOME: `dagster dev` with the right DAGSTER_HOME."""
+    """Dagster's UI, sensors and runs over FORECAST_HOME: `dagster dev` with the right DAGSTER_HOME."""
+    import forecast_platform
+    from forecast_platform.cli.supervision import supervise
     from forecast_platform.runner import prepare_home
     from forecast_platform.settings import get_settings
 
     prepare_home(get_settings())
-    dagster = str(Path(sys.executable).with_name("dagster"))
-    # Our own program beside our own interpreter, so the path is known; exec so that Ctrl-C reaches it.
-    os.execv(dagster, [dagster, "dev", "-m", "forecast_platform.definitions", "-h", host, "-p", str(port)])  # noqa: S606
+    listen(host, port).close()
+    # Dagster imports from its working directory first: from ours, never from the folder one happens to be in.
+    ours = str(Path(forecast_platform.__file__).parents[1])
+    dagster = [sys.executable, "-m", "dagster", "dev", "-m", "forecast_platform.definitions", "-d", ours]
+    raise SystemExit(supervise([*dagster, "-h", host, "-p", str(port)]))
 
 
 @click.command()
@@ -39,5 +44,27 @@ def dashboard(host: str, port: int, names: tuple[str, ...], root_path: str) -> N
 
     settings = get_settings()
     app = build_app(settings, Source(Lake.of(settings)), hosts=("localhost", "127.0.0.1", host, *names))
-    click.echo(f"The dashboard is at http://{host}:{port}{root_path}  (Ctrl-C ends it)")
-    uvicorn.run(app, host=host, port=port, root_path=root_path, log_level="warning", server_header=False)
+    sock = listen(host, port)  # before it says where it is
+    click.echo(f"The dashboard is at http://{host}:{sock.getsockname()[1]}{root_path}  (Ctrl-C ends it)")
+    config = uvicorn.Config(app, root_path=root_path, log_level="warning", server_header=False)
+    uvicorn.Server(config).run(sockets=[sock])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that is bound, so that the port is ours before anything is said or started.
+
+    Raises:
+        click.ClickException: the port is in use, or the address is none of this machine.
+    """
+    try:
+        family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        sock = socket.socket(family, kind)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+    except OSError as error:
+        why = {
+            errno.EADDRINUSE: f"port {port} is in use on {host}; end what listens there, or give another with --port",
+            errno.EACCES: f"port {port} is not ours to listen on; give one above 1023 with --port",
+        }.get(error.errno or 0, f"cannot listen on {host}:{port}: {error.strerror}; see --host and --port")
+        raise click.ClickException(why) from error
+    return sock
