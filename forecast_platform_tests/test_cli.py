@@ -2,17 +2,28 @@
 
 import csv
 import datetime as dt
+import errno
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import click
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from forecast_platform import demo
+from forecast_platform.cli import main
+from forecast_platform.cli.landing import conclude
+from forecast_platform.cli.running import unread
+from forecast_platform.cli.troubles import in_words
+from forecast_platform.lake.lake import Lake, any_of
+from forecast_platform.settings import get_settings
 
 QUICK = {
     "FORECAST_HYPERPARAMETERS": '{"epochs": "1", "num_cells": "8", "num_networks": "1"}',
@@ -102,6 +113,15 @@ def test_backfill_names_each_week_and_fails_on_the_empty_one(home: Path) -> None
         (("query", "SELECT * FROM read_csv('/etc/passwd')"), "Error"),
         (("run", "--week", "2024-12-21"), "weeks end on Friday"),
         (("run", "--week", "yesterday"), "YYYY-MM-DD"),
+        (("run", "--week", "2999-12-27"), "the week of 2999-12-27 is still to come"),
+        (("run", "--week", "2020-01-03"), "lies before the data, which begin with the week of 2023-09-01"),
+        (("run", "--week", "1999-01-01"), "lies before the data"),
+        (("backfill", "2024-12-13", "2999-12-27"), "is still to come"),
+        (("backfill", "2020-01-03", "2024-12-13"), "lies before the data"),
+        (
+            ("override", "1", "1", "2024-12-27", "5", "--reason", "r", "--author", "a", "--expires", "soon"),
+            "YYYY-MM-DD",
+        ),
         (("backfill", "2024-12-20", "2024-12-13"), "earlier week first"),
         (("import", "--preset", "nosuch", __file__), "walmart"),
         (("backtest", "--data", ".", "--cutoff", "2024-12-20"), "no sales file"),
@@ -112,6 +132,157 @@ def test_errors_say_what_to_do(args: tuple[str, ...], says: str, home: Path, tmp
     assert result.returncode == 1
     assert says in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("weeks", "cutoff", "says"),
+    [
+        (3, "2023-12-29", "cutoff 2023-12-29 must lie from 2024-01-05 to 2024-01-12"),
+        (40, "2030-01-04", "must lie from 2024-01-05 to 2024-09-27"),
+        (3, "2024-01-12", "give a later cutoff or a longer history"),
+        (1, "2024-01-05", "the data hold one week"),
+        (34, "2024-08-16", "DeepAR needs at least 300"),
+    ],
+)
+def test_a_backtest_with_too_little_data_says_what_is_missing(
+    weeks: int,
+    cutoff: str,
+    says: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = [
+        f"{s},{d},{dt.date(2024, 1, 5) + dt.timedelta(weeks=w)},{100 + w % 7}"
+        for w in range(weeks)
+        for s in "12"
+        for d in "ab"
+    ]
+    (tmp_path / "sales.csv").write_text("\n".join(["store,dept,date,weekly_sales", *rows, ""]))
+    monkeypatch.setenv("FORECAST_HOME", str(tmp_path / "home"))
+    for name, value in QUICK.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        main(["backtest", "--data", str(tmp_path), "--cutoff", cutoff, "--horizon", "4"])
+    assert ended.value.code == 1
+    assert says in capsys.readouterr().err
+
+
+@pytest.fixture(autouse=True)
+def settings_of_each_test():
+    get_settings.cache_clear()
+    yield
+    get_settings.cache_clear()
+
+
+def told(*args: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """Exit status, output and errors of a command in this process; for those that never reach the graph."""
+    with pytest.raises(SystemExit) as ended:
+        main(list(args))
+    out, err = capsys.readouterr()
+    return int(ended.value.code or 0), out, err
+
+
+def test_a_home_that_is_no_folder_is_named(tmp_path: Path, capsys, monkeypatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("FORECAST_HOME", str(tmp_path / "file" / "home"))
+    code, _, err = told("query", "SELECT 1", capsys=capsys)
+    assert (code, err.startswith(f"Error: {tmp_path}")) == (1, True)
+    assert "does FORECAST_HOME name a folder?" in err
+
+
+def test_a_damaged_catalog_is_named(tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("FORECAST_HOME", str(tmp_path))
+    (tmp_path / "lake").mkdir()
+    (tmp_path / "lake" / "catalog.db").write_text("this was a database once " * 100)
+    code, _, err = told("query", "SELECT 1 FROM forecasts", capsys=capsys)
+    assert code == 1
+    assert "lake/catalog.db" in err
+    assert "file is not a database; the file is damaged" in err
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/home/lake/x.parquet"),
+            "/home/lake/x.parquet: No space left",
+        ),
+        (OSError(errno.ENOSPC, "No space left on device"), "free some space"),
+        (
+            OSError("[Errno 28] Error writing bytes to file. Detail: [errno 28] No space left on device"),
+            "free some space",
+        ),
+        (PermissionError(errno.EACCES, "Permission denied", "/root/.forecast"), "give this user the right to it"),
+        (OSError(errno.EROFS, "Read-only file system", "/srv"), "set FORECAST_HOME to a folder"),
+        (sqlite3.OperationalError("database or disk is full"), "free some space"),
+        (sqlite3.OperationalError("attempt to write a readonly database"), "give this user the right to it"),
+        (KeyError("ours"), None),
+    ],
+)
+def test_errors_of_the_machine_come_with_their_remedy(error: Exception, says: str | None) -> None:
+    text = in_words(error, "/home")
+    assert (text is None) if says is None else says in (text or "")
+
+
+@pytest.mark.parametrize(
+    ("landed", "refused", "says", "fails"),
+    [
+        ([(5, 0)], 0, "Next: forecast run\n", False),
+        ([(5, 2)], 0, "2 of 7 rows were refused", False),
+        ([(0, 7)], 0, "none of the 7 rows could be taken in", True),
+        ([(5, 0)], 1, "1 of 2 files were refused; the reasons are above; the others went through", True),
+        ([], 2, "2 of 2 files were refused; the reasons are above", True),
+        ([], 0, "", False),
+    ],
+)
+def test_the_last_line_of_an_import_is_true(landed, refused, says, fails, capsys) -> None:
+    rows = [{"source_key": "sales/a", "status": "ingested", "accepted": a, "quarantined": q} for a, q in landed]
+    files = len(rows) + refused
+    if fails:
+        with pytest.raises(click.ClickException) as error:
+            conclude(rows, refused, files)
+        assert str(error.value).startswith(says)
+        assert "Next: forecast run" not in capsys.readouterr().out
+    else:
+        conclude(rows, refused, files)
+        assert capsys.readouterr().out.startswith(says)
+
+
+def test_an_import_of_nothing_readable_fails(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.csv").write_text("store,dept,date,weekly_sales\n1,1,2024-12-20,abc\n1,2,2024-12-20,1O\n")
+    result = forecast("import", "bad.csv", cwd=tmp_path, home=home, **QUICK)
+    assert result.returncode == 1
+    assert "Next: forecast run" not in result.stdout
+    assert "Traceback" not in result.stderr
+
+
+def test_a_forecast_says_which_files_it_is_without(tmp_path: Path) -> None:
+    lake = Lake.local(tmp_path / "lake", ("p10", "p50", "p90"))
+    day = dt.datetime(2025, 1, 7, tzinfo=dt.UTC)
+
+    def land(key: str, hours: int, status: str = "ingested", quarantined: int = 0, message: str | None = None) -> None:
+        when = day + dt.timedelta(hours=hours)
+        row = {"source_key": key, "source_version": str(hours), "landed_at": when, "arrived_at": when, "status": status}
+        row |= {"rows": 9, "accepted": 9 - quarantined, "quarantined": quarantined, "message": message}
+        rows = pa.Table.from_pylist([row], schema=lake.specs["landings"].schema)
+        lake.replace("landings", any_of("landed_at", [when.isoformat()]), rows)
+
+    runner = SimpleNamespace(platform=SimpleNamespace(lake=lake))
+    assert unread(runner) == ""
+    land("sales/good.csv", 1)
+    land("sales/mended.csv", 2, "refused", message="lacks a column")
+    land("sales/mended.csv", 3)
+    assert unread(runner) == ""
+    land("sales/part.csv", 4, quarantined=2)
+    assert "sales/part.csv had 2 of 9 refused" in unread(runner)
+    land("sales/bad.csv", 5, "refused", message="lacks the column dept")
+    told = unread(runner)
+    assert "sales/bad.csv was refused (lacks the column dept), and 1 more files with refused rows" in told
+    published = {"forecast_week": dt.date(2025, 1, 3), "level": "total", "created_at": day + dt.timedelta(hours=6)}
+    forecasts = pa.Table.from_pylist([published], schema=lake.specs["forecasts"].schema)
+    lake.replace_weeks("forecasts", [dt.date(2025, 1, 3)], forecasts)
+    assert unread(runner) == "", "said after the forecast that followed, once is enough"
 
 
 def test_doctor_passes_on_a_sound_home_and_names_a_bad_setting(home: Path) -> None:

@@ -36,9 +36,11 @@ class _Friendly(click.Group):
         except click.ClickException:
             raise
         except Exception as error:
-            # Our own errors say in their text how to mend them, and AWS's what was denied or missing.
-            if type(error).__module__.startswith(("forecast_platform", "botocore")) or isinstance(error, OSError):
-                raise click.ClickException(str(error)) from error
+            from forecast_platform.cli.troubles import in_words
+            from forecast_platform.settings import home
+
+            if (text := in_words(error, str(home()))) is not None:
+                raise click.ClickException(text) from error
             raise
 
 

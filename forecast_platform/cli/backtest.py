@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--data", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--cutoff", "cutoffs", required=True, multiple=True, help="last week known to the models; repeatable")
-@click.option("--horizon", default=12, show_default=True, help="weeks forecast and scored")
+@click.option("--horizon", default=12, type=click.IntRange(min=1), show_default=True, help="weeks forecast and scored")
 @click.option("--preset", default="", help="named mapping of columns and formats")
 @click.option("--week-ends", default="", help="weekday a week ends on, MON .. SUN")
 @click.option("--column", "columns", multiple=True, metavar="NAME=IN_FILE", help="column mapping; repeatable")
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.option("--exposure", default="", metavar="NAME", help="column of the days open, which sales are divided by")
 @click.option("--country", default="", help="whose holidays count where there is no calendar file, e.g. US")
 @click.option("--set", "others", multiple=True, metavar="NAME=VALUE", help="any setting, e.g. decimal=,; repeatable")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=0, type=click.IntRange(min=0), show_default=True)
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="write the scores here")
 @click.option("--forecasts", "forecasts_path", type=click.Path(dir_okay=False, path_type=Path), help="write rows here")
 def backtest(

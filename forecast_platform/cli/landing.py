@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from forecast_platform.cli.terminal import open_runner, report
+from forecast_platform.cli.terminal import SEE_REFUSED, open_runner, report
+
+if TYPE_CHECKING:
+    from forecast_platform.runner import Runner
 
 KINDS = ("sales", "stores", "features", "calendar")
 
@@ -22,7 +26,7 @@ def import_files(files: tuple[Path, ...], preset: str, kind: str | None) -> None
     from forecast_platform.landing.kinds import FileRefused
     from forecast_platform.landing.rules import kind_of
 
-    refused = []
+    refused, keys = [], []
     with open_runner() as runner:
         settings, landing = runner.settings, runner.platform.landing
         for file in files:
@@ -33,16 +37,46 @@ def import_files(files: tuple[Path, ...], preset: str, kind: str | None) -> None
                 refused.append(str(refusal))
                 click.secho(f"refused {refusal}", fg="yellow", err=True)
                 continue
-            landing.put(f"{found}/{file.name}", data)
+            keys.append(f"{found}/{file.name}")
+            landing.put(keys[-1], data)
             click.echo(f"landed {file.name} under {found}/ ({len(data):,} bytes)")
         outcome = runner.bring_in()
         if outcome is not None:
             report(outcome)
         elif not refused:
             click.echo("These files are in the lake already; nothing to do.")
+        conclude(became_of(runner, keys) if outcome is not None else [], len(refused), len(files))
+
+
+def became_of(runner: Runner, keys: list[str]) -> list[dict[str, Any]]:
+    """The newest landing of each key: source_key, status, rows, accepted, quarantined, message."""
+    rows = runner.platform.lake.read("landings").sort_by("landed_at").to_pylist()
+    return list({row["source_key"]: row for row in rows if row["source_key"] in keys}.values())
+
+
+def conclude(landed: list[dict[str, Any]], refused: int, files: int) -> None:
+    """The last line, true to what happened: what to do next, about what was not taken in too.
+
+    Raises:
+        click.ClickException: nothing was taken in, or a whole file was refused.
+    """
+    for row in landed:
+        if row["status"] == "refused":
+            refused += 1
+            click.secho(f"refused {row['source_key']}: {row['message']}", fg="yellow", err=True)
     if refused:
-        raise click.ClickException(f"{len(refused)} of {len(files)} files were refused; the reasons are above")
-    click.echo("Next: forecast run")
+        others = "" if refused == files else "; the others went through"
+        raise click.ClickException(f"{refused} of {files} files were refused; the reasons are above{others}")
+    accepted, lost = (sum(row[name] or 0 for row in landed) for name in ("accepted", "quarantined"))
+    if lost and not accepted:
+        raise click.ClickException(
+            f"none of the {lost:,} rows could be taken in, so there is nothing new to forecast from. {SEE_REFUSED}"
+        )
+    if lost:
+        click.secho(f"{lost:,} of {accepted + lost:,} rows were refused. {SEE_REFUSED}", fg="yellow")
+        click.echo("Next: forecast run; or mend those lines first, and import the file again")
+    elif landed:
+        click.echo("Next: forecast run")
 
 
 def remember_preset(preset: str) -> None:

@@ -26,7 +26,7 @@ def override(store: str, dept: str, week: str, value: float, reason: str, author
 
     settings = get_settings()
     target = settings.calendar.parse(week)
-    last = dt.date.fromisoformat(expires) if expires else target
+    last = settings.calendar.parse(expires) if expires else target
     lake = Lake.of(settings)
     add_override(lake, store, dept, target, value, reason, author, last, dt.datetime.now(dt.UTC))
     click.echo(f"store {store}, department {dept}, week of {target}: {figure(value)} beside the forecast, until {last}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from forecast_platform.cli.troubles import remedy
 from forecast_platform.figures import figure, figures
 from forecast_platform.weeks import key
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from forecast_platform.runner import Outcome, Runner
+
+
+SEE_REFUSED = 'See each line with: forecast query "SELECT source_key, line, rule, value, message FROM quarantine"'
 
 
 @contextlib.contextmanager
@@ -115,6 +119,8 @@ def report(outcome: Outcome, title: str = "") -> None:
         click.secho(f"   check  {check}", fg="yellow")
     if not outcome.success:
         reasons = outcome.blocked or [outcome.error or "the run failed"]
+        if advice := remedy("\n".join(reasons)):
+            reasons = [*reasons, advice]
         raise click.ClickException("\n".join(reasons) + f"\nThe run is {outcome.run_id}; see it with: forecast ui")
 
 

@@ -30,6 +30,10 @@ Forecaster = Callable[[Panel, int, Sequence[float]], NDArray[Any]]
 QUANTILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
+class BacktestRefused(ValueError):
+    """The data cannot answer what was asked; the message says which cutoffs they can."""
+
+
 @dataclass(frozen=True)
 class BacktestResult:
     """One model at one cutoff.
@@ -98,8 +102,8 @@ def backtest(
         progress: told in a line what is being done.
 
     Raises:
-        ValueError: a cutoff is no week of the panel, or nothing follows it; no series can be scored; a model
-            returns a wrong shape, a non-finite value or quantiles that cross.
+        BacktestRefused: a cutoff is no week of the panel, or nothing follows it; no series can be scored.
+        ValueError: a model returns a wrong shape, a non-finite value or quantiles that cross.
     """
     check_quantiles(quantiles)
     columns = [f"p{round(level * 100)}" for level in quantiles]
@@ -115,8 +119,9 @@ def backtest(
     for cutoff in cutoffs:
         window = scored_window(panel, cutoff, horizon, min_weeks)
         if not window.scored.any():
-            raise ValueError(
-                f"nothing to score at {cutoff}: no series has {min_weeks} weeks by then and sales after it"
+            raise BacktestRefused(
+                f"nothing to score at {cutoff}: no series has {min_weeks} weeks by then and sales after it; the data "
+                f"begin with the week of {panel.weeks[0]}, so give a later cutoff or a longer history"
             )
         past = panel.sales[window.scored, : panel.position(cutoff) + 1]
         for name, forecaster in models.items():
@@ -168,9 +173,13 @@ def _require_cutoff(panel: Panel, cutoff: dt.date) -> None:
     off = (cutoff - first).days % 7
     if off:
         near = cutoff - dt.timedelta(days=off if off < 4 else off - 7)
-        raise ValueError(f"cutoff {cutoff} is a {cutoff:%A}, but weeks end on {first:%A} here; the nearest is {near}")
+        raise BacktestRefused(
+            f"cutoff {cutoff} is a {cutoff:%A}, but weeks end on {first:%A} here; the nearest is {near}"
+        )
+    if first == last:
+        raise BacktestRefused(f"the data hold one week, {first}; there is none after a cutoff to score")
     if not first <= cutoff < last:
-        raise ValueError(
+        raise BacktestRefused(
             f"cutoff {cutoff} must lie from {first} to {last - dt.timedelta(days=7)}: "
             f"the panel holds {first} .. {last}, and a week after the cutoff is needed to score"
         )
