@@ -12,8 +12,10 @@ from forecast_platform.defs.forecast_table import forecast_table
 from forecast_platform.defs.jobs import ingest_history, weekly_forecast
 from forecast_platform.defs.lake_maintenance import lake_maintenance, nightly_maintenance
 from forecast_platform.defs.landing_sensor import landing, landing_sensor
+from forecast_platform.defs.notifications import notifier
 from forecast_platform.defs.raw_sales import raw_sales
 from forecast_platform.defs.resources import build_resources
+from forecast_platform.defs.run_failures import failed_runs, mended_runs
 from forecast_platform.defs.tableau_extract import extract_sensor, tableau_extract
 from forecast_platform.defs.weekly_report import weekly_report
 
@@ -34,7 +36,7 @@ defs = dg.Definitions(
     ],
     asset_checks=all_checks,
     jobs=[weekly_forecast, ingest_history, lake_maintenance],
-    sensors=[landing_sensor, *([extract_sensor] if _TABLEAU else [])],
+    sensors=[landing_sensor, failed_runs, mended_runs, notifier, *([extract_sensor] if _TABLEAU else [])],
     schedules=[nightly_maintenance],
     resources=build_resources(),
     # One process for a run: starting processes and importing torch costs more than a stage's work does.

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from forecast_platform.failures import Failure, record_failures, record_success
 from forecast_platform.landing.ingest import Ledger
 from forecast_platform.landing.kinds import FileRefused
 from forecast_platform.landing.rules import weeks_in
@@ -149,7 +150,26 @@ class Runner:
             run_config=_QUIET,
             asset_selection=[dg.AssetKey(name) for name in only] if only else None,
         )
-        return _outcome(result)
+        outcome = _outcome(result)
+        self._write_down(job, result, outcome)
+        return outcome
+
+    def _write_down(self, job: str, result: dg.ExecuteInProcessResult, outcome: Outcome) -> None:
+        """The failure, or what was mended: as the sensors do for the runs that Dagster starts."""
+        from forecast_platform.defs.run_failures import failed_steps, run_of
+
+        now, run = dt.datetime.now(dt.UTC), run_of(result.run_id, job, result.dagster_run.tags)
+        if outcome.success:
+            record_success(self.platform.lake, run, now)
+        else:
+            failed = failed_steps(result.all_events) or [Failure("", outcome.error or "the run failed")]
+            record_failures(self.platform.lake, run, failed, now, self.settings.secrets)
+
+    def tell(self) -> None:
+        """Tell whoever is to be told what is new (setting notify)."""
+        from forecast_platform.notify import tell_news
+
+        tell_news(self.platform.lake, self.settings, dt.datetime.now(dt.UTC))
 
 
 def _outcome(result: dg.ExecuteInProcessResult) -> Outcome:

@@ -14,6 +14,7 @@ from forecast_platform.cli.demo import demo
 from forecast_platform.cli.doctor import doctor
 from forecast_platform.cli.home import backup, move, restore
 from forecast_platform.cli.landing import import_files
+from forecast_platform.cli.notifying import notify
 from forecast_platform.cli.planning import override
 from forecast_platform.cli.running import backfill, run
 from forecast_platform.cli.serving import dashboard, ui
@@ -58,6 +59,7 @@ for _command in (
     ui,
     dashboard,
     override,
+    notify,
     demo,
     query,
     views,

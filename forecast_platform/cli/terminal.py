@@ -33,7 +33,10 @@ def open_runner() -> Iterator[Runner]:
 
     with Runner() as runner, Bar() as show:
         show_progress(show)
-        yield runner
+        try:
+            yield runner
+        finally:
+            runner.tell()
 
 
 def pair(text: str) -> tuple[str, str]:

@@ -243,6 +243,41 @@ def table_specs(quantile_columns: tuple[str, ...]) -> dict[str, TableSpec]:
             ),
             ("store", "dept", "target_week", "made_at"),
         ),
+        TableSpec(
+            "run_failures",
+            "every run that failed, by step: the newest of its weeks, why, and the run that mended it",
+            pa.schema(
+                [
+                    ("week", _DAY),
+                    ("weeks", pa.int64()),
+                    ("run_id", _STR),
+                    ("job", _STR),
+                    ("step", _STR),
+                    ("message", _STR),
+                    ("failed_at", _TIME),
+                    ("mended_at", _TIME),
+                    ("mended_by", _STR),
+                ]
+            ),
+            ("run_id", "step"),
+        ),
+        TableSpec(
+            "notices",
+            "what was sent to whom (setting notify), so that nobody is told twice",
+            pa.schema(
+                [
+                    ("kind", _STR),
+                    ("about", _STR),
+                    ("target", _STR),
+                    ("subject", _STR),
+                    ("tried_at", _TIME),
+                    ("told_at", _TIME),
+                    ("attempts", pa.int64()),
+                    ("trouble", _STR),
+                ]
+            ),
+            ("kind", "about", "target"),
+        ),
     ]
     return {spec.name: spec for spec in specs}
 
@@ -290,5 +325,8 @@ VIEWS = {
         ) AS o
           ON f.level = 'series' AND o.store = f.store AND o.dept = f.dept AND o.target_week = f.target_week
          AND o.expires >= f.forecast_week
+    """,
+    "open_failures": """
+        SELECT week, weeks, run_id, job, step, message, failed_at FROM run_failures WHERE mended_at IS NULL
     """,
 }

@@ -18,7 +18,7 @@ from sqlglot import exp
 from sqlglot.optimizer.annotate_types import annotate_types
 from sqlglot.optimizer.qualify import qualify
 
-from forecast_platform.lake.lake import Lake
+from forecast_platform.lake.lake import Lake, any_of
 from forecast_platform.lake.tables import VIEWS
 from forecast_platform_tests.lake.conftest import QUANTILES, SPECS, forecast_rows, one_week, week
 
@@ -71,6 +71,8 @@ def con(tmp_path_factory) -> duckdb.DuckDBPyConnection:
         for store, actual, naive in (("1", 100.0, 50.0), ("2", 60.0, None))
     ]
     lake.replace_weeks("forecast_accuracy", [week(3)], _rows("forecast_accuracy", scores))
+    failed = {"week": week(0), "run_id": "r1", "job": "weekly_forecast", "step": "deepar_model", "message": "no"}
+    lake.replace("run_failures", any_of("run_id", ["r1"]), _rows("run_failures", [failed]))
     return lake.attach(duckdb.connect())
 
 
