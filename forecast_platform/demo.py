@@ -7,7 +7,8 @@ week. On top lie the blemishes of real data: late openings, closures, missing we
 negative on balance, one that sells now and then.
 
 The files are what the retailer's ETL would drop: a gzipped history, then one CSV a week, with stores,
-features and holidays beside them. The same seed gives the same bytes.
+features and holidays beside them; and once a store's own export, which cannot be read. The same seed and weeks
+give the same bytes.
 
 Shapes: S stores, D departments, T weeks of sales, F = T + weeks ahead for what is known in advance. Money is
 in the retailer's currency a week.
@@ -25,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forecast_platform.series.panel import Panel
+from forecast_platform.weeks import WeekCalendar
 
 Floats = NDArray[np.float64]
 
@@ -98,6 +100,11 @@ STORE_TYPES = {"A": (0.4, 150_000, 220_000), "B": (0.35, 90_000, 140_000), "C": 
 # Region: (mean temperature, summer minus winter, weeks the spring comes early), degrees Fahrenheit.
 REGIONS = {"North": (48.0, 46.0, -2), "South": (68.0, 30.0, 3), "West": (58.0, 26.0, 0)}
 
+STORE_NAMES = (
+    "Ashford", "Birchwood", "Cedar Hill", "Dunmore", "Eastgate", "Fairview", "Glenwood", "Harborside", "Ironbridge",
+    "Juniper Square", "Kingsway", "Lakeshore", "Millbrook", "Northfield", "Oak Park", "Pinecrest",
+)  # fmt: skip
+
 SALES_PER_SQUARE_FOOT = 5.0  # a week, all departments
 
 
@@ -106,7 +113,7 @@ class Retailer:
     """A made-up retailer.
 
     Attributes:
-        stores: (S,) store numbers; store_type, size (square feet) and region go with them.
+        stores: (S,) store numbers; store_type, size (square feet), region and store_names go with them.
         depts: (D,) department numbers; dept_names says what they sell.
         weeks: (T,) week-ending dates. sales: (S, D, T), NaN where the ETL wrote no row.
         feature_weeks: (F,) weeks and as many ahead as promotions are planned.
@@ -119,6 +126,7 @@ class Retailer:
     store_type: NDArray[np.str_]
     size: NDArray[np.int64]
     region: NDArray[np.str_]
+    store_names: tuple[str, ...]
     depts: NDArray[np.int64]
     dept_names: tuple[str, ...]
     weeks: NDArray[np.datetime64]
@@ -190,6 +198,7 @@ def make_retailer(
         store_type=store_type,
         size=size,
         region=region,
+        store_names=tuple(_store_name(i) for i in range(stores)),
         depts=np.arange(1, depts + 1),
         dept_names=tuple(kind.name for kind in kinds),
         weeks=weeks,
@@ -200,6 +209,27 @@ def make_retailer(
         temperature=temperature,
         holidays=tuple((name, day) for name, day in calendar if name not in NOT_A_HOLIDAY),
     )
+
+
+def newest_finished_week(now: dt.datetime) -> dt.date:
+    """The newest Friday week that is over at `now` (UTC), so that a demo ends where its viewer's calendar is."""
+    return WeekCalendar(ends="FRI").last_started(now - dt.timedelta(days=1))
+
+
+def bad_week(retailer: Retailer, week: dt.date) -> tuple[int, str, bytes]:
+    """What goes wrong once: the ETL missed a store in a week, and the store sent its own till's export, in which the
+    sales are called "amount", so that it is refused.
+
+    Returns:
+        The store, for `history_files(without=...)`; landing key and bytes of its file.
+
+    Raises:
+        ValueError: week is not one of the retailer's weeks.
+    """
+    store = int(retailer.stores[len(retailer.stores) // 2])
+    lines = [line for line in _sales_lines(retailer, [_position(retailer, week)]) if line.startswith(f"{store},")]
+    export = _csv("store,dept,date,amount", (line.rpartition(",")[0] for line in lines))
+    return store, f"sales/till_store_{store}_{week}.csv", export
 
 
 def write_landing(retailer: Retailer, folder: Path | str, recent: int = 4, dirty_rows: int = 6) -> list[Path]:
@@ -225,8 +255,11 @@ def write_landing(retailer: Retailer, folder: Path | str, recent: int = 4, dirty
     return paths
 
 
-def history_files(retailer: Retailer, until: dt.date, dirty_rows: int = 6) -> dict[str, bytes]:
-    """What the ETL drops first: stores, features, holidays and sales up to `until`, as landing key -> bytes.
+def history_files(
+    retailer: Retailer, until: dt.date, dirty_rows: int = 6, without: tuple[int, dt.date] | None = None
+) -> dict[str, bytes]:
+    """What the ETL drops first: stores, features, holidays and sales up to `until`, as landing key -> bytes; without
+    the rows of one store and week, where it missed one.
 
     `dirty_rows` extra lines are spread over the sales; without them the file is clean, so each belongs in
     quarantine. In turn: a copy of a row dated two days later (the wrong weekday), a copy with a letter in the
@@ -240,6 +273,9 @@ def history_files(retailer: Retailer, until: dt.date, dirty_rows: int = 6) -> di
     """
     end = _position(retailer, until) + 1
     lines = _sales_lines(retailer, range(end))
+    if without:
+        store, week = without
+        lines = [line for line in lines if not (line.startswith(f"{store},") and f",{week}," in line)]
     if not 0 <= dirty_rows <= len(lines):
         raise ValueError(f"dirty_rows is {dirty_rows}; the history holds {len(lines)} rows")
     # Backwards, so that earlier positions stay put.
@@ -271,6 +307,11 @@ def _stores(rng: np.random.Generator, n: int) -> tuple[NDArray[np.str_], NDArray
     low, high = np.array([area for _, *area in STORE_TYPES.values()])[kind].T
     region = rng.permutation(np.array(list(REGIONS))[np.arange(n) % len(REGIONS)])
     return names[kind], rng.integers(low, high), region
+
+
+def _store_name(number: int) -> str:
+    again, which = divmod(number, len(STORE_NAMES))
+    return STORE_NAMES[which] + (f" {again + 1}" if again else "")
 
 
 def _growth(rng: np.random.Generator, stores: int, depts: int, weeks: int) -> Floats:
@@ -499,8 +540,9 @@ def _dirty(line: str, kind: int) -> str:
 
 
 def _stores_csv(retailer: Retailer) -> bytes:
-    rows = zip(retailer.stores, retailer.store_type, retailer.size, retailer.region, strict=True)
-    return _csv("store,type,size,region", (",".join(map(str, row)) for row in rows))
+    attributes = (retailer.store_names, retailer.store_type, retailer.size, retailer.region)
+    rows = zip(retailer.stores, *attributes, strict=True)
+    return _csv("store,name,type,size,region", (",".join(map(str, row)) for row in rows))
 
 
 def _features_csv(retailer: Retailer) -> bytes:

@@ -128,6 +128,15 @@ class Runner:
             return self._run("ingest_history", week, only=["raw_sales"])
         return None
 
+    def forecast_only(self, week: dt.date, tags: dict[str, str] | None = None) -> Outcome:
+        """Model, predictions and table of a week whose series are there already."""
+        return self._run("weekly_forecast", week, tags, ["deepar_model", "batch_predictions", "forecast_table"])
+
+    def score(self, first: dt.date, last: dt.date) -> Outcome:
+        """Score what was forecast of the weeks first .. last."""
+        span = {"dagster/asset_partition_range_start": key(first), "dagster/asset_partition_range_end": key(last)}
+        return self._run("ingest_history", tags=span, only=["forecast_accuracy"])
+
     def run_week(self, week: dt.date, as_known_then: bool = False, tags: dict[str, str] | None = None) -> Outcome:
         """The whole graph for one week."""
         mode = {"forecast/as_known": "then"} if as_known_then else {}

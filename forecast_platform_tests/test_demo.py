@@ -7,6 +7,9 @@ import datetime as dt
 import gzip
 import hashlib
 import io
+import os
+import subprocess
+import sys
 
 import holidays
 import numpy as np
@@ -17,13 +20,16 @@ from forecast_platform.demo import (
     DEPARTMENTS,
     SALES_HEADER,
     Retailer,
+    bad_week,
     history_files,
     make_retailer,
+    newest_finished_week,
     week_file,
     write_landing,
 )
 from forecast_platform.evaluation.backtest import backtest
 from forecast_platform.evaluation.baselines import seasonal_naive
+from forecast_platform.lake.lake import Lake
 
 LAST = dt.date(2025, 10, 31)
 CUT = dt.date(2025, 10, 3)
@@ -135,6 +141,54 @@ def test_the_calendar_agrees_with_the_holidays_package(retailer):
         assert days.items() <= {d.year: str(d) for n, d in retailer.holidays if n == name}.items()
 
 
+@pytest.mark.parametrize("last", ["2024-02-29", "2026-11-20", "2027-12-31", "2029-01-05", "2031-04-11"])
+def test_holidays_follow_the_calendar_whenever_the_demo_ends(last):
+    """The demo ends in the week that is over when it is run; its holidays must be where that year has them."""
+    end = dt.date.fromisoformat(last)
+    retailer = make_retailer(stores=2, depts=7, first=end - dt.timedelta(weeks=147), last=end)
+    first, ahead = retailer.weeks[0].astype(dt.date), retailer.feature_weeks[-1].astype(dt.date)
+    theirs = holidays.UnitedStates(years=range(first.year, ahead.year + 1), observed=False)
+    ours = set(retailer.holidays)
+    for name in ("Memorial Day", "Independence Day", "Labor Day", "Thanksgiving", "Christmas"):
+        for day in (
+            d for d, label in theirs.items() if label.startswith(name) and first - dt.timedelta(6) <= d <= ahead
+        ):
+            assert (name, day) in ours, f"{name} of {day.year}"
+    toys = np.nansum(dept(retailer, "toys"), axis=0)
+    for year in {first.year + 1, first.year + 2}:
+        week = np.datetime64(f"{year}-12-24")
+        if retailer.weeks[0] + 60 < week < retailer.weeks[-1]:
+            at = int(np.searchsorted(retailer.weeks, week))
+            assert toys[at - 1 : at + 1].max() > 2 * np.median(toys[at - 40 : at - 6]), f"Christmas of {year}"
+
+
+@pytest.mark.parametrize(
+    ("now", "week"),
+    [
+        ("2026-11-27T23:59", "2026-11-20"),  # a Friday: its week is not over
+        ("2026-11-28T00:00", "2026-11-27"),
+        ("2026-12-03T12:00", "2026-11-27"),
+        ("2027-01-01T12:00", "2026-12-25"),
+    ],
+)
+def test_the_demo_ends_with_the_week_that_is_over(now, week):
+    assert str(newest_finished_week(dt.datetime.fromisoformat(now).replace(tzinfo=dt.UTC))) == week
+
+
+def test_the_bad_week_is_missing_from_the_history_and_lies_in_a_file_of_its_own(retailer):
+    week = dt.date(2025, 9, 26)
+    store, key, content = bad_week(retailer, week)
+    assert key == f"sales/till_store_{store}_{week}.csv"
+    header, *rows = rows_of(content)
+    assert header == ["store", "dept", "date", "amount"]
+    whole = rows_of(gzip.decompress(history_files(retailer, CUT, 0)[HISTORY]))
+    without = rows_of(gzip.decompress(history_files(retailer, CUT, 0, (store, week))[HISTORY]))
+    gone = [row for row in whole if row not in without]
+    assert [row[:4] for row in gone] == rows
+    assert len(rows) > 8
+    assert {(row[0], row[2]) for row in rows} == {(str(store), str(week))}
+
+
 def test_promotions_are_known_ahead_and_sell(retailer):
     ahead = retailer.promotion[:, 148:]
     assert (ahead.max(axis=1) > 0).all()
@@ -235,7 +289,8 @@ def test_dirty_rows_are_extra_and_each_is_wrong(retailer):
 def test_side_files(retailer):
     files = history_files(retailer, CUT)
     stores = pd.read_csv(io.BytesIO(files["stores/stores.csv"]))
-    assert list(stores.columns) == ["store", "type", "size", "region"]
+    assert list(stores.columns) == ["store", "name", "type", "size", "region"]
+    assert stores["name"].is_unique
     assert stores["store"].tolist() == list(range(1, 13))
     features = pd.read_csv(io.BytesIO(files["features/features.csv"]), parse_dates=["date"])
     assert list(features.columns) == ["store", "date", "promotion", "fuel_price", "temperature"]
@@ -283,3 +338,41 @@ def test_department_shares_are_those_of_a_store():
 def test_errors_say_what_is_wrong(retailer, call, message):
     with pytest.raises(ValueError, match=message):
         call(retailer)
+
+
+# --------------------------------------------------------------------------------------------- the command
+
+
+def test_the_command_shows_every_page_alive(tmp_path):
+    """A small demo: forecasts scored, a file refused and told, a figure of a person, and the newest week published."""
+    quick = {
+        "FORECAST_HYPERPARAMETERS": '{"epochs": "1", "num_cells": "8", "num_networks": "1"}',
+        "FORECAST_NUM_SAMPLES": "20",
+        "FORECAST_TARGET": "sales",
+        "FORECAST_PREDICTION_LENGTH": "4",
+        "FORECAST_CONTEXT_LENGTH": "4",
+    }
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("FORECAST_", "DAGSTER_"))}
+    home = tmp_path / "home"
+    done = subprocess.run(
+        [sys.executable, "-m", "forecast_platform.cli", "demo", "--stores", "3", "--depts", "4", "--scored", "2",
+         "--last", "2025-01-31"],
+        cwd=tmp_path, env={**clean, **quick, "FORECAST_HOME": str(home)}, capture_output=True, text=True, timeout=300,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    lake = Lake.local(home / "lake", tuple(f"p{q}" for q in range(10, 100, 10)))
+    weeks = lake.query("SELECT DISTINCT forecast_week AS w FROM forecasts ORDER BY 1")["w"].to_pylist()
+    assert [str(w) for w in weeks] == ["2025-01-17", "2025-01-24", "2025-01-31"]
+    scored = lake.query("SELECT DISTINCT week FROM forecast_accuracy WHERE horizon = 1 ORDER BY 1")["week"].to_pylist()
+    assert [str(w) for w in scored] == ["2025-01-24", "2025-01-31"]
+    models = lake.query("SELECT version, trained_as_of, week FROM models ORDER BY week").to_pylist()
+    assert models[0]["version"] == models[1]["version"]
+    assert all(row["trained_as_of"] <= row["week"] for row in models)
+    refused = lake.query("SELECT source_key FROM landings WHERE status = 'refused'")["source_key"].to_pylist()
+    assert refused == ["sales/till_store_2_2025-01-17.csv"]
+    assert "is refused" in done.stdout
+    (override,) = lake.query("SELECT * FROM forecast_with_overrides WHERE override IS NOT NULL").to_pylist()
+    assert override["override"] > override["p50"]
+    assert lake.query("SELECT count(*) AS n FROM stores WHERE name = 'name'")["n"].to_pylist() == [3]
+    assert lake.query("SELECT * FROM open_failures").num_rows == 0
