@@ -128,9 +128,19 @@ class Runner:
             return self._run("ingest_history", week, only=["raw_sales"])
         return None
 
-    def forecast_only(self, week: dt.date, tags: dict[str, str] | None = None) -> Outcome:
-        """Model, predictions and table of a week whose series are there already."""
-        return self._run("weekly_forecast", week, tags, ["deepar_model", "batch_predictions", "forecast_table"])
+    def forecast_only(
+        self, week: dt.date, tags: dict[str, str] | None = None, settings: Settings | None = None
+    ) -> Outcome:
+        """Model, predictions and table of a week whose series are there already; by other settings than the home's,
+        where they are given."""
+        stages = ["deepar_model", "batch_predictions", "forecast_table"]
+        # The resource of every run in this process; Dagster takes no other one for a single run.
+        platform = (self.defs.resources or {})["platform"]
+        before, platform.settings = platform.settings, settings or platform.settings
+        try:
+            return self._run("weekly_forecast", week, tags, stages)
+        finally:
+            platform.settings = before
 
     def score(self, first: dt.date, last: dt.date) -> Outcome:
         """Score what was forecast of the weeks first .. last."""

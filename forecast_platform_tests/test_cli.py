@@ -104,6 +104,10 @@ def test_backfill_names_each_week_and_fails_on_the_empty_one(home: Path) -> None
     failed = forecast("backfill", "2025-01-03", "2025-01-03", cwd=home, home=home, **QUICK)
     assert failed.returncode == 1
     assert "week_complete" in failed.stdout
+    asked = forecast("query", "SELECT week, job, message FROM open_failures", "--format", "json", cwd=home, home=home)
+    (row,) = json.loads(asked.stdout)
+    assert (row["week"], row["job"]) == ("2025-01-03", "weekly_forecast")
+    assert "week_complete" in row["message"]
 
 
 @pytest.mark.parametrize(

@@ -70,10 +70,13 @@ def demo(seed: int, stores: int, depts: int, last: str, scored: int) -> None:
 
 
 def forecast_earlier(runner: Runner, weeks: list[dt.date]) -> None:
-    """Forecast from each week by the model of the first, which knows nothing of the later ones; then score them."""
+    """Forecast from each week by the model of the first, which knows nothing of the later ones; then score them. It is
+    of one kind: choosing among all of them takes a minute, and the newest week does that."""
     from forecast_platform.defs.partitions import PINNED
 
-    report(runner.forecast_only(weeks[0]))
+    target = runner.settings.target
+    one_kind = runner.settings.model_copy(update={"target": "ratio" if target == "auto" else target})
+    report(runner.forecast_only(weeks[0], settings=one_kind))
     versions = runner.platform.lake.query("SELECT version FROM models WHERE week = ?", [weeks[0]])
     for week in weeks[1:]:
         outcome = runner.forecast_only(week, {PINNED: versions["version"][0].as_py()})
