@@ -195,6 +195,30 @@ def test_a_home_that_is_no_folder_is_named(tmp_path: Path, capsys, monkeypatch) 
     assert "does FORECAST_HOME name a folder?" in err
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('wek_ends = "SUN"', "unknown setting wek_ends in {path}; did you mean week_ends?"),
+        ("week_ends = SUN", "{path} is no TOML: Invalid value (at line 1, column 13)"),
+        ("complete_share = 2", "complete_share, set in {path}, is 2: Input should be less than or equal to 1"),
+    ],
+)
+def test_a_wrong_settings_file_is_named(text: str, says: str, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("FORECAST_HOME", str(tmp_path))
+    (tmp_path / "settings.toml").write_text(text + "\n")
+    code, _, err = told("query", "SELECT 1", capsys=capsys)
+    assert code == 1
+    assert err.startswith("Error: the settings are not right\n  " + says.format(path=tmp_path / "settings.toml"))
+
+
+def test_an_unknown_variable_ends_every_command(tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("FORECAST_HOME", str(tmp_path))
+    monkeypatch.setenv("FORECAST_WEEK_END", "SUN")
+    code, _, err = told("query", "SELECT 1", capsys=capsys)
+    assert code == 1
+    assert "unknown setting FORECAST_WEEK_END in the environment; did you mean FORECAST_WEEK_ENDS?" in err
+
+
 def test_a_damaged_catalog_is_named(tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.setenv("FORECAST_HOME", str(tmp_path))
     (tmp_path / "lake").mkdir()
