@@ -357,7 +357,7 @@ def test_the_command_shows_every_page_alive(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "forecast_platform.cli", "demo", "--stores", "3", "--depts", "4", "--scored", "2",
          "--last", "2025-01-31"],
-        cwd=tmp_path, env={**clean, **quick, "FORECAST_HOME": str(home)}, capture_output=True, text=True, timeout=300,
+        cwd=tmp_path, env={**clean, **quick, "FORECAST_HOME": str(home)}, capture_output=True, text=True, timeout=900,
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
