@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import datetime as dt
 import hashlib
 import io
+import math
+import re
 import urllib.parse
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +23,17 @@ from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from forecast_platform.dashboard import pages
-from forecast_platform.dashboard.pages import BadView, View
+from forecast_platform.dashboard import questions as ask
+from forecast_platform.dashboard.pages import BadView, NothingPublished, Tables, View
 from forecast_platform.dashboard.rendering import environment
 from forecast_platform.dashboard.source import Source
 from forecast_platform.dashboard.stages import Stages
+from forecast_platform.dashboard.troubles import troubles
 from forecast_platform.settings import Settings
 
 HERE = Path(__file__).parent
@@ -41,6 +46,9 @@ PAGES: dict[str, tuple[str, Callable[[View], dict[str, Any]]]] = {
     "accuracy": ("Accuracy", pages.accuracy),
     "runs": ("Data and runs", pages.runs),
 }
+# Ratios, which have no unit and so no digits of the data.
+_RATIOS = ("wape", "wape_where_naive", "naive_wape", "bias", "bias_share", "coverage", "wql", "share", "quantile",
+           "network_share", "backtest_wape", "backtest_coverage80")  # fmt: skip
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -78,14 +86,20 @@ def build_app(settings: Settings, source: Source, hosts: tuple[str, ...] = ("loc
 
         # Not a coroutine: questions to the lake run in Starlette's threads.
         def handle(request: Request) -> Response:
-            state = source.state()
+            state, now = source.state(), dt.datetime.now(dt.UTC)
             try:
-                view = View(state, settings, request.query_params, stages)
+                view = View(state, settings, request.query_params, stages, now)
                 context = build(view)
+                if view.wants_csv:
+                    return _csv(name or "week", view, context["tables"])
+            except NothingPublished as error:
+                found = troubles(state, settings, now)
+                return respond(
+                    request, "message.html", 404, page=name, title=title, message=str(error), findings=found,
+                    version=state.version,
+                )  # fmt: skip
             except BadView as error:
                 return respond(request, "message.html", 404, page=name, title=title, message=str(error), version="")
-            if view.wants_csv:
-                return _csv(name, context["table"])
             return respond(
                 request, f"{name or 'week'}.html", page=name, title=title, version=state.version, view=view, **context
             )
@@ -121,14 +135,46 @@ def build_app(settings: Settings, source: Source, hosts: tuple[str, ...] = ("loc
     )
 
 
-def _csv(name: str, rows: list[Mapping[str, Any]]) -> Response:
-    out = io.StringIO()
-    if rows:
+def _csv(page: str, view: View, tables: Tables) -> Response:
+    """A table of a page, whole, under a name that says what it is.
+
+    Raises:
+        BadView: the page has no table of that name.
+    """
+    wanted = view.wanted_table or next(iter(tables))
+    if wanted not in tables:
+        raise BadView(f"table is {wanted!r}; it is one of {', '.join(tables)}")
+    rows, digits = tables[wanted](), ask.digits(view.state)
+    words = f"{page} {wanted if wanted != page else ''} {view.file_name}"
+    name = re.sub(r"[^\w.-]+", "-", words).strip("-")
+    plain = re.sub(r"[^a-zA-Z0-9_.-]+", "-", name)
+    disposition = f"attachment; filename=\"{plain}.csv\"; filename*=UTF-8''{urllib.parse.quote(name)}.csv"
+    return StreamingResponse(
+        _lines(rows, digits),
+        media_type="text/csv; charset=utf-8",
+        headers={**_HEADERS, "Content-Disposition": disposition},
+    )
+
+
+def _lines(rows: list[dict[str, Any]], digits: int) -> Iterator[str]:
+    """The rows as CSV, some at a time."""
+    for start in range(0, len(rows), 1000):
+        out = io.StringIO()
         writer = csv.DictWriter(out, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({k: _harmless(v) for k, v in row.items()} for row in rows)
-    disposition = {"Content-Disposition": f'attachment; filename="{name or "week"}.csv"'}
-    return Response(out.getvalue(), media_type="text/csv; charset=utf-8", headers={**_HEADERS, **disposition})
+        if not start:
+            writer.writeheader()
+        writer.writerows({k: _cell(k, v, digits) for k, v in row.items()} for row in rows[start : start + 1000])
+        yield out.getvalue()
+
+
+def _cell(column: str, value: Any, digits: int) -> Any:
+    """A value with the decimals that the landed sales have, and three significant digits at least."""
+    if isinstance(value, float) and math.isfinite(value) and value:
+        if column in _RATIOS:
+            return round(value, 4)
+        rounded = round(value, max(digits, 2 - math.floor(math.log10(abs(value)))))
+        return int(rounded) if rounded == int(rounded) and not digits else rounded
+    return _harmless(value)
 
 
 def _harmless(value: Any) -> Any:

@@ -1,5 +1,6 @@
-"""Charts as SVG text. Every chart has a title and a description for those who hear it, and its points as JSON for the
-pointer; colours are classes, so the style sheet decides (light, dark, print). Shapes differ as well as colours."""
+"""Charts as SVG text. Every chart has a title and a description for those who hear it, its points as JSON for the
+pointer, and all it draws as a table under it; colours are classes, so the style sheet decides (light, dark, print).
+Shapes differ as well as colours."""
 
 from __future__ import annotations
 
@@ -9,6 +10,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
+
+from forecast_platform.figures import figure, figures
 
 WIDTH, NARROW = 960, 400
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 14, 34
@@ -44,14 +47,14 @@ class Mark:
 
 
 def short(value: Number) -> str:
-    """A number as an axis or a tile shows it: 45.3M, 12.3k, 950."""
+    """A number as an axis or a tile shows it: 45.3M, 12.3k, 950, 0.0032."""
     if value is None or not math.isfinite(value):
         return "–"
     for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             scaled = value / size
             return f"{scaled:,.0f}{letter}" if abs(scaled) >= 100 else f"{scaled:,.1f}{letter}".replace(".0", "")
-    return f"{value:,.0f}" if abs(value) >= 10 or value == round(value) else f"{value:,.2f}"
+    return figure(value)
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -110,14 +113,21 @@ def time_chart(
     height: int = 320,
     from_zero: bool = False,
     percent: bool = False,
+    span: tuple[float, float] | None = None,
+    table: bool = True,
 ) -> str:
-    """Lines over weeks. Values are None where a line has none."""
+    """Lines over weeks, and a table of all that is drawn. Values are None where a line has none.
+
+    Args:
+        span: lowest and highest value of the axis; None: as the values need it.
+        table: False where the page has a table of the same and more under the chart.
+    """
     shown = [v for part in lines for v in part.values if v is not None]
     shown += [v for band in bands for part in (band.low, band.high) for v in part if v is not None]
     if not shown or not weeks:
         return f'<p class="empty">{escape(title)}: nothing to show yet.</p>'
     low = min(shown)
-    steps = ticks(min(low, 0) if from_zero or low < 0 else low, max(shown))
+    steps = ticks(*span) if span else ticks(min(low, 0) if from_zero or low < 0 else low, max(shown))
     about = f"{title}, {weeks[0]} to {weeks[-1]}: {', '.join(p.name for p in lines)}"
     pictures = []
     for frame in _frames(height, steps, len(weeks)):
@@ -147,6 +157,48 @@ def time_chart(
     return (
         f'<figure class="chart" data-chart="{escape(points)}">'
         f'<figcaption>{escape(title)}<span class="legend">{legend}</span></figcaption>{"".join(pictures)}</figure>'
+        + (_week_table(title, weeks, lines, bands, marks, percent) if table else "")
+    )
+
+
+def _week_table(
+    title: str,
+    weeks: Sequence[dt.date],
+    lines: Sequence[Line],
+    bands: Sequence[Band],
+    marks: Sequence[Mark],
+    percent: bool,
+) -> str:
+    """All that a chart of weeks draws; weeks of which it draws nothing are left out."""
+    columns = [(line.name, line.values) for line in lines]
+    for band in bands:
+        low, high = band.name.split(" to ") if " to " in band.name else (f"{band.name} from", f"{band.name} to")
+        columns += [(low, band.low), (high, band.high)]
+    texts = [
+        [f"{v:.1%}" if v is not None else "" for v in values] if percent else figures(list(values))
+        for _, values in columns
+    ]
+    drawn = [i for i in range(len(weeks)) if any(values[i] is not None for _, values in columns)]
+    rows = [[str(weeks[i]), *(column[i] for column in texts)] for i in drawn]
+    head = ["Week", *(name for name, _ in columns)]
+    if marks:
+        named = {mark.position: mark.name for mark in marks}
+        head.append("Holiday")
+        rows = [[*row, named.get(i, "")] for row, i in zip(rows, drawn, strict=True)]
+    return table(title, head, rows)
+
+
+def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A chart's numbers, folded away under it."""
+    names = "".join(f'<th scope="col">{escape(name[:1].upper() + name[1:])}</th>' for name in head)
+    body = "".join(
+        f'<tr><th scope="row">{escape(row[0])}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in row[1:])}</tr>'
+        for row in rows
+    )
+    return (
+        '<details class="twin"><summary>The same as a table</summary>'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(title)}"><table><thead><tr>{names}</tr>'
+        f"</thead><tbody>{body}</tbody></table></div></details>"
     )
 
 
@@ -222,6 +274,7 @@ def calibration_chart(title: str, points: Sequence[tuple[float, float]], size: i
         f'<figure class="chart square"><figcaption>{escape(title)}<span class="legend">{legend}</span></figcaption>'
         f'<svg viewBox="0 0 {size} {size - _RIGHT + 8}" role="img" aria-label="{escape(f"{title}: {about}")}">'
         f"{''.join(out)}</svg></figure>"
+        + table(title, ("Quantile", "Sales at or below it"), [(f"p{q * 100:.0f}", f"{s:.1%}") for q, s in points])
     )
 
 
@@ -316,7 +369,8 @@ def _week_ticks(frame: Frame, weeks: Sequence[dt.date]) -> list[str]:
 
 
 def _rounded(values: Sequence[Number]) -> list[Number]:
-    return [None if v is None else round(v, 4 if abs(v) < 10 else 1) for v in values]
+    """Seven significant digits: more cannot be seen, and small figures keep theirs."""
+    return [None if v is None else float(f"{v:.7g}") for v in values]
 
 
 def _key(name: str, style: str) -> str:

@@ -1,45 +1,96 @@
 """What each page shows: the view in an address, and one function a page from a view to what its template needs.
 
-Each context holds `table`: the page's rows, which `?format=csv` gives as a file.
+Each context holds `tables`: the page's rows by name, whole and asked for only when `?format=csv&table=NAME` wants them
+as a file. What a page shows of them is limited and says so.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from forecast_platform.dashboard import questions as ask
 from forecast_platform.dashboard.charts import Band, Line, Mark, bars, calibration_chart, sparkline, time_chart
 from forecast_platform.dashboard.questions import Rows, Scope, State
 from forecast_platform.dashboard.stages import ASSETS, Stages
-from forecast_platform.series.holidays import retail_events
+from forecast_platform.dashboard.troubles import Findings, troubles
+from forecast_platform.series.holidays import Event, events_for
 from forecast_platform.settings import Settings
 from forecast_platform.weeks import WEEK
+
+LISTED = 50  # rows of a ranking that a page shows; the file has all
+FEW = 12  # rows of each list on the page of many lists
+
+Tables = dict[str, Callable[[], Rows]]
 
 
 class BadView(ValueError):
     """The address asks for something that isn't there; the message says what there is."""
 
 
+class NothingPublished(BadView):
+    """There is no forecast to show yet."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """How much more one sum is than another: in money, and as a share where the other is positive. Of a negative or
+    empty base a share has no meaning: a rise would be shown as a fall."""
+
+    amount: float
+    share: float | None
+
+
 class View:
-    """A page's address: which week, which stores and departments, and the page's own choices."""
+    """A page's address: which week, which stores and departments, and the page's own choices.
+
+    Args:
+        now: timezone-aware; what is late is late by it. None: nothing is, as in a report of a week long past.
+    """
 
     def __init__(
-        self, state: State, settings: Settings, query: Mapping[str, str], stages: Stages | None = None
+        self,
+        state: State,
+        settings: Settings,
+        query: Mapping[str, str],
+        stages: Stages | None = None,
+        now: dt.datetime | None = None,
     ) -> None:
-        self.state, self.settings, self._query, self.stages = state, settings, query, stages
+        self.state, self.settings, self._query, self.stages, self.now = state, settings, query, stages, now
         self.weeks = ask.forecast_weeks(state)
         if not self.weeks:
-            raise BadView("No forecast has been published yet. Land sales and run the graph: forecast run")
+            raise NothingPublished("No forecast has been published yet. Land sales and run the graph: forecast run")
         self.week = self._week(query.get("week", ""))
         self.scope = Scope(query.get("store", "").strip(), query.get("dept", "").strip())
         self.wants_csv = query.get("format") == "csv"
+        self.wanted_table = query.get("table", "")
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Columns of the published quantiles."""
         return self.settings.quantile_columns
+
+    @functools.cached_property
+    def events(self) -> tuple[Event, ...]:
+        """The holidays the model lines up: the landed calendar's, the country's where none has landed."""
+        first = self.week - 52 * (ask.YEARS_SHOWN + 1) * WEEK
+        return events_for(first, self.week, ask.landed_calendar(self.state), self.settings.country)
+
+    @functools.cached_property
+    def findings(self) -> Findings:
+        """What is wrong with the newest weeks, whichever week is looked at."""
+        return troubles(self.state, self.settings, self.now)
+
+    @property
+    def file_name(self) -> str:
+        """The view in a few words, to name files by: scope, choices, week."""
+        scope = [f"store {self.scope.store}" if self.scope.store else "", f"dept {self.scope.dept}" if self.scope.dept
+                 else ""]  # fmt: skip
+        chosen = [f"{k} {v}" for k, v in sorted(self._query_only().items()) if k != "rows"]
+        return " ".join(filter(None, [*scope, *chosen, str(self.week)]))
 
     @property
     def stores(self) -> list[str]:
@@ -74,7 +125,7 @@ class View:
         return sorted({h for h in (1, 4, 8) if h < full} | {full})
 
     def _query_only(self) -> dict[str, str]:
-        return {k: v for k, v in self._query.items() if k not in ("week", "store", "dept", "format")}
+        return {k: v for k, v in self._query.items() if k not in ("week", "store", "dept", "format", "table") and v}
 
     def _week(self, text: str) -> dt.date:
         if not text:
@@ -89,89 +140,111 @@ class View:
 
 
 def this_week(view: View) -> dict[str, Any]:
-    """The total, what changed, which model serves, what is wrong with the data; then the review queue."""
-    state, week = view.state, view.week
-    total = Scope()
-    ahead = ask.forecast(state, total, week, view.columns)
+    """What is wrong; the forecast of all stores or of those chosen, which model serves; then the review queue."""
+    state, week, scope = view.state, view.week, view.scope
+    _must_exist(view)
+    ahead, given = _ahead(view)
     next_weeks = ahead[: ask.NEXT]
-    revised = [r for r in next_weeks if r["previous"] is not None]
-    lagged = [r for r in next_weeks if r["last_year"]]
-    queue = ask.review_queue(state, week, view.scope)
     rows = int(view.choose("rows", ("12", "50", "500"), "12"))
-    shown = queue if view.wants_csv else queue[:rows]
+    shown = ask.review_queue(state, week, scope, rows)
     return {
         "queue": _with_sparks(view, shown),
-        "queue_length": len(queue),
+        "queue_length": shown[0]["of_all"] if shown else 0,
+        "reason": "" if shown else ask.reason_without(state, week, scope),
         "rows": rows,
-        "chart": _fan(view, total, ahead, f"All stores: sales and the forecast made after the week of {week}"),
+        "chart": _fan(view, scope, ahead, f"{_upper(scope.name)}: sales, and the forecast after the week of {week}"),
         "ahead": ahead,
-        "next_total": sum(r["p50"] for r in next_weeks),
+        "overrides": given,
+        "next_total": sum(r["p50"] for r in next_weeks) if next_weeks else None,
         "next_count": len(next_weeks),
-        "next_against_last_year": _ratio(lagged, "p50", "last_year"),
-        "next_against_previous": _ratio(revised, "p50", "previous"),
+        "next_plan": sum(r["p50"] if r["plan"] is None else r["plan"] for r in next_weeks)
+        if any(r["plan"] is not None for r in next_weeks) else None,
+        "next_against_last_year": _change(next_weeks, "p50", "aligned"),
+        "next_against_previous": _change(next_weeks, "p50", "previous"),
         "model": ask.model(state, week),
-        "published": ask.published(state, week),
-        "problems": ask.data_problems(state),
-        "recent": ask.recent(state, week),
-        "waiting": _weeks_waiting(view),
-        "table": shown,
-    }
+        "published": ask.published(state, week, scope),
+        "recent": ask.recent(state, week, scope),
+        "findings": view.findings,
+        "tables": {
+            "queue": lambda: _plain(ask.review_queue(state, week, scope)),
+            "forecast": lambda: ahead,
+            "sales": lambda: _sales(view),
+            "troubles": lambda: [
+                {"kind": t.kind, "serious": t.serious, "what": t.text, "next": t.step} for t in view.findings.troubles
+            ],
+        },
+    }  # fmt: skip
 
 
 def explore(view: View) -> dict[str, Any]:
     """One series, store, department or the total: history, forecast, the run before, accuracy, table."""
     state, scope = view.state, view.scope
-    for value, known, word in ((scope.store, view.stores, "store"), (scope.dept, view.depts, "department")):
-        if value and value not in known:
-            raise BadView(
-                f"There is no {word} {value}; there are {', '.join(known[:12])}{' ...' if known[12:] else ''}"
-            )
-    ahead = ask.forecast(state, scope, view.week, view.columns)
-    reason = ""
-    if not ahead:
-        found = [r for r in ask.without_forecast(state, view.week, 100_000)
-                 if (r["store"], r["dept"]) == (scope.store, scope.dept)]  # fmt: skip
-        reason = found[0]["reason"] if found else "this store and department never sold anything together"
-    given = ask.overrides(state, scope, view.week)
-    by_week = {r["target_week"]: r["value"] for r in given}
-    ahead = [{**r, "override": by_week.get(r["target_week"])} for r in ahead]
+    _must_exist(view)
+    ahead, given = _ahead(view)
     accuracy = ask.scores(state, scope, view.week, view.horizon(), 26, of_sum=True)
+    columns, lacking = _covariates(view)
     return {
-        "reason": reason,
+        "reason": "" if ahead else ask.reason_without(state, view.week, scope),
         "ahead": ahead,
         "overrides": given,
         "chart": _fan(view, scope, ahead, f"{_upper(scope.name)}: sales and forecast"),
+        "covariate_charts": [_covariate_chart(view, name, values, ahead) for name, values in columns.items()],
+        "lacking": lacking,
         "accuracy": accuracy,
         "accuracy_chart": _accuracy_chart(accuracy, "Error of its forecasts (WAPE)"),
         "horizon": view.horizon(),
-        "table": ahead,
         "model": ask.model(state, view.week),
+        "tables": {
+            "forecast": lambda: ahead,
+            "sales": lambda: _sales(view),
+            "accuracy": lambda: accuracy,
+            "overrides": lambda: given,
+            "covariates": lambda: [
+                {"week": week, "name": name, "value": value}
+                for name, values in columns.items()
+                for week, value in sorted(values.items())
+            ],
+        },
     }
 
 
 def heatmap(view: View) -> dict[str, Any]:
-    """Error, bias or coverage of every series, stores down and departments across."""
+    """Error, bias or coverage of every series, stores down and departments across, by the money they are off."""
     measure = view.choose("measure", ("wape", "bias", "coverage"), "wape")
     weeks = int(view.choose("weeks", ("1", "4", "8", "13", "26"), "8"))
+    order = view.choose("order", ("money", "name"), "money")
     found = ask.heat_map(view.state, view.week, measure, weeks)
+    stores, depts = (
+        (found.stores, found.depts)
+        if order == "money"
+        else (sorted(found.stores, key=ask.natural), sorted(found.depts, key=ask.natural))
+    )
     rows = [
         {
             "store": store,
             "cells": [
-                {"dept": dept, "value": cell[0], "shade": _shade(measure, cell[0])} if cell else None
-                for dept in found.depts
+                {"dept": dept, "cell": cell, "shade": _shade(measure, cell.value)} if cell else None
+                for dept in depts
                 for cell in [found.cells.get((store, dept))]
             ],
         }
-        for store in found.stores
+        for store in stores
     ]
-    table = [
-        {"store": store, "dept": dept, measure: value, "actual": actual}
-        for (store, dept), (value, actual) in sorted(
-            found.cells.items(), key=lambda item: tuple(map(ask.natural, item[0]))
-        )
-    ]
-    return {"measure": measure, "weeks": weeks, "found": found, "rows": rows, "table": table, "steps": _STEPS[measure]}
+    return {
+        "measure": measure,
+        "weeks": weeks,
+        "order": order,
+        "found": found,
+        "depts": depts,
+        "rows": rows,
+        "steps": _STEPS[measure],
+        "tables": {
+            "series": lambda: [
+                {"store": store, "dept": dept, measure: cell.value, "actual": cell.actual, "off": cell.off}
+                for (store, dept), cell in found.cells.items()
+            ]
+        },
+    }
 
 
 def misses(view: View) -> dict[str, Any]:
@@ -179,36 +252,41 @@ def misses(view: View) -> dict[str, Any]:
     usual = "series" if view.scope.store or view.scope.dept else "store"
     by = view.choose("by", ("store", "dept", "series"), usual)
     horizon = view.horizon() or 1
-    rows = ask.misses(view.state, view.week, by, view.scope, horizon)
+    rows = ask.misses(view.state, view.week, by, view.scope, horizon, LISTED)
     most = max((r["abs_error"] for r in rows), default=0) or 1
     return {
         "by": by,
         "horizon": horizon,
         "rows": [{**r, "part": r["abs_error"] / most} for r in rows],
-        "lost": sum(r["abs_error"] for r in rows),
-        "table": rows,
+        "lost": rows[0]["off_in_all"] if rows else 0,
+        "of_all": rows[0]["of_all"] if rows else 0,
+        "tables": {"misses": lambda: _plain(ask.misses(view.state, view.week, by, view.scope, horizon))},
     }
 
 
 def revisions(view: View) -> dict[str, Any]:
     """What this run says that the run before did not."""
     by = view.choose("by", ("store", "dept", "series"), "series" if view.scope.store or view.scope.dept else "dept")
-    rows = ask.revisions(view.state, view.week, by, view.scope)
+    rows = ask.revisions(view.state, view.week, by, view.scope, LISTED)
     scope = view.scope
-    ahead = ask.forecast(view.state, scope, view.week, view.columns)
+    ahead, _ = _ahead(view)
     weeks = [r["target_week"] for r in ahead]
     lines = [
         Line("this run", "forecast", [r["p50"] for r in ahead]),
         Line("the run before", "previous", [r["previous"] for r in ahead]),
-        Line("last year", "naive", [r["last_year"] for r in ahead]),
+        Line("last year, holidays lined up", "naive", [r["aligned"] for r in ahead]),
     ]
     return {
         "by": by,
         "rows": rows,
+        "of_all": rows[0]["of_all"] if rows else 0,
         "previous_week": rows[0]["previous_week"] if rows else None,
         "chart": time_chart(f"{_upper(scope.name)}: forecasts of the weeks ahead", weeks, lines),
         "most": max((abs(r["change"]) for r in rows), default=0) or 1,
-        "table": rows,
+        "tables": {
+            "revisions": lambda: _plain(ask.revisions(view.state, view.week, by, scope)),
+            "forecast": lambda: ahead,
+        },
     }
 
 
@@ -221,6 +299,7 @@ def accuracy(view: View) -> dict[str, Any]:
     by_horizon = ask.scores_by_horizon(state, scope, view.week, of_sum=of_sum)
     low, high = view.columns[0], view.columns[-1]
     wanted = (int(high[1:]) - int(low[1:])) / 100
+    points, calibrated = ask.calibration(state, scope, view.week, view.columns, horizon)
     return {
         "horizon": horizon,
         "by_week": by_week,
@@ -236,7 +315,7 @@ def accuracy(view: View) -> dict[str, Any]:
                 Line("as it should be", "naive", [wanted] * len(by_week)),
             ],
             height=240,
-            from_zero=True,
+            span=(0, 1),
             percent=True,
         ),
         "horizon_chart": bars(
@@ -247,37 +326,87 @@ def accuracy(view: View) -> dict[str, Any]:
                 Line("same week last year", "naive", [r["naive_wape"] for r in by_horizon]),
             ],
         ),
-        "calibration": calibration_chart(
-            "Calibration of the series' quantiles", ask.calibration(state, scope, view.week, view.columns, horizon)
-        ),
-        "table": by_week,
+        "calibration": calibration_chart("Calibration of the series' quantiles", points),
+        "calibrated_weeks": calibrated,
+        "tables": {
+            "weeks": lambda: by_week,
+            "weeks ahead": lambda: by_horizon,
+            "calibration": lambda: [{"quantile": q, "share": share} for q, share in points],
+        },
     }
 
 
 def runs(view: View) -> dict[str, Any]:
     """What landed, what was refused and why, the models in force, the series without a forecast."""
-    landings = ask.landings(view.state)
+    state, listed = view.state, int(view.choose("rows", (str(FEW), "100"), str(FEW)))
+    stages = view.stages.recent() if view.stages else []
     return {
-        "landings": landings,
-        "quarantine": ask.quarantined(view.state),
-        "models": ask.models(view.state),
-        "without": ask.without_forecast(view.state, view.week),
-        "published": ask.published(view.state, view.week),
-        "stages": view.stages.recent() if view.stages else [],
+        "landings": ask.landings(state, listed),
+        "quarantine": ask.quarantined(state, listed),
+        "models": ask.models(state, listed),
+        "without": ask.without_forecast(state, view.week, listed),
+        "rows": listed,
+        "published": ask.published(state, view.week),
+        "findings": view.findings,
+        "stages": stages[:listed],
         "stage_names": ASSETS,
-        "table": landings,
+        "tables": {
+            "files": lambda: _plain(ask.landings(state)),
+            "quarantine": lambda: _plain(ask.quarantined(state)),
+            "models": lambda: _plain(ask.models(state)),
+            "without": lambda: _plain(ask.without_forecast(state, view.week)),
+            "stages": lambda: [
+                {"week": r.week, "ended_at": r.ended_at, **{n: r.seconds.get(n) for n in ASSETS}, "usd": r.usd}
+                for r in stages
+            ],
+        },
     }
+
+
+def _must_exist(view: View) -> None:
+    """Refuse a store or department that there is not, naming some that there are."""
+    scope = view.scope
+    for value, known, word in ((scope.store, view.stores, "store"), (scope.dept, view.depts, "department")):
+        if value and value not in known:
+            raise BadView(
+                f"There is no {word} {value}; there are {', '.join(known[:12])}{' ...' if known[12:] else ''}"
+            )
+
+
+def _ahead(view: View) -> tuple[Rows, Rows]:
+    """The forecast of the view's scope with what people's own figures make of it, and those figures."""
+    given = ask.overrides(view.state, view.scope, view.week)
+    ahead = ask.forecast(view.state, view.scope, view.week, view.columns, view.events)
+    return ask.planned(ahead, given), given
+
+
+def _sales(view: View) -> Rows:
+    """All sales of the view's scope by week."""
+    return ask.history(view.state, view.scope, dt.date.min, dt.date.max)
+
+
+def _plain(rows: Rows) -> Rows:
+    """Rows without the counts that a page needs beside them."""
+    return [{k: v for k, v in r.items() if not k.endswith(("of_all", "in_all"))} for r in rows]
+
+
+def _span(view: View, last: dt.date) -> list[dt.date]:
+    """The weeks that a chart of history shows: up to YEARS_SHOWN years, then those ahead."""
+    past = ask.history(view.state, view.scope, view.week - 52 * ask.YEARS_SHOWN * WEEK, last)
+    if not past:
+        return []
+    first = min(r["week"] for r in past)
+    return [first + k * WEEK for k in range((last - first) // WEEK + 1)]
 
 
 def _fan(view: View, scope: Scope, ahead: Rows, title: str) -> str:
     """Two years of sales, then the forecast with its intervals, beside the run before and last year."""
     week = view.week
     last = ahead[-1]["target_week"] if ahead else week
-    past = {r["week"]: r["sales"] for r in ask.history(view.state, scope, week - 52 * ask.YEARS_SHOWN * WEEK, last)}
-    if not past:
+    weeks = _span(view, last)
+    if not weeks:
         return time_chart(title, [], [])
-    first = min(past)
-    weeks = [first + k * WEEK for k in range((last - first) // WEEK + 1)]
+    past = {r["week"]: r["sales"] for r in ask.history(view.state, scope, weeks[0], last)}
     by_week = {r["target_week"]: r for r in ahead}
     before = {r["target_week"]: r["p50"] for r in ask.previous(view.state, scope, week) if r["target_week"] in weeks}
     known = past.get(week)
@@ -296,17 +425,40 @@ def _fan(view: View, scope: Scope, ahead: Rows, title: str) -> str:
     ]
     if before:
         lines.insert(1, Line("the run before", "previous", [before.get(w) for w in weeks]))
-    if any(r.get("override") is not None for r in ahead):
-        lines.append(Line("override", "override", [by_week[w]["override"] if w in by_week else None for w in weeks]))
+    if any(r["plan"] is not None for r in ahead):
+        lines.append(Line("plan with people's own figures", "override", column("plan")))
     bands = [Band(f"{a} to {b}", f"fan{n}", column(a, known), column(b, known)) for n, (a, b) in enumerate(pairs)]
     return time_chart(title, weeks, lines, bands if ahead else (), _holidays(view, weeks), from_zero=True)
 
 
+def _covariates(view: View) -> tuple[dict[str, dict[dt.date, float | None]], str]:
+    """The columns in use by week, and what is wrong with their declaration."""
+    try:
+        return ask.covariates(view.state, view.scope, view.settings.declarations), ""
+    except ValueError as error:
+        return {}, str(error)
+
+
+def _covariate_chart(view: View, name: str, values: Mapping[dt.date, float | None], ahead: Rows) -> str:
+    """A column the model is given, over the same weeks as the sales above it: past as a line, planned dashed."""
+    weeks = _span(view, ahead[-1]["target_week"] if ahead else view.week)
+    words = name.replace("_", " ")
+    return time_chart(
+        f"{_upper(words)}, as the model is given it",
+        weeks,
+        [
+            Line(words, "actual", [values.get(w) if w <= view.week else None for w in weeks]),
+            Line("planned", "forecast", [values.get(w) if w >= view.week else None for w in weeks]),
+        ],
+        height=130,
+        from_zero=True,
+    )
+
+
 def _holidays(view: View, weeks: Sequence[dt.date]) -> list[Mark]:
-    """The named days of the weeks shown, at the week each lies in."""
-    events = retail_events(weeks[0], weeks[-1], view.settings.country)
+    """The holidays that the model lines up, at the week each lies in."""
     found: dict[int, str] = {}
-    for event in events:
+    for event in view.events:
         for day in event.dates:
             position = -((weeks[0] - day).days // 7)  # a week holds the seven days that end on its date
             if 0 <= position < len(weeks):
@@ -325,24 +477,24 @@ def _accuracy_chart(rows: Rows, title: str) -> str:
         height=240,
         from_zero=True,
         percent=True,
+        table=False,
     )
 
 
 def _with_sparks(view: View, rows: Rows) -> Rows:
     """The rows of series, each with its last half year and the forecast as a small picture."""
-    wanted = [f"{r['store']} {r['dept']}" for r in rows]
+    wanted = [f"{r['store']}\t{r['dept']}" for r in rows]
     if not wanted or view.wants_csv:
         return rows
+    series, marks = f"store || {ask.SEPARATOR} || dept", ", ".join("?" * len(wanted))
     found = view.state.rows(
-        f"""SELECT store || ' ' || dept AS series, CASE WHEN observed THEN sales END AS sales FROM cleaned_series
-            WHERE week > ? AND week <= ? AND store || ' ' || dept IN ({", ".join("?" * len(wanted))})
-            ORDER BY week""",  # noqa: S608 (question marks)
+        f"""SELECT {series} AS series, CASE WHEN observed THEN sales END AS sales FROM cleaned_series
+            WHERE week > ? AND week <= ? AND {series} IN ({marks}) ORDER BY week""",  # noqa: S608 (question marks)
         [view.week - 26 * WEEK, view.week, *wanted],
     )
     ahead = view.state.rows(
-        f"""SELECT store || ' ' || dept AS series, p50 AS sales FROM forecasts
-            WHERE level = 'series' AND forecast_week = ? AND store || ' ' || dept IN ({", ".join("?" * len(wanted))})
-            ORDER BY target_week""",  # noqa: S608 (question marks)
+        f"""SELECT {series} AS series, p50 AS sales FROM forecasts
+            WHERE level = 'series' AND forecast_week = ? AND {series} IN ({marks}) ORDER BY target_week""",  # noqa: S608
         [view.week, *wanted],
     )
     past: dict[str, list[float | None]] = {}
@@ -356,20 +508,17 @@ def _with_sparks(view: View, rows: Rows) -> Rows:
     ]
 
 
-def _weeks_waiting(view: View) -> int:
-    """Weeks that have ended since the newest forecast was made."""
-    newest = view.settings.calendar.last_started(dt.datetime.now(dt.UTC))
-    return max((newest - view.weeks[0]) // WEEK, 0)
-
-
 def _upper(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _ratio(rows: Rows, part: str, whole: str) -> float | None:
-    """How much more `part` is than `whole`, as a share."""
-    total = sum(r[whole] for r in rows)
-    return sum(r[part] for r in rows) / total - 1 if total else None
+def _change(rows: Rows, part: str, whole: str) -> Change | None:
+    """How much more `part` is than `whole` over the rows that have both; None where there is none."""
+    both = [r for r in rows if r[part] is not None and r[whole] is not None]
+    if not both:
+        return None
+    amount, base = sum(r[part] - r[whole] for r in both), sum(r[whole] for r in both)
+    return Change(amount, amount / base if base > 0 else None)
 
 
 # Upper ends of the shades of a heat map, and what they are called.

@@ -1,17 +1,26 @@
 """What the pages ask the lake, in SQL that DuckDB and Athena both read, shaped for people.
 
 Money is in the unit of the sales that landed. A forecast of level `series` is one store x department; `store`, `dept`
-and `total` are its sums. Errors are p50 minus actual, so a positive bias is a forecast too high.
+and `total` are its sums. Errors are p50 minus actual, so a positive bias is a forecast too high. `limit` None asks for
+all rows; what is limited says in `of_all` how many there are.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
+import numpy as np
+
+from forecast_platform.series.cleaning import features_in_force, named_days
+from forecast_platform.series.covariates import Declarations
+from forecast_platform.series.holidays import Event
+from forecast_platform.series.reference import one_year_back
 from forecast_platform.weeks import WEEK
+
+T = TypeVar("T")
 
 Rows = list[dict[str, Any]]
 RECENT = 8  # weeks over which misses, bias and coverage of a series are judged
@@ -19,6 +28,8 @@ YEARS_SHOWN = 2
 NEXT = 4  # weeks ahead whose revision counts in the review queue
 BIASED = 0.6  # of the absolute error: a series whose errors nearly all point one way
 HEATMAP_ROWS, HEATMAP_COLUMNS = 60, 100
+YEAR_AND_MORE = 60  # weeks that hold the one a year back, also where a holiday moved it
+SEPARATOR = "chr(9)"  # between a store and a department told as one text: "1" of "11" is not "11" of "1"
 
 
 class State(Protocol):
@@ -27,6 +38,8 @@ class State(Protocol):
     version: str
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> Rows: ...
+
+    def apply(self, question: Callable[..., T], *arguments: Hashable) -> T: ...
 
 
 @dataclass(frozen=True)
@@ -91,8 +104,12 @@ def history(state: State, scope: Scope, first: dt.date, last: dt.date) -> Rows:
     )
 
 
-def forecast(state: State, scope: Scope, week: dt.date, columns: Sequence[str]) -> Rows:
-    """A published forecast: target_week, horizon, mean, quantiles, what the run before said, last year's sales."""
+def forecast(state: State, scope: Scope, week: dt.date, columns: Sequence[str], events: Sequence[Event] = ()) -> Rows:
+    """A published forecast: target_week, horizon, mean, quantiles, what the run before said, last year's sales.
+
+    `last_year` is the week 52 weeks before, `aligned` the same with holidays lined up: where one of `events` moved, the
+    days as far from it a year ago. Both are None where any of it was not observed.
+    """
     where, parameters = scope.where()
     ahead = state.rows(
         f"""SELECT target_week, horizon, mean, {", ".join(columns)} FROM forecasts
@@ -102,30 +119,102 @@ def forecast(state: State, scope: Scope, week: dt.date, columns: Sequence[str]) 
     if not ahead:
         return []
     before = {r["target_week"]: r["p50"] for r in previous(state, scope, week)}
-    start = ahead[0]["target_week"]
-    past = {r["week"]: r["sales"] for r in history(state, scope, start - 52 * WEEK, ahead[-1]["target_week"])}
+    rows = history(state, scope, week - YEAR_AND_MORE * WEEK, ahead[-1]["target_week"])
+    past = {r["week"]: r["sales"] for r in rows}
+    targets = [r["target_week"] for r in ahead]
+    aligned = aligned_last_year({w: v for w, v in past.items() if w <= week}, week, targets, events)
     return [
         {
             **row,
             "previous": before.get(row["target_week"]),
             "last_year": past.get(row["target_week"] - 52 * WEEK),
+            "aligned": aligned[row["target_week"]],
             "actual": past.get(row["target_week"]),
         }
         for row in ahead
     ]
 
 
+def aligned_last_year(
+    past: Mapping[dt.date, float | None], last: dt.date, targets: Sequence[dt.date], events: Sequence[Event]
+) -> dict[dt.date, float | None]:
+    """Last year's sales of each target week, holidays lined up as the model does; None where any of it is unknown.
+
+    Args:
+        past: sales by week up to `last`.
+        targets: weeks after `last`.
+    """
+    known = [last - k * WEEK for k in range(YEAR_AND_MORE, -1, -1)]
+    horizon = (max(targets) - last) // WEEK
+    weights = one_year_back(np.array(known, dtype="datetime64[D]"), horizon, events)
+    found: dict[dt.date, float | None] = {}
+    for target in targets:
+        column = weights[:, len(known) - 1 + (target - last) // WEEK]
+        parts = [(past.get(week), share) for week, share in zip(known, column.tolist(), strict=True) if share]
+        values = [value * share for value, share in parts if value is not None]
+        whole = len(values) == len(parts) and sum(share for _, share in parts) > 0.99
+        found[target] = sum(values) if whole else None
+    return found
+
+
+def landed_calendar(state: State) -> list[tuple[str, dt.date]]:
+    """(name, date) of the calendar that the model is given; empty where none has landed."""
+    return state.apply(named_days)
+
+
+def covariates(state: State, scope: Scope, declarations: Declarations) -> dict[str, dict[dt.date, float | None]]:
+    """Values by week, past and planned, of the columns in use for a store or series; exposure last.
+
+    Raises:
+        ValueError: a declared column never landed, see Declarations.among.
+    """
+    if not scope.store:
+        return {}
+    landed = [r["name"] for r in state.rows("SELECT DISTINCT name FROM features ORDER BY name")]
+    columns, exposure = declarations.among(landed)
+    wanted = [column.name for column in (*columns, *exposure)]
+    found: dict[str, dict[dt.date, float | None]] = {name: {} for name in wanted}
+    for row in state.apply(features_in_force, scope.store, scope.dept).to_pylist():
+        if row["name"] in found:
+            found[row["name"]][row["week"]] = row["value"]
+    return {name: values for name, values in found.items() if values}
+
+
 def overrides(state: State, scope: Scope, week: dt.date) -> Rows:
-    """Figures that people gave for weeks after `week`, the newest of each week, where they have not expired."""
-    if scope.level != "series":
-        return []
-    found = state.rows(
-        """SELECT target_week, value, reason, author, expires, made_at FROM overrides
-           WHERE store = ? AND dept = ? AND target_week > ? ORDER BY made_at""",
-        [scope.store, scope.dept, week],
+    """Figures that people gave for the scope's series and weeks after `week`, the newest of each series and week, where
+    they have not expired: store, dept, target_week, value, reason, author, expires, made_at, and `p50`, the forecast
+    that each stands beside."""
+    where, parameters = scope.members("o")
+    return state.rows(
+        f"""SELECT o.store, o.dept, o.target_week, o.value, f.p50, o.reason, o.author, o.expires, o.made_at
+            FROM overrides AS o
+            JOIN (SELECT store, dept, target_week, max(made_at) AS made_at FROM overrides
+                  GROUP BY store, dept, target_week) AS n
+              ON n.store = o.store AND n.dept = o.dept AND n.target_week = o.target_week AND n.made_at = o.made_at
+            JOIN forecasts AS f
+              ON f.level = 'series' AND f.store = o.store AND f.dept = o.dept AND f.target_week = o.target_week
+            WHERE f.forecast_week = ? AND o.expires >= ? AND {where}
+            ORDER BY o.target_week, o.store, o.dept""",  # noqa: S608
+        [week, week, *parameters],
     )
-    newest = {r["target_week"]: r for r in found}
-    return [newest[w] for w in sorted(newest) if newest[w]["expires"] >= week]
+
+
+def planned(ahead: Rows, given: Rows) -> Rows:
+    """The forecast of a scope with `override`, the sum of the figures given (a series' own figure), and `plan`: p50 and
+    what those figures add to it; both None in weeks without one."""
+    added: dict[dt.date, float] = {}
+    value: dict[dt.date, float] = {}
+    for o in given:
+        added[o["target_week"]] = added.get(o["target_week"], 0.0) + o["value"] - o["p50"]
+        value[o["target_week"]] = value.get(o["target_week"], 0.0) + o["value"]
+    return [
+        {
+            **r,
+            "override": value.get(r["target_week"]),
+            "plan": r["p50"] + added[r["target_week"]] if r["target_week"] in added else None,
+        }
+        for r in ahead
+    ]
 
 
 def previous(state: State, scope: Scope, week: dt.date) -> Rows:
@@ -145,38 +234,49 @@ def model(state: State, week: dt.date) -> dict[str, Any]:
     return found[0] if found else {}
 
 
-def published(state: State, week: dt.date) -> dict[str, Any]:
-    """When and what was published for a week: created_at, run_id, as_known, series, without, reported, active."""
+def published(state: State, week: dt.date, scope: Scope | None = None) -> dict[str, Any]:
+    """When and what was published for a week: created_at, run_id, as_known, series, without; and of the week's own
+    sales: landed_at, and reported of known, the series that sold in it and those that are open."""
+    where, parameters = (scope or Scope()).members()
     (row,) = state.rows(
-        """SELECT max(created_at) AS created_at, max(run_id) AS run_id, max(as_known) AS as_known,
-                  count(DISTINCT CASE WHEN level = 'series' THEN store || ' ' || dept END) AS series
+        """SELECT max(created_at) AS created_at, max(run_id) AS run_id, max(as_known) AS as_known
            FROM forecasts WHERE forecast_week = ?""",
         [week],
     )
-    (without,) = state.rows("SELECT count(*) AS n FROM no_forecast WHERE forecast_week = ?", [week])
+    (series,) = state.rows(
+        f"""SELECT count(*) AS n FROM (
+                SELECT DISTINCT store, dept FROM forecasts WHERE forecast_week = ? AND level = 'series' AND {where}
+            ) AS s""",  # noqa: S608
+        [week, *parameters],
+    )
+    (without,) = state.rows(
+        f"SELECT count(*) AS n FROM no_forecast WHERE forecast_week = ? AND {where}",  # noqa: S608
+        [week, *parameters],
+    )
     (landed,) = state.rows(
-        """SELECT max(landed_at) AS landed_at, count(*) AS known, sum(CASE WHEN observed THEN 1 ELSE 0 END) AS reported
-           FROM cleaned_series WHERE week = ?""",
-        [week],
+        f"""SELECT max(landed_at) AS landed_at, count(*) AS known, sum(CASE WHEN observed THEN 1 ELSE 0 END) AS reported
+            FROM cleaned_series WHERE week = ? AND {where}""",  # noqa: S608
+        [week, *parameters],
     )
-    return {**row, "without": without["n"], **landed}
+    return {**row, "series": series["n"], "without": without["n"], **landed, "reported": landed["reported"] or 0}
 
 
-def data_problems(state: State) -> dict[str, Any]:
-    """What is wrong with the newest version of the files that landed: files, rows refused, and the worst of them."""
-    rows = state.rows(
-        """SELECT l.source_key, l.landed_at, l.status, l.rows, l.quarantined, l.message
-           FROM landings AS l
-           JOIN (SELECT source_key, max(landed_at) AS landed_at FROM landings GROUP BY source_key) AS n
-             ON n.source_key = l.source_key AND n.landed_at = l.landed_at
-           WHERE l.quarantined > 0 OR l.status <> 'ingested' ORDER BY l.landed_at DESC"""
+def digits(state: State) -> int:
+    """Decimals of the sales that landed, 0 .. 4, going by the newest 13 weeks."""
+    (row,) = state.rows(
+        """SELECT max(CASE WHEN abs(sales - round(sales, 0)) < 0.00001 THEN 0
+                           WHEN abs(sales - round(sales, 1)) < 0.00001 THEN 1
+                           WHEN abs(sales - round(sales, 2)) < 0.00001 THEN 2
+                           WHEN abs(sales - round(sales, 3)) < 0.00001 THEN 3 ELSE 4 END) AS digits
+           FROM cleaned_series WHERE observed AND week > ?""",
+        [_newest(state) - 13 * WEEK],
     )
-    return {
-        "files": len(rows),
-        "rows": sum(r["quarantined"] or 0 for r in rows),
-        "refused": sum(r["status"] != "ingested" for r in rows),
-        "newest": rows[:5],
-    }
+    return row["digits"] or 0
+
+
+def _newest(state: State) -> dt.date:
+    (row,) = state.rows("SELECT max(week) AS week FROM cleaned_series WHERE observed")
+    return row["week"] or dt.date.max
 
 
 def scores(
@@ -213,14 +313,14 @@ def _scored(scope: Scope, of_sum: bool) -> tuple[str, list[Any]]:
     return f"level = 'series' AND {where}", parameters
 
 
-def recent(state: State, week: dt.date) -> dict[str, Any]:
-    """Accuracy of all series together, one week ahead, over the recent weeks."""
+def recent(state: State, week: dt.date, scope: Scope | None = None) -> dict[str, Any]:
+    """Accuracy of the scope's series together, one week ahead, over the RECENT weeks; `weeks` are those of them that
+    were scored."""
+    where, parameters = (scope or Scope()).members()
     (row,) = state.rows(
-        """SELECT sum(abs_error) / nullif(sum(abs(actual)), 0) AS wape,
-                  sum(naive_abs_error) / nullif(sum(CASE WHEN naive IS NOT NULL THEN abs(actual) END), 0) AS naive_wape,
-                  avg(CASE WHEN in_interval THEN 1.0 ELSE 0.0 END) AS coverage
-           FROM forecast_accuracy WHERE level = 'series' AND horizon = 1 AND week > ? AND week <= ?""",
-        [week - RECENT * WEEK, week],
+        f"""SELECT {_SCORES} FROM forecast_accuracy
+            WHERE level = 'series' AND horizon = 1 AND week > ? AND week <= ? AND {where}""",  # noqa: S608
+        [week - RECENT * WEEK, week, *parameters],
     )
     return row
 
@@ -233,27 +333,28 @@ _SCORES = """
     sum(error) / nullif(sum(abs(actual)), 0) AS bias,
     avg(CASE WHEN in_interval THEN 1.0 ELSE 0.0 END) AS coverage,
     sum(quantile_loss) / nullif(sum(abs(actual)), 0) AS wql,
-    count(*) AS forecasts"""
+    count(*) AS forecasts, count(DISTINCT week) AS weeks"""
 
 
 def calibration(
     state: State, scope: Scope, last: dt.date, columns: Sequence[str], horizon: int | None, weeks: int = 4
-) -> list[tuple[float, float]]:
-    """(level, share of sales at or below that quantile) of the series' forecasts for the last target weeks."""
+) -> tuple[list[tuple[float, float]], int]:
+    """(level, share of sales at or below that quantile) of the series' forecasts for the last target weeks, and how
+    many of those weeks there were."""
     where, parameters = scope.members("f")
     shares = ", ".join(f"avg(CASE WHEN a.sales <= f.{c} THEN 1.0 ELSE 0.0 END) AS {c}" for c in columns)
     ahead, more = ("AND f.horizon = ?", [horizon]) if horizon else ("", [])
     (row,) = state.rows(
-        f"""SELECT {shares} FROM forecasts AS f
+        f"""SELECT {shares}, count(DISTINCT f.target_week) AS weeks FROM forecasts AS f
             JOIN cleaned_series AS a ON a.week = f.target_week AND a.store = f.store AND a.dept = f.dept
             WHERE f.level = 'series' AND a.observed AND f.target_week > ? AND f.target_week <= ?
               AND f.forecast_week >= ? AND {where} {ahead}""",  # noqa: S608
         [last - weeks * WEEK, last, last - (weeks + (horizon or 60)) * WEEK, *parameters, *more],
     )
-    return [(int(c[1:]) / 100, row[c]) for c in columns if row[c] is not None]
+    return [(int(c[1:]) / 100, row[c]) for c in columns if row[c] is not None], row["weeks"]
 
 
-def review_queue(state: State, week: dt.date, scope: Scope | None = None) -> Rows:
+def review_queue(state: State, week: dt.date, scope: Scope | None = None, limit: int | None = None) -> Rows:
     """Every series that needs a person, by the money a week that speaks for it, most first.
 
     Three reasons, each in money a week: `miss`, how far the newest week's sales lay outside their interval; `bias`,
@@ -296,8 +397,8 @@ def review_queue(state: State, week: dt.date, scope: Scope | None = None) -> Row
             LEFT JOIN recent AS r ON r.store = c.store AND r.dept = c.dept
         )
         SELECT store, dept, p50, change, actual, forecast, in_interval, weeks, outside, bias_share, mean_error,
-               miss, bias, miss + bias + coalesce(abs(change), 0) AS money
-        FROM reasons ORDER BY money DESC, store, dept LIMIT 500
+               miss, bias, miss + bias + coalesce(abs(change), 0) AS money, count(*) OVER () AS of_all
+        FROM reasons ORDER BY money DESC, store, dept{_limit(limit)}
         """,  # noqa: S608
         [
             week - RECENT * WEEK,
@@ -316,25 +417,32 @@ def review_queue(state: State, week: dt.date, scope: Scope | None = None) -> Row
     )
 
 
-def misses(state: State, week: dt.date, by: str, scope: Scope, horizon: int = 1) -> Rows:
-    """The forecasts of a week that cost most, `by` series, store or dept: actual, p50, error, naive, in_interval."""
+def _limit(rows: int | None) -> str:
+    return "" if rows is None else f" LIMIT {int(rows)}"
+
+
+def misses(state: State, week: dt.date, by: str, scope: Scope, horizon: int = 1, limit: int | None = None) -> Rows:
+    """The forecasts of a week that cost most, `by` series, store or dept: actual, p50, error, naive, in_interval;
+    `off_in_all` is what all of them were off."""
     level = {"series": "series", "store": "store", "dept": "dept"}[by]
     where, parameters = scope.members()
     return state.rows(
-        f"""SELECT store, dept, actual, p50, error, abs_error, naive, naive_abs_error, in_interval
+        f"""SELECT store, dept, actual, p50, error, abs_error, naive, naive_abs_error, in_interval,
+                   count(*) OVER () AS of_all, sum(abs_error) OVER () AS off_in_all
             FROM forecast_accuracy WHERE week = ? AND horizon = ? AND level = ? AND {where}
-            ORDER BY abs_error DESC, store, dept LIMIT 200""",  # noqa: S608
+            ORDER BY abs_error DESC, store, dept{_limit(limit)}""",  # noqa: S608
         [week, horizon, level, *parameters],
     )
 
 
-def revisions(state: State, week: dt.date, by: str, scope: Scope) -> Rows:
+def revisions(state: State, week: dt.date, by: str, scope: Scope, limit: int | None = None) -> Rows:
     """What changed between the run before and this one, over the weeks both forecast: before, now, change."""
     where, parameters = scope.members()
     return state.rows(
         f"""
         SELECT n.store, n.dept, sum(b.p50) AS before, sum(n.p50) AS now, sum(n.p50 - b.p50) AS change,
-               sum(abs(n.p50 - b.p50)) AS moved, count(*) AS weeks, max(b.forecast_week) AS previous_week
+               sum(abs(n.p50 - b.p50)) AS moved, count(*) AS weeks, max(b.forecast_week) AS previous_week,
+               count(*) OVER () AS of_all
         FROM (SELECT store, dept, target_week, p50 FROM forecasts
               WHERE forecast_week = ? AND level = ? AND {where}) AS n
         JOIN (SELECT forecast_week, store, dept, target_week, p50 FROM forecasts
@@ -342,25 +450,38 @@ def revisions(state: State, week: dt.date, by: str, scope: Scope) -> Rows:
                 AND forecast_week = (SELECT max(forecast_week) FROM forecasts WHERE forecast_week < ?)) AS b
           ON b.target_week = n.target_week
          AND coalesce(b.store, '') = coalesce(n.store, '') AND coalesce(b.dept, '') = coalesce(n.dept, '')
-        GROUP BY n.store, n.dept ORDER BY abs(sum(n.p50 - b.p50)) DESC, n.store, n.dept LIMIT 200
+        GROUP BY n.store, n.dept ORDER BY abs(sum(n.p50 - b.p50)) DESC, n.store, n.dept{_limit(limit)}
         """,  # noqa: S608
         [week, by, *parameters, by, *parameters, week],
     )
 
 
 @dataclass(frozen=True)
+class Cell:
+    """One series of a heat map: its value, the money it sold and was off by, and whether it is one of the few cells
+    that make up half of all that the map is off."""
+
+    value: float
+    actual: float
+    off: float
+    heavy: bool = False
+
+
+@dataclass(frozen=True)
 class HeatMap:
-    """Stores down, departments across; a cell is (value, actual sales) or None.
+    """Stores down, departments across, those that are off by most money first.
 
     Attributes:
-        stores_in_all, depts_in_all: how many there are; the largest are shown.
+        stores_in_all, depts_in_all: how many there are; those off by most are shown.
+        weeks: target weeks that the values rest on.
     """
 
     stores: list[str]
     depts: list[str]
-    cells: dict[tuple[str, str], tuple[float, float]]
+    cells: dict[tuple[str, str], Cell]
     stores_in_all: int
     depts_in_all: int
+    weeks: int
 
 
 def heat_map(state: State, last: dt.date, measure: str, weeks: int) -> HeatMap:
@@ -370,49 +491,77 @@ def heat_map(state: State, last: dt.date, measure: str, weeks: int) -> HeatMap:
         "bias": "sum(error) / nullif(sum(abs(actual)), 0)",
         "coverage": "avg(CASE WHEN in_interval THEN 1.0 ELSE 0.0 END)",
     }[measure]
+    span = [last - weeks * WEEK, last]
     rows = state.rows(
-        f"""SELECT store, dept, {value} AS value, sum(abs(actual)) AS actual FROM forecast_accuracy
-            WHERE level = 'series' AND horizon = 1 AND week > ? AND week <= ? GROUP BY store, dept""",  # noqa: S608
-        [last - weeks * WEEK, last],
+        f"""SELECT store, dept, {value} AS value, sum(abs(actual)) AS actual, sum(abs_error) AS off
+            FROM forecast_accuracy WHERE level = 'series' AND horizon = 1 AND week > ? AND week <= ?
+            GROUP BY store, dept""",  # noqa: S608
+        span,
+    )
+    (scored,) = state.rows(
+        """SELECT count(DISTINCT week) AS n FROM forecast_accuracy
+           WHERE level = 'series' AND horizon = 1 AND week > ? AND week <= ?""",
+        span,
     )
     by_store: dict[str, float] = {}
     by_dept: dict[str, float] = {}
     for r in rows:
-        by_store[r["store"]] = by_store.get(r["store"], 0) + r["actual"]
-        by_dept[r["dept"]] = by_dept.get(r["dept"], 0) + r["actual"]
-    stores = sorted(sorted(by_store, key=by_store.__getitem__, reverse=True)[:HEATMAP_ROWS], key=natural)
-    depts = sorted(sorted(by_dept, key=by_dept.__getitem__, reverse=True)[:HEATMAP_COLUMNS], key=natural)
-    cells = {(r["store"], r["dept"]): (r["value"], r["actual"]) for r in rows if r["value"] is not None}
-    return HeatMap(stores, depts, cells, len(by_store), len(by_dept))
+        by_store[r["store"]] = by_store.get(r["store"], 0) + r["off"]
+        by_dept[r["dept"]] = by_dept.get(r["dept"], 0) + r["off"]
+    half, reached = sum(by_store.values()) / 2, 0.0
+    cells = {}
+    for r in sorted(rows, key=lambda r: r["off"], reverse=True):
+        if r["value"] is not None:
+            cells[r["store"], r["dept"]] = Cell(r["value"], r["actual"], r["off"], reached < half)
+        reached += r["off"]
+    stores, depts = _most(by_store), _most(by_dept)
+    return HeatMap(stores[:HEATMAP_ROWS], depts[:HEATMAP_COLUMNS], cells, len(stores), len(depts), scored["n"])
 
 
-def landings(state: State, limit: int = 60) -> Rows:
+def _most(money: Mapping[str, float]) -> list[str]:
+    """Names by money, most first."""
+    return sorted(money, key=lambda name: (-money[name], natural(name)))
+
+
+def landings(state: State, limit: int | None = None) -> Rows:
     """Files that landed, newest first."""
-    return state.rows("SELECT * FROM landings ORDER BY landed_at DESC, source_key LIMIT ?", [limit])
+    return state.rows(
+        f"SELECT *, count(*) OVER () AS of_all FROM landings ORDER BY landed_at DESC, source_key{_limit(limit)}"  # noqa: S608
+    )
 
 
-def quarantined(state: State, limit: int = 200) -> Rows:
+def quarantined(state: State, limit: int | None = None) -> Rows:
     """Rejected lines and files, newest first, with the rule and what to do."""
     return state.rows(
-        """SELECT landed_at, source_key, line, rule, field, value, message FROM quarantine
-           ORDER BY landed_at DESC, source_key, line LIMIT ?""",
-        [limit],
+        f"""SELECT landed_at, source_key, line, rule, field, value, message, count(*) OVER () AS of_all FROM quarantine
+            ORDER BY landed_at DESC, source_key, line{_limit(limit)}"""  # noqa: S608
     )
 
 
-def models(state: State, limit: int = 30) -> Rows:
+def models(state: State, limit: int | None = None) -> Rows:
     """Models in force, newest week first."""
     return state.rows(
-        """SELECT week, version, trained_as_of, target, network_share, backtest_wape, naive_wape, backtest_coverage80,
-                  verdict, why FROM models ORDER BY week DESC LIMIT ?""",
-        [limit],
+        f"""SELECT week, version, trained_as_of, target, network_share, backtest_wape, naive_wape, backtest_coverage80,
+                   verdict, why, count(*) OVER () AS of_all FROM models ORDER BY week DESC{_limit(limit)}"""  # noqa: S608
     )
 
 
-def without_forecast(state: State, week: dt.date, limit: int = 200) -> Rows:
+def without_forecast(state: State, week: dt.date, limit: int | None = None) -> Rows:
     """Series that got no forecast, each with the reason."""
     return state.rows(
-        """SELECT store, dept, last_week, reason FROM no_forecast WHERE forecast_week = ?
-           ORDER BY last_week DESC, store, dept LIMIT ?""",
-        [week, limit],
+        f"""SELECT store, dept, last_week, reason, count(*) OVER () AS of_all FROM no_forecast WHERE forecast_week = ?
+            ORDER BY last_week DESC, store, dept{_limit(limit)}""",  # noqa: S608
+        [week],
     )
+
+
+def reason_without(state: State, week: dt.date, scope: Scope) -> str:
+    """Why a store, department or series has no forecast."""
+    found = state.rows(
+        "SELECT reason FROM no_forecast WHERE forecast_week = ? AND store = ? AND dept = ?",
+        [week, scope.store, scope.dept],
+    )
+    if found:
+        reason: str = found[0]["reason"]
+        return reason
+    return f"{scope.name} never sold anything" if scope.level == "series" else "none of its series is open"

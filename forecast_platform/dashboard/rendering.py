@@ -10,6 +10,7 @@ from typing import Any
 import jinja2
 
 from forecast_platform.dashboard.charts import short
+from forecast_platform.figures import figure, figures
 
 
 @functools.cache
@@ -21,19 +22,36 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (number, percent, signed, moment, day, clock, short)
+    filters = (number, numbers, percent, signed, change, weeks, moment, day, clock, short)
     made.filters |= {function.__name__: function for function in filters}
     return made
 
 
 def number(value: Any) -> str:
-    """12,345 and an en dash for nothing."""
-    return "–" if value is None else f"{value:,.0f}"
+    """12,345, 0.47, and an en dash for nothing."""
+    return figure(value) or "–"
+
+
+def numbers(values: Any) -> list[str]:
+    """The numbers of one column, with equal decimals."""
+    return [text or "–" for text in figures(list(values))]
 
 
 def signed(value: Any) -> str:
-    """+1,234, -1,234."""
-    return "–" if value is None else f"{value:+,.0f}".replace("-", "\N{MINUS SIGN}")
+    """+1,234, -1,234, +0.12."""
+    if not value:
+        return number(value)
+    return ("+" if value > 0 else "\N{MINUS SIGN}") + figure(abs(value))
+
+
+def change(value: Any) -> str:
+    """A change as a share, or in money where a share of what was before has no meaning."""
+    return percent(value.share, 1, True) if value.share is not None else signed(value.amount)
+
+
+def weeks(count: Any) -> str:
+    """1 week, 8 weeks."""
+    return "1 week" if count == 1 else f"{number(count)} weeks"
 
 
 def percent(value: Any, digits: int = 1, sign: bool = False) -> str:

@@ -15,13 +15,13 @@ from forecast_platform.dashboard import questions as ask
 from forecast_platform.dashboard.charts import short
 from forecast_platform.dashboard.pages import View, misses, this_week
 from forecast_platform.dashboard.questions import Scope, State
-from forecast_platform.dashboard.rendering import environment, number, percent, signed
+from forecast_platform.dashboard.rendering import change, environment, number, percent, signed, weeks
 from forecast_platform.settings import Settings
 from forecast_platform.weeks import WEEK
 
 HERE = Path(__file__).parent
 LISTED = 10
-INK, QUIET, BLUE, GREY = "#16202c", "#516072", "#0067b1", "#6b7684"
+INK, QUIET, BLUE, GREY, RED = "#16202c", "#516072", "#0067b1", "#6b7684", "#b3261e"
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,9 @@ def weekly_report(state: State, settings: Settings, week: dt.date) -> Report:
     facts = this_week(view)
     worst = misses(view)["rows"][:LISTED]
     by_week = ask.scores(state, Scope(), week, 1, 26)
-    summary = f"Forecast after the week of {week}: next {facts['next_count']} weeks {short(facts['next_total'])}" + (
-        f", {percent(facts['next_against_last_year'], 1, True)} on last year" if facts["next_against_last_year"] else ""
+    against = facts["next_against_last_year"]
+    summary = f"Forecast after the week of {week}: next {weeks(facts['next_count'])} {short(facts['next_total'])}" + (
+        f", {change(against)} on last year" if against else ""
     )
     context = {**facts, "view": view, "worst": worst, "summary": summary, "queue": facts["queue"][:LISTED]}
     html = (
@@ -64,6 +65,11 @@ def _png(view: View, context: dict[str, Any], by_week: ask.Rows) -> bytes:
     figure = Figure(figsize=(8.27, 11.69), dpi=150)
     figure.text(0.06, 0.965, "Sales forecast", fontsize=20, weight="bold", color=INK)
     figure.text(0.06, 0.945, context["summary"], fontsize=10.5, color=QUIET)
+    serious = [t.text for t in context["findings"].troubles if t.serious]
+    if serious:
+        more = f" (and {len(serious) - 1} more)" if len(serious) > 1 else ""
+        figure.text(0.94, 0.968, "\n".join(textwrap.wrap(f"First: {serious[0]}{more}", 62)[:3]), fontsize=8, color=RED,
+                    ha="right", va="top", weight="bold")  # fmt: skip
     for n, (label, value, note) in enumerate(_tiles(context)):
         x = 0.06 + 0.225 * n
         figure.text(x, 0.918, label, fontsize=8.5, color=QUIET)
@@ -82,13 +88,13 @@ def _png(view: View, context: dict[str, Any], by_week: ask.Rows) -> bytes:
 
 
 def _tiles(context: dict[str, Any]) -> list[tuple[str, str, str]]:
-    recent, published = context["recent"], context["published"]
-    naive = recent["naive_wape"]
+    recent, published, before = context["recent"], context["published"], context["next_against_previous"]
+    naive, scored = recent["naive_wape"], weeks(recent["weeks"])
     return [
-        (f"Next {context['next_count']} weeks", short(context["next_total"]),
-         f"{percent(context['next_against_previous'], 1, True)} since the run before"),
-        (f"Error, last {ask.RECENT} weeks", percent(recent["wape"]), f"last year's week {percent(naive)}"),
-        ("Inside the interval", percent(recent["coverage"], 0), f"of sales, last {ask.RECENT} weeks"),
+        (f"Next {weeks(context['next_count'])}", short(context["next_total"]),
+         f"{change(before)} since the run before" if before else "no run before"),
+        (f"Error, {scored}", percent(recent["wape"]), f"52 weeks before {percent(naive)}"),
+        ("Inside the interval", percent(recent["coverage"], 0), f"of {number(recent['forecasts'])}, {scored}"),
         ("Series forecast", number(published["series"]), f"{number(published['without'])} have a reason instead"),
     ]  # fmt: skip
 
@@ -98,11 +104,11 @@ def _draw_total(axes: Any, view: View, ahead: ask.Rows) -> None:
     past = [r for r in ask.history(view.state, Scope(), week - 104 * WEEK, week) if r["sales"] is not None]
     axes.set_title("All stores: sales and forecast", loc="left", fontsize=10, weight="bold", color=INK)
     axes.plot([r["week"] for r in past], [r["sales"] for r in past], color=INK, linewidth=1.2, label="sales")
-    weeks = [r["target_week"] for r in ahead]
+    targets = [r["target_week"] for r in ahead]
     low, high = columns[0], columns[-1]
-    axes.fill_between(weeks, [r[low] for r in ahead], [r[high] for r in ahead], color=BLUE, alpha=0.25, linewidth=0,
+    axes.fill_between(targets, [r[low] for r in ahead], [r[high] for r in ahead], color=BLUE, alpha=0.25, linewidth=0,
                       label=f"{low} to {high}")  # fmt: skip
-    axes.plot(weeks, [r["p50"] for r in ahead], color=BLUE, linestyle="--", linewidth=1.6, label="forecast (p50)")
+    axes.plot(targets, [r["p50"] for r in ahead], color=BLUE, linestyle="--", linewidth=1.6, label="forecast (p50)")
     axes.set_ylim(bottom=0)
     _plain(axes, short)
 

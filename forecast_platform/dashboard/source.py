@@ -7,12 +7,12 @@ over, and pages under way finish on the old one.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeVar
 
 import duckdb
 
@@ -20,10 +20,11 @@ from forecast_platform.lake.lake import Lake
 
 CHECK_SECONDS = 5.0
 # Each lookup is a request where the catalog is Glue; the other tables change together with one of these.
-WATCHED = ("landings", "models", "forecasts", "forecast_accuracy", "overrides")
-ANSWERS_KEPT = 2_000
+WATCHED = ("landings", "models", "forecasts", "forecast_accuracy", "overrides", "run_failures")
+ROWS_KEPT = 500_000  # of answers, all together; a file of everything would push out what pages ask again and again
 
 Rows = list[dict[str, Any]]
+T = TypeVar("T")
 
 
 class Source:
@@ -58,7 +59,7 @@ class Source:
             self._state = None
 
     def _version(self) -> str:
-        snapshots = [f"{name}={self._lake.snapshot(name)}" for name in WATCHED]
+        snapshots = [f"{name}={self._lake.snapshot(name)}" for name in WATCHED if name in self._lake.specs]
         return hashlib.sha256("\0".join(snapshots).encode()).hexdigest()[:16]
 
 
@@ -69,18 +70,53 @@ class _State:
         self.version = version
         # One question at a time: DuckDB uses all cores for one anyway.
         self._connection, self._one_at_a_time = lake.attach(duckdb.connect()), threading.Lock()
-        self._answer = functools.lru_cache(ANSWERS_KEPT)(self._ask)
+        self._answers: OrderedDict[Hashable, Any] = OrderedDict()
+        self._kept_lock = threading.Lock()  # its own, so that what is known waits for no question under way
+        self._kept = 0  # rows of all answers
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
         """Rows as dictionaries. Asked once per state; callers must not change them."""
-        return self._answer(sql, tuple(parameters))
+        return self._once((sql, *parameters), lambda: self._ask(sql, parameters))
+
+    def apply(self, question: Callable[..., T], *arguments: Hashable) -> T:
+        """What a function of (connection, *arguments) answers, so that pages ask what the pipeline itself asks. Asked
+        once per state."""
+        return self._once((question, *arguments), lambda: question(self._connection, *arguments))
 
     def close(self) -> None:
         with self._one_at_a_time:
             self._connection.close()
 
-    def _ask(self, sql: str, parameters: tuple[Any, ...]) -> Rows:
-        with self._one_at_a_time:
-            found = self._connection.execute(sql, list(parameters))
-            names = [column[0] for column in found.description or ()]
-            return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+    def _once(self, key: Hashable, ask: Callable[[], T]) -> T:
+        found, there = self._known(key)
+        if not there:
+            with self._one_at_a_time:
+                found, there = self._known(key)  # somebody may have asked the same meanwhile
+                if not there:
+                    found = ask()
+                    self._keep(key, found)
+        answer: T = found
+        return answer
+
+    def _known(self, key: Hashable) -> tuple[Any, bool]:
+        with self._kept_lock:
+            if key not in self._answers:
+                return None, False
+            self._answers.move_to_end(key)
+            return self._answers[key], True
+
+    def _keep(self, key: Hashable, answer: Any) -> None:
+        with self._kept_lock:
+            self._answers[key] = answer
+            self._kept += _size(answer)
+            while self._kept > ROWS_KEPT and len(self._answers) > 1:
+                self._kept -= _size(self._answers.popitem(last=False)[1])
+
+    def _ask(self, sql: str, parameters: Sequence[Any]) -> Rows:
+        found = self._connection.execute(sql, list(parameters))
+        names = [column[0] for column in found.description or ()]
+        return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+
+
+def _size(answer: Any) -> int:
+    return 1 + len(answer) if isinstance(answer, list) else 1

@@ -162,8 +162,26 @@ def build_panel(
     """
     panel = attach(Panel.from_table(sales), features, declarations)
     first, last = panel.weeks[[0, -1]].astype(dt.date)
-    days = zip(calendar["name"].to_pylist(), calendar["date"].to_pylist(), strict=True)
-    return replace(panel, events=events_for(first, last, days, country))
+    return replace(panel, events=events_for(first, last, _named_days(calendar), country))
+
+
+def named_days(con: duckdb.DuckDBPyConnection) -> list[tuple[str, dt.date]]:
+    """(name, date) of the landed calendar in force: what the holidays of a panel are made of."""
+    return _named_days(con.sql(_CALENDAR, params={"known_before": _EVER}).to_arrow_table())
+
+
+def _named_days(calendar: pa.Table) -> list[tuple[str, dt.date]]:
+    return list(zip(calendar["name"].to_pylist(), calendar["date"].to_pylist(), strict=True))
+
+
+def features_in_force(con: duckdb.DuckDBPyConnection, store: str, dept: str = "") -> pa.Table:
+    """Features (week, name, value) of a store's department, planned weeks too; without `dept` those of the store as a
+    whole. A department's own value goes before its store's, as in a panel."""
+    return con.sql(
+        f"""SELECT week, name, arg_max(value, dept IS NOT NULL) AS value FROM ({_FEATURES})
+            WHERE store = $store AND (dept IS NULL OR dept = $dept) GROUP BY week, name ORDER BY name, week""",  # noqa: S608 (only our own SQL is composed)
+        params={"known_before": _EVER, "store": store, "dept": dept},
+    ).to_arrow_table()
 
 
 @dataclass(frozen=True)

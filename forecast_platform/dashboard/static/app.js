@@ -3,7 +3,10 @@
 
 function figure(value, percent) {
   if (value === null || value === undefined) return "–";
-  return percent ? (value * 100).toFixed(1) + "%" : Math.round(value).toLocaleString("en");
+  if (percent) return (value * 100).toFixed(1) + "%";
+  // Digits by size, as in the tables: 12,345 but 0.0032.
+  const size = Math.abs(value);
+  return value.toLocaleString("en", size >= 10 || size === 0 ? { maximumFractionDigits: 0 } : { maximumSignificantDigits: 2 });
 }
 
 for (const chart of document.querySelectorAll("figure[data-chart]")) {
@@ -30,7 +33,7 @@ for (const chart of document.querySelectorAll("figure[data-chart]")) {
       tip.replaceChildren(head);
       const lines = data.lines.map(l => [l.name, figure(l.values[shown], data.percent)]);
       const bands = data.bands.map(b => [b.name,
-        b.low[shown] === null ? "–" : figure(b.low[shown]) + " – " + figure(b.high[shown])]);
+        b.low[shown] === null ? "–" : figure(b.low[shown], data.percent) + " – " + figure(b.high[shown], data.percent)]);
       for (const [name, value] of [...lines, ...bands]) {
         if (value === "–") continue;
         const row = document.createElement("span");
@@ -63,6 +66,13 @@ for (const chart of document.querySelectorAll("figure[data-chart]")) {
     });
     svg.addEventListener("blur", hide);
   }
+}
+
+// Tables wider than the screen say that there is more to the side, until it was seen.
+for (const box of document.querySelectorAll(".scroll")) {
+  const look = () => box.toggleAttribute("data-more", box.scrollWidth - box.clientWidth - box.scrollLeft > 8);
+  box.addEventListener("scroll", look, { passive: true });
+  new ResizeObserver(look).observe(box);
 }
 
 for (const form of document.querySelectorAll("form.filters")) {
