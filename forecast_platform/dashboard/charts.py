@@ -355,17 +355,26 @@ def _lonely(values: Sequence[Number]) -> list[tuple[int, float]]:
 
 
 def _week_ticks(frame: Frame, weeks: Sequence[dt.date]) -> list[str]:
-    """Month names where there is room, with the year at the first and at each January."""
+    """Month names where there is room, with the year at the first and at each January; of a few weeks their days."""
+    if len(weeks) <= 8:
+        step = -(-len(weeks) // frame.most_ticks)
+        return [_week_tick(frame, i, f"{weeks[i].day} {weeks[i]:%b %Y}") for i in range(0, len(weeks), step)]
     firsts = [i for i in range(len(weeks)) if i == 0 or weeks[i].month != weeks[i - 1].month]
     every = next(k for k in (1, 2, 3, 6, 12, 24, 48) if len(firsts) / k <= frame.most_ticks)
     chosen = [i for i in firsts if (weeks[i].month - 1) % every == 0] if every > 1 else firsts
     out = []
     for n, i in enumerate(chosen):
         text = f"{weeks[i]:%b}" + (f" {weeks[i]:%Y}" if n == 0 or weeks[i].month == 1 or every >= 12 else "")
-        out.append(
-            f'<text class="tick" x="{frame.x(i):.1f}" y="{frame.height - 12}" text-anchor="middle">{text}</text>'
-        )
+        out.append(_week_tick(frame, i, text))
     return out
+
+
+def _week_tick(frame: Frame, position: int, text: str) -> str:
+    """A label under the axis; the last one ends where the picture does."""
+    anchor = "end" if position == frame.count - 1 and frame.count > 1 else "middle"
+    return (
+        f'<text class="tick" x="{frame.x(position):.1f}" y="{frame.height - 12}" text-anchor="{anchor}">{text}</text>'
+    )
 
 
 def _rounded(values: Sequence[Number]) -> list[Number]:

@@ -312,19 +312,39 @@ VIEWS = {
         WHERE level = 'series'
         GROUP BY week, horizon, dept
     """,
+    # A figure of a series moves the plan of its store, its department and the total by what it adds to the series' p50:
+    # the p50 of a sum is not the sum of the p50, so it is moved and not replaced.
     "forecast_with_overrides": """
-        SELECT f.*, o.value AS override, coalesce(o.value, f.p50) AS plan, o.reason AS override_reason,
-               o.author AS override_author, o.expires AS override_expires
-        FROM (SELECT * FROM forecasts WHERE forecast_week = (SELECT max(forecast_week) FROM forecasts)) AS f
-        LEFT JOIN (
-            SELECT a.* FROM overrides AS a
+        WITH latest AS (
+            SELECT * FROM forecasts WHERE forecast_week = (SELECT max(forecast_week) FROM forecasts)
+        ), given AS (
+            SELECT a.store, a.dept, a.target_week, a.value, a.reason, a.author, a.expires, s.forecast_week,
+                   a.value - s.p50 AS added
+            FROM overrides AS a
             JOIN (
                 SELECT store, dept, target_week, max(made_at) AS made_at FROM overrides
                 GROUP BY store, dept, target_week
             ) AS n ON n.store = a.store AND n.dept = a.dept AND n.target_week = a.target_week AND n.made_at = a.made_at
-        ) AS o
+            JOIN latest AS s
+              ON s.level = 'series' AND s.store = a.store AND s.dept = a.dept AND s.target_week = a.target_week
+             AND a.expires >= s.forecast_week
+        ), added AS (
+            SELECT 'series' AS level, store, dept, target_week, added FROM given
+            UNION ALL
+            SELECT 'store', store, NULL, target_week, sum(added) FROM given GROUP BY store, target_week
+            UNION ALL
+            SELECT 'dept', NULL, dept, target_week, sum(added) FROM given GROUP BY dept, target_week
+            UNION ALL
+            SELECT 'total', NULL, NULL, target_week, sum(added) FROM given GROUP BY target_week
+        )
+        SELECT f.*, o.value AS override, coalesce(o.value, f.p50 + coalesce(m.added, 0)) AS plan,
+               o.reason AS override_reason, o.author AS override_author, o.expires AS override_expires
+        FROM latest AS f
+        LEFT JOIN given AS o
           ON f.level = 'series' AND o.store = f.store AND o.dept = f.dept AND o.target_week = f.target_week
-         AND o.expires >= f.forecast_week
+        LEFT JOIN added AS m
+          ON m.level = f.level AND m.target_week = f.target_week
+         AND m.store IS NOT DISTINCT FROM f.store AND m.dept IS NOT DISTINCT FROM f.dept
     """,
     "open_failures": """
         SELECT week, weeks, run_id, job, step, message, failed_at FROM run_failures WHERE mended_at IS NULL

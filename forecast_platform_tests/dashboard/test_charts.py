@@ -32,7 +32,7 @@ numbers = st.floats(-1e9, 1e9).map(lambda v: round(v, 3))
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(None, "–"), (float("nan"), "–"), (0, "0"), (0.25, "0.25"), (4.0, "4"), (12.4, "12"), (1234, "1.2k"), (2000, "2k"),
+    [(None, "–"), (float("nan"), "–"), (0, "0"), (0.25, "0.25"), (0.0032, "0.0032"), (4.0, "4"), (12.4, "12"), (1234, "1.2k"), (2000, "2k"),
      (123456, "123k"), (45_300_000, "45.3M"), (-1_500, "-1.5k"), (2e9, "2B")],
 )  # fmt: skip
 def test_numbers_are_short(value: Any, text: str) -> None:
@@ -51,8 +51,19 @@ def test_ticks_are_evenly_spaced_and_span_the_values(a: float, b: float) -> None
 
 
 def parsed(chart: str) -> tuple[ET.Element, dict[str, Any]]:
-    figure = ET.fromstring(chart)  # also proves that it is well-formed
+    figure = whole(chart).find("figure")
+    assert figure is not None
     return figure, json.loads(figure.get("data-chart", "{}"))
+
+
+def whole(chart: str) -> ET.Element:
+    """The chart and its table; also proves that they are well-formed."""
+    return ET.fromstring(f"<div>{chart}</div>")
+
+
+def cells(chart: str) -> list[list[str]]:
+    """The texts of the table under a chart, row by row."""
+    return [["".join(cell.itertext()) for cell in row] for row in whole(chart).findall("details//tr")]
 
 
 def test_the_pointer_gets_the_values_drawn() -> None:
@@ -95,7 +106,7 @@ def test_names_cannot_break_out() -> None:
         calibration_chart(evil, [(0.5, 0.4)]),
     ):
         assert "<script" not in chart
-        ET.fromstring(chart)
+        whole(chart)
 
 
 def test_what_has_no_values_says_so() -> None:
@@ -107,6 +118,42 @@ def test_what_has_no_values_says_so() -> None:
     ):
         assert chart == '<p class="empty">Sales: nothing to show yet.</p>'
     assert sparkline([1], []) == ""
+
+
+def test_a_chart_of_weeks_has_all_it_draws_as_a_table() -> None:
+    chart = time_chart(
+        "T",
+        WEEKS,
+        [Line("sales", "actual", [1000, 0.004, None, None, None, None])],
+        [Band("p10 to p90", "fan0", [None, None, None, 3, 4, 5], [None, None, None, 5, 6, 7])],
+        [Mark(3, "Easter & more")],
+    )
+    assert cells(chart) == [
+        ["Week", "Sales", "P10", "P90", "Holiday"],
+        ["2025-01-03", "1,000", "", "", ""],
+        ["2025-01-10", "0.004", "", "", ""],
+        ["2025-01-24", "", "3", "5", "Easter & more"],
+        ["2025-01-31", "", "4", "6", ""],
+        ["2025-02-07", "", "5", "7", ""],
+    ]
+    assert cells(time_chart("T", WEEKS[:1], [Line("e", "naive", [0.0712])], percent=True))[1] == ["2025-01-03", "7.1%"]
+    assert cells(calibration_chart("C", [(0.1, 0.123)])) == [["Quantile", "Sales at or below it"], ["p10", "12.3%"]]
+
+
+def test_an_axis_of_shares_is_not_cut_at_what_should_be() -> None:
+    """Coverage of 80% lay on the upper edge of its chart, half of it cut away."""
+    figure, _ = parsed(time_chart("T", WEEKS, [Line("s", "naive", [0.8] * 6)], span=(0, 1), percent=True, table=False))
+    labels = [t.text for t in figure.findall("svg")[0].findall("text") if t.get("text-anchor") == "end"]
+    assert "100%" in labels
+    assert "0%" in labels
+
+
+def test_of_a_few_weeks_each_is_dated() -> None:
+    figure, _ = parsed(time_chart("T", WEEKS, [Line("s", "actual", [1] * 6)]))
+    wide, narrow = figure.findall("svg")
+    dates = [t.text for t in wide.findall("text") if (t.text or "").endswith("2025")]
+    assert dates == ["3 Jan 2025", "10 Jan 2025", "17 Jan 2025", "24 Jan 2025", "31 Jan 2025", "7 Feb 2025"]
+    assert len([t for t in narrow.findall("text") if (t.text or "").endswith("2025")]) == 3
 
 
 def test_whoever_hears_the_chart_gets_its_figures() -> None:

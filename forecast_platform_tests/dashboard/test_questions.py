@@ -14,12 +14,17 @@ import sqlglot
 
 from forecast_platform.dashboard import questions as ask
 from forecast_platform.dashboard.app import PAGES
-from forecast_platform.dashboard.pages import View
+from forecast_platform.dashboard.pages import Change, View, _change
 from forecast_platform.dashboard.questions import Scope
+from forecast_platform.dashboard.rendering import change
 from forecast_platform.dashboard.source import Source
+from forecast_platform.series.holidays import Event
 from forecast_platform_tests.defs.graph import Graph
 
 WEEK = dt.timedelta(weeks=1)
+NOW = dt.datetime(2025, 3, 1, tzinfo=dt.UTC)
+# A feast in the week of 2025-02-14, and a week earlier in the year, 51 weeks before.
+EVENTS = (Event("Feast", (dt.date(2024, 2, 21), dt.date(2025, 2, 12)), 0, 0),)
 Row = dict[str, Any]
 
 
@@ -61,7 +66,7 @@ def of(tables: dict[str, list[Row]], week: dt.date, scope: Scope) -> dict[dt.dat
 def test_a_forecast_stands_beside_the_run_before_and_last_year(
     state: Any, tables: dict[str, list[Row]], newest: dt.date, scope: Scope
 ) -> None:
-    rows = ask.forecast(state, scope, newest, ("p10", "p50", "p90"))
+    rows = ask.forecast(state, scope, newest, ("p10", "p50", "p90"), EVENTS)
     now, before, sold = of(tables, newest, scope), of(tables, newest - WEEK, scope), sales(tables, scope)
     assert [r["target_week"] for r in rows] == sorted(now)
     for r in rows:
@@ -69,6 +74,9 @@ def test_a_forecast_stands_beside_the_run_before_and_last_year(
         assert (r["p10"], r["p50"], r["p90"]) == tuple(now[week][c] for c in ("p10", "p50", "p90"))
         assert r["previous"] == (before[week]["p50"] if week in before else None)
         assert r["last_year"] == pytest.approx(sold.get(week - 52 * WEEK))
+        feast = week == dt.date(2025, 2, 14)
+        # Days as far from the feast: the week of 2025-02-14 goes back to the one that holds 2024-02-21.
+        assert r["aligned"] == pytest.approx(sold.get(week - (51 if feast else 52) * WEEK))
     assert sum(r["previous"] is not None for r in rows) == len(rows) - 1
 
 
@@ -169,16 +177,30 @@ class made_up:
 
 def test_the_heat_map_shows_each_series_once(state: Any, tables: dict[str, list[Row]], newest: dt.date) -> None:
     found = ask.heat_map(state, newest, "bias", 4)
-    assert found.stores == ["1", "2", "3"]
-    assert found.depts == ["1", "2", "3", "4"]
-    (store, dept), (value, actual) = next(iter(found.cells.items()))
+    scored = [r for r in tables["forecast_accuracy"] if r["level"] == "series" and r["horizon"] == 1]
+
+    def off(column: str) -> list[str]:
+        money: dict[str, float] = defaultdict(float)
+        for r in scored:
+            money[r[column]] += r["abs_error"]
+        return sorted(money, key=money.__getitem__, reverse=True)
+
+    # Those that were off by most money come first, and the cells that make up half of it are marked.
+    assert found.stores == off("store")
+    assert found.depts == off("dept")
+    assert found.weeks == len({r["week"] for r in scored}) == 3
+    by_money = sorted((c.off for c in found.cells.values()), reverse=True)
+    heavy = sorted((c.off for c in found.cells.values() if c.heavy), reverse=True)
+    assert heavy == by_money[: len(heavy)]
+    assert sum(heavy) >= sum(by_money) / 2 > sum(heavy[:-1])
+    (store, dept), cell = next(iter(found.cells.items()))
     rows = [
         r
         for r in tables["forecast_accuracy"]
         if (r["level"], r["store"], r["dept"], r["horizon"]) == ("series", store, dept, 1)
     ]
-    assert actual == pytest.approx(sum(abs(r["actual"]) for r in rows))
-    assert value == pytest.approx(sum(r["error"] for r in rows) / actual)
+    assert cell.actual == pytest.approx(sum(abs(r["actual"]) for r in rows))
+    assert cell.value == pytest.approx(sum(r["error"] for r in rows) / cell.actual)
 
 
 def test_misses_and_revisions_add_up(state: Any, tables: dict[str, list[Row]], newest: dt.date) -> None:
@@ -196,7 +218,9 @@ def test_misses_and_revisions_add_up(state: Any, tables: dict[str, list[Row]], n
 def test_calibration_is_the_share_at_or_below_each_quantile(
     state: Any, tables: dict[str, list[Row]], newest: dt.date
 ) -> None:
-    found = dict(ask.calibration(state, Scope(), newest, ("p10", "p50", "p90"), 1))
+    points, weeks = ask.calibration(state, Scope(), newest, ("p10", "p50", "p90"), 1)
+    found = dict(points)
+    assert weeks == 3
     sold = {(r["week"], r["store"], r["dept"]): r["sales"] for r in tables["cleaned_series"] if r["observed"]}
     rows = [r for r in tables["forecasts"] if r["level"] == "series" and r["horizon"] == 1
             and (r["target_week"], r["store"], r["dept"]) in sold]  # fmt: skip
@@ -212,6 +236,9 @@ class Recording:
         self._state, self.version = state, state.version
         self.asked: dict[str, tuple[tuple[Any, ...], list[Row]]] = {}
 
+    def apply(self, question: Any, *arguments: Any) -> Any:
+        return self._state.apply(question, *arguments)
+
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         answer: list[Row] = self._state.rows(sql, parameters)
         self.asked[sql] = tuple(parameters), answer
@@ -222,7 +249,9 @@ def test_every_question_is_asked_in_sql_that_athena_reads_too(published: Graph, 
     recording = Recording(source.state())
     for _, build in PAGES.values():
         for query in ({}, {"store": "1", "dept": "2", "horizon": "all"}, {"store": "2", "by": "series"}):
-            build(View(recording, published.platform.settings, query))
+            context = build(View(recording, published.platform.settings, query, now=NOW))
+            for rows in context["tables"].values():
+                rows()
     assert len(recording.asked) > 25
     connection = published.lake.attach(duckdb.connect())
     for sql, (parameters, answer) in recording.asked.items():
@@ -238,3 +267,88 @@ def same(a: list[Row], b: list[Row]) -> bool:
         )
 
     return comparable(a) == comparable(b)
+
+
+def test_a_rise_on_a_negative_base_is_no_fall() -> None:
+    """Returns of 40 became returns of 39: shown as -2.5%."""
+    rows = [{"p50": -39.0, "previous": -40.0}, {"p50": 5.0, "previous": None}]
+    found = _change(rows, "p50", "previous")
+    assert found == Change(1.0, None)
+    assert change(found) == "+1"
+    assert change(_change([{"p50": 41.0, "previous": 40.0}], "p50", "previous")) == "+2.5%"
+    assert _change([{"p50": 41.0, "previous": None}], "p50", "previous") is None
+
+
+@pytest.mark.parametrize("scope", [Scope(), Scope("2"), Scope("", "3"), Scope("1", "4")], ids=lambda s: s.name)
+def test_tiles_are_what_plain_sql_says_of_the_stores_chosen(published: Graph, source: Source, scope: Scope) -> None:
+    """Each tile by value, filtered as the page is, and no total counted among the series."""
+    view = View(source.state(), published.platform.settings, {"store": scope.store, "dept": scope.dept})
+    found = PAGES[""][1](view)
+    week = view.week
+    mine = " AND ".join(["TRUE", *(f"{c} = '{v}'" for c, v in (("store", scope.store), ("dept", scope.dept)) if v)])
+    own = f"level = '{scope.level}' AND {mine}"
+
+    def one(sql: str) -> Any:
+        return next(iter(published.lake.query(sql).to_pylist()[0].values()))
+
+    ahead = f"forecast_week = DATE '{week}' AND target_week <= DATE '{week + 4 * WEEK}'"
+    assert found["next_total"] == pytest.approx(one(f"SELECT sum(p50) FROM forecasts WHERE {own} AND {ahead}"))
+    now = f"(SELECT * FROM forecasts WHERE {own} AND {ahead}) AS n"
+    before = f"(SELECT * FROM forecasts WHERE {own} AND forecast_week = DATE '{week - WEEK}') AS b"
+    share = one(f"SELECT sum(n.p50) / sum(b.p50) - 1 FROM {now} JOIN {before} USING (target_week)")
+    assert found["next_against_previous"].share == pytest.approx(share)
+    scored = f"FROM forecast_accuracy WHERE level = 'series' AND horizon = 1 AND week <= DATE '{week}' AND {mine}"
+    assert found["recent"]["wape"] == pytest.approx(one(f"SELECT sum(abs_error) / sum(abs(actual)) {scored}"))
+    assert found["recent"]["coverage"] == pytest.approx(one(f"SELECT avg(in_interval::INT) {scored}"))
+    assert found["recent"]["weeks"] == one(f"SELECT count(DISTINCT week) {scored}") == 3
+    series = f"SELECT DISTINCT store, dept FROM forecasts WHERE forecast_week = DATE '{week}' AND level = 'series'"
+    assert found["published"]["series"] == one(f"SELECT count(*) FROM ({series} AND {mine})")
+    without = f"SELECT count(*) FROM no_forecast WHERE forecast_week = DATE '{week}' AND {mine}"
+    assert found["published"]["without"] == one(without)
+    sold = f"SELECT count(*) FROM cleaned_series WHERE week = DATE '{week}' AND {mine}"
+    assert (found["published"]["reported"], found["published"]["known"]) == (one(f"{sold} AND observed"), one(sold))
+    assert found["queue_length"] == found["published"]["series"]
+    assert {r["store"] for r in found["queue"]} <= ({scope.store} if scope.store else {"1", "2", "3"})
+
+
+def test_series_are_told_apart_where_names_run_together(source: Source) -> None:
+    """Store "a b" department "c" is not store "a" department "b c"."""
+    state, week = made_up(errors=[1.0]), dt.date(2025, 2, 7)
+    state._con.execute("DELETE FROM forecasts")
+    for store, dept in (("a b", "c"), ("a", "b c")):
+        state._con.execute("INSERT INTO forecasts VALUES (?, 'series', ?, ?, ?, 1)", [week, store, dept, week + WEEK])
+    state._con.execute("ALTER TABLE forecasts ADD COLUMN created_at TIMESTAMP")
+    state._con.execute("ALTER TABLE forecasts ADD COLUMN run_id VARCHAR")
+    state._con.execute("ALTER TABLE forecasts ADD COLUMN as_known VARCHAR")
+    state._con.execute("CREATE TABLE no_forecast (forecast_week DATE)")
+    state._con.execute("CREATE TABLE cleaned_series (week DATE, landed_at TIMESTAMP, observed BOOLEAN)")
+    assert ask.published(state, week)["series"] == 2  # type: ignore[arg-type]
+
+
+def test_a_plan_of_a_sum_is_moved_by_the_figures_of_its_series() -> None:
+    weeks = [dt.date(2025, 2, 7), dt.date(2025, 2, 14)]
+    given = [
+        {"target_week": weeks[0], "value": 130.0, "p50": 100.0},
+        {"target_week": weeks[0], "value": 40.0, "p50": 50.0},
+    ]
+    first, second = ask.planned([{"target_week": w, "p50": 1000.0} for w in weeks], given)
+    assert (first["plan"], first["override"]) == (1020.0, 170.0)
+    assert (second["plan"], second["override"]) == (None, None)
+
+
+def test_holidays_are_those_of_the_landed_calendar_that_the_model_uses(published: Graph, source: Source) -> None:
+    view = View(source.state(), published.platform.settings, {})
+    landed = published.lake.read("calendar").to_pylist()
+    names = {event.name for event in view.events}
+    assert "Memorial Day" in names  # the retailer's own; the country's rules know of no such event
+    assert {(r["name"], r["date"]) for r in landed} == set(ask.landed_calendar(source.state()))
+    assert "Memorial Day" in PAGES["explore"][1](view)["chart"]
+
+
+def test_what_the_model_is_given_is_what_landed_past_and_planned(published: Graph, source: Source) -> None:
+    found = ask.covariates(source.state(), Scope("2", "3"), published.platform.settings.declarations)
+    landed = published.lake.read("features").to_pylist()
+    assert list(found) == ["promotion"]  # fuel price and temperature are known afterwards only, and not declared
+    wanted = {r["week"]: r["value"] for r in landed if (r["store"], r["name"]) == ("2", "promotion")}
+    assert found["promotion"] == wanted
+    assert max(found["promotion"]) > ask.forecast_weeks(source.state())[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -18,12 +19,17 @@ NEXT = WEEK + dt.timedelta(weeks=1)
 NOW = dt.datetime(2025, 2, 1, 9, tzinfo=dt.UTC)
 
 
-def publish(lake: Lake, week: dt.date = WEEK) -> None:
+LEVELS = (("series", "1", "2"), ("series", "1", "3"), ("store", "1", None), ("dept", None, "2"), ("total", None, None))
+
+
+def publish(lake: Lake, week: dt.date = WEEK, levels: Sequence[tuple[str, str | None, str | None]] = LEVELS) -> None:
+    """Forecasts of the weeks after `week`: p50 is 2 for a series and 7 for sums, which is not the sum of the 2s."""
     rows = [
-        {"forecast_week": week, "level": level, "store": store, "dept": dept, "horizon": h, "p10": 1.0, "p50": 2.0,
-         "p90": 3.0, "mean": 2.0, "target_week": week + dt.timedelta(weeks=h), "model_version": "m", "as_known": "now",
-         "run_id": "r", "created_at": NOW}
-        for level, store, dept in (("series", "1", "2"), ("series", "1", "3"), ("store", "1", None))
+        {"forecast_week": week, "level": level, "store": store, "dept": dept, "horizon": h, "p10": 1.0,
+         "p50": 2.0 if level == "series" else 7.0, "p90": 9.0, "mean": 2.0,
+         "target_week": week + dt.timedelta(weeks=h), "model_version": "m", "as_known": "now", "run_id": "r",
+         "created_at": NOW}
+        for level, store, dept in levels
         for h in (1, 2)
     ]  # fmt: skip
     lake.replace_weeks("forecasts", [week], pa.Table.from_pylist(rows, schema=lake.specs["forecasts"].schema))
@@ -44,16 +50,45 @@ def test_it_lies_beside_the_forecast_and_never_over_it(lake: Lake) -> None:
     publish(lake)
     before, state = lake.read("forecasts"), lake.snapshot("forecasts")
     give(lake)
+    later = NEXT + dt.timedelta(weeks=1)
     assert shown(lake) == {
         ("1", "2", NEXT): (5.0, 5.0),
-        ("1", "2", NEXT + dt.timedelta(weeks=1)): (None, 2.0),
         ("1", "3", NEXT): (None, 2.0),
-        ("1", "3", NEXT + dt.timedelta(weeks=1)): (None, 2.0),
-        ("1", None, NEXT): (None, 2.0),
-        ("1", None, NEXT + dt.timedelta(weeks=1)): (None, 2.0),
+        # Their own p50, moved by what the figure adds to its series' p50.
+        ("1", None, NEXT): (None, 10.0),
+        (None, "2", NEXT): (None, 10.0),
+        (None, None, NEXT): (None, 10.0),
+        ("1", "2", later): (None, 2.0),
+        ("1", "3", later): (None, 2.0),
+        ("1", None, later): (None, 7.0),
+        (None, "2", later): (None, 7.0),
+        (None, None, later): (None, 7.0),
     }
     assert lake.read("forecasts") == before
     assert lake.snapshot("forecasts") == state
+
+
+figures = st.dictionaries(
+    st.tuples(st.sampled_from("12"), st.sampled_from("ab")), st.floats(0, 100).map(lambda v: round(v, 2)), max_size=4
+)
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(figures)
+def test_every_sum_is_moved_by_what_its_series_are_moved_by(
+    tmp_path_factory: pytest.TempPathFactory, wanted: dict[tuple[str, str], float]
+) -> None:
+    lake = Lake.local(tmp_path_factory.mktemp("sums") / "lake", ("p10", "p50", "p90"))
+    series = [("series", s, d) for s in "12" for d in "ab"]
+    publish(lake, levels=[*series, *(("store", s, None) for s in "12"), *(("dept", None, d) for d in "ab"),
+                          ("total", None, None)])  # fmt: skip
+    for k, ((store, dept), value) in enumerate(wanted.items()):
+        give(lake, store=store, dept=dept, value=value, now=NOW + dt.timedelta(minutes=k))
+    rows = [r for r in lake.query("SELECT * FROM forecast_with_overrides").to_pylist() if r["target_week"] == NEXT]
+    assert len(rows) == 9
+    for r in rows:
+        own = {k: v for k, v in wanted.items() if r["store"] in (None, k[0]) and r["dept"] in (None, k[1])}
+        assert r["plan"] == pytest.approx(r["p50"] + sum(v - 2.0 for v in own.values()))
 
 
 def test_the_newest_counts_and_the_older_is_kept(lake: Lake) -> None:

@@ -7,6 +7,7 @@ A parser is not the engine: `forecast views` and `forecast query` on an account 
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 import sqlglot
+from pyiceberg.expressions import AlwaysTrue
 from sqlglot import exp
 from sqlglot.optimizer.annotate_types import annotate_types
 from sqlglot.optimizer.qualify import qualify
@@ -73,6 +75,9 @@ def con(tmp_path_factory) -> duckdb.DuckDBPyConnection:
     lake.replace_weeks("forecast_accuracy", [week(3)], _rows("forecast_accuracy", scores))
     failed = {"week": week(0), "run_id": "r1", "job": "weekly_forecast", "step": "deepar_model", "message": "no"}
     lake.replace("run_failures", any_of("run_id", ["r1"]), _rows("run_failures", [failed]))
+    given = {"store": "1", "dept": "1", "target_week": week(3), "value": 99.5, "reason": "fair", "author": "ana",
+             "expires": week(9), "made_at": dt.datetime(2025, 1, 1, tzinfo=dt.UTC)}  # fmt: skip
+    lake.replace("overrides", AlwaysTrue(), _rows("overrides", [given]))
     return lake.attach(duckdb.connect())
 
 
