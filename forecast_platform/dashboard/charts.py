@@ -190,7 +190,8 @@ def _week_table(
 
 def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A chart's numbers, folded away under it."""
-    names = "".join(f'<th scope="col">{escape(name[:1].upper() + name[1:])}</th>' for name in head)
+    words = [name if name[1:].isdigit() else name[:1].upper() + name[1:] for name in head]  # p10 stays as it is
+    names = "".join(f'<th scope="col">{escape(word)}</th>' for word in words)
     body = "".join(
         f'<tr><th scope="row">{escape(row[0])}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in row[1:])}</tr>'
         for row in rows

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import datetime as dt
 import html
-import io
 import re
 import urllib.parse
 
@@ -113,15 +111,6 @@ def test_sql_comes_from_nobody(client: TestClient) -> None:
         answer = client.get(f"/{page}", params={"store": "1' OR '1'='1", "dept": "1; DROP TABLE forecasts"})
         assert answer.status_code in (200, 404)
     assert client.get("/").status_code == 200
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_every_page_is_a_csv_file_too(client: TestClient, page: str) -> None:
-    answer = client.get(f"/{page}?format=csv")
-    assert answer.headers["content-type"].startswith("text/csv")
-    rows = list(csv.DictReader(io.StringIO(answer.text)))
-    assert rows
-    assert len(set(map(len, rows))) == 1
 
 
 def test_a_spreadsheet_does_not_run_what_a_file_was_named() -> None:

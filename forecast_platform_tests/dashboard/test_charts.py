@@ -32,7 +32,8 @@ numbers = st.floats(-1e9, 1e9).map(lambda v: round(v, 3))
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(None, "–"), (float("nan"), "–"), (0, "0"), (0.25, "0.25"), (0.0032, "0.0032"), (4.0, "4"), (12.4, "12"), (1234, "1.2k"), (2000, "2k"),
+    [(None, "–"), (float("nan"), "–"), (0, "0"), (0.25, "0.25"), (0.0032, "0.0032"),
+     (4.0, "4"), (12.4, "12"), (1234, "1.2k"), (2000, "2k"),
      (123456, "123k"), (45_300_000, "45.3M"), (-1_500, "-1.5k"), (2e9, "2B")],
 )  # fmt: skip
 def test_numbers_are_short(value: Any, text: str) -> None:
@@ -129,12 +130,12 @@ def test_a_chart_of_weeks_has_all_it_draws_as_a_table() -> None:
         [Mark(3, "Easter & more")],
     )
     assert cells(chart) == [
-        ["Week", "Sales", "P10", "P90", "Holiday"],
+        ["Week", "Sales", "p10", "p90", "Holiday"],
         ["2025-01-03", "1,000", "", "", ""],
         ["2025-01-10", "0.004", "", "", ""],
-        ["2025-01-24", "", "3", "5", "Easter & more"],
-        ["2025-01-31", "", "4", "6", ""],
-        ["2025-02-07", "", "5", "7", ""],
+        ["2025-01-24", "", "3.0", "5.0", "Easter & more"],
+        ["2025-01-31", "", "4.0", "6.0", ""],
+        ["2025-02-07", "", "5.0", "7.0", ""],
     ]
     assert cells(time_chart("T", WEEKS[:1], [Line("e", "naive", [0.0712])], percent=True))[1] == ["2025-01-03", "7.1%"]
     assert cells(calibration_chart("C", [(0.1, 0.123)])) == [["Quantile", "Sales at or below it"], ["p10", "12.3%"]]
