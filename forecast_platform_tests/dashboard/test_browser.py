@@ -23,6 +23,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from forecast_platform.dashboard.app import PAGES, build_app
 from forecast_platform.dashboard.source import Source
+from forecast_platform.figures import figure
 from forecast_platform.lake.lake import Lake
 from forecast_platform.settings import Settings
 from forecast_platform_tests.defs.graph import Graph
@@ -109,13 +110,12 @@ def test_from_the_review_queue_to_the_series_and_its_numbers(page: Page, lake: L
     store, dept = first.get_by_role("link").inner_text().removeprefix("Store ").split(", dept ")
     first.get_by_role("link").click()
     expect(page.get_by_role("heading", level=1)).to_contain_text(f"Store {store}, department {dept}")
-    page.get_by_text("The same as a table").first.click()
     shown = page.get_by_role("region", name="Forecast by week").get_by_role("row").nth(1).inner_text().split("\t")
     key = (WEEKS[-1], "series", store, dept, 1)
     columns = ("forecast_week", "level", "store", "dept", "horizon")
     (wanted,) = [r for r in rows(lake, "forecasts") if tuple(r[c] for c in columns) == key]
     assert shown[0] == str(wanted["target_week"])
-    assert shown[2:11] == [f"{wanted[c]:,.0f}" for c in lake.settings.quantile_columns]  # type: ignore[attr-defined]
+    assert shown[2:11] == [figure(wanted[c]) for c in lake.settings.quantile_columns]  # type: ignore[attr-defined]
 
 
 def test_a_filter_is_an_address_somebody_else_can_open(page: Page, browser: Browser, address: str) -> None:
@@ -217,4 +217,40 @@ def test_on_a_phone_nothing_hangs_over_the_edge(browser: Browser, address: str) 
     for name in (*PAGES, "explore?store=1&dept=1"):
         page.goto(f"/{name}")
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
+        # The page one is on can be seen among its tabs, and no page goes on and on.
+        tab = page.locator("nav a[aria-current]").bounding_box()
+        assert tab, name
+        assert tab["x"] >= 0, name
+        assert tab["x"] + tab["width"] <= 390, name
+        assert page.evaluate("document.documentElement.scrollHeight") < 7000, name
+        # A table with columns to the side says so, until they were seen.
+        for box in page.locator(".scroll:visible").all():
+            wide = box.evaluate("e => e.scrollWidth - e.clientWidth > 8")
+            says = box.evaluate("e => getComputedStyle(e, '::before').content")
+            assert ("more columns" in says) == wide, (name, box.get_attribute("aria-label"))
+            box.evaluate("e => e.scrollTo(e.scrollWidth, 0)")
+            expect(box).not_to_have_attribute("data-more", "")
     context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_worst_errors_stand_out_most_from_the_paper(browser: Browser, address: str, scheme: Any) -> None:
+    """On dark paper the worst cells were the darkest."""
+    context = browser.new_context(base_url=address, color_scheme=scheme)
+    page = context.new_page()
+    page.goto("/heatmap")
+    colours = page.evaluate(
+        """() => [document.body, ...[0, 1, 2, 3, 4].map(n => document.querySelector(`.scale .wape${n}`))]
+            .map(e => getComputedStyle(e).backgroundColor.match(/[0-9]+/g).slice(0, 3).map(Number))"""
+    )
+    context.close()
+    paper, *steps = [_luminance(c) for c in colours]
+    contrasts = [(max(paper, s) + 0.05) / (min(paper, s) + 0.05) for s in steps]
+    assert contrasts == sorted(contrasts)
+    assert contrasts[-1] > 7
+
+
+def _luminance(rgb: list[int]) -> float:
+    """As WCAG defines it, 0 for black and 1 for white."""
+    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in (c / 255 for c in rgb)]
+    return sum(part * weight for part, weight in zip(linear, (0.2126, 0.7152, 0.0722), strict=True))

@@ -1,4 +1,4 @@
-"""What pages say and hand out: tables and files of every chart, labels that say what a figure rests on, filters, plans."""
+"""What pages say and hand out: a table and a file of every chart, what a figure rests on, filters, plans."""
 
 from __future__ import annotations
 
