@@ -147,7 +147,7 @@ def _csv(page: str, view: View, tables: Tables) -> Response:
     rows, digits = tables[wanted](), ask.digits(view.state)
     words = f"{page} {wanted if wanted != page else ''} {view.file_name}"
     name = re.sub(r"[^\w.-]+", "-", words).strip("-")
-    plain = re.sub(r"[^a-zA-Z0-9_.-]+", "-", name)
+    plain = re.sub(r"[^a-zA-Z0-9_.]+", "-", name)
     disposition = f"attachment; filename=\"{plain}.csv\"; filename*=UTF-8''{urllib.parse.quote(name)}.csv"
     return StreamingResponse(
         _lines(rows, digits),

@@ -371,11 +371,10 @@ def _week_ticks(frame: Frame, weeks: Sequence[dt.date]) -> list[str]:
 
 
 def _week_tick(frame: Frame, position: int, text: str) -> str:
-    """A label under the axis; the last one ends where the picture does."""
-    anchor = "end" if position == frame.count - 1 and frame.count > 1 else "middle"
-    return (
-        f'<text class="tick" x="{frame.x(position):.1f}" y="{frame.height - 12}" text-anchor="{anchor}">{text}</text>'
-    )
+    """A label under the axis; one near the picture's end ends with it, or it would be cut."""
+    x = frame.x(position)
+    x, anchor = (frame.width - 2, "end") if x > frame.width - 40 else (x, "middle")
+    return f'<text class="tick" x="{x:.1f}" y="{frame.height - 12}" text-anchor="{anchor}">{text}</text>'
 
 
 def _rounded(values: Sequence[Number]) -> list[Number]:

@@ -288,8 +288,11 @@ def test_tiles_are_what_plain_sql_says_of_the_stores_chosen(published: Graph, so
     mine = " AND ".join(["TRUE", *(f"{c} = '{v}'" for c, v in (("store", scope.store), ("dept", scope.dept)) if v)])
     own = f"level = '{scope.level}' AND {mine}"
 
+    con = published.lake.attach(duckdb.connect())
+
     def one(sql: str) -> Any:
-        return next(iter(published.lake.query(sql).to_pylist()[0].values()))
+        (value,) = con.execute(sql).fetchone() or (None,)
+        return value
 
     ahead = f"forecast_week = DATE '{week}' AND target_week <= DATE '{week + 4 * WEEK}'"
     assert found["next_total"] == pytest.approx(one(f"SELECT sum(p50) FROM forecasts WHERE {own} AND {ahead}"))
