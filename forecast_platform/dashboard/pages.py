@@ -309,10 +309,10 @@ def accuracy(view: View) -> dict[str, Any]:
         "chart": _accuracy_chart(by_week, f"{what}: error by week (WAPE)"),
         "coverage_chart": time_chart(
             f"Share of sales inside {low} to {high}, which should be {wanted:.0%}",
-            [r["week"] for r in by_week],
+            [r["week"] for r in _every_week(by_week)],
             [
-                Line("observed", "forecast", [r["coverage"] for r in by_week]),
-                Line("as it should be", "naive", [wanted] * len(by_week)),
+                Line("observed", "forecast", [r["coverage"] for r in _every_week(by_week)]),
+                Line("as it should be", "naive", [wanted for _ in _every_week(by_week)]),
             ],
             height=240,
             span=(0, 1),
@@ -466,7 +466,19 @@ def _holidays(view: View, weeks: Sequence[dt.date]) -> list[Mark]:
     return [Mark(position, name) for position, name in sorted(found.items())]
 
 
+def _every_week(rows: Rows) -> Rows:
+    """The rows of weeks with those in between, of which nothing is known: a chart's steps are all one week wide."""
+    if not rows:
+        return []
+    by_week = {r["week"]: r for r in rows}
+    nothing = dict.fromkeys(rows[0])
+    first, last = rows[0]["week"], rows[-1]["week"]
+    weeks = [first + k * WEEK for k in range((last - first) // WEEK + 1)]
+    return [by_week.get(w, {**nothing, "week": w}) for w in weeks]
+
+
 def _accuracy_chart(rows: Rows, title: str) -> str:
+    rows = _every_week(rows)
     return time_chart(
         title,
         [r["week"] for r in rows],

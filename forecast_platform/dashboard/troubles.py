@@ -19,7 +19,8 @@ from forecast_platform.settings import Settings
 from forecast_platform.weeks import WEEK
 
 NAMED = 8  # stores, files or series named one by one; of more the number is said
-FINE = ("ingested", "withdrawn")  # what a landing can be without being a trouble; a withdrawal is somebody's own
+FINE = ("ingested", "known", "withdrawn")  # what a landing can be without being a trouble
+WAITS_FOR_TIME = "not_begun"  # the rule of a file whose weeks have not begun: nobody has to do anything
 
 
 @dataclass(frozen=True)
@@ -159,17 +160,19 @@ def _late(state: State, newest: Sequence[Completeness], now: dt.datetime) -> lis
 def _files(state: State, there: dict[str, set[str]], since: dt.datetime | None) -> list[Trouble]:
     """Newest versions of files that were refused, wait, lost rows or were warned about, since the newest complete week
     came (None: ever)."""
-    warnings = "l.warnings" if "warnings" in there.get("landings", ()) else "CAST(NULL AS VARCHAR)"
+    more = ["warnings", "changed", "vanished", "withdrawn_at"]
+    kept = [f"l.{c}" if c in there.get("landings", ()) else f"CAST(NULL AS VARCHAR) AS {c}" for c in more]
     after, parameters = ("AND l.arrived_at >= ?", [since]) if since else ("", [])
     rows = state.rows(
         f"""SELECT l.source_key, l.landed_at, l.status, l.rows, l.accepted, l.quarantined, l.rule, l.message,
-                   {warnings} AS warnings
+                   {", ".join(kept)}
             FROM landings AS l
             JOIN (SELECT source_key, max(landed_at) AS landed_at FROM landings GROUP BY source_key) AS n
               ON n.source_key = l.source_key AND n.landed_at = l.landed_at
-            WHERE l.status <> 'withdrawn' {after} ORDER BY l.landed_at DESC, l.source_key""",  # noqa: S608 (names of ours)
+            WHERE TRUE {after} ORDER BY l.landed_at DESC, l.source_key""",  # noqa: S608 (names of ours)
         parameters,
     )
+    rows = [r for r in rows if r["withdrawn_at"] is None]  # somebody's own doing, with a reason
     found = [t for row in rows[: 10 * NAMED] for t in _file(state, row)]
     return found if len(found) <= NAMED else [
         *found[:NAMED],
@@ -181,10 +184,11 @@ def _files(state: State, there: dict[str, set[str]], since: dt.datetime | None) 
 def _file(state: State, row: dict[str, Any]) -> list[Trouble]:
     key, found = row["source_key"], []
     if row["status"] not in FINE:
-        word = "waits" if row["status"] == "waiting" else f"was {row['status']}"
+        waits = row["status"] == "waiting"
         rule = f" ({row['rule']})" if row["rule"] else ""
         found.append(
-            Trouble(row["status"], row["status"] != "waiting", f"{key} {word}{rule}; none of it is in the forecast.",
+            Trouble(row["status"], not waits or row["rule"] != WAITS_FOR_TIME,
+                    f"{key} {'waits' if waits else 'was ' + row['status']}{rule}; none of it is in the forecast.",
                     row["message"] or "The page Data and runs has its rule and what to do.", "runs#landed")
         )  # fmt: skip
     elif row["quarantined"]:
@@ -200,6 +204,12 @@ def _file(state: State, row: dict[str, Any]) -> list[Trouble]:
                     f"{key}: {row['quarantined']:,} of {row['rows']:,} rows were refused{rule}.",
                     (worst[0]["message"] if worst else None) or "See the quarantine.", "runs#quarantine")
         )  # fmt: skip
+    if row["vanished"]:
+        found.append(
+            Trouble("restated", False, f"{key} took {row['vanished']:,} rows out of force that were known before, and "
+                    f"changed {row['changed'] or 0:,}.",
+                    "Look whether that was meant; forecast landing withdraw brings them back.", "runs#landed")
+        )  # fmt: skip
     if row["warnings"]:
         found.append(Trouble("odd", False, f"{key} was taken with a warning: {row['warnings']}",
                              "Look whether the file means what it says.", "runs#landed"))  # fmt: skip
@@ -207,16 +217,13 @@ def _file(state: State, row: dict[str, Any]) -> list[Trouble]:
 
 
 def _failed(state: State, there: dict[str, set[str]]) -> list[Trouble]:
-    """The last failure of each week whose forecast has not been written since, newest first."""
-    if "run_failures" not in there:
+    """The last failure of each week that no run has mended since, newest first."""
+    if "open_failures" not in there:
         return []
     rows = state.rows(
-        """SELECT f.week, f.run_id, f.step, f.message, f.failed_at FROM run_failures AS f
-           JOIN (SELECT week, max(failed_at) AS failed_at FROM run_failures GROUP BY week) AS n
+        """SELECT f.week, f.run_id, f.step, f.message, f.failed_at FROM open_failures AS f
+           JOIN (SELECT week, max(failed_at) AS failed_at FROM open_failures GROUP BY week) AS n
              ON n.failed_at = f.failed_at AND n.week IS NOT DISTINCT FROM f.week
-           LEFT JOIN (SELECT forecast_week, max(created_at) AS created_at FROM forecasts GROUP BY forecast_week) AS p
-             ON p.forecast_week = f.week
-           WHERE p.created_at IS NULL OR p.created_at < f.failed_at
            ORDER BY f.failed_at DESC, f.run_id LIMIT 3"""
     )
     return [
@@ -238,7 +245,8 @@ def _stopping(state: State, there: dict[str, set[str]]) -> list[Trouble]:
         return []
     rows: Rows = state.rows(
         f"""SELECT store, dept, last_week, silent_weeks, probability_of_return, count(*) OVER () AS of_all
-            FROM stopping_series ORDER BY probability_of_return, store, dept LIMIT {NAMED}"""  # noqa: S608 (a number)
+            FROM stopping_series WHERE forecast_week = (SELECT max(forecast_week) FROM forecasts)
+            ORDER BY probability_of_return, store, dept LIMIT {NAMED}"""  # noqa: S608 (a number)
     )
     if not rows:
         return []
@@ -266,9 +274,9 @@ def _checked(newest: Sequence[Completeness], there: dict[str, set[str]], found: 
         said.append(f"the week of {week.week} is complete{counted}")
     if not kinds & {"late", "old"}:
         said.append("no week is late")
-    if not kinds & {"refused", "waiting", "partly refused", "odd"}:
+    if not kinds & {"refused", "waiting", "partly refused", "restated", "odd"}:
         said.append("no file since then was refused, waits or was warned about")
-    if "run_failures" in there and "failed" not in kinds:
+    if "open_failures" in there and "failed" not in kinds:
         said.append("no run failed")
     if "stopping_series" in there and "stopping" not in kinds:
         said.append("no series stopped")

@@ -159,8 +159,10 @@ def test_a_file_that_waits_and_one_that_lost_rows_are_named(story: Story) -> Non
     story.file("sales/part.csv", at, rows=10, accepted=7, quarantined=3)
     for line, rule in ((2, "no_date"), (3, "no_date"), (4, "negative")):
         story.line("sales/part.csv", at, line, rule, f"mend {rule}")
-    lost, waits = story.told().troubles
-    assert (waits.kind, waits.serious) == ("waiting", False)
+    story.file("sales/future.csv.gz", at, "waiting", rule="not_begun", message="it waits for its weeks to begin")
+    waits, lost, time = story.told().troubles
+    assert (time.kind, time.serious) == ("waiting", False)
+    assert (waits.kind, waits.serious) == ("waiting", True)  # for a person
     assert waits.step == "accept it with forecast landing accept"
     assert (lost.kind, lost.serious) == ("partly refused", True)
     assert lost.text == "sales/part.csv: 3 of 10 rows were refused, most by the rule no_date."
@@ -180,18 +182,16 @@ def test_warnings_of_a_landing_are_told_where_the_lake_keeps_them(story: Story) 
     assert only.text == "sales/odd.csv was taken with a warning: half of last week"
 
 
-def test_a_failed_run_is_told_until_its_week_has_a_forecast(story: Story) -> None:
+def test_a_failed_run_is_told_until_another_mended_it(story: Story) -> None:
     def failed(week: dt.date, at: dt.datetime, step: str = "deepar_model") -> str:
-        return f"INSERT INTO run_failures VALUES ('{week}', 'abcdef1234', '{step}', 'out of memory\nat line 7', '{at}')"
+        return f"INSERT INTO open_failures VALUES ('{week}', 'abcdef12', '{step}', 'out of memory\nat line 7', '{at}')"
 
     made = (
-        "DROP VIEW IF EXISTS run_failures",
-        "CREATE TABLE run_failures (week DATE, run_id VARCHAR, step VARCHAR, message VARCHAR, failed_at TIMESTAMPTZ)",
+        "DROP VIEW IF EXISTS open_failures",
+        "CREATE TABLE open_failures (week DATE, run_id VARCHAR, step VARCHAR, message VARCHAR, failed_at TIMESTAMPTZ)",
     )
     again = failed(NEWEST, MONDAY, "forecast_table")
-    earlier = failed(NEWEST - WEEK, MONDAY - 2 * WEEK)  # its forecast was written after that
-    found = story.told(MONDAY, *made, failed(NEWEST, MONDAY - WEEK), again, earlier)
-    (only,) = found.troubles
+    (only,) = story.told(MONDAY, *made, failed(NEWEST, MONDAY - WEEK), again).troubles
     assert (only.kind, only.serious) == ("failed", True)
     assert only.text == (
         "The run for the week of 2025-01-31 failed at the step forecast_table, 2025-02-03 06:00 UTC: out of memory"
@@ -203,10 +203,12 @@ def test_a_failed_run_is_told_until_its_week_has_a_forecast(story: Story) -> Non
 def test_series_that_fall_silent_are_named(story: Story) -> None:
     made = (
         "DROP VIEW IF EXISTS stopping_series",
-        "CREATE TABLE stopping_series (store VARCHAR, dept VARCHAR, last_week DATE, silent_weeks INT, "
-        "probability_of_return DOUBLE)",
-        "INSERT INTO stopping_series SELECT '7', CAST(range AS VARCHAR), DATE '2025-01-03', 4, 0.1 + range / 100 "
-        "FROM range(11)",
+        "CREATE TABLE stopping_series (forecast_week DATE, store VARCHAR, dept VARCHAR, last_week DATE, "
+        "silent_weeks INT, probability_of_return DOUBLE)",
+        # Those of the newest forecast count; what was silent before it is history.
+        "INSERT INTO stopping_series SELECT DATE '2025-01-24', '7', CAST(range AS VARCHAR), DATE '2025-01-03', 4, "
+        "0.1 + range / 100 FROM range(11)",
+        "INSERT INTO stopping_series VALUES ('2025-01-17', '8', 'a', '2024-12-20', 4, 0.5)",
     )
     (only,) = story.told(MONDAY, *made).troubles
     assert (only.kind, only.serious) == ("stopping", False)
