@@ -15,6 +15,7 @@ from typing import Any
 from forecast_platform.dashboard import questions as ask
 from forecast_platform.dashboard.charts import Band, Line, Mark, bars, calibration_chart, sparkline, time_chart
 from forecast_platform.dashboard.questions import Rows, Scope, State
+from forecast_platform.dashboard.rendering import sentence
 from forecast_platform.dashboard.stages import ASSETS, Stages
 from forecast_platform.dashboard.troubles import Findings, troubles
 from forecast_platform.series.holidays import Event, events_for
@@ -152,7 +153,7 @@ def this_week(view: View) -> dict[str, Any]:
         "queue_length": shown[0]["of_all"] if shown else 0,
         "reason": "" if shown else ask.reason_without(state, week, scope),
         "rows": rows,
-        "chart": _fan(view, scope, ahead, f"{_upper(scope.name)}: sales, and the forecast after the week of {week}"),
+        "chart": _fan(view, scope, ahead, f"{sentence(scope.name)}: sales, and the forecast after the week of {week}"),
         "ahead": ahead,
         "overrides": given,
         "next_total": sum(r["p50"] for r in next_weeks) if next_weeks else None,
@@ -187,7 +188,7 @@ def explore(view: View) -> dict[str, Any]:
         "reason": "" if ahead else ask.reason_without(state, view.week, scope),
         "ahead": ahead,
         "overrides": given,
-        "chart": _fan(view, scope, ahead, f"{_upper(scope.name)}: sales and forecast"),
+        "chart": _fan(view, scope, ahead, f"{sentence(scope.name)}: sales and forecast"),
         "covariate_charts": [_covariate_chart(view, name, values, ahead) for name, values in columns.items()],
         "lacking": lacking,
         "accuracy": accuracy,
@@ -281,7 +282,7 @@ def revisions(view: View) -> dict[str, Any]:
         "rows": rows,
         "of_all": rows[0]["of_all"] if rows else 0,
         "previous_week": rows[0]["previous_week"] if rows else None,
-        "chart": time_chart(f"{_upper(scope.name)}: forecasts of the weeks ahead", weeks, lines),
+        "chart": time_chart(f"{sentence(scope.name)}: forecasts of the weeks ahead", weeks, lines),
         "most": max((abs(r["change"]) for r in rows), default=0) or 1,
         "tables": {
             "revisions": lambda: _plain(ask.revisions(view.state, view.week, by, scope)),
@@ -294,7 +295,7 @@ def accuracy(view: View) -> dict[str, Any]:
     """How good the forecasts were: over time, by weeks ahead, and whether the intervals hold what they promise."""
     state, scope, horizon = view.state, view.scope, view.horizon()
     of_sum = view.choose("of", ("series", "sum"), "series") == "sum"
-    what = f"{_upper(scope.name)}, {'as one sum' if of_sum else 'every series'}"
+    what = f"{sentence(scope.name)}, {'as one sum' if of_sum else 'every series'}"
     by_week = ask.scores(state, scope, view.week, horizon, of_sum=of_sum)
     by_horizon = ask.scores_by_horizon(state, scope, view.week, of_sum=of_sum)
     low, high = view.columns[0], view.columns[-1]
@@ -323,7 +324,7 @@ def accuracy(view: View) -> dict[str, Any]:
             [str(r["horizon"]) for r in by_horizon],
             [
                 Line("forecast", "forecast", [r["wape_where_naive"] for r in by_horizon]),
-                Line("same week last year", "naive", [r["naive_wape"] for r in by_horizon]),
+                Line("52 weeks before", "naive", [r["naive_wape"] for r in by_horizon]),
             ],
         ),
         "calibration": calibration_chart("Calibration of the series' quantiles", points),
@@ -444,7 +445,7 @@ def _covariate_chart(view: View, name: str, values: Mapping[dt.date, float | Non
     weeks = _span(view, ahead[-1]["target_week"] if ahead else view.week)
     words = name.replace("_", " ")
     return time_chart(
-        f"{_upper(words)}, as the model is given it",
+        f"{sentence(words)}, as the model is given it",
         weeks,
         [
             Line(words, "actual", [values.get(w) if w <= view.week else None for w in weeks]),
@@ -484,7 +485,7 @@ def _accuracy_chart(rows: Rows, title: str) -> str:
         [r["week"] for r in rows],
         [
             Line("forecast", "forecast", [r["wape"] for r in rows]),
-            Line("same week last year", "naive", [r["naive_wape"] for r in rows]),
+            Line("52 weeks before", "naive", [r["naive_wape"] for r in rows]),
         ],
         height=240,
         from_zero=True,
@@ -518,10 +519,6 @@ def _with_sparks(view: View, rows: Rows) -> Rows:
         {**r, "spark": sparkline(past.get(name, []), coming.get(name, []))}
         for r, name in zip(rows, wanted, strict=True)
     ]
-
-
-def _upper(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _change(rows: Rows, part: str, whole: str) -> Change | None:

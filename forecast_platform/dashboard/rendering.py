@@ -22,7 +22,7 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (number, numbers, percent, signed, change, weeks, moment, day, clock, short)
+    filters = (number, numbers, percent, signed, change, weeks, sentence, moment, day, clock, short)
     made.filters |= {function.__name__: function for function in filters}
     return made
 
@@ -47,6 +47,11 @@ def signed(value: Any) -> str:
 def change(value: Any) -> str:
     """A change as a share, or in money where a share of what was before has no meaning."""
     return percent(value.share, 1, True) if value.share is not None else signed(value.amount)
+
+
+def sentence(text: str) -> str:
+    """The text with a capital in front; names in it stay as they are."""
+    return text[:1].upper() + text[1:]
 
 
 def weeks(count: Any) -> str:

@@ -115,7 +115,7 @@ def _draw_total(axes: Any, view: View, ahead: ask.Rows) -> None:
 
 def _draw_error(axes: Any, by_week: ask.Rows) -> None:
     axes.set_title("Error of every series, one week ahead (WAPE)", loc="left", fontsize=10, weight="bold", color=INK)
-    for name, label, style in (("wape", "forecast", (BLUE, "--")), ("naive_wape", "same week last year", (GREY, ":"))):
+    for name, label, style in (("wape", "forecast", (BLUE, "--")), ("naive_wape", "52 weeks before", (GREY, ":"))):
         axes.plot([r["week"] for r in by_week], [r[name] for r in by_week], color=style[0], linestyle=style[1],
                   marker="." if len(by_week) < 4 else "", label=label)  # fmt: skip
     axes.set_ylim(bottom=0)
