@@ -85,6 +85,18 @@ class View:
         """What is wrong with the newest weeks, whichever week is looked at."""
         return troubles(self.state, self.settings, self.now)
 
+    def is_whole(self, week: dt.date) -> bool:
+        """Whether the scope's sales of a week are all there: a sum of what has landed of a week would look like a
+        collapse. A single series' sales are what they are."""
+        to = self.findings.complete_to
+        return self.scope.level == "series" or to is None or week <= to
+
+    @property
+    def partial(self) -> dt.date | None:
+        """The newest week, where it is incomplete and so left out of the scope's sums."""
+        newest = self.findings.newest
+        return newest if newest and not self.is_whole(newest) else None
+
     @property
     def file_name(self) -> str:
         """The view in a few words, to name files by: scope, choices, week."""
@@ -191,6 +203,7 @@ def explore(view: View) -> dict[str, Any]:
         "chart": _fan(view, scope, ahead, f"{sentence(scope.name)}: sales and forecast"),
         "covariate_charts": [_covariate_chart(view, name, values, ahead) for name, values in columns.items()],
         "lacking": lacking,
+        "findings": view.findings,
         "accuracy": accuracy,
         "accuracy_chart": _accuracy_chart(accuracy, "Error of its forecasts (WAPE)"),
         "horizon": view.horizon(),
@@ -378,6 +391,7 @@ def _ahead(view: View) -> tuple[Rows, Rows]:
     """The forecast of the view's scope with what people's own figures make of it, and those figures."""
     given = ask.overrides(view.state, view.scope, view.week)
     ahead = ask.forecast(view.state, view.scope, view.week, view.columns, view.events)
+    ahead = [{**r, "actual": r["actual"] if view.is_whole(r["target_week"]) else None} for r in ahead]
     return ask.planned(ahead, given), given
 
 
@@ -407,7 +421,7 @@ def _fan(view: View, scope: Scope, ahead: Rows, title: str) -> str:
     weeks = _span(view, last)
     if not weeks:
         return time_chart(title, [], [])
-    past = {r["week"]: r["sales"] for r in ask.history(view.state, scope, weeks[0], last)}
+    past = {r["week"]: r["sales"] for r in ask.history(view.state, scope, weeks[0], last) if view.is_whole(r["week"])}
     by_week = {r["target_week"]: r for r in ahead}
     before = {r["target_week"]: r["p50"] for r in ask.previous(view.state, scope, week) if r["target_week"] in weeks}
     known = past.get(week)

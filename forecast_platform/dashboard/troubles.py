@@ -44,10 +44,17 @@ class Trouble:
 
 @dataclass(frozen=True)
 class Findings:
-    """All that is wrong, what is serious first, and a line on what was looked at and is well."""
+    """All that is wrong, what is serious first, and a line on what was looked at and is well.
+
+    Attributes:
+        complete_to: the newest complete week; what landed of later ones is no sum of all.
+        newest: the newest week of which anything landed.
+    """
 
     troubles: tuple[Trouble, ...]
     checked: str
+    complete_to: dt.date | None
+    newest: dt.date | None
 
     def __bool__(self) -> bool:
         return bool(self.troubles)
@@ -73,7 +80,12 @@ def troubles(state: State, settings: Settings, now: dt.datetime | None = None) -
         *_files(state, there, since),
         *_stopping(state, there),
     ]
-    return Findings(tuple(sorted(found, key=lambda t: not t.serious)), _checked(newest, there, found))
+    return Findings(
+        tuple(sorted(found, key=lambda t: not t.serious)),
+        _checked(newest, there, found),
+        good.week if good else None,
+        newest[0].week if newest else None,
+    )
 
 
 def _completeness(con: Any, week: dt.date) -> Completeness:

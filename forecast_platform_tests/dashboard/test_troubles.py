@@ -4,6 +4,8 @@ that was not looked at."""
 from __future__ import annotations
 
 import datetime as dt
+import html
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,7 +47,7 @@ class Story:
         if forecast:
             made = {"forecast_week": week, "level": "series", "store": "1", "dept": "a", "target_week": week + WEEK,
                     "horizon": 1, "created_at": at + dt.timedelta(hours=1)}  # fmt: skip
-            self._replace("forecasts", week, [made])
+            self._replace("forecasts", week, [made, made | {"level": "total", "store": None, "dept": None}])
         return self
 
     def file(self, key: str, at: dt.datetime, status: str = "ingested", **more: Any) -> Story:
@@ -223,10 +225,21 @@ def test_it_is_the_first_thing_on_the_page_and_escaped(story: Story, lake: Lake)
         text = client.get("/").text
         assert text.index("is incomplete: 2 of the 18 series") < text.index('class="tiles"')
         assert "sales/&lt;b&gt;.csv" in text
+        # The 2 series that reported are no collapse of the total; each of them is what it is.
+        assert "Sales are drawn up to the week of 2025-01-24" in text
+        drawn = [r for r in client.get("/").text.split("<tr>") if "2025-01-31</th>" in r]
+        assert not any("<td>20</td>" in r for r in drawn)
+        assert "Sales are drawn" not in client.get("/explore?store=1&dept=a").text
+        assert json.loads(_points(client.get("/explore").text))["lines"][0]["values"][-1] is None
+        assert json.loads(_points(client.get("/explore?store=1&dept=a").text))["lines"][0]["values"][-1] == 10
         assert "<script>alert" not in text
         assert "is incomplete: 2 of the 18 series" in client.get("/runs").text
         found = client.get("/?format=csv&table=troubles").text
     assert 'incomplete,True,"The week of 2025-01-31 is incomplete' in found
+
+
+def _points(text: str) -> str:
+    return html.unescape(text.split('data-chart="')[1].split('"')[0])
 
 
 def test_before_the_first_forecast_the_page_says_what_stands_in_its_way(lake: Lake) -> None:
