@@ -46,7 +46,8 @@ class Story:
         self.file(f"sales/{week}.csv", at, rows=len(rows), accepted=len(rows), first_week=week, last_week=week, weeks=1)
         if forecast:
             made = {"forecast_week": week, "level": "series", "store": "1", "dept": "a", "target_week": week + WEEK,
-                    "horizon": 1, "created_at": at + dt.timedelta(hours=1)}  # fmt: skip
+                    "horizon": 1, "created_at": at + dt.timedelta(hours=1), "p10": 8.0, "p50": 10.0, "p90": 12.0,
+                    "mean": 10.0}  # fmt: skip
             self._replace("forecasts", week, [made, made | {"level": "total", "store": None, "dept": None}])
         return self
 
