@@ -10,12 +10,12 @@ import datetime as dt
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from forecast_platform.dashboard import questions as ask
 from forecast_platform.dashboard.charts import Band, Line, Mark, bars, calibration_chart, sparkline, time_chart
 from forecast_platform.dashboard.questions import Rows, Scope, State
-from forecast_platform.dashboard.rendering import sentence
+from forecast_platform.dashboard.rendering import number, sentence
 from forecast_platform.dashboard.stages import ASSETS, Stages
 from forecast_platform.dashboard.troubles import Findings, troubles
 from forecast_platform.series.holidays import Event, events_for
@@ -78,7 +78,7 @@ class View:
     def events(self) -> tuple[Event, ...]:
         """The holidays the model lines up: the landed calendar's, the country's where none has landed."""
         first = self.week - 52 * (ask.YEARS_SHOWN + 1) * WEEK
-        return events_for(first, self.week, ask.landed_calendar(self.state), self.settings.country)
+        return _events(first, self.week, tuple(ask.landed_calendar(self.state)), self.settings.country)
 
     @functools.cached_property
     def findings(self) -> Findings:
@@ -222,6 +222,15 @@ def explore(view: View) -> dict[str, Any]:
     }
 
 
+class _Square(NamedTuple):
+    """A cell of the heat map as it is drawn; attributes, because templates look those up quickest."""
+
+    dept: str
+    text: str
+    style: str
+    title: str
+
+
 def heatmap(view: View) -> dict[str, Any]:
     """Error, bias or coverage of every series, stores down and departments across, by the money they are off."""
     measure = view.choose("measure", ("wape", "bias", "coverage"), "wape")
@@ -237,7 +246,14 @@ def heatmap(view: View) -> dict[str, Any]:
         {
             "store": store,
             "cells": [
-                {"dept": dept, "cell": cell, "shade": _shade(measure, cell.value)} if cell else None
+                _Square(
+                    dept,
+                    f"{cell.value * 100:.0f}",
+                    _shade(measure, cell.value) + (" heavy" if cell.heavy else ""),
+                    f"off by {number(cell.off)}" if cell.heavy else "",
+                )
+                if cell
+                else None
                 for dept in depts
                 for cell in [found.cells.get((store, dept))]
             ],
@@ -375,6 +391,11 @@ def runs(view: View) -> dict[str, Any]:
             ],
         },
     }
+
+
+@functools.lru_cache(16)
+def _events(first: dt.date, last: dt.date, days: tuple[tuple[str, dt.date], ...], country: str) -> tuple[Event, ...]:
+    return events_for(first, last, days, country)
 
 
 def _must_exist(view: View) -> None:

@@ -8,6 +8,7 @@ all rows; what is limited says in `of_all` how many there are.
 from __future__ import annotations
 
 import datetime as dt
+import functools
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -144,17 +145,22 @@ def aligned_last_year(
         past: sales by week up to `last`.
         targets: weeks after `last`.
     """
-    known = [last - k * WEEK for k in range(YEAR_AND_MORE, -1, -1)]
-    horizon = (max(targets) - last) // WEEK
-    weights = one_year_back(np.array(known, dtype="datetime64[D]"), horizon, events)
+    sources = _year_back(last, (max(targets) - last) // WEEK, tuple(events))
     found: dict[dt.date, float | None] = {}
     for target in targets:
-        column = weights[:, len(known) - 1 + (target - last) // WEEK]
-        parts = [(past.get(week), share) for week, share in zip(known, column.tolist(), strict=True) if share]
+        parts = [(past.get(week), share) for week, share in sources[(target - last) // WEEK - 1]]
         values = [value * share for value, share in parts if value is not None]
         whole = len(values) == len(parts) and sum(share for _, share in parts) > 0.99
         found[target] = sum(values) if whole else None
     return found
+
+
+@functools.lru_cache(64)
+def _year_back(last: dt.date, horizon: int, events: tuple[Event, ...]) -> list[list[tuple[dt.date, float]]]:
+    """For each of `horizon` weeks after `last` the weeks it goes back to and their shares."""
+    known = [last - k * WEEK for k in range(YEAR_AND_MORE, -1, -1)]
+    weights = one_year_back(np.array(known, dtype="datetime64[D]"), horizon, events)[:, len(known) :]
+    return [[(w, share) for w, share in zip(known, column, strict=True) if share] for column in weights.T.tolist()]
 
 
 def landed_calendar(state: State) -> list[tuple[str, dt.date]]:

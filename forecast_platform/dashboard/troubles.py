@@ -20,6 +20,7 @@ from forecast_platform.weeks import WEEK
 
 NAMED = 8  # stores, files or series named one by one; of more the number is said
 FINE = ("ingested", "known", "withdrawn")  # what a landing can be without being a trouble
+LOOKED_BACK = 13  # weeks in which the newest complete one is looked for
 WAITS_FOR_TIME = "not_begun"  # the rule of a file whose weeks have not begun: nobody has to do anything
 
 
@@ -66,8 +67,12 @@ def troubles(state: State, settings: Settings, now: dt.datetime | None = None) -
     Args:
         now: timezone-aware; None: nothing is late, as in a report of a week that may be long past.
     """
-    weeks = state.rows("SELECT DISTINCT week FROM cleaned_series WHERE observed ORDER BY week DESC LIMIT 13")
-    there = _columns(state)
+    there = {r["table_name"] for r in state.rows("SELECT table_name FROM information_schema.tables")}
+    (last,) = state.rows("SELECT max(week) AS week FROM cleaned_series")
+    weeks = state.rows(
+        "SELECT DISTINCT week FROM cleaned_series WHERE observed AND week > ? ORDER BY week DESC",
+        [(last["week"] or dt.date.max) - LOOKED_BACK * WEEK],
+    )
     newest = [state.apply(_completeness, r["week"]) for r in weeks[:1]]
     good = next((c for r in weeks if (c := state.apply(_completeness, r["week"])).complete(settings.complete_share)),
                 None)  # fmt: skip
@@ -77,7 +82,7 @@ def troubles(state: State, settings: Settings, now: dt.datetime | None = None) -
         *(t for c in newest for t in _incomplete(c, good, settings.complete_share)),
         *_unforecast(state, good),
         *(_late(state, newest, now) if now else ()),
-        *_files(state, there, since),
+        *_files(state, since),
         *_stopping(state, there),
     ]
     return Findings(
@@ -90,14 +95,6 @@ def troubles(state: State, settings: Settings, now: dt.datetime | None = None) -
 
 def _completeness(con: Any, week: dt.date) -> Completeness:
     return completeness(con, [week])[0]
-
-
-def _columns(state: State) -> dict[str, set[str]]:
-    """Columns by table or view: some come with a newer lake than this one."""
-    found: dict[str, set[str]] = {}
-    for row in state.rows("SELECT table_name, column_name FROM information_schema.columns"):
-        found.setdefault(row["table_name"], set()).add(row["column_name"])
-    return found
 
 
 def _arrival(state: State, week: dt.date) -> dt.datetime | None:
@@ -169,22 +166,19 @@ def _late(state: State, newest: Sequence[Completeness], now: dt.datetime) -> lis
     ]  # fmt: skip
 
 
-def _files(state: State, there: dict[str, set[str]], since: dt.datetime | None) -> list[Trouble]:
+def _files(state: State, since: dt.datetime | None) -> list[Trouble]:
     """Newest versions of files that were refused, wait, lost rows or were warned about, since the newest complete week
     came (None: ever)."""
-    more = ["warnings", "changed", "vanished", "withdrawn_at"]
-    kept = [f"l.{c}" if c in there.get("landings", ()) else f"CAST(NULL AS VARCHAR) AS {c}" for c in more]
-    after, parameters = ("AND l.arrived_at >= ?", [since]) if since else ("", [])
+    after, parameters = ("WHERE l.arrived_at >= ?", [since]) if since else ("", [])
     rows = state.rows(
-        f"""SELECT l.source_key, l.landed_at, l.status, l.rows, l.accepted, l.quarantined, l.rule, l.message,
-                   {", ".join(kept)}
-            FROM landings AS l
+        f"""SELECT l.* FROM landings AS l
             JOIN (SELECT source_key, max(landed_at) AS landed_at FROM landings GROUP BY source_key) AS n
               ON n.source_key = l.source_key AND n.landed_at = l.landed_at
-            WHERE TRUE {after} ORDER BY l.landed_at DESC, l.source_key""",  # noqa: S608 (names of ours)
+            {after} ORDER BY l.landed_at DESC, l.source_key""",  # noqa: S608 (a condition of ours)
         parameters,
     )
-    rows = [r for r in rows if r["withdrawn_at"] is None]  # somebody's own doing, with a reason
+    # Of a lake made before there were warnings and withdrawals, landings have no such columns.
+    rows = [r for r in rows if r.get("withdrawn_at") is None]  # a withdrawal is somebody's own doing, with a reason
     found = [t for row in rows[: 10 * NAMED] for t in _file(state, row)]
     return found if len(found) <= NAMED else [
         *found[:NAMED],
@@ -216,19 +210,19 @@ def _file(state: State, row: dict[str, Any]) -> list[Trouble]:
                     f"{key}: {row['quarantined']:,} of {row['rows']:,} rows were refused{rule}.",
                     (worst[0]["message"] if worst else None) or "See the quarantine.", "runs#quarantine")
         )  # fmt: skip
-    if row["vanished"]:
+    if row.get("vanished"):
         found.append(
-            Trouble("restated", False, f"{key} took {row['vanished']:,} rows out of force that were known before, and "
-                    f"changed {row['changed'] or 0:,}.",
+            Trouble("restated", False, f"{key} took {row['vanished']:,} rows out of force that were known before, "
+                    f"and changed {row.get('changed') or 0:,}.",
                     "Look whether that was meant; forecast landing withdraw brings them back.", "runs#landed")
         )  # fmt: skip
-    if row["warnings"]:
+    if row.get("warnings"):
         found.append(Trouble("odd", False, f"{key} was taken with a warning: {row['warnings']}",
                              "Look whether the file means what it says.", "runs#landed"))  # fmt: skip
     return found
 
 
-def _failed(state: State, there: dict[str, set[str]]) -> list[Trouble]:
+def _failed(state: State, there: set[str]) -> list[Trouble]:
     """The last failure of each week that no run has mended since, newest first."""
     if "open_failures" not in there:
         return []
@@ -251,7 +245,7 @@ def _failed(state: State, there: dict[str, set[str]]) -> list[Trouble]:
     ]  # fmt: skip
 
 
-def _stopping(state: State, there: dict[str, set[str]]) -> list[Trouble]:
+def _stopping(state: State, there: set[str]) -> list[Trouble]:
     """Series that have fallen silent while others of their store still sell."""
     if "stopping_series" not in there:
         return []
@@ -276,7 +270,7 @@ def _stopping(state: State, there: dict[str, set[str]]) -> list[Trouble]:
     ]  # fmt: skip
 
 
-def _checked(newest: Sequence[Completeness], there: dict[str, set[str]], found: Sequence[Trouble]) -> str:
+def _checked(newest: Sequence[Completeness], there: set[str], found: Sequence[Trouble]) -> str:
     """What was looked at and is well, in a line."""
     kinds = {t.kind for t in found}
     said = []
