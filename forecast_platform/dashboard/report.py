@@ -49,6 +49,8 @@ def weekly_report(state: State, settings: Settings, week: dt.date) -> Report:
         f", {change(against)} on last year" if against else ""
     )
     context = {**facts, "view": view, "worst": worst, "summary": summary, "queue": facts["queue"][:LISTED]}
+    if week != view.weeks[0]:
+        context["findings"] = None  # what is wrong now is no matter of a week long past
     html = (
         environment()
         .get_template("report.html")
@@ -65,11 +67,11 @@ def _png(view: View, context: dict[str, Any], by_week: ask.Rows) -> bytes:
     figure = Figure(figsize=(8.27, 11.69), dpi=150)
     figure.text(0.06, 0.965, "Sales forecast", fontsize=20, weight="bold", color=INK)
     figure.text(0.06, 0.945, context["summary"], fontsize=10.5, color=QUIET)
-    serious = [t.text for t in context["findings"].troubles if t.serious]
+    serious = [t.text for t in context["findings"].troubles if t.serious] if context["findings"] else []
     if serious:
-        more = f" (and {len(serious) - 1} more)" if len(serious) > 1 else ""
-        figure.text(0.94, 0.968, "\n".join(textwrap.wrap(f"First: {serious[0]}{more}", 62)[:3]), fontsize=8, color=RED,
-                    ha="right", va="top", weight="bold")  # fmt: skip
+        more = f" And {len(serious) - 1} more." if len(serious) > 1 else ""
+        text = textwrap.shorten(f"First: {serious[0]}", 150, placeholder=" ...") + more
+        figure.text(0.36, 0.992, "\n".join(textwrap.wrap(text, 88)), fontsize=7.5, color=RED, va="top", weight="bold")
     for n, (label, value, note) in enumerate(_tiles(context)):
         x = 0.06 + 0.225 * n
         figure.text(x, 0.918, label, fontsize=8.5, color=QUIET)
@@ -89,13 +91,14 @@ def _png(view: View, context: dict[str, Any], by_week: ask.Rows) -> bytes:
 
 def _tiles(context: dict[str, Any]) -> list[tuple[str, str, str]]:
     recent, published, before = context["recent"], context["published"], context["next_against_previous"]
+    has = "has" if published["without"] == 1 else "have"
     naive, scored = recent["naive_wape"], weeks(recent["weeks"])
     return [
         (f"Next {weeks(context['next_count'])}", short(context["next_total"]),
          f"{change(before)} since the run before" if before else "no run before"),
         (f"Error, {scored}", percent(recent["wape"]), f"52 weeks before {percent(naive)}"),
         ("Inside the interval", percent(recent["coverage"], 0), f"of {number(recent['forecasts'])}, {scored}"),
-        ("Series forecast", number(published["series"]), f"{number(published['without'])} have a reason instead"),
+        ("Series forecast", number(published["series"]), f"{number(published['without'])} {has} a reason instead"),
     ]  # fmt: skip
 
 

@@ -17,6 +17,10 @@ from forecast_platform.dashboard.pages import BadView
 from forecast_platform.dashboard.report import weekly_report
 from forecast_platform.dashboard.source import Source
 from forecast_platform.defs.tableau_extract import tableau_extract
+from forecast_platform.lake.lake import Lake
+from forecast_platform.settings import Settings
+from forecast_platform_tests.conftest import SMALL
+from forecast_platform_tests.dashboard.test_troubles import NEWEST, WEEK, Story
 from forecast_platform_tests.defs.graph import Graph
 
 needs_tableau = pytest.mark.skipif(not hyper.available(), reason="no tableauhyperapi here: install the extra 'tableau'")
@@ -40,6 +44,15 @@ def test_the_report_says_what_the_tables_say(published: Graph, source: Source, n
     assert "<script" not in report.html
     assert 'src="' not in report.html  # it needs nothing beside it
     assert 'rel="stylesheet"' not in report.html
+
+
+def test_the_report_begins_with_what_is_wrong_with_the_newest_week_alone(lake: Lake) -> None:
+    Story(lake).week(2).week(1).week(0, stores=("1",), forecast=False).told()
+    state = Source(lake).state()
+    newest, past = (weekly_report(state, Settings(**SMALL), NEWEST - k * WEEK) for k in (1, 2))
+    assert newest.html.index("is incomplete: 2 of the 18 series") < newest.html.index('class="tiles"')
+    assert "incomplete" not in past.html
+    assert newest.png != past.png
 
 
 def test_the_picture_is_a_page_and_the_same_twice(published: Graph, source: Source, newest: dt.date) -> None:
