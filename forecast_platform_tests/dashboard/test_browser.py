@@ -233,6 +233,21 @@ def test_on_a_phone_nothing_hangs_over_the_edge(browser: Browser, address: str) 
     context.close()
 
 
+def test_headers_stand_over_their_columns(page: Page) -> None:
+    """Headers were set to the right over text that is set to the left."""
+    for name in (*PAGES, "explore?store=1&dept=1"):
+        page.goto(f"/{name}")
+        wrong = page.evaluate(
+            """() => [...document.querySelectorAll("table:not(.heatmap)")].flatMap(t => {
+                const side = e => getComputedStyle(e).textAlign;
+                const first = t.tBodies[0] && t.tBodies[0].rows[0];
+                if (!first || first.cells.length < 2) return [];
+                return [...t.tHead.rows[0].cells].filter((h, i) => side(h) !== side(first.cells[i])).map(h => h.textContent);
+            })"""
+        )
+        assert wrong == [], name
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_worst_errors_stand_out_most_from_the_paper(browser: Browser, address: str, scheme: Any) -> None:
     """On dark paper the worst cells were the darkest."""
