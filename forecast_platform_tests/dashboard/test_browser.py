@@ -242,7 +242,8 @@ def test_headers_stand_over_their_columns(page: Page) -> None:
                 const side = e => getComputedStyle(e).textAlign;
                 const first = t.tBodies[0] && t.tBodies[0].rows[0];
                 if (!first || first.cells.length < 2) return [];
-                return [...t.tHead.rows[0].cells].filter((h, i) => side(h) !== side(first.cells[i])).map(h => h.textContent);
+                const heads = [...t.tHead.rows[0].cells];
+                return heads.filter((h, i) => side(h) !== side(first.cells[i])).map(h => h.textContent);
             })"""
         )
         assert wrong == [], name
