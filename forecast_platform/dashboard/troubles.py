@@ -143,7 +143,7 @@ def _unforecast(state: State, good: Completeness | None) -> list[Trouble]:
     return [
         Trouble(
             "unforecast", True, f"The week of {good.week} is complete, but has no forecast: {shown}.",
-            f"forecast run --week {good.week} (its last lines say what fails)", "runs",
+            f"If no run is under way: forecast run --week {good.week} (its last lines say what fails)", "runs",
         )
     ]  # fmt: skip
 
@@ -281,7 +281,7 @@ def _checked(newest: Sequence[Completeness], there: set[str], found: Sequence[Tr
     if not kinds & {"late", "old"}:
         said.append("no week is late")
     if not kinds & {"refused", "waiting", "partly refused", "restated", "odd"}:
-        said.append("no file since then was refused, waits or was warned about")
+        said.append(f"no file {'since then ' if said else ''}was refused, waits or was warned about")
     if "open_failures" in there and "failed" not in kinds:
         said.append("no run failed")
     if "stopping_series" in there and "stopping" not in kinds:
