@@ -40,6 +40,7 @@ from forecast_platform.series.batch import Batch, BatchError, write_batch
 from forecast_platform.series.covariates import complete, divide_exposure
 from forecast_platform.series.encoding import Categories, digest
 from forecast_platform.series.panel import Panel
+from forecast_platform.series.silence import probability_of_return
 from forecast_platform.series.target import SALES, build_target
 from forecast_platform.settings import Settings
 from forecast_platform.weeks import WEEK, WeekCalendar
@@ -210,7 +211,8 @@ def prepare_batch(model: Model, panel: Panel, folder: Path, shards: int) -> tupl
         counts = np.maximum(np.round(view.panel.sales), 0)
         view = replace(view, panel=replace(view.panel, sales=counts))
     widths = model.calibration.widths(volume(panel.sales), horizon)
-    return write_batch(folder, ready, view, model.categories, shards, model.share, widths), notices
+    returns = probability_of_return(panel, horizon) if panel.returns is None else panel.returns
+    return write_batch(folder, ready, view, model.categories, shards, model.share, widths, returns), notices
 
 
 def inference_config(num_samples: int, quantiles: Sequence[float]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from forecast_platform.series.covariates import complete, divide_exposure, multi
 from forecast_platform.series.encoding import Categories, to_series_set
 from forecast_platform.series.panel import Panel
 from forecast_platform.series.reference import YEAR
+from forecast_platform.series.silence import probability_of_return
 from forecast_platform.series.target import (
     BLIND_FEATURES,
     RATIO,
@@ -34,10 +35,10 @@ from forecast_platform.series.target import (
     SALES,
     Target,
     build_target,
-    combine,
     least_sales,
     origins,
     ratio_possible,
+    sales_quantiles,
 )
 from forecast_platform.settings import Settings
 
@@ -238,7 +239,8 @@ def shipped_forecaster(
         found, lead = network_forecast(choice.name, asked[choice.name], history, horizon, levels, num_samples, progress)
         widths = choice.calibration.widths(volume(history.sales), horizon)
         least = least_sales(history.sales)
-        combined = combine(found, found[:, levels.index(0.5)], lead, choice.share, widths, least)
+        returns = probability_of_return(history, horizon)
+        combined = sales_quantiles(found, levels, lead, choice.share, widths, least, returns)
         return combined[:, [levels.index(q) for q in quantiles]]
 
     return forecast
@@ -326,20 +328,21 @@ _MIDDLE = LEVELS.index(0.5)
 @dataclass(frozen=True)
 class _Trial:
     """A candidate's forecast of a window before the cutoff, of the series scored: actual sales and which cells count
-    (N, H), the network's quantiles (N, Q, H), the reference's forecast (N, H), the series' history (N, T), store and
-    department (N,)."""
+    (N, H), the network's quantiles (N, Q, H), the reference's forecast (N, H), the series' history (N, T), the
+    probability that each returns (N, H), store and department (N,)."""
 
     y: NDArray[np.float64]
     mask: NDArray[np.bool_]
     network: NDArray[np.float64]
     lead: NDArray[np.float64]
     history: NDArray[np.float64]
+    returns: NDArray[np.float64]
     store: NDArray[np.str_]
     dept: NDArray[np.str_]
 
     def forecast(self, share: float) -> NDArray[np.float64]:
         widths, least = np.ones_like(self.lead), least_sales(self.history)
-        return combine(self.network, self.network[:, _MIDDLE], self.lead, share, widths, least)
+        return sales_quantiles(self.network, LEVELS, self.lead, share, widths, least, self.returns)
 
     def scores(self, share: float) -> Scores:
         return score(self.y, self.mask, self.forecast(share), LEVELS, self.history)
@@ -359,11 +362,15 @@ def _try(
     progress: Progress | None,
 ) -> _Trial:
     window = scored_window(panel, cutoff, horizon, horizon)
-    found, lead = ask(name, parameters, panel.until(cutoff), horizon, LEVELS, num_samples, progress)
+    then = panel.until(cutoff)
+    found, lead = ask(name, parameters, then, horizon, LEVELS, num_samples, progress)
+    returns = probability_of_return(then, horizon)
     history = panel.sales[window.scored, : panel.position(cutoff) + 1]
     rows, weeks = window.among_known, window.y.shape[1]
     who = panel.store[window.scored], panel.dept[window.scored]
-    return _Trial(window.y, window.mask, found[rows, :, :weeks], lead[rows, :weeks], history, *who)
+    return _Trial(
+        window.y, window.mask, found[rows, :, :weeks], lead[rows, :weeks], history, returns[rows, :weeks], *who
+    )
 
 
 def _naive_scores(panel: Panel, cutoff: dt.date, horizon: int) -> Scores:

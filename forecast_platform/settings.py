@@ -129,6 +129,11 @@ class Settings(BaseSettings):
         0.8, gt=0, le=1, description="a week is complete when this share of the recently active series reported"
     )
     active_weeks: int = Field(52, ge=1, description="a series with no sales for this many weeks counts as closed")
+    no_row: Literal["auto", "unknown", "zero"] = Field(
+        "auto",
+        description="what a week without a row means where the store reported: zero sales, unknown; "
+        "auto: by each series' habit",
+    )
     history_weeks: int = Field(4, ge=1, description="a drop of more weeks than this is history: one forecast for all")
 
     # What is known beside sales

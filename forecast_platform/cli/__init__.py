@@ -15,7 +15,7 @@ from forecast_platform.cli.doctor import doctor
 from forecast_platform.cli.home import backup, move, restore
 from forecast_platform.cli.landing import import_files
 from forecast_platform.cli.notifying import notify
-from forecast_platform.cli.planning import override
+from forecast_platform.cli.planning import close, override, reopen
 from forecast_platform.cli.running import backfill, run
 from forecast_platform.cli.serving import dashboard, ui
 
@@ -60,6 +60,8 @@ for _command in (
     dashboard,
     override,
     notify,
+    close,
+    reopen,
     demo,
     query,
     views,

@@ -130,6 +130,7 @@ def read_panel(folder: Path, settings: Settings) -> Panel:
 
     from forecast_platform.landing import kinds, rules
     from forecast_platform.landing.judgement import Known, judge
+    from forecast_platform.series.absence import told
     from forecast_platform.series.cleaning import build_panel
     from forecast_platform.series.covariates import describe
 
@@ -174,9 +175,12 @@ def read_panel(folder: Path, settings: Settings) -> Panel:
             "columns store, dept, date, weekly_sales (map other names with --column weekly_sales=NAME, or use --preset)"
         )
     try:
-        panel = build_panel(sales, features, days, settings.declarations, settings.country)
+        panel = build_panel(
+            sales, features, days, settings.declarations, settings.country, settings.no_row, settings.active_weeks
+        )
     except ValueError as error:
         raise click.ClickException(str(error)) from error
     events = ", ".join(dict.fromkeys(event.name for event in panel.events or ()))
+    click.echo(told(panel), err=True)
     click.echo(f"{describe(panel, features['name'].unique().to_pylist())}; holidays {events or 'none'}", err=True)
     return panel

@@ -8,14 +8,13 @@ from dagster_duckdb import DuckDBResource
 
 from forecast_platform.defs.cleaned_series import cleaned_series
 from forecast_platform.defs.deepar_model import deepar_model
+from forecast_platform.defs.panels import forecast_series
 from forecast_platform.defs.partitions import OWNERS, as_known, history, weekly, weeks_of
 from forecast_platform.defs.resources import Platform, lake_connection
 from forecast_platform.defs.stage import Stage
 from forecast_platform.engine import EngineError, Model, ModelLost
 from forecast_platform.lake.lake import any_of
 from forecast_platform.series.batch import Batch, BatchError
-from forecast_platform.series.cleaning import read_panel
-from forecast_platform.series.publishing import forecastable
 from forecast_platform.weeks import key
 
 
@@ -64,8 +63,7 @@ def batch_predictions(
     stage, (week,), settings = Stage(context), weeks_of(context), platform.settings
     model = model_in_force(platform, week)
     with lake_connection(platform, duckdb) as con:
-        panel = read_panel(con, week, as_known(context), settings.declarations, settings.country)
-    panel, without = forecastable(panel, settings.active_weeks)
+        panel, without = forecast_series(con, week, as_known(context), settings)
     try:
         batch, notices = platform.engine.prepare(model, panel, folder_of(platform, week), settings.transform_shards)
     except ValueError as error:  # a covariate that ends too early

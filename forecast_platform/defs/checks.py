@@ -48,6 +48,43 @@ def week_complete(
     )
 
 
+@dg.asset_check(asset=cleaned_series, description="no store was closed: a whole store that usually sells sold nothing")
+def no_store_closed(
+    context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform], duckdb: DuckDBResource
+) -> dg.AssetCheckResult:
+    """Names closures, from which nothing is learned, says what was filled in, and asks for what would say it better."""
+    run, settings = weeks_of(context), platform.settings
+    between = [run[0], run[-1]]
+    with lake_connection(platform, duckdb) as con:
+        closed = con.execute(
+            "SELECT store, count(DISTINCT week), min(week), max(week) FROM cleaned_series "
+            "WHERE store_closed AND week BETWEEN ? AND ? GROUP BY store ORDER BY max(week) DESC, store",
+            between,
+        ).fetchall()
+        filled, cells = con.execute(
+            "SELECT count(*) FILTER (filled), count(*) FROM cleaned_series WHERE week BETWEEN ? AND ?", between
+        ).fetchone() or (0, 0)
+    told = [
+        f"store {store} in the week of {last}"
+        if weeks == 1
+        else f"store {store} in {weeks} weeks from {first} to {last}"
+        for store, weeks, first, last in closed
+    ]
+    named = ", ".join(told[:10])
+    more = f" and {len(closed) - 10} more" if len(closed) > 10 else ""
+    zeros = f"{filled:,} of {cells:,} cells had no row and count as zero sales (no_row = {settings.no_row})"
+    advice = (
+        ". These stores sold nothing, though they usually do: closed, or their sales are missing. Nothing is learned "
+        "from these weeks; land features with open_days by store and week to say it, and what is ahead"
+    )
+    return dg.AssetCheckResult(
+        passed=not closed,
+        severity=WARN,
+        description=f"closed: {named}{more}{advice}; {zeros}" if closed else f"no store was closed; {zeros}",
+        metadata={"closures": told[:100], "filled_as_zero": filled, "share_filled": filled / max(cells, 1)},
+    )
+
+
 @dg.asset_check(asset=deepar_model, description="the model beat last year's week in its rolling backtest")
 def beats_seasonal_naive(
     context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]
@@ -163,6 +200,7 @@ def interval_coverage(
 
 all_checks = [
     week_complete,
+    no_store_closed,
     beats_seasonal_naive,
     no_future_data,
     outputs_verified,

@@ -1,6 +1,8 @@
-"""The weekly grid: one row per active series and week, in the version in force; gaps are null, returns are flagged."""
+"""The weekly grid: one row per active series and week, in the version in force; gaps are null or,
+where not to sell is a series' habit, zeros marked `filled`; returns and closed stores are flagged."""
 
 import dagster as dg
+import pyarrow.compute as pc
 from dagster_duckdb import DuckDBResource
 
 from forecast_platform.defs.column_lineage import column_lineage
@@ -27,22 +29,25 @@ def cleaned_series(
 ) -> dg.MaterializeResult:
     stage, weeks, lake = Stage(context), weeks_of(context), platform.lake
     with lake_connection(platform, duckdb) as con:
-        rows = clean_weeks(con, weeks[0], weeks[-1], platform.settings.active_weeks)
+        settings = platform.settings
+        rows = clean_weeks(con, weeks[0], weeks[-1], settings.active_weeks, settings.no_row)
         con.register("rows", rows)
         counts = {
-            week: dict(zip(("series", "gaps", "returns", "restated"), numbers, strict=True))
+            week: dict(zip(("series", "gaps", "returns", "restated", "filled", "store_closed"), numbers, strict=True))
             for week, *numbers in con.execute(
                 """
                 SELECT week, count(*), count(*) FILTER (NOT observed), count(*) FILTER (is_return),
-                       count(*) FILTER (is_restated)
+                       count(*) FILTER (is_restated), count(*) FILTER (filled), count(*) FILTER (store_closed)
                 FROM rows GROUP BY week
                 """
             ).fetchall()
         }
+    filled = pc.sum(rows["filled"]).as_py() or 0
     changed = lake.replace_weeks("cleaned_series", weeks, rows)
     for week in weeks:
         context.add_asset_metadata(counts.get(week, {"series": 0}), partition_key=key(week))
     return dg.MaterializeResult(
         metadata=stage.metadata(lake.specs["cleaned_series"].schema, rows=len(rows), weeks=len(weeks), changed=changed)
+        | {"no_row": settings.no_row, "filled_as_zero": filled, "share_filled": filled / max(len(rows), 1)}
         | column_lineage("cleaned_series")
     )

@@ -21,6 +21,8 @@ SOURCES: dict[str, dict[str, str]] = {
         "is_holiday": "raw_sales.is_holiday",
         "landed_at": "raw_sales.landed_at",
         "source_key": "raw_sales.source_key",
+        "filled": "raw_sales.sales raw_sales.week",
+        "store_closed": "raw_sales.sales raw_sales.week",
     },
     "deepar_model": {
         "version": _SALES,

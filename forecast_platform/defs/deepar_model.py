@@ -11,12 +11,12 @@ from forecast_platform import engine
 from forecast_platform.defs import pictures
 from forecast_platform.defs.cleaned_series import cleaned_series
 from forecast_platform.defs.column_lineage import column_lineage
+from forecast_platform.defs.panels import known_panel
 from forecast_platform.defs.partitions import OWNERS, PINNED, as_known, history, weekly, weeks_of
 from forecast_platform.defs.resources import Platform, lake_connection
 from forecast_platform.defs.stage import Stage
 from forecast_platform.lake.lake import run_columns
 from forecast_platform.pinning import pinned_training
-from forecast_platform.series.cleaning import read_panel
 
 
 @dg.asset(
@@ -102,7 +102,7 @@ def _train(stage: Stage, platform: Platform, duckdb: DuckDBResource, week: dt.da
     try:
         candidates = platform.engine.candidates(settings)
         with lake_connection(platform, duckdb) as con:
-            panel = read_panel(con, week, mode, settings.declarations, settings.country)
+            panel = known_panel(con, week, mode, settings)
     except ValueError as error:
         raise ValueError(f"up to {week}, as known {mode}: {error}") from error
     trained_as_of = engine.training_week(week, settings.calendar, settings.retrain_every_weeks)

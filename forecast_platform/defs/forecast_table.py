@@ -11,14 +11,15 @@ from dagster_duckdb import DuckDBResource
 from forecast_platform.defs import pictures
 from forecast_platform.defs.batch_predictions import batch_of, batch_predictions, model_in_force
 from forecast_platform.defs.column_lineage import column_lineage
+from forecast_platform.defs.panels import forecast_series
 from forecast_platform.defs.partitions import OWNERS, as_known, scored_again, weekly, weeks_of
 from forecast_platform.defs.resources import Platform, lake_connection
 from forecast_platform.defs.stage import Stage
 from forecast_platform.evaluation.accuracy import rescore
 from forecast_platform.lake.lake import run_columns, with_columns
 from forecast_platform.series.batch import read_batch
-from forecast_platform.series.cleaning import read_panel
-from forecast_platform.series.publishing import forecast_rows, forecastable
+from forecast_platform.series.publishing import forecast_rows
+from forecast_platform.series.silence import stopping
 
 
 @dg.asset(
@@ -46,10 +47,12 @@ def forecast_table(
         **run,
     )
     with lake_connection(platform, duckdb) as con:
-        _, without = forecastable(read_panel(con, week, mode), settings.active_weeks)
+        active, without = forecast_series(con, week, mode, settings)
         landed = con.execute("SELECT max(landed_at) FROM cleaned_series WHERE week = ?", [week]).fetchone()
     series = pc.sum(pc.equal(rows["level"], "series")).as_py() // settings.prediction_length
-    lake.replace_weeks("no_forecast", [week], with_columns(without, forecast_week=pa.scalar(week, pa.date32()), **run))
+    silent = stopping(active)
+    for name, found in (("no_forecast", without), ("stopping_series", silent)):
+        lake.replace_weeks(name, [week], with_columns(found, forecast_week=pa.scalar(week, pa.date32()), **run))
     changed = lake.replace_weeks("forecasts", [week], rows)
     # Whatever the order of runs: weeks ahead that have been sold already are scored by what was published now.
     with lake_connection(platform, duckdb) as con:
@@ -69,6 +72,8 @@ def forecast_table(
             rows=len(rows),
             series=series,
             without_forecast=len(without),
+            stopping=len(silent),
+            stopping_share_of_sales=pc.sum(silent["share_of_sales"]).as_py() or 0.0,
             changed=changed,
             model_version=model.version,
             as_known=mode,

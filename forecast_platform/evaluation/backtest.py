@@ -2,8 +2,8 @@
 
 The protocol: at each cutoff a model sees the weeks up to it and forecasts every series seen by then. Scored
 are the series that are at least `min_weeks` grid weeks old at the cutoff and observed in the window. A
-missing week inside a series' span counts as 0 (nothing was sold); weeks after its last observation are not
-scored (it closed).
+missing week inside a series' span counts as 0 (nothing was sold); weeks after its last row are not scored (it
+closed).
 """
 
 from __future__ import annotations
@@ -73,9 +73,10 @@ def scored_window(panel: Panel, cutoff: dt.date, horizon: int, min_weeks: int) -
     """The weeks after a cutoff, by the protocol above."""
     end = panel.position(cutoff) + 1
     known = panel.observed[:, :end].any(axis=1)
-    scored = known & (end - panel.first >= min_weeks) & panel.observed[:, end : end + horizon].any(axis=1)
+    came = panel.observed if panel.filled is None else panel.observed & ~panel.filled
+    scored = known & (end - panel.first >= min_weeks) & came[:, end : end + horizon].any(axis=1)
     y = np.nan_to_num(panel.sales[scored, end : end + horizon])
-    mask = np.arange(end, end + y.shape[1]) <= panel.last[scored][:, None]
+    mask = np.arange(end, end + y.shape[1]) <= panel.last_row[scored][:, None]
     return ScoredWindow(scored, scored[known], y, mask)
 
 

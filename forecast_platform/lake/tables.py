@@ -136,6 +136,8 @@ def table_specs(quantile_columns: tuple[str, ...]) -> dict[str, TableSpec]:
                     ("is_holiday", pa.bool_()),
                     ("landed_at", _TIME),
                     ("source_key", _STR),
+                    ("filled", pa.bool_()),
+                    ("store_closed", pa.bool_()),
                 ]
             ),
             ("week", "store", "dept"),
@@ -278,6 +280,40 @@ def table_specs(quantile_columns: tuple[str, ...]) -> dict[str, TableSpec]:
             ),
             ("kind", "about", "target"),
         ),
+        TableSpec(
+            "closures",
+            "departments, or whole stores (dept null), that people closed from a week on; the newest row counts",
+            pa.schema(
+                [
+                    ("store", _STR),
+                    ("dept", _STR),
+                    ("from_week", _DAY),
+                    ("to_week", _DAY),
+                    ("reason", _STR),
+                    ("author", _STR),
+                    ("made_at", _TIME),
+                ]
+            ),
+            ("store", "dept", "from_week", "made_at"),
+        ),
+        TableSpec(
+            "stopping_series",
+            "series that are silent beyond their habits at a forecast's week, and the probability that they return",
+            pa.schema(
+                [
+                    ("forecast_week", _DAY),
+                    ("store", _STR),
+                    ("dept", _STR),
+                    ("last_week", _DAY),
+                    ("silent_weeks", pa.int64()),
+                    ("probability_of_return", pa.float64()),
+                    ("share_of_sales", pa.float64()),
+                    *_RUN,
+                ]
+            ),
+            ("forecast_week", "store", "dept"),
+            "forecast_week",
+        ),
     ]
     return {spec.name: spec for spec in specs}
 
@@ -311,6 +347,17 @@ VIEWS = {
         FROM forecast_accuracy
         WHERE level = 'series'
         GROUP BY week, horizon, dept
+    """,
+    "store_closures": """
+        SELECT c.store, c.week, c.series
+        FROM (
+            SELECT store, week, count(*) AS series FROM cleaned_series WHERE store_closed GROUP BY store, week
+        ) AS c
+        JOIN (
+            SELECT store, max(week) AS last_week FROM cleaned_series
+            WHERE observed AND NOT coalesce(store_closed, false)
+            GROUP BY store
+        ) AS s ON s.store = c.store AND s.last_week > c.week
     """,
     # A figure of a series moves the plan of its store, its department and the total by what it adds to the series' p50:
     # the p50 of a sum is not the sum of the p50, so it is moved and not replaced.

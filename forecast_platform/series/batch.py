@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from forecast_platform.series.covariates import exposure_ahead
 from forecast_platform.series.encoding import Categories, ragged
 from forecast_platform.series.panel import Panel
-from forecast_platform.series.target import Target, combine, in_sales, least_sales
+from forecast_platform.series.target import Target, in_sales, least_sales, sales_paths, sales_quantiles
 
 
 class BatchError(RuntimeError):
@@ -37,7 +37,7 @@ class Batch:
     def manifest(self) -> pa.Table:
         """One row per series: shard, line, store, dept, last_week, sha256 of the input line, and what turns the
         network's outputs into sales (see series/target.py): unit, offset, lead and width for each week ahead, exposure
-        included, the network's share and the least that is forecast."""
+        included, the network's share, the least that is forecast and the probability that the series returns."""
         return pq.read_table(self.folder / "manifest.parquet")
 
     def shards(self) -> list[tuple[Path, Path]]:
@@ -69,6 +69,7 @@ def write_batch(
     shards: int,
     share: float = 1.0,
     widths: NDArray[np.float64] | None = None,
+    returns: NDArray[np.float64] | None = None,
 ) -> Batch:
     """Input shards and manifest for all series of `panel`, which ends at the cutoff, as the network's `target`.
 
@@ -78,6 +79,7 @@ def write_batch(
         panel: with its exposure, where the target was built from the divided panel.
         share: the network's part of the median.
         widths: factors of the intervals, shape (N, H); None: 1.
+        returns: the probability that each series sells in the weeks ahead, shape (N, H); None: 1.
     """
     building = folder.with_name(folder.name + ".building")
     shutil.rmtree(building, ignore_errors=True)
@@ -112,12 +114,13 @@ def write_batch(
             "line": pa.array(line_of),
             "store": pa.array(panel.store.tolist()),
             "dept": pa.array(panel.dept.tolist()),
-            "last_week": pa.array(panel.weeks[panel.last].astype("datetime64[D]")),
+            "last_week": pa.array(panel.weeks[panel.last_row].astype("datetime64[D]")),
             "sha256": pa.array([hashlib.sha256(line).hexdigest() for line in lines]),
             "unit": _lists(target.unit * opened),
             "offset": _lists(target.offset[:, None] * opened),
             "lead": _lists(target.lead * opened),
             "width": _lists(np.ones_like(target.unit) if widths is None else widths),
+            "returns": _lists(np.ones_like(target.unit) if returns is None else returns),
             "share": pa.array(np.full(len(panel), share)),
             "least": pa.array(least_sales(panel.sales)),
         }
@@ -171,11 +174,18 @@ def read_batch(batch: Batch, quantiles: tuple[float, ...], horizon: int) -> Iter
         crossed = (np.diff(q, axis=1) < 0).any(axis=(1, 2))
         if crossed.any():
             raise BatchError(f"{output}: line {crossed.argmax() + 1}: quantiles cross")
-        unit, offset, lead, width = (np.array(rows[c].to_pylist()) for c in ("unit", "offset", "lead", "width"))
+        if "returns" not in rows.column_names:
+            raise BatchError(f"{batch.folder} was written by an earlier version; run batch_predictions again")
+        unit, offset, lead, width, returns = (
+            np.array(rows[c].to_pylist()) for c in ("unit", "offset", "lead", "width", "returns")
+        )
         q, samples = (in_sales(x, unit, offset) for x in (q, samples))
         median, share = q[:, quantiles.index(0.5)], rows["share"][0].as_py()
         least = rows["least"].to_numpy()
-        q, samples = (combine(x, median, lead, share, width, least) for x in (q, samples))
+        stores, depts = (rows[c].to_pylist() for c in ("store", "dept"))
+        keys = [f"{store}\0{dept}" for store, dept in zip(stores, depts, strict=True)]
+        samples = sales_paths(samples, median, lead, share, width, least, returns, keys)
+        q = sales_quantiles(q, quantiles, lead, share, width, least, returns)
         yield ShardForecast(rows, samples.mean(axis=1), q, samples)
 
 

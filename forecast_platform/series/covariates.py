@@ -272,7 +272,7 @@ def _complete(
     past = ~given.known
     values[past, :, horizon:] = values[past, :, :weeks]
     values[past, :, :horizon] = np.nan
-    active = weeks - 1 - panel.last < active_weeks
+    active = weeks - 1 - panel.last_row < active_weeks
     kept, notices = [], []
     for i, column in enumerate(given.columns):
         gaps = np.isnan(values[i])

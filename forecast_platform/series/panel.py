@@ -26,6 +26,8 @@ class Panel:
         covariates: columns of the same series and weeks, reaching A >= 0 weeks past the panel's end; None: none.
         exposure: one such column: how much of each week a store was open; None: always alike.
         events: holidays to line up; None: nobody said which.
+        filled: which zeros are ours, of weeks without a row (series/absence.py), shape (N, T); None: none.
+        returns: the probability that each series still sells by each week ahead, shape (N, H); None: not asked yet.
     """
 
     store: NDArray[np.str_]
@@ -35,6 +37,8 @@ class Panel:
     covariates: Covariates | None = None
     exposure: Covariates | None = None
     events: tuple[Event, ...] | None = None
+    filled: NDArray[np.bool_] | None = None
+    returns: NDArray[np.float64] | None = None
 
     @classmethod
     def from_table(cls, table: pa.Table) -> Panel:
@@ -77,6 +81,12 @@ class Panel:
         """Position of each series' last observation, shape (N,)."""
         return np.asarray(len(self.weeks) - 1 - self.observed[:, ::-1].argmax(axis=1), dtype=np.int64)
 
+    @property
+    def last_row(self) -> NDArray[np.int64]:
+        """Position of each series' last observation that was landed, not filled; shape (N,)."""
+        landed = self.observed if self.filled is None else self.observed & ~self.filled
+        return np.asarray(len(self.weeks) - 1 - landed[:, ::-1].argmax(axis=1), dtype=np.int64)
+
     def position(self, week: dt.date) -> int:
         """Position of `week` on the grid; may lie outside 0 .. T-1."""
         return int((np.datetime64(week, "D") - self.weeks[0]).astype(int) // 7)
@@ -87,15 +97,21 @@ class Panel:
         end = self.position(cutoff) + 1
         if end <= 0:
             raise ValueError(f"no data up to {cutoff}: the first week is {self.weeks[0]}")
-        sales = self.sales[:, :end]
+        sales, filled = self.sales[:, :end], self.filled
+        if filled is not None:
+            filled = filled[:, :end]
         if end > len(self.weeks):
-            sales = np.pad(sales, ((0, 0), (0, end - len(self.weeks))), constant_values=np.nan)
+            more = ((0, 0), (0, end - len(self.weeks)))
+            sales = np.pad(sales, more, constant_values=np.nan)
+            filled = None if filled is None else np.pad(filled, more)
         past = replace(
             self,
             weeks=self.weeks[0] + 7 * np.arange(end),
             sales=sales,
             covariates=self.covariates and self.covariates.until(end),
             exposure=self.exposure and self.exposure.until(end),
+            filled=filled,
+            returns=None,
         )
         return past.select(np.asarray(past.observed.any(axis=1)))
 
@@ -107,6 +123,8 @@ class Panel:
             sales=self.sales[keep],
             covariates=self.covariates and self.covariates.select(keep),
             exposure=self.exposure and self.exposure.select(keep),
+            filled=None if self.filled is None else self.filled[keep],
+            returns=None if self.returns is None else self.returns[keep],
         )
 
 

@@ -3,33 +3,47 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from forecast_platform.lake.closures import Closing
 from forecast_platform.series.batch import ShardForecast
 from forecast_platform.series.panel import Panel
+from forecast_platform.series.silence import probability_of_return
 from forecast_platform.series.target import least_sales
 from forecast_platform.weeks import WEEK
 
 LEVELS = ("series", "store", "dept", "total")
 
 
-def forecastable(panel: Panel, active_weeks: int) -> tuple[Panel, pa.Table]:
+def forecastable(
+    panel: Panel, active_weeks: int, horizon: int = 1, closings: Sequence[Closing] = ()
+) -> tuple[Panel, pa.Table]:
     """Split the series at a cutoff into those to forecast and those that get a reason instead.
 
+    Args:
+        panel: ends at the cutoff and holds every series, which tells how silences end.
+        closings: what people closed. A series closed in all weeks ahead is not forecast, in some of them as 0.
+
     Returns:
-        The panel of active series, and rows (store, dept, last_week, reason) for the others.
+        The panel of active series with `returns` for `horizon` weeks, and rows (store, dept, last_week, reason) for
+        the others.
     """
-    idle = len(panel.weeks) - 1 - panel.last
-    closed = idle >= active_weeks
-    last_week = panel.weeks[panel.last].astype("datetime64[D]")
+    idle = len(panel.weeks) - 1 - panel.last_row
+    last_week = panel.weeks[panel.last_row].astype("datetime64[D]")
+    said, is_open = _closed_by_people(panel, horizon, closings)
+    closed = (idle >= active_weeks) | ~is_open.any(axis=1)
     reasons = [
-        f"closed: no sales for {weeks} weeks, the last in the week of {week}; a series is closed after {active_weeks}"
-        for weeks, week in zip(idle[closed], last_week[closed].astype(str), strict=True)
+        said[i]
+        or f"closed: no sales for {idle[i]} weeks, the last in the week of {last_week[i]}; a series is closed after "
+        f"{active_weeks}"
+        for i in np.flatnonzero(closed).tolist()
     ]
+    panel = replace(panel, returns=probability_of_return(panel, horizon) * is_open)
     rows = pa.table(
         {
             "store": pa.array(panel.store[closed].tolist(), pa.string()),
@@ -39,6 +53,24 @@ def forecastable(panel: Panel, active_weeks: int) -> tuple[Panel, pa.Table]:
         }
     )
     return panel.select(~closed), rows
+
+
+def _closed_by_people(panel: Panel, horizon: int, closings: Sequence[Closing]) -> tuple[list[str], NDArray[np.bool_]]:
+    """Of each series the reason why it is closed, "" where nobody closed it, and its open weeks ahead (N, H)."""
+    said, is_open = [""] * len(panel), np.ones((len(panel), horizon), dtype=bool)
+    cutoff = panel.weeks[-1].astype(dt.date)
+    ahead = [cutoff + step * WEEK for step in range(1, horizon + 1)]
+    for closing in closings:
+        covered = np.array([closing.covers(week) for week in ahead])
+        mine = (panel.store == closing.store) & covered.any()
+        if closing.dept is not None:
+            mine = mine & (panel.dept == closing.dept)
+        for i in np.flatnonzero(mine).tolist():
+            is_open[i] &= ~covered
+            until = "" if closing.to_week is None else f" to {closing.to_week}"
+            what = "department" if closing.dept is not None else "store"
+            said[i] = f"{what} closed from {closing.from_week}{until} by {closing.author}: {closing.reason}"
+    return said, is_open
 
 
 def forecast_rows(

@@ -146,7 +146,7 @@ class _Seen:
     """What was observed: N series of D departments over T weeks.
 
     sales (N, T), 0 where not observed; observed (N, T), 0 or 1; store, dept (N,), positions of each series' own;
-    department (D, T), its sum; traded (D, T), 1 where any of it was observed.
+    department (D, T), its sum, series that are missing made up for; traded (D, T), 1 where any of it was observed.
     """
 
     sales: NDArray[np.float64]
@@ -164,6 +164,15 @@ class _Seen:
         department, traded = np.zeros((2, dept.max() + 1, len(panel.weeks)))
         np.add.at(department, dept, sales)
         np.maximum.at(traded, dept, observed)
+        # A series that was not observed in the midst of its life (a closed store, a missing report) is missing from the
+        # sum, which would halve a department of two stores: the others stand in for it, by its usual part.
+        weeks = np.arange(len(panel.weeks))
+        alive = (weeks >= panel.first[:, None]) & (weeks <= panel.last[:, None])
+        usual = (np.abs(sales).sum(axis=1) / observed.sum(axis=1))[:, None]
+        there, whole = np.zeros((2, *department.shape))
+        np.add.at(there, dept, usual * observed)
+        np.add.at(whole, dept, usual * alive)
+        department *= np.divide(whole, there, out=np.ones_like(whole), where=there > 0.1 * whole)
         return cls(sales, observed, store, dept, department, traded)
 
 

@@ -29,6 +29,7 @@ from forecast_platform.series.holidays import Event, retail_events
 from forecast_platform.series.outlook import Outlook
 from forecast_platform.series.panel import Panel
 from forecast_platform.series.reference import MAX_HORIZON, YEAR, last_year, one_year_back, worth_lining_up
+from forecast_platform.series.silence import fade_paths, fade_quantiles
 
 SALES, REFERENCE, RATIO = "sales", "reference", "ratio"
 _LARGEST_RATIO = 5.0
@@ -90,6 +91,33 @@ def combine(forecast: Floats, median: Floats, lead: Floats, share: float, widths
     centre = share * median + (1 - share) * lead
     spread = centre[:, None] + (forecast - median[:, None]) * widths[:, None]
     return np.maximum(spread, least[:, None, None]) + 0.0  # which makes 0 of -0
+
+
+def sales_quantiles(
+    network: Floats, levels: Sequence[float], lead: Floats, share: float, widths: Floats, least: Floats, returns: Floats
+) -> Floats:
+    """What is forecast, as quantiles: `combine`, faded where a series has stopped. Backtests judge what this gives.
+
+    Args:
+        network: the network's quantiles in sales, shape (N, Q, H). levels: Q of them, ascending, with 0.5.
+        returns: shape (N, H), from silence.probability_of_return.
+    """
+    median = network[:, list(levels).index(0.5)]
+    return fade_quantiles(combine(network, median, lead, share, widths, least), levels, returns)
+
+
+def sales_paths(
+    network: Floats,
+    median: Floats,
+    lead: Floats,
+    share: float,
+    widths: Floats,
+    least: Floats,
+    returns: Floats,
+    keys: Sequence[str],
+) -> Floats:
+    """The same for sample paths (N, S, H), about the network's median (N, H); keys name the series."""
+    return fade_paths(combine(network, median, lead, share, widths, least), returns, keys)
 
 
 def least_sales(history: Floats) -> Floats:

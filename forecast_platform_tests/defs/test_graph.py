@@ -43,6 +43,7 @@ CHECKS = {
     "landing_contract": ("raw_sales", False),
     "row_conservation": ("raw_sales", False),
     "week_complete": ("cleaned_series", True),
+    "no_store_closed": ("cleaned_series", False),
     "beats_seasonal_naive": ("deepar_model", False),
     "no_future_data": ("batch_predictions", True),
     "outputs_verified": ("batch_predictions", True),

@@ -46,11 +46,16 @@ SHIPPED = shipped()
 def con(tmp_path_factory) -> duckdb.DuckDBPyConnection:
     """A lake in which every shipped question has rows to find."""
     lake = Lake.local(tmp_path_factory.mktemp("dialects") / "lake", QUANTILES)
-    lake.replace_weeks("cleaned_series", [week(0)], one_week(week(0), 2.0))
+    shut = one_week(week(0), 0.0)
+    shut = shut.set_column(shut.column_names.index("store_closed"), "store_closed", pa.array([True] * len(shut)))
+    rows = pa.concat_tables([shut, one_week(week(1), 2.0)])
+    lake.replace_weeks("cleaned_series", [week(0), week(1)], rows)
     for number in range(3):
         rows = forecast_rows(week(number), 10.0 + number, targets=4)
         rows = rows.set_column(rows.column_names.index("dept"), "dept", pa.array(["1"] * len(rows)))
         lake.replace_weeks("forecasts", [week(number)], rows)
+    silent = {"forecast_week": week(2), "store": "1", "dept": "1", "silent_weeks": 3, "probability_of_return": 0.5}
+    lake.replace_weeks("stopping_series", [week(2)], _rows("stopping_series", [silent]))
     where = {"source_key": "sales/a.csv", "source_version": "1", "landed_at": None}
     refused = {"landed_date": week(0), "line": 3, "rule": "number", "field": "weekly_sales", "value": "?", **where}
     lake.replace_weeks("quarantine", [week(0)], _rows("quarantine", [refused]))

@@ -178,6 +178,28 @@ class TestCombined:
             np.testing.assert_allclose(found[name], values, err_msg=name)
         assert (np.diff(found["quantiles"], axis=1) > 0).all()
 
+    def test_a_series_that_has_stopped_fades_in_quantiles_paths_and_mean(self, tmp_path, panel, target):
+        returns = np.array([[1, 1, 1], [0, 0, 0], [0.25, 0.5, 0.75], [1, 1, 1], [1, 0, 1]])
+        batch = write_batch(tmp_path / "a", panel, target, Categories.of(panel), 2, self.SHARE, self.WIDTHS, returns)
+        finish(batch)
+        parts, expected = read(batch), self.expected(panel, target)
+        found = {name: np.concatenate([getattr(p, name) for p in parts]) for name in expected}
+        for name, values in expected.items():
+            np.testing.assert_allclose(found[name][[0, 3]], values[[0, 3]], err_msg=name)
+            assert (found[name][1] == 0).all(), name
+        zero = found["samples"] == 0
+        np.testing.assert_allclose(zero.mean(axis=1), 1 - returns)
+        np.testing.assert_allclose(found["mean"], found["samples"].mean(axis=1))
+        assert (np.diff(found["quantiles"], axis=1) >= 0).all()
+
+    def test_a_batch_of_an_earlier_version_is_named(self, batch):
+        import pyarrow.parquet as pq
+
+        path = batch.folder / "manifest.parquet"
+        pq.write_table(pq.read_table(path).drop_columns(["returns"]), path)
+        with pytest.raises(BatchError, match="earlier version; run batch_predictions again"):
+            read(batch)
+
     def test_a_series_that_never_was_below_0_is_not_forecast_below_it(self, tmp_path, panel, target):
         target.offset[:2] = 1e5
         panel.sales[1, panel.first[1]] = -1.0

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from forecast_platform.lake.closures import Closing
 from forecast_platform.series.batch import ShardForecast
 from forecast_platform.series.publishing import LEVELS, forecast_rows, forecastable
 from forecast_platform.weeks import WEEK
@@ -160,6 +162,32 @@ class TestForecastable:
         names += [(r["store"], r["dept"]) for r in without.to_pylist()]
         assert sorted(names) == sorted(zip(panel.store.tolist(), panel.dept.tolist(), strict=True))
         assert (len(panel.weeks) - 1 - active.last < active_weeks).all()
+
+    def test_what_people_closed_has_their_reason_instead(self):
+        panel = self.PANEL().select(np.array([True, True, True, False]))
+        ahead = FRIDAY + 10 * WEEK
+
+        def ask(*said: Closing):
+            active, without = forecastable(panel, 52, 4, said)
+            return list(zip(active.store.tolist(), active.dept.tolist(), strict=True)), without.to_pylist(), active
+
+        left, without, _ = ask(Closing("1", None, ahead, None, "lease ended", "ana"))
+        assert left == [("2", "1")]
+        assert [(r["store"], r["dept"]) for r in without] == [("1", "1"), ("1", "2")]
+        assert {r["reason"] for r in without} == {f"store closed from {ahead} by ana: lease ended"}
+        left, without, active = ask(Closing("1", "1", ahead + WEEK, ahead + 2 * WEEK, "refit", "bo"))
+        assert (len(left), without) == (3, [])
+        assert active.returns[0].tolist() == [1, 0, 0, 1], "closed in some of the weeks it is forecast as 0 in them"
+        over, elsewhere = (Closing(s, "1", FRIDAY, FRIDAY + 9 * WEEK, "refit", "bo") for s in ("1", "9"))
+        for said in (over, elsewhere):
+            assert len(ask(said)[0]) == 3
+
+    def test_zeros_of_ours_do_not_keep_a_series_open(self):
+        panel = self.PANEL()
+        filled = np.isnan(panel.sales)
+        known = replace(panel, sales=np.nan_to_num(panel.sales), filled=filled)
+        for active_weeks in (4, 52):
+            assert forecastable(known, active_weeks)[1] == forecastable(panel, active_weeks)[1]
 
     def test_reasons_fit_their_table_also_when_there_are_none(self):
         for active_weeks in (4, 52):

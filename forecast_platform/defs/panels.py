@@ -1,0 +1,28 @@
+"""The series as the assets of a week see them, by the settings: one reading for model, forecast and table."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import duckdb
+import pyarrow as pa
+
+from forecast_platform.lake.closures import closings
+from forecast_platform.series.cleaning import known_by, read_panel
+from forecast_platform.series.panel import Panel
+from forecast_platform.series.publishing import forecastable
+from forecast_platform.settings import Settings
+
+
+def known_panel(con: duckdb.DuckDBPyConnection, week: dt.date, mode: str, settings: Settings) -> Panel:
+    """All series up to a week. See `read_panel`, also for what it raises."""
+    return read_panel(con, week, mode, settings.declarations, settings.country, settings.no_row, settings.active_weeks)
+
+
+def forecast_series(
+    con: duckdb.DuckDBPyConnection, week: dt.date, mode: str, settings: Settings
+) -> tuple[Panel, pa.Table]:
+    """The series to forecast from a week, and those that get a reason instead. See `forecastable`."""
+    said = closings(con, known_by(week) if mode == "then" else None)
+    panel = known_panel(con, week, mode, settings)
+    return forecastable(panel, settings.active_weeks, settings.prediction_length, said)
