@@ -169,7 +169,7 @@ def data_problems(state: State) -> dict[str, Any]:
            FROM landings AS l
            JOIN (SELECT source_key, max(landed_at) AS landed_at FROM landings GROUP BY source_key) AS n
              ON n.source_key = l.source_key AND n.landed_at = l.landed_at
-           WHERE l.quarantined > 0 OR l.status <> 'ingested' ORDER BY l.landed_at DESC"""
+           WHERE l.quarantined > 0 OR l.status IN ('refused', 'waiting') ORDER BY l.landed_at DESC"""
     )
     return {
         "files": len(rows),
