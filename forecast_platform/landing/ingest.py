@@ -190,8 +190,8 @@ class _Desk:
         was = Known(known if known is not None else self.standing.nothing, self._columns())
         verdict = judge(parsed, was, entry.key, self.dialect, self.limits)
         entry = replace(entry, warnings=(*entry.warnings, *verdict.warnings))
-        if verdict.refusal and not (accepted and verdict.acceptable):
-            return self._hold(entry, WAITING if verdict.acceptable else REFUSED, verdict.refusal)
+        if verdict.refusal and not verdict.acceptable:
+            return self._hold(entry, REFUSED, verdict.refusal)
         if not accepted and (removals := effect.too_much(self.limits.most_removed)):
             also = f", and more in {len(removals) - 1:,} other places" if len(removals) > 1 else ""
             message = (
@@ -200,6 +200,8 @@ class _Desk:
                 f"accept {entry.key}; else land the whole file"
             )
             return self._hold(entry, WAITING, FileRefused(REMOVES_ROWS, message))
+        if verdict.refusal and not accepted:
+            return self._hold(entry, WAITING, verdict.refusal)
         if before and before.status == INGESTED and before.first_week and before.last_week:
             # What an earlier reading held and this one does not must go, too.
             weeks = sorted({*weeks, *self.calendar.between(before.first_week, before.last_week)})

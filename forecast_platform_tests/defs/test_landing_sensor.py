@@ -206,7 +206,7 @@ def test_files_without_a_week_run_raw_sales_for_the_week_they_arrived_in(sensor:
 
 def test_a_week_before_the_first_runs_to_quarantine_its_rows(sensor: Ticking):
     """The file's own weeks are not of this calendar, so no partition is asked for that does not exist."""
-    sensor.graph.land({"sales/ancient.csv": sales(dt.date(1999, 1, 1))})
+    sensor.graph.land({"sales/ancient.csv": sales(dt.date(1970, 1, 2))})
     (request,) = sensor.tick().run_requests
     assert [k.to_user_string() for k in request.asset_selection] == ["raw_sales"]
     result = sensor.graph.run(request.job_name, dt.date.fromisoformat(request.partition_key), ["raw_sales"])
@@ -239,11 +239,11 @@ def test_what_the_lake_holds_is_not_asked_for_with_a_new_cursor(with_history: Gr
 def test_weeks_that_were_ingested_and_never_cleaned_are_asked_for(with_history: Graph, retailer: Retailer):
     """Whatever ingested them: a run that died, or one that could not know the file's weeks."""
     weeks, sensor = weeks_of(retailer)[-3:], Ticking(with_history)
-    with_history.land({"sales/a.csv": sales(*weeks[:2])})
+    with_history.land(dict([week_file(retailer, weeks[0])]))
     assert with_history.week(weeks[1], only=["raw_sales"]).success
-    with_history.land({"sales/a.csv": sales(weeks[2])})
+    with_history.land(dict([week_file(retailer, weeks[2])]))
     assert [r.partition_key for r in sensor.tick().run_requests] == [key(weeks[0])]
-    assert sorted(sensor.memory["pending"]) == [key(week) for week in weeks[1:]]
+    assert sorted(sensor.memory["pending"]) == [key(weeks[2])]
 
 
 def test_a_file_too_large_for_a_look_is_ingested_first_and_then_its_weeks_run(
