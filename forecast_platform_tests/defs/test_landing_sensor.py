@@ -212,7 +212,7 @@ def test_a_week_before_the_first_runs_to_quarantine_its_rows(sensor: Ticking):
     result = sensor.graph.run(request.job_name, dt.date.fromisoformat(request.partition_key), ["raw_sales"])
     assert result.success
     (row,) = sensor.graph.lake.read("quarantine").to_pylist()
-    assert row["rule"] == "week_before_first"
+    assert row["rule"] == "nothing_accepted"
     assert "FORECAST_FIRST_WEEK" in row["message"]
     assert sensor.tick().run_requests == []
 
