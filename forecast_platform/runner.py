@@ -7,21 +7,21 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from forecast_platform.failures import Failure, record_failures, record_success
-from forecast_platform.landing.ingest import Ledger
-from forecast_platform.landing.kinds import FileRefused
-from forecast_platform.landing.rules import weeks_in
+from forecast_platform.landing.ingest import Order, ingest_landed
+from forecast_platform.landing.ledger import Entry, Ledger
 from forecast_platform.settings import Settings, get_settings
 from forecast_platform.weeks import key
 
 if TYPE_CHECKING:
     import dagster as dg
 
+_ADD_UP = ("seconds", "files", "rows_accepted", "rows_quarantined", "rows_appeared", "rows_changed", "rows_vanished")
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -35,6 +35,20 @@ class Outcome:
     failed_checks: list[str] = field(default_factory=list)
     blocked: list[str] = field(default_factory=list)
     error: str = ""
+
+    def then(self, later: Outcome) -> Outcome:
+        """Both in one. Of an asset that ran in both, counts of files and rows add up, and the later check is told."""
+        stages = {**self.stages, **later.stages}
+        for name in self.stages.keys() & later.stages.keys():
+            both = self.stages[name], later.stages[name]
+            stages[name] = {
+                **later.stages[name],
+                **{n: sum(numbers.get(n, 0) for numbers in both) for n in _ADD_UP if any(n in ns for ns in both)},
+            }
+        checks = list(dict.fromkeys([*self.failed_checks, *later.failed_checks]))
+        return Outcome(
+            later.run_id, later.success, stages, checks, [*self.blocked, *later.blocked], self.error or later.error
+        )
 
 
 def prepare_home(settings: Settings) -> None:
@@ -92,41 +106,53 @@ class Runner:
         """Wait until a file written just now counts as landed: a folder leaves it alone until it stops changing."""
         time.sleep(getattr(self.platform.landing, "settle_seconds", 0))
 
-    def new_weeks(self) -> tuple[list[dt.date], bool]:
-        """Weeks of the files that have landed but are not in the lake, and whether there are such files at all."""
-        settings, landing = self.settings, self.platform.landing
-        self.settle()
-        ledger = Ledger.of(self.platform.lake)
-        newest = settings.calendar.last_started(dt.datetime.now(dt.UTC))
-        weeks: set[dt.date] = set()
-        new = [o for o in landing.list(known=ledger.objects) if ledger.is_news(o)]
-        for obj in new:
-            if obj.kind == "sales":
-                try:
-                    found = weeks_in(landing.read(obj), obj.key, settings.contract, settings.calendar)
-                    weeks |= set(ledger.touched(obj, found, settings.calendar, newest))
-                except FileRefused:
-                    continue  # the run quarantines it, with the reason
-        return sorted(w for w in weeks if settings.calendar.first_week <= w <= newest), bool(new)
-
     def bring_in(self) -> Outcome | None:
-        """Ingest and clean whatever has landed, in one run; None when nothing new has."""
+        """Ingest whatever has landed, then clean the weeks that it touched; None when there was nothing to do.
+
+        The files are read by the first run. The second is over the weeks that the ledger names then, also those that an
+        earlier run ingested and died before it cleaned.
+        """
+        settings, lake, now = self.settings, self.platform.lake, dt.datetime.now(dt.UTC)
+        self.settle()
+        ledger, newest = Ledger.of(lake), settings.calendar.last_started(now)
+        objects = self.platform.landing.list(known=ledger.objects)
+        outcome = None
+        if any(ledger.is_news(o, settings.reading, newest) for o in objects):
+            outcome = self._run("ingest_history", newest, only=["raw_sales"])
+            if not outcome.success:
+                return outcome
+        cleaned = self.clean_touched()
+        return outcome.then(cleaned) if outcome and cleaned else outcome or cleaned
+
+    def ingest(self, orders: Mapping[str, Order]) -> list[Entry]:
+        """Ingest files as a person ordered, whatever the ledger says of them; `clean_touched` comes next."""
+        settings, platform = self.settings, self.platform
+        return ingest_landed(
+            platform.lake,
+            platform.landing,
+            settings.contract,
+            settings.calendar,
+            dt.datetime.now(dt.UTC),
+            limits=settings.limits,
+            orders=orders,
+        )
+
+    def clean_touched(self) -> Outcome | None:
+        """Clean the weeks whose rows changed since they were cleaned last; None when there are none."""
         from forecast_platform.defs.jobs import history_assets
 
-        weeks, new = self.new_weeks()
-        if weeks:
-            return self._run(
-                "ingest_history",
-                only=history_assets(self.platform.lake),
-                tags={
-                    "dagster/asset_partition_range_start": key(weeks[0]),
-                    "dagster/asset_partition_range_end": key(weeks[-1]),
-                },
-            )
-        if new:
-            week = self.settings.calendar.last_started(dt.datetime.now(dt.UTC))
-            return self._run("ingest_history", week, only=["raw_sales"])
-        return None
+        newest = self.settings.calendar.last_started(dt.datetime.now(dt.UTC))
+        weeks = [w for w in Ledger.of(self.platform.lake).to_clean(self.settings.calendar) if w <= newest]
+        if not weeks:
+            return None
+        return self._run(
+            "ingest_history",
+            only=history_assets(self.platform.lake),
+            tags={
+                "dagster/asset_partition_range_start": key(weeks[0]),
+                "dagster/asset_partition_range_end": key(weeks[-1]),
+            },
+        )
 
     def forecast_only(
         self, week: dt.date, tags: dict[str, str] | None = None, settings: Settings | None = None

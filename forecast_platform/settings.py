@@ -34,6 +34,7 @@ from pydantic_settings import (
 )
 
 from forecast_platform.landing.dialects import PRESETS, Dialect
+from forecast_platform.landing.digest import reading_digest
 from forecast_platform.landing.judgement import Limits
 from forecast_platform.series.covariates import AUTO, NONE, Declarations
 from forecast_platform.weeks import EARLIEST, WeekCalendar
@@ -122,6 +123,13 @@ class Settings(BaseSettings):
     )
     wrong_factor: float = Field(
         20, gt=1, description="a file's sales this many times the usual, or that part, are refused"
+    )
+    most_removed: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="a sales file that would remove more than this share of a week's rows, or of a store's in a week, "
+        "waits for forecast landing accept",
     )
 
     # The week's completeness and the series that are forecast
@@ -360,11 +368,16 @@ class Settings(BaseSettings):
     @property
     def limits(self) -> Limits:
         """From where on a file is refused as a whole."""
-        return Limits(self.most_refused, self.most_duplicates, self.odd_factor, self.wrong_factor)
+        return Limits(self.most_refused, self.most_duplicates, self.odd_factor, self.wrong_factor, self.most_removed)
 
     @functools.cached_property
     def calendar(self) -> WeekCalendar:
         return WeekCalendar(ends=self.contract.week_ends, first_week=self.first_week)
+
+    @functools.cached_property
+    def reading(self) -> str:
+        """Digest of what decides how files are read: what was not taken whole is read again when it changes."""
+        return reading_digest(self.contract, self.calendar, self.limits)
 
     @functools.cached_property
     def declarations(self) -> Declarations:

@@ -13,7 +13,7 @@ from forecast_platform.cli.deepar import deepar_group
 from forecast_platform.cli.demo import demo
 from forecast_platform.cli.doctor import doctor
 from forecast_platform.cli.home import backup, move, restore
-from forecast_platform.cli.landing import import_files
+from forecast_platform.cli.landing import import_files, landing_group
 from forecast_platform.cli.notifying import notify
 from forecast_platform.cli.planning import close, override, reopen
 from forecast_platform.cli.running import backfill, run
@@ -54,6 +54,7 @@ def main() -> None:
 
 for _command in (
     import_files,
+    landing_group,
     run,
     backfill,
     ui,

@@ -1,15 +1,21 @@
-"""What people land by hand: `forecast import`."""
+"""What people land by hand, and what they decide about files that landed: `forecast import`, `forecast landing`."""
 
 from __future__ import annotations
 
+import dataclasses
+import datetime as dt
+import getpass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from forecast_platform.cli.terminal import SEE_REFUSED, open_runner, report
 
 if TYPE_CHECKING:
+    from forecast_platform.landing.ingest import Order
+    from forecast_platform.landing.ledger import Entry, Ledger
     from forecast_platform.runner import Runner
 
 KINDS = ("sales", "stores", "features", "calendar")
@@ -19,16 +25,21 @@ KINDS = ("sales", "stores", "features", "calendar")
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--preset", default="", help="named mapping of columns and formats, remembered for later files")
 @click.option("--kind", type=click.Choice(KINDS), help="what the files hold; by default told from their columns")
-def import_files(files: tuple[Path, ...], preset: str, kind: str | None) -> None:
+@click.option("--again", is_flag=True, help="take the files as arriving now, also where the lake has their bytes")
+def import_files(files: tuple[Path, ...], preset: str, kind: str | None, again: bool) -> None:
     """Land FILES (sales, stores, features, calendar), ingest and clean them. A file that cannot be read is named, and
     the others go through."""
     remember_preset(preset)
+    from forecast_platform.landing.ingest import Order
     from forecast_platform.landing.kinds import FileRefused
+    from forecast_platform.landing.ledger import Ledger
     from forecast_platform.landing.rules import kind_of
 
-    refused, keys = [], []
+    refused: list[str] = []
     with open_runner() as runner:
         settings, landing = runner.settings, runner.platform.landing
+        before = Ledger.of(runner.platform.lake)
+        keys: list[str] = []
         for file in files:
             data = file.read_bytes()
             try:
@@ -37,37 +48,48 @@ def import_files(files: tuple[Path, ...], preset: str, kind: str | None) -> None
                 refused.append(str(refusal))
                 click.secho(f"refused {refusal}", fg="yellow", err=True)
                 continue
-            keys.append(f"{found}/{file.name}")
-            landing.put(keys[-1], data)
-            click.echo(f"landed {file.name} under {found}/ ({len(data):,} bytes)")
+            key = f"{found}/{file.name}"
+            if key in keys:  # a constant name in other folders: none may take another's place before it is read
+                key = f"{found}/{file.resolve().parent.name}/{file.name}"
+            if key in keys:
+                key = f"{found}/{len(keys) + 1}/{file.name}"
+            keys.append(landing.put(key, data).key)
+            click.echo(f"landed {file.name} as {key} ({len(data):,} bytes)")
+        if again and keys:
+            runner.settle()
+            runner.ingest({key: Order("again") for key in keys})
         outcome = runner.bring_in()
         if outcome is not None:
             report(outcome)
-        elif not refused:
-            click.echo("These files are in the lake already; nothing to do.")
-        conclude(became_of(runner, keys) if outcome is not None else [], len(refused), len(files))
+        after = Ledger.of(runner.platform.lake)
+        for key in keys:
+            _say(key, before, after)
+        entries = [entry for key in keys if (entry := after.newest.get(key))]
+        conclude(entries, [entry for entry in entries if _is_news(entry, before)], len(refused), len(files))
 
 
-def became_of(runner: Runner, keys: list[str]) -> list[dict[str, Any]]:
-    """The newest landing of each key: source_key, status, rows, accepted, quarantined, message."""
-    rows = runner.platform.lake.read("landings").sort_by("landed_at").to_pylist()
-    return list({row["source_key"]: row for row in rows if row["source_key"] in keys}.values())
+def _is_news(entry: Entry, before: Ledger) -> bool:
+    was = before.newest.get(entry.key)
+    return was is None or was.landed_at != entry.landed_at
 
 
-def conclude(landed: list[dict[str, Any]], refused: int, files: int) -> None:
+def conclude(landed: Sequence[Entry], news: Sequence[Entry], refused: int, files: int) -> None:
     """The last line, true to what happened: what to do next, about what was not taken in too.
 
+    Args:
+        landed: what became of the files.
+        news: those that the lake did not have before.
+        refused: files that did not even land.
+
     Raises:
-        click.ClickException: nothing was taken in, or a whole file was refused.
+        click.ClickException: a whole file was refused or waits for a person, or no row was taken in.
     """
-    for row in landed:
-        if row["status"] == "refused":
-            refused += 1
-            click.secho(f"refused {row['source_key']}: {row['message']}", fg="yellow", err=True)
-    if refused:
-        others = "" if refused == files else "; the others went through"
-        raise click.ClickException(f"{refused} of {files} files were refused; the reasons are above{others}")
-    accepted, lost = (sum(row[name] or 0 for row in landed) for name in ("accepted", "quarantined"))
+    held = [entry for entry in landed if entry.status in ("refused", "waiting") and entry.rule != "not_begun"]
+    if held or refused:
+        number = len(held) + refused
+        others = "" if number == files else "; the others went through"
+        raise click.ClickException(f"{number} of {files} files were refused; the reasons are above{others}")
+    accepted, lost = (sum(getattr(entry, name) for entry in news) for name in ("accepted", "quarantined"))
     if lost and not accepted:
         raise click.ClickException(
             f"none of the {lost:,} rows could be taken in, so there is nothing new to forecast from. {SEE_REFUSED}"
@@ -75,8 +97,193 @@ def conclude(landed: list[dict[str, Any]], refused: int, files: int) -> None:
     if lost:
         click.secho(f"{lost:,} of {accepted + lost:,} rows were refused. {SEE_REFUSED}", fg="yellow")
         click.echo("Next: forecast run; or mend those lines first, and import the file again")
-    elif landed:
+    elif any(entry.status == "ingested" for entry in news):
         click.echo("Next: forecast run")
+    elif len(landed) == files:
+        click.echo("These files are in the lake already; nothing to do. To read them again: --again")
+
+
+def _say(key: str, before: Ledger, after: Ledger) -> None:
+    """What became of a file that was landed just now."""
+    from forecast_platform.landing.ingest import told
+
+    was, entry = before.newest.get(key), after.newest.get(key)
+    if entry is None:
+        click.secho(f"   {key}: not taken yet; it is still changing, or its last line has no end", fg="yellow")
+    elif was is not None and was.landed_at == entry.landed_at:
+        state = {"ingested": f"{entry.accepted:,} rows", "known": "its rows are another file's"}.get(entry.status)
+        state = state or f"{entry.status}: {entry.message}"
+        click.echo(f"   {key}: the lake has these bytes since {_moment(entry.landed_at)} ({state}); no-op")
+    else:
+        click.secho(f"   {told(entry)}", fg=None if entry.status == "ingested" else "yellow")
+
+
+@click.group("landing")
+def landing_group() -> None:
+    """Files that landed: what became of each, and what a person decides about one.
+
+    KEY is the name in the list, such as sales/2024-10-25.csv; KEY@VERSION names an earlier landing of it.
+    """
+
+
+_reason = click.option("--reason", required=True, help="why, for those who look later")
+_author = click.option("--author", default=getpass.getuser, help="who decides; default: the user of this computer")
+
+
+@landing_group.command("list")
+@click.option("--all", "everything", is_flag=True, help="every landing, not only the last of each name")
+@click.option("--rows", default=60, show_default=True, help="landings shown, newest first")
+def list_landings(everything: bool, rows: int) -> None:
+    """What landed, newest first, what waits for whom, and which files in force no longer lie there."""
+    with open_runner() as runner:
+        ledger = _ledger(runner)
+        entries = ledger.entries if everything else list(ledger.newest.values())
+        entries = sorted(entries, key=lambda e: e.order, reverse=True)
+        gone = set(_gone(runner, ledger))
+    if not entries:
+        click.echo("nothing has landed yet; bring sales in with: forecast import FILE...")
+    for entry in entries[:rows]:
+        weeks = f"{entry.first_week} .. {entry.last_week}" if entry.first_week else ""
+        counts = f"{entry.accepted:>10,} rows" + (f", {entry.quarantined:,} quarantined" if entry.quarantined else "")
+        name = f"{entry.key}@{entry.version[:6]}" if everything else entry.key
+        click.echo(f"{name:44} {entry.status:9} {counts}  {weeks:24}  arrived {_moment(entry.landed_at)}")
+        if entry.status not in ("ingested", "known") and entry.message:
+            click.secho(f"   {entry.message}", fg="yellow")
+    if len(entries) > rows:
+        click.echo(f"... {len(entries) - rows:,} more; see them with --rows")
+    for name in sorted(gone):
+        click.secho(
+            f"{name}: deleted or renamed: its rows stay in force; withdraw them with: forecast landing withdraw {name}",
+            fg="yellow",
+        )
+
+
+@landing_group.command()
+@click.argument("name", metavar="KEY")
+def show(name: str) -> None:
+    """Every landing of KEY: what was in it, what it changed, what was decided."""
+    with open_runner() as runner:
+        ledger = _ledger(runner)
+        entry = ledger.find(name)
+        entries = [e for e in ledger.entries if e.key == entry.key] if name == entry.key else [entry]
+        gone = entry.key in _gone(runner, ledger)
+    for one in reversed(entries):
+        click.secho(f"{one.key}@{one.version}", bold=True)
+        for field in dataclasses.fields(one):
+            value = getattr(one, field.name)
+            if field.name in ("key", "version") or value in (None, (), 0):
+                continue
+            text = ", ".join(map(str, value)) if isinstance(value, tuple) else value
+            text = _moment(text) if isinstance(text, dt.datetime) else text
+            click.echo(f"   {field.name.replace('_', ' '):16} {text}")
+    if gone:
+        click.secho(f"{entry.key} no longer lies in the landing place; its rows stay in force", fg="yellow")
+
+
+@landing_group.command()
+@click.argument("name", metavar="KEY")
+@_reason
+@_author
+def withdraw(name: str, reason: str, author: str) -> None:
+    """Take the rows of KEY out of force. They are kept, and what they had overridden counts again."""
+    from forecast_platform.landing.withdrawal import withdraw as take_out
+
+    with open_runner() as runner:
+        entry, effect = take_out(
+            runner.platform.lake, _ledger(runner).find(name), reason, author, dt.datetime.now(dt.UTC)
+        )
+        click.echo(
+            f"withdrew {entry.key}@{entry.version[:6]}, landed {_moment(entry.landed_at)}: in force "
+            f"{effect.vanished:,} rows vanished, {effect.changed:,} changed, {effect.appeared:,} appeared"
+        )
+        if others := [e for e in _ledger(runner).entries if e.key == entry.key and e.status == "ingested"]:
+            click.echo(f"{len(others)} other landings of that name stay in force: forecast landing show {entry.key}")
+        _clean(runner)
+
+
+@landing_group.command()
+@click.argument("name", metavar="KEY")
+@_reason
+@_author
+def accept(name: str, reason: str, author: str) -> None:
+    """Take a file that waits, although it removes rows or looks wrong."""
+    from forecast_platform.landing.ingest import Order
+    from forecast_platform.landing.ledger import NOT_BEGUN
+
+    with open_runner() as runner:
+        entry = _ledger(runner).find(name)
+        if entry.status != "waiting" or entry.rule == NOT_BEGUN:
+            raise click.ClickException(f"{entry.key} does not wait for a decision: it is {entry.status}")
+        _take(runner, entry, Order("accept", reason, author))
+
+
+@landing_group.command()
+@click.argument("name", metavar="KEY")
+def reread(name: str) -> None:
+    """Read KEY again by the settings of now, in the place in the order that it has."""
+    from forecast_platform.landing.ingest import Order
+
+    with open_runner() as runner:
+        entry = _ledger(runner).find(name)
+        if entry.status == "withdrawn":
+            raise click.ClickException(f"{entry.key} was withdrawn; to take it again: forecast import --again FILE")
+        _take(runner, entry, Order("reread"))
+
+
+def _take(runner: Runner, entry: Entry, order: Order) -> None:
+    """Ingest one file as ordered, then clean the weeks it touched.
+
+    Raises:
+        click.ClickException: its bytes do not lie there any more, or it was not taken this time either.
+    """
+    from forecast_platform.landing.ingest import told
+
+    lying = {o.key: o.version for o in runner.platform.landing.list()}
+    if lying.get(entry.key) != entry.version:
+        what = "other bytes lie there" if entry.key in lying else "it no longer lies there"
+        raise click.ClickException(
+            f"{entry.key}: {what} ({runner.platform.landing.url}); land the file again: forecast import FILE"
+        )
+    done = runner.ingest({entry.key: order})
+    for one in done:
+        click.secho(told(one), fg=None if one.status == "ingested" else "yellow")
+    _clean(runner)
+    if not done or done[0].status not in ("ingested", "known"):
+        raise click.ClickException(f"{entry.key} was not taken; the reason is above")
+
+
+def _clean(runner: Runner) -> None:
+    outcome = runner.clean_touched()
+    if outcome is None:
+        return
+    if outcome.blocked and not outcome.error:  # a week may be incomplete now: that was asked for
+        for check in outcome.blocked:
+            click.secho(f"   check  {check}", fg="yellow")
+        outcome = dataclasses.replace(outcome, success=True)
+    report(outcome)
+    click.echo("Next: forecast run")
+
+
+def _ledger(runner: Runner) -> Ledger:
+    from forecast_platform.landing.ledger import Ledger
+
+    return Ledger.of(runner.platform.lake)
+
+
+def _gone(runner: Runner, ledger: Ledger) -> list[str]:
+    import duckdb
+
+    from forecast_platform.landing.report import no_longer_lying
+
+    con = runner.platform.lake.attach(duckdb.connect())
+    try:
+        return no_longer_lying(con, ledger, runner.platform.landing)
+    finally:
+        con.close()
+
+
+def _moment(moment: dt.datetime) -> str:
+    return f"{moment.astimezone(dt.UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def remember_preset(preset: str) -> None:

@@ -90,6 +90,8 @@ _NUMBERS = (
     "files",
     "rows_accepted",
     "rows_quarantined",
+    "rows_changed",
+    "rows_vanished",
     "rows",
     "weeks",
     "series",

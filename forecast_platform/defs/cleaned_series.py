@@ -10,6 +10,7 @@ from forecast_platform.defs.partitions import OWNERS, weekly, weeks_of
 from forecast_platform.defs.raw_sales import raw_sales
 from forecast_platform.defs.resources import Platform, lake_connection
 from forecast_platform.defs.stage import Stage
+from forecast_platform.landing.ledger import Ledger, mark_cleaned
 from forecast_platform.series.cleaning import clean_weeks
 from forecast_platform.weeks import key
 
@@ -28,6 +29,7 @@ def cleaned_series(
     context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform], duckdb: DuckDBResource
 ) -> dg.MaterializeResult:
     stage, weeks, lake = Stage(context), weeks_of(context), platform.lake
+    ledger = Ledger.of(lake)
     with lake_connection(platform, duckdb) as con:
         settings = platform.settings
         rows = clean_weeks(con, weeks[0], weeks[-1], settings.active_weeks, settings.no_row)
@@ -44,6 +46,7 @@ def cleaned_series(
         }
     filled = pc.sum(rows["filled"]).as_py() or 0
     changed = lake.replace_weeks("cleaned_series", weeks, rows)
+    mark_cleaned(lake, ledger, weeks)
     for week in weeks:
         context.add_asset_metadata(counts.get(week, {"series": 0}), partition_key=key(week))
     return dg.MaterializeResult(

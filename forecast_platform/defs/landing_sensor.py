@@ -9,11 +9,12 @@ from forecast_platform.aws.queue import Message, Queue, QueueError
 from forecast_platform.defs.jobs import history_assets, ingest_history, weekly_forecast
 from forecast_platform.defs.partitions import PINNED, weekly
 from forecast_platform.defs.resources import Platform
-from forecast_platform.landing.ingest import Ledger
+from forecast_platform.landing.ledger import Ledger
+from forecast_platform.landing.peek import peek
 from forecast_platform.landing.place import Landing, LandingObject, S3Landing
-from forecast_platform.landing.rules import weeks_in
-from forecast_platform.landing.trigger import Memory, Request, keys_to_look_at, next_request, notice
+from forecast_platform.landing.trigger import TRIES, Memory, Request, keys_to_look_at, next_request, notice, uncleaned
 from forecast_platform.series.cleaning import newest_complete_week
+from forecast_platform.settings import Settings
 from forecast_platform.weeks import key
 
 # Where the files lie before anything is done with them. The Lambda reports each file here (aws/lambda_function.py).
@@ -32,6 +33,7 @@ _UNFINISHED = [
     for s in dg.DagsterRunStatus
     if s not in (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 ]
+RUN_KEY = "dagster/run_key"
 _MOST_OBSERVATIONS = 100  # of one tick
 
 
@@ -46,16 +48,25 @@ def landing_sensor(context: dg.SensorEvaluationContext, platform: dg.ResourcePar
     now = dt.datetime.now(dt.UTC)
     memory = Memory.load(context.cursor, now)
     ledger = Ledger.of(lake)
-    objects, troubles = _look(context.instance, settings.queue_url, place, memory, ledger, now)
-    new = [o for o in objects if ledger.is_news(o)]
-
-    def weeks_touched(obj: LandingObject) -> list[dt.date]:
-        weeks = weeks_in(place.read(obj), obj.key, settings.contract, settings.calendar)
-        return ledger.touched(obj, weeks, settings.calendar, settings.calendar.last_started(now))
-
-    notice(memory, new, weeks_touched, settings.calendar, now)
-    troubles += [f"{name} waits: {why}" for name, why in sorted(memory.parked.items())]
+    objects, troubles = _look(context.instance, settings, place, memory, ledger, now)
     busy = context.instance.get_runs_count(dg.RunsFilter(tags=LANDING_TAG, statuses=_UNFINISHED))
+    if memory.asked and not busy:
+        _take_in_the_end(context, memory, now)
+    _take_in_mending(context.instance, memory)
+    newest_week = settings.calendar.last_started(now)
+    new = [o for o in objects if ledger.is_news(o, settings.reading, newest_week)]
+
+    def weeks_in(obj: LandingObject) -> list[dt.date] | None:
+        return peek(place, obj, settings.contract, settings.calendar, settings.history_weeks)
+
+    notice(memory, new, weeks_in, settings.calendar, now)
+    if not busy and not memory.asked and not _people_are_at_it(context.instance, now):
+        uncleaned(memory, [w for w in ledger.to_clean(settings.calendar) if w <= newest_week])
+    troubles += [f"{name} waits: {why}" for name, why in sorted(memory.parked.items())]
+    troubles += [
+        f"GIVEN UP after {TRIES} failed runs: {label}: {why}; mend the cause and run it: forecast run"
+        for label, (why, _) in sorted(memory.given_up.items())
+    ]
     request = None
     if not busy:
         request = next_request(
@@ -63,8 +74,10 @@ def landing_sensor(context: dg.SensorEvaluationContext, platform: dg.ResourcePar
             settings.history_weeks,
             ledger.newest_week,
             lambda: newest_complete_week(lake, settings.complete_share),
-            settings.calendar.last_started(now),
+            newest_week,
         )
+    if memory.given_up:
+        context.log.error("; ".join(troubles))
     if request:
         if troubles:
             context.log.info("; ".join(troubles))
@@ -74,12 +87,59 @@ def landing_sensor(context: dg.SensorEvaluationContext, platform: dg.ResourcePar
     return dg.SensorResult(skip_reason="; ".join([reason, *troubles]), cursor=memory.dump())
 
 
+def _take_in_the_end(context: dg.SensorEvaluationContext, memory: Memory, now: dt.datetime) -> None:
+    """Tell the memory what became of the run it asked for, once it has ended."""
+    runs = context.instance.get_runs(dg.RunsFilter(tags={RUN_KEY: memory.asked["run_key"]}), limit=1)
+    if not runs:  # Dagster makes the run before the next tick; its storage was emptied
+        memory.asked = {}
+        return
+    (run,) = runs
+    stopped = run.status is dg.DagsterRunStatus.FAILURE and _stopped_by_a_check(context.instance, run.run_id)
+    if run.status is dg.DagsterRunStatus.SUCCESS or stopped:
+        memory.ended(True, now)
+        return
+    what = f"run {run.run_id} ended in {run.status.value}"
+    context.log.warning(f"{what}; it was for {', '.join(memory.asked['weeks']) or 'files'}")
+    memory.ended(False, now, what)
+
+
+def _stopped_by_a_check(instance: dg.DagsterInstance, run_id: str) -> bool:
+    """Whether a blocking check ended the run, such as that of a week not complete yet: trying again finds the same."""
+    found = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION).records
+    events = [record.event_log_entry.dagster_event for record in found]
+    checks = [event.asset_check_evaluation_data for event in events if event]
+    return any(
+        check.blocking and not check.passed and check.severity is dg.AssetCheckSeverity.ERROR for check in checks
+    )
+
+
+def _take_in_mending(instance: dg.DagsterInstance, memory: Memory) -> None:
+    """Forget what was given up where somebody's run for it has succeeded since."""
+    for label, (_, since) in list(memory.given_up.items()):
+        succeeded = dg.RunsFilter(
+            statuses=[dg.DagsterRunStatus.SUCCESS], created_after=dt.datetime.fromisoformat(since)
+        )
+        for run in instance.get_runs(succeeded, limit=50):
+            first = run.tags.get("dagster/partition") or run.tags.get("dagster/asset_partition_range_start", "")
+            last = run.tags.get("dagster/partition") or run.tags.get("dagster/asset_partition_range_end", "")
+            if label == "files" or first <= label <= last:
+                memory.mended(label)
+                break
+
+
+def _people_are_at_it(instance: dg.DagsterInstance, now: dt.datetime) -> bool:
+    """Whether somebody else's run is going, which may be about to clean what the ledger says is not clean yet."""
+    lately = dg.RunsFilter(statuses=_UNFINISHED, updated_after=now - dt.timedelta(minutes=10))
+    return instance.get_runs_count(lately) > 0
+
+
 def _look(
-    instance: dg.DagsterInstance, queue_url: str, place: Landing, memory: Memory, ledger: Ledger, now: dt.datetime
+    instance: dg.DagsterInstance, settings: Settings, place: Landing, memory: Memory, ledger: Ledger, now: dt.datetime
 ) -> tuple[Sequence[LandingObject], list[str]]:
     """What lies in the landing place, as far as there may be news; and the troubles with what tells of it."""
     if not isinstance(place, S3Landing):
         return place.list(known=ledger.objects), []
+    queue_url = settings.queue_url
     remembered, queue, troubles = memory.waiting, Queue(queue_url), []
     messages: list[Message] = []
     hears = bool(queue_url)
@@ -95,7 +155,8 @@ def _look(
         memory.listed = now.isoformat() if keys is None else memory.listed
     objects = place.look(keys) if keys is not None else place.list()
     # The cursor stored last time, or the lake, holds the effect of every message but those that name something else.
-    fresh = {o.key for o in objects if ledger.is_news(o)} - remembered
+    newest_week = settings.calendar.last_started(now)
+    fresh = {o.key for o in objects if ledger.is_news(o, settings.reading, newest_week)} - remembered
     told = {m.message_id: _keys_below(place, (e.url for e in m.events)) for m in messages}
     try:
         queue.delete([m for m in messages if not m.trouble and not told[m.message_id] & fresh])

@@ -135,12 +135,13 @@ class Lake:
             table = self.catalog.load_table(identifier)
         raise LakeError(f"{name}: could not add columns, {_CONFLICT_RETRIES} times another writer was first; run again")
 
-    def replace(self, name: str, where: BooleanExpression, rows: pa.Table) -> bool:
+    def replace(self, name: str, where: BooleanExpression, rows: pa.Table | Callable[[pa.Table], pa.Table]) -> bool:
         """Exchange the rows matching `where` for `rows`, in one atomic commit.
 
         Args:
             where: filter on the table's columns; on the partition column wherever there is one.
-            rows: every column of the table's schema, any order; all of them must match `where`.
+            rows: every column of the table's schema, any order; all of them must match `where`. Or a function that
+                makes them of the rows there now; it is asked again when another writer was first.
 
         Returns:
             False when the table already held exactly these rows (but for PROVENANCE): then nothing is committed.
@@ -151,18 +152,20 @@ class Lake:
         from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException, ValidationException
 
         spec = self.specs[name]
-        rows = _conform(rows, spec)
+        given = rows if callable(rows) else _conform(rows, spec)
         unknown = False
         for attempt in range(_CONFLICT_RETRIES):
             table = self.table(name)
-            if _same_content(table.scan(row_filter=where).to_arrow(), rows, spec):
+            there = table.scan(row_filter=where).to_arrow()
+            new = _conform(given(there.select(spec.schema.names)), spec) if callable(given) else given
+            if _same_content(there, new, spec):
                 return unknown  # a commit of ours that was reported lost had landed
             try:
                 with warnings.catch_warnings(), table.transaction() as transaction:
                     # The first write of a week has nothing to delete, which pyiceberg warns about.
                     warnings.filterwarnings("ignore", message="Delete operation did not match")
-                    if len(rows):
-                        transaction.overwrite(rows, overwrite_filter=where)
+                    if len(new):
+                        transaction.overwrite(new, overwrite_filter=where)
                     else:
                         transaction.delete(where)
                 return True

@@ -54,6 +54,18 @@ def table_specs(quantile_columns: tuple[str, ...]) -> dict[str, TableSpec]:
                     ("message", _STR),
                     ("ignored_columns", _STR),
                     ("arrived_at", _TIME),
+                    ("modified_at", _TIME),
+                    ("reading", _STR),  # digest of the settings it was read with
+                    ("columns", _STR),
+                    ("warnings", _STR),
+                    # Of sales: rows in force that came, were given another value, and went when it was ingested.
+                    ("appeared", pa.int64()),
+                    ("changed", pa.int64()),
+                    ("vanished", pa.int64()),
+                    ("to_clean", _STR),  # weeks it touched that have not been cleaned since
+                    ("withdrawn_at", _TIME),
+                    ("reason", _STR),
+                    ("author", _STR),
                 ]
             ),
             ("source_key", "source_version", "landed_at"),

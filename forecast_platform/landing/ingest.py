@@ -3,92 +3,58 @@
 Order of commits for one object: its quarantined lines, its accepted rows, then its line in `landings`. The last is what
 marks the object as done, and the two before replace whatever an interrupted try left, so a run that dies anywhere
 is mended by running again. Row conservation holds per object: rows = accepted + quarantined.
+
+Each file is read and parsed once. A sales file is then judged as a whole, and held against what is in force: what it
+would change is counted, and one that would remove too much waits for a person.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from forecast_platform.lake.lake import Lake, any_of, with_columns
 from forecast_platform.landing import rules
 from forecast_platform.landing.dialects import Dialect
-from forecast_platform.landing.kinds import FileRefused
-from forecast_platform.landing.place import Landing, LandingObject
+from forecast_platform.landing.digest import reading_digest
+from forecast_platform.landing.effect import Effect, Standing, touched
+from forecast_platform.landing.judgement import Known, Limits, judge
+from forecast_platform.landing.kinds import FileRefused, Parsed
+from forecast_platform.landing.ledger import (
+    INGESTED,
+    KNOWN,
+    NOT_BEGUN,
+    REFUSED,
+    TICK,
+    WAITING,
+    Entry,
+    Ledger,
+    record,
+    replace_source,
+)
+from forecast_platform.landing.place import Landing, LandingObject, unended
 from forecast_platform.weeks import WeekCalendar
 
-_TABLES = {"sales": "raw_sales", "stores": "stores", "features": "features", "calendar": "calendar"}
+TABLES = {"sales": "raw_sales", "stores": "stores", "features": "features", "calendar": "calendar"}
+DEFAULTS = Limits()
+REMOVES_ROWS = "removes_rows"
 
 
 @dataclass(frozen=True)
-class Ingested:
-    """What became of one landed object; a row of `landings`."""
+class Order:
+    """What a person asks for of one file, whatever the ledger says of it.
 
-    key: str
-    version: str
-    kind: str
-    landed_at: dt.datetime
-    status: str  # "ingested" or "refused"
-    rows: int = 0
-    accepted: int = 0
-    quarantined: int = 0
-    weeks: tuple[dt.date, ...] = ()
-    rule: str | None = None
-    message: str | None = None
-    ignored_columns: tuple[str, ...] = ()
+    what: "again": it counts as arriving now; "reread": it is read again, in the place it has; "accept": the same, and
+    neither judgement nor removals hold it up.
+    """
 
-
-@dataclass(frozen=True)
-class Ledger:
-    """What the lake already holds: the newest landing of each key, as it was listed then."""
-
-    objects: dict[str, LandingObject]
-    landed_at: dict[str, dt.datetime]
-    newest_week: dt.date | None
-    spans: dict[str, tuple[dt.date, dt.date]]  # first and last week of the version in force
-
-    @classmethod
-    def of(cls, lake: Lake) -> Ledger:
-        rows = lake.read("landings").sort_by("landed_at").to_pylist()
-        return cls(
-            {
-                r["source_key"]: LandingObject(
-                    r["source_key"], r["source_version"], r["size"], r["arrived_at"], r["landed_at"]
-                )
-                for r in rows
-            },
-            {r["source_key"]: r["landed_at"] for r in rows},
-            max((r["last_week"] for r in rows if r["kind"] == "sales" and r["last_week"]), default=None),
-            {r["source_key"]: (r["first_week"], r["last_week"]) for r in rows if r["status"] == "ingested"},
-        )
-
-    def twin(self, obj: LandingObject) -> str | None:
-        """Another key of the same kind whose newest version is the same bytes."""
-        for other in self.objects.values():
-            if other.version == obj.version and other.kind == obj.kind and other.key != obj.key:
-                return other.key
-        return None
-
-    def is_news(self, obj: LandingObject) -> bool:
-        """Whether the object's content is not in the lake yet, under this key or another."""
-        known = self.objects.get(obj.key)
-        same = known is not None and known.version == obj.version
-        return obj.kind is not None and not same and self.twin(obj) is None
-
-    def touched(
-        self, obj: LandingObject, weeks: Sequence[dt.date], calendar: WeekCalendar, newest_week: dt.date
-    ) -> list[dt.date]:
-        """The weeks that change when a sales file holding `weeks` goes in: those, and the ones that the version it
-        replaces held, since rows it no longer has must go. A file of future weeks waits, so it touches its own only.
-        """
-        first, last = self.spans.get(obj.key, (None, None))
-        if first is None or last is None or (weeks and min(weeks) > newest_week):
-            return list(weeks)
-        return sorted({*weeks, *calendar.between(first, last)})
+    what: Literal["again", "reread", "accept"]
+    reason: str = ""
+    author: str = ""
 
 
 def ingest_landed(
@@ -98,69 +64,187 @@ def ingest_landed(
     calendar: WeekCalendar,
     now: dt.datetime,
     progress: Callable[[str], None] = lambda message: None,
-) -> list[Ingested]:
-    """Bring every landed object that is new, or new in content, into the lake.
+    limits: Limits = DEFAULTS,
+    orders: Mapping[str, Order] | None = None,
+) -> list[Entry]:
+    """Bring every landed object that is news into the lake.
 
-    A sales file that holds only weeks that have not begun waits in the landing folder until they do.
+    A sales file that holds only weeks that have not begun waits in the landing place until they do.
+
+    Args:
+        limits: from where on a file is refused as a whole, warned about, or waits.
+        orders: by key; given, only these files are looked at.
 
     Returns:
-        One entry per object ingested or refused now, oldest arrival first.
+        One entry per object that was news, oldest arrival first.
 
     Raises:
         LandingError: the landing place can't be listed or read (never taken for "no files").
     """
     ledger = Ledger.of(lake)
-    newest_week = calendar.last_started(now)
+    objects = landing.list(known=ledger.objects)
+    desk = _Desk(lake, ledger, contract, calendar, now, limits, {o.key for o in objects})
     done = []
-    for obj in landing.list(known=ledger.objects):
-        if not ledger.is_news(obj):
-            continue
-        data = landing.read(obj)
-        if obj.kind == "sales" and _only_future_weeks(data, obj, contract, calendar, newest_week):
-            progress(f"{obj.key}: waits, its weeks have not begun")
-            continue
-        done.append(_ingest(lake, obj, data, contract, calendar, newest_week, ledger.landed_at.get(obj.key)))
-        # A copy further down the list is then known as one, as it would be after an interruption here.
-        ledger.objects[obj.key] = obj
-        progress(f"{obj.key}: {done[-1].accepted:,} rows accepted, {done[-1].quarantined:,} quarantined")
+    try:
+        for obj in objects:
+            order = (orders or {}).get(obj.key)
+            if obj.kind is None or (order is None if orders is not None else not desk.is_news(obj)):
+                continue
+            # A copy further down the list is then known as one, as it would be after an interruption here.
+            done.append(desk.take(obj, landing, order))
+            progress(told(done[-1]))
+    finally:
+        desk.standing.close()
     return done
 
 
-def landing_time(obj: LandingObject, previous: dt.datetime | None) -> dt.datetime:
-    """When this version counts as landed: when its content was last written, but after the version it replaces.
-
-    Taken from the object, not the clock, so that ingesting again after a crash gives the same rows.
-    """
-    for moment in (obj.modified_at, obj.arrived_at):
-        if previous is None or moment > previous:
-            return moment
-    return (previous or obj.arrived_at) + dt.timedelta(microseconds=1)
-
-
-def _only_future_weeks(
-    data: bytes, obj: LandingObject, contract: Dialect, calendar: WeekCalendar, newest_week: dt.date
-) -> bool:
-    try:
-        weeks = rules.weeks_in(data, obj.key, contract, calendar)
-    except FileRefused:
-        return False  # parsing will say so again, and quarantine it
-    return bool(weeks) and min(weeks) > newest_week
+def told(entry: Entry) -> str:
+    """What became of a file, in one line."""
+    if entry.status != INGESTED:
+        return f"{entry.key}: {entry.status}: {entry.message}"
+    text = f"{entry.key}: {entry.accepted:,} rows accepted, {entry.quarantined:,} quarantined"
+    if entry.kind == "sales":
+        text += f"; in force: {entry.appeared:,} appeared, {entry.changed:,} changed, {entry.vanished:,} vanished"
+    return "; ".join([text, *entry.warnings])
 
 
-def _ingest(
-    lake: Lake,
-    obj: LandingObject,
-    data: bytes,
-    contract: Dialect,
-    calendar: WeekCalendar,
-    newest_week: dt.date,
-    previous: dt.datetime | None,
-) -> Ingested:
-    assert obj.kind is not None
-    landed_at = landing_time(obj, previous)
-    try:
-        parsed = rules.parse(obj.kind, data, obj.key, contract, calendar, newest_week)
-    except FileRefused as refusal:
+class _Desk:
+    """Takes in one file after another."""
+
+    def __init__(
+        self,
+        lake: Lake,
+        ledger: Ledger,
+        dialect: Dialect,
+        calendar: WeekCalendar,
+        now: dt.datetime,
+        limits: Limits,
+        lying: set[str],
+    ) -> None:
+        self.lake, self.ledger, self.dialect, self.calendar = lake, ledger, dialect, calendar
+        self.newest_week, self.limits, self.lying = calendar.last_started(now), limits, lying
+        self.reading = reading_digest(dialect, calendar, limits)
+        self.standing = Standing(lake, ledger)
+
+    def is_news(self, obj: LandingObject) -> bool:
+        return self.ledger.is_news(obj, self.reading, self.newest_week)
+
+    def take(self, obj: LandingObject, landing: Landing, order: Order | None) -> Entry:
+        assert obj.kind is not None
+        again = order is not None and order.what == "again"
+        before = None if again else self.ledger.reading(obj)
+        entry = Entry(
+            obj.key,
+            obj.version,
+            obj.kind,
+            before.landed_at + TICK if before else self.ledger.place(obj),
+            INGESTED,
+            obj.size,
+            reading=self.reading,
+            arrived_at=before.arrived_at or before.landed_at if before else obj.arrived_at,
+            modified_at=obj.modified_at,
+            reason=(order.reason or None) if order else None,
+            author=(order.author or None) if order else None,
+        )
+        twin = self.ledger.seen(obj) if before is None and not again else None
+        if twin and twin.status == INGESTED and self._renamed(obj, twin):
+            return self._known(entry, twin, f"{twin.key} under another name; its rows are in the lake")
+        data = landing.read(obj)
+        try:
+            parsed = rules.parse(obj.kind, data, obj.key, self.dialect, self.calendar, self.newest_week)
+        except FileRefused as refusal:
+            return self._hold(entry, REFUSED, refusal)
+        entry = replace(
+            entry,
+            rows=parsed.rows,
+            accepted=parsed.accepted_rows,
+            quarantined=len(parsed.rejected),
+            ignored_columns=parsed.ignored_columns,
+            columns=parsed.header,
+            warnings=parsed.notes,
+        )
+        if unended(obj.key, data):
+            entry = replace(
+                entry,
+                warnings=(*entry.warnings, "the last line has no line end; if it was cut short, land the file again"),
+            )
+        if obj.kind != "sales":
+            if twin and twin.status == INGESTED and not self._since(twin):
+                return self._known(entry, twin, f"the same bytes as {twin.key}, whose rows are in the lake")
+            return self._store(entry, parsed, Effect())
+        if waits := self._not_begun(entry, data, parsed):
+            return waits
+        return self._sales(entry, parsed, before, twin, order is not None and order.what == "accept")
+
+    def _sales(self, entry: Entry, parsed: Parsed, before: Entry | None, twin: Entry | None, accepted: bool) -> Entry:
+        weeks = touched(parsed.accepted)
+        entry = replace(
+            entry, weeks=len(weeks), first_week=min(weeks, default=None), last_week=max(weeks, default=None)
+        )
+        known, effect = None, Effect()
+        if weeks:
+            known = self.standing.known(weeks[0], weeks[-1])
+            effect = self.standing.effect(entry, parsed.accepted, known)
+        if effect.nothing and twin and twin.status == INGESTED and weeks:
+            return self._known(entry, twin, f"the same bytes as {twin.key}: landing them would change nothing")
+        was = Known(known if known is not None else self.standing.nothing, self._columns())
+        verdict = judge(parsed, was, entry.key, self.dialect, self.limits)
+        entry = replace(entry, warnings=(*entry.warnings, *verdict.warnings))
+        if verdict.refusal and not verdict.acceptable:
+            return self._hold(entry, REFUSED, verdict.refusal)
+        if not accepted and (removals := effect.too_much(self.limits.most_removed)):
+            also = f", and more in {len(removals) - 1:,} other places" if len(removals) > 1 else ""
+            message = (
+                f"{entry.key} would remove {removals[0]}{also}; more than {self.limits.most_removed:.0%} "
+                f"(FORECAST_MOST_REMOVED) waits, and nothing of it counts. If the rows are to go: forecast landing "
+                f"accept {entry.key}; else land the whole file"
+            )
+            return self._hold(entry, WAITING, FileRefused(REMOVES_ROWS, message))
+        if verdict.refusal and not accepted:
+            return self._hold(entry, WAITING, verdict.refusal)
+        if before and before.status == INGESTED and before.first_week and before.last_week:
+            # What an earlier reading held and this one does not must go, too.
+            weeks = sorted({*weeks, *self.calendar.between(before.first_week, before.last_week)})
+        if accepted:
+            entry = replace(entry, message=f"accepted by {entry.author}: {entry.reason}")
+        return self._store(replace(entry, to_clean=tuple(weeks)), parsed, effect)
+
+    def _renamed(self, obj: LandingObject, twin: Entry) -> bool:
+        return obj.key != twin.key and twin.key not in self.lying and obj.modified_at == twin.modified_at
+
+    def _since(self, twin: Entry) -> bool:
+        """Whether another file of the kind was ingested after this one."""
+        return any(e.kind == twin.kind and e.status == INGESTED and e.order > twin.order for e in self.ledger.entries)
+
+    def _columns(self) -> tuple[str, ...] | None:
+        found = [e.columns for e in self.ledger.entries if e.kind == "sales" and e.status == INGESTED and e.columns]
+        return found[-1] if found else None
+
+    def _not_begun(self, entry: Entry, data: bytes, parsed: Parsed) -> Entry | None:
+        """The entry of a file that holds only weeks that have not begun: it waits, and nothing of it is kept."""
+        if parsed.accepted_rows or "week_in_future" not in parsed.rejected["rule"].to_pylist():
+            return None
+        weeks = rules.weeks_in(data, entry.key, self.dialect, self.calendar)
+        if not weeks or weeks[0] <= self.newest_week:
+            return None
+        message = f"its first week {weeks[0]} has not begun; it goes in when it does"
+        entry = replace(entry, status=WAITING, rule=NOT_BEGUN, message=message, accepted=0, quarantined=0)
+        entry = replace(entry, weeks=len(weeks), first_week=weeks[0], last_week=weeks[-1], warnings=())
+        record(self.lake, entry)
+        self.ledger.add(entry)
+        return entry
+
+    def _known(self, entry: Entry, twin: Entry, message: str) -> Entry:
+        entry = replace(entry, status=KNOWN, message=message, rows=0, accepted=0, quarantined=0, weeks=0)
+        entry = replace(entry, first_week=None, last_week=None, warnings=())
+        record(self.lake, entry)
+        self.ledger.add(entry)
+        return entry
+
+    def _hold(self, entry: Entry, status: str, refusal: FileRefused) -> Entry:
+        """Take nothing of a file, and say why in the quarantine and the ledger."""
+        entry = replace(entry, status=status, rule=refusal.rule, message=refusal.message)
+        entry = replace(entry, rows=0, accepted=0, quarantined=0, weeks=0, first_week=None, last_week=None)
         refused = pa.table(
             {
                 "line": pa.array([None], pa.int64()),
@@ -171,74 +255,42 @@ def _ingest(
                 "record": pa.array([None], pa.string()),
             }
         )
-        _replace_source(lake, "quarantine", _quarantine_rows(refused, obj, landed_at), obj, landed_at)
-        result = Ingested(
-            obj.key, obj.version, obj.kind, landed_at, "refused", rule=refusal.rule, message=refusal.message
-        )
-    else:
-        table = _TABLES[obj.kind]
-        _replace_source(lake, "quarantine", _quarantine_rows(parsed.rejected, obj, landed_at), obj, landed_at)
+        replace_source(self.lake, "quarantine", _quarantine_rows(refused, entry), entry)
+        record(self.lake, entry)
+        self.ledger.add(entry)
+        return entry
+
+    def _store(self, entry: Entry, parsed: Parsed, effect: Effect) -> Entry:
+        table = TABLES[entry.kind]
+        entry = replace(entry, appeared=effect.appeared, changed=effect.changed, vanished=effect.vanished)
+        if entry.kind == "features":
+            entry = _spanning(entry, touched(parsed.accepted))
+        replace_source(self.lake, "quarantine", _quarantine_rows(parsed.rejected, entry), entry)
         if table == "stores":
-            lake.replace(table, any_of("source_key", [obj.key]), _with_source(parsed.accepted, obj, landed_at))
+            self.lake.replace(table, any_of("source_key", [entry.key]), _with_source(parsed.accepted, entry))
         else:
             # Every version is kept: a restated week never destroys what was known before.
-            _replace_source(lake, table, _with_source(parsed.accepted, obj, landed_at), obj, landed_at)
-        weeks: Sequence[dt.date] = ()
-        if "week" in parsed.accepted.column_names:
-            weeks = sorted(w for w in pc.unique(parsed.accepted["week"]).to_pylist() if w)
-        result = Ingested(
-            obj.key,
-            obj.version,
-            obj.kind,
-            landed_at,
-            "ingested",
-            parsed.rows,
-            parsed.accepted_rows,
-            len(parsed.rejected),
-            tuple(weeks),
-            ignored_columns=parsed.ignored_columns,
-        )
-    _replace_source(lake, "landings", _ledger_row(lake, obj, result), obj, landed_at)
-    return result
+            replace_source(self.lake, table, _with_source(parsed.accepted, entry), entry)
+        record(self.lake, entry)
+        self.ledger.add(entry)
+        if entry.kind == "sales":
+            self.standing.add(entry, parsed.accepted)
+        return entry
 
 
-def _with_source(rows: pa.Table, obj: LandingObject, landed_at: dt.datetime) -> pa.Table:
+def _spanning(entry: Entry, weeks: Sequence[dt.date]) -> Entry:
+    return replace(entry, weeks=len(weeks), first_week=min(weeks, default=None), last_week=max(weeks, default=None))
+
+
+def _with_source(rows: pa.Table, entry: Entry) -> pa.Table:
     return with_columns(
         rows,
-        source_key=obj.key,
-        source_version=obj.version,
-        landed_at=pa.scalar(landed_at, pa.timestamp("us", tz="UTC")),
+        source_key=entry.key,
+        source_version=entry.version,
+        landed_at=pa.scalar(entry.landed_at, pa.timestamp("us", tz="UTC")),
     )
 
 
-def _quarantine_rows(rejected: pa.Table, obj: LandingObject, landed_at: dt.datetime) -> pa.Table:
+def _quarantine_rows(rejected: pa.Table, entry: Entry) -> pa.Table:
     rows = rejected.rename_columns(["field" if c == "column" else c for c in rejected.column_names])
-    return with_columns(_with_source(rows, obj, landed_at), landed_date=landed_at.date())
-
-
-def _replace_source(lake: Lake, table: str, rows: pa.Table, obj: LandingObject, landed_at: dt.datetime) -> None:
-    from pyiceberg.expressions import And
-
-    lake.replace(table, And(any_of("source_key", [obj.key]), any_of("landed_at", [landed_at.isoformat()])), rows)
-
-
-def _ledger_row(lake: Lake, obj: LandingObject, result: Ingested) -> pa.Table:
-    row = {
-        "source_key": obj.key,
-        "source_version": obj.version,
-        "landed_at": result.landed_at,
-        "kind": result.kind,
-        "size": obj.size,
-        "status": result.status,
-        "rows": result.rows,
-        "accepted": result.accepted,
-        "quarantined": result.quarantined,
-        "weeks": len(result.weeks),
-        "first_week": min(result.weeks, default=None),
-        "last_week": max(result.weeks, default=None),
-        "rule": result.rule,
-        "message": result.message,
-        "ignored_columns": ", ".join(result.ignored_columns) or None,
-        "arrived_at": obj.arrived_at,
-    }
-    return pa.Table.from_pylist([row], schema=lake.specs["landings"].schema)
+    return with_columns(_with_source(rows, entry), landed_date=entry.landed_at.date())

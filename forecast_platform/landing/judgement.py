@@ -60,12 +60,14 @@ class Limits:
         most_duplicates: share of a file's rows that may be there twice.
         odd_factor: sales of a store this many times its usual ones, or that part of them, are worth a warning.
         wrong_factor: a whole file of sales this many times the usual ones, or that part of them, is refused.
+        most_removed: share of a week's values, or of a store's in a week, that a file may remove without being asked.
     """
 
     most_refused: float = 0.5
     most_duplicates: float = 0.05
     odd_factor: float = 4.0
     wrong_factor: float = 20.0
+    most_removed: float = 0.2
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ from typing import Any, Protocol
 from forecast_platform.landing.kinds import KINDS
 
 UNFINISHED = (".tmp", ".part", ".partial", ".crdownload")
+TEXTS = (".csv", ".tsv", ".txt")
+UNENDED = 60  # a text file whose last line has no end settles so many times longer
 
 
 class LandingError(Exception):
@@ -80,6 +82,14 @@ class Landing(Protocol):
         """
         ...
 
+    def part(self, obj: LandingObject, start: int, length: int) -> bytes:
+        """Some bytes of it, for a look at its head or footer: fewer where it ends, and no proof of its version.
+
+        Raises:
+            LandingError: it can't be read.
+        """
+        ...
+
     def put(self, key: str, data: bytes) -> LandingObject:
         """Land `data` under `key`, whole or not at all, replacing what was there.
 
@@ -101,6 +111,12 @@ def open_landing(url: str) -> Landing:
     if "://" in url:
         raise LandingError(f"{url} is no landing place; use a folder or s3://bucket/prefix")
     return FolderLanding(url)
+
+
+def unended(key: str, tail: bytes) -> bool:
+    """Whether a file is text and its last line has no end, so that a number in it may be cut short."""
+    last = tail[-4:].rstrip(b"\0")  # of UTF-16
+    return key.lower().endswith(TEXTS) and bool(last) and not last.endswith((b"\n", b"\r"))
 
 
 def _wanted(key: str) -> bool:
@@ -129,10 +145,12 @@ def _oldest_first(objects: Iterable[LandingObject]) -> list[LandingObject]:
 class FolderLanding:
     """A folder. Links are followed to files below the root only; linked folders are not entered.
 
+    A file may still be under way: one that changed less than `settle_seconds` ago is left for a later look, and a text
+    that ends in the middle of a line for UNENDED times as long (not what `put` wrote: that is whole).
+
     Args:
         path: the folder, created when missing.
-        settle_seconds: files that changed less than this ago are left for the next look, because a copy may
-            still be under way.
+        settle_seconds: see above.
     """
 
     def __init__(self, path: str | Path, settle_seconds: float = 1.0) -> None:
@@ -155,6 +173,12 @@ class FolderLanding:
             raise LandingError(f"{obj.key} in {self.url} was replaced since it was listed; look again")
         return data
 
+    def part(self, obj: LandingObject, start: int, length: int) -> bytes:
+        """See Landing.part."""
+        with self._explained(obj.key), self._path(obj.key).open("rb") as file:
+            file.seek(start)
+            return file.read(length)
+
     def put(self, key: str, data: bytes) -> LandingObject:
         """See Landing.put."""
         path = self._path(_checked(key))
@@ -172,7 +196,18 @@ class FolderLanding:
             except BaseException:
                 os.unlink(temporary)
                 raise
-            return _landed(key, _digest(data), path.stat())
+            status = path.stat()
+            _remember(_whole, _identity(status), "")
+            return self._landed(key, _digest(data), status)
+
+    @staticmethod
+    def arrived_at(status: os.stat_result) -> dt.datetime:
+        """When a file came to lie here: never by its mtime alone, which `mv` and `cp -p` keep."""
+        return max(_moment(status.st_mtime_ns), _moment(status.st_ctime_ns))
+
+    def _landed(self, key: str, version: str, status: os.stat_result) -> LandingObject:
+        moments = self.arrived_at(status), _moment(status.st_mtime_ns)
+        return LandingObject(key, version, status.st_size, *moments)
 
     def _objects(self, known: Mapping[str, LandingObject]) -> Iterator[LandingObject]:
         for path in self._files():
@@ -208,18 +243,22 @@ class FolderLanding:
             key.encode()
         except UnicodeEncodeError:
             raise LandingError(f"the file name {key!r} is not UTF-8; rename it") from None
-        obj = _landed(key, "", status)
+        identity = _identity(status)
+        obj = self._landed(key, "", status)
         if known is not None and (known.size, known.arrived_at) == (obj.size, obj.arrived_at):
-            return _landed(key, known.version, status)
+            return self._landed(key, known.version, status)
+        if digest := _hashed.get(identity):  # touched or copied since it landed: known by its bytes, not its times
+            return self._landed(key, digest, status)
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-        after = path.stat()
-        changed = (after.st_size, after.st_mtime_ns, after.st_ctime_ns) != (
-            status.st_size,
-            status.st_mtime_ns,
-            status.st_ctime_ns,
-        )
-        return None if changed else _landed(key, digest, status)
+            file.seek(max(0, status.st_size - 4))
+            cut = unended(key, file.read(4)) and identity not in _whole
+        if _identity(path.stat()) != identity:
+            return None
+        if cut and 0 <= time.time() - status.st_ctime < UNENDED * self.settle_seconds:
+            return None
+        _remember(_hashed, identity, digest)
+        return self._landed(key, digest, status)
 
     def _path(self, key: str) -> Path:
         return self.root / PurePosixPath(key)
@@ -245,9 +284,21 @@ def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
 
 
-def _landed(key: str, version: str, status: os.stat_result) -> LandingObject:
-    modified = _moment(status.st_mtime_ns)
-    return LandingObject(key, version, status.st_size, max(modified, _moment(status.st_ctime_ns)), modified)
+_Identity = tuple[int, int, int, int, int]
+# Of this process: what files hold that a look found changed in their times, and those it wrote itself.
+_hashed: dict[_Identity, str] = {}
+_whole: dict[_Identity, str] = {}
+
+
+def _identity(status: os.stat_result) -> _Identity:
+    """What changes whenever a file does."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _remember(memory: dict[_Identity, str], identity: _Identity, what: str) -> None:
+    while len(memory) >= 100_000:
+        del memory[next(iter(memory))]
+    memory[identity] = what
 
 
 def _moment(nanoseconds: int) -> dt.datetime:
@@ -307,6 +358,15 @@ class S3Landing:
                 with contextlib.suppress(FlexibleChecksumError, IncompleteReadError, ResponseStreamingError):
                     return bytes(self._client.get_object(**where)["Body"].read())
                 time.sleep(random.uniform(0, 2**tries))  # noqa: S311, jitter is no secret
+            return bytes(self._client.get_object(**where)["Body"].read())
+
+    def part(self, obj: LandingObject, start: int, length: int) -> bytes:
+        """See Landing.part."""
+        wanted = f"bytes={start}-{min(start + length, obj.size) - 1}"
+        where = {"Bucket": self.bucket, "Key": self.prefix + obj.key, "IfMatch": f'"{obj.version}"', "Range": wanted}
+        if start >= obj.size or length <= 0:
+            return b""
+        with self._explained(obj.key, "s3:GetObject"):
             return bytes(self._client.get_object(**where)["Body"].read())
 
     def put(self, key: str, data: bytes) -> LandingObject:

@@ -1,8 +1,7 @@
-"""From landed rows to clean series: which version of a row counts, the weekly grid with its gaps, and what else is
-known of its weeks.
+"""From rows in force to clean series: the weekly grid with its gaps, and what else is known of its weeks.
 
-A landed object is superseded by the next version of the same key, as a whole. Across objects the row that landed last
-counts. What was superseded stays in `raw_sales`, so the same question can be asked as of any earlier moment.
+Which version of a row is in force, history/versions.py says. What was superseded stays in `raw_sales`, so the same
+question can be asked as of any earlier moment.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from forecast_platform.history.versions import BEGINNING, EVER, VERSIONS, latest_files
 from forecast_platform.lake.lake import Lake
 from forecast_platform.series.absence import AUTO, NoRow, interpret, judge
 from forecast_platform.series.covariates import Declarations, attach
@@ -25,30 +25,9 @@ from forecast_platform.series.panel import Panel
 RECENT_WEEKS = 4
 ACTIVE_WEEKS = 52
 
-# The version of each landed object of a kind that is in force at a moment.
-_LANDING = """
-    landing AS (
-        SELECT source_key, max(landed_at) AS landed_at
-        FROM landings WHERE kind = '{kind}' AND status = 'ingested' AND landed_at < $known_before
-        GROUP BY source_key
-    )
-"""
-
-# One row per (store, dept, week) up to a week: the version in force at a moment.
-_IN_FORCE = f"""
-    WITH {_LANDING.format(kind="sales")}
-    SELECT store, dept, week,
-           arg_max({{sales: sales, is_holiday: is_holiday, landed_at: r.landed_at, source_key: r.source_key}},
-                   (r.landed_at, r.source_key, r.line)) AS row
-    FROM raw_sales AS r
-    JOIN landing ON landing.source_key = r.source_key AND landing.landed_at = r.landed_at
-    WHERE week <= $last
-    GROUP BY store, dept, week
-"""  # noqa: S608 (only our own SQL is composed)
-
 # One row per (store, dept, week, name), future weeks too: what is planned is known now.
 _FEATURES = f"""
-    WITH {_LANDING.format(kind="features")}
+    WITH {latest_files("features")}
     SELECT store, dept, week, name, arg_max({{value: value}}, (f.landed_at, f.source_key, f.line)).value AS value
     FROM features AS f
     JOIN landing ON landing.source_key = f.source_key AND landing.landed_at = f.landed_at
@@ -56,7 +35,7 @@ _FEATURES = f"""
 """  # noqa: S608 (only our own SQL is composed)
 
 _CALENDAR = f"""
-    WITH {_LANDING.format(kind="calendar")}
+    WITH {latest_files("calendar")}
     SELECT DISTINCT name, date FROM calendar AS c
     JOIN landing ON landing.source_key = c.source_key AND landing.landed_at = c.landed_at
     ORDER BY date, name
@@ -65,10 +44,7 @@ _CALENDAR = f"""
 # Each observation covers the grid from its own week to the week before the series' next one, or until the series
 # counts as closed. So a gap is a row with null sales, and a closed series stops having rows.
 _GRID = """  -- every date here is a week end, so steps of 7 days from any of them stay on the grid
-    WITH versions AS (
-        SELECT store, dept, week FROM raw_sales WHERE week BETWEEN $first AND $last AND landed_at < $known_before
-        GROUP BY store, dept, week HAVING count(*) > 1
-    ),
+    WITH versions AS (SELECT store, dept, week FROM in_force WHERE restated AND week >= $first),
     holiday AS (SELECT week, bool_or(row.is_holiday) AS is_holiday FROM in_force GROUP BY week),
     observation AS (
         SELECT store, dept, week, row,
@@ -100,8 +76,6 @@ _GRID = """  -- every date here is a week end, so steps of 7 days from any of th
 # Of `cleaned_series`: a row of a file, and no zero of ours (null: written before there were any).
 _LANDED = "observed AND NOT coalesce(filled, false)"
 
-_EVER = dt.datetime(9999, 1, 1, tzinfo=dt.UTC)
-
 
 def clean_weeks(
     con: duckdb.DuckDBPyConnection, first: dt.date, last: dt.date, active_weeks: int, no_row: NoRow = AUTO
@@ -113,10 +87,11 @@ def clean_weeks(
         active_weeks: a series without sales for this many weeks is closed and has no row.
         no_row: what a week without a row means, see series/absence.py. Zeros of ours are `filled`, and observed.
     """
-    in_force = con.sql(_IN_FORCE, params={"last": last, "known_before": _EVER}).to_arrow_table()
+    sql = f"WITH {VERSIONS} SELECT store, dept, week, row, restated FROM in_force"  # noqa: S608 (only our own SQL)
+    in_force = con.sql(sql, params={"since": BEGINNING, "last": last, "known_before": EVER}).to_arrow_table()
     con.register("in_force", in_force)
     con.register("marks", _marks(in_force, first, last, active_weeks, no_row))
-    parameters = {"first": first, "last": last, "known_before": _EVER, "open_days": 7 * (active_weeks - 1)}
+    parameters = {"first": first, "last": last, "open_days": 7 * (active_weeks - 1)}
     try:
         return con.sql(_GRID, params=parameters).to_arrow_table()
     finally:
@@ -165,8 +140,10 @@ def observations(con: duckdb.DuckDBPyConnection, cutoff: dt.date, as_known: str 
         as_known: "now" reads `cleaned_series`; "then" the versions that had landed by `known_by(cutoff)`.
     """
     if as_known == "then":
-        sql = f"SELECT store, dept, week, row.sales AS sales FROM ({_IN_FORCE}) WHERE row.sales IS NOT NULL"  # noqa: S608 (only our own SQL is composed)
-        return con.sql(sql, params={"last": cutoff, "known_before": known_by(cutoff)})
+        sql = f"""
+            WITH {VERSIONS} SELECT store, dept, week, row.sales AS sales FROM in_force WHERE row.sales IS NOT NULL
+        """  # noqa: S608 (only our own SQL is composed)
+        return con.sql(sql, params={"since": BEGINNING, "last": cutoff, "known_before": known_by(cutoff)})
     sql = f"SELECT store, dept, week, sales FROM cleaned_series WHERE {_LANDED} AND week <= ?"  # noqa: S608 (only our own SQL is composed)
     return con.sql(sql, params=[cutoff])
 
@@ -195,7 +172,7 @@ def read_panel(
     sales = observations(con, cutoff, as_known).to_arrow_table()
     if declarations is None:
         return interpret(Panel.from_table(sales), no_row, active_weeks).until(cutoff)
-    moment = {"known_before": known_by(cutoff) if as_known == "then" else _EVER}
+    moment = {"known_before": known_by(cutoff) if as_known == "then" else EVER}
     features, calendar = (con.sql(sql, params=moment).to_arrow_table() for sql in (_FEATURES, _CALENDAR))
     return build_panel(sales, features, calendar, declarations, country, no_row, active_weeks).until(cutoff)
 
@@ -225,7 +202,7 @@ def build_panel(
 
 def named_days(con: duckdb.DuckDBPyConnection) -> list[tuple[str, dt.date]]:
     """(name, date) of the landed calendar in force: what the holidays of a panel are made of."""
-    return _named_days(con.sql(_CALENDAR, params={"known_before": _EVER}).to_arrow_table())
+    return _named_days(con.sql(_CALENDAR, params={"known_before": EVER}).to_arrow_table())
 
 
 def _named_days(calendar: pa.Table) -> list[tuple[str, dt.date]]:
@@ -238,7 +215,7 @@ def features_in_force(con: duckdb.DuckDBPyConnection, store: str, dept: str = ""
     return con.sql(
         f"""SELECT week, name, arg_max(value, dept IS NOT NULL) AS value FROM ({_FEATURES})
             WHERE store = $store AND (dept IS NULL OR dept = $dept) GROUP BY week, name ORDER BY name, week""",  # noqa: S608 (only our own SQL is composed)
-        params={"known_before": _EVER, "store": store, "dept": dept},
+        params={"known_before": EVER, "store": store, "dept": dept},
     ).to_arrow_table()
 
 

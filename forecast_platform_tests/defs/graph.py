@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -13,9 +11,10 @@ from dagster_duckdb import DuckDBResource
 
 from forecast_platform import definitions
 from forecast_platform.defs.resources import Platform
-from forecast_platform.landing.place import FolderLanding, Landing
+from forecast_platform.landing.place import Landing
 from forecast_platform.settings import Settings
 from forecast_platform.weeks import key
+from forecast_platform_tests.landing.dated import DatedLanding
 
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
@@ -27,7 +26,7 @@ class PromptPlatform(Platform):
     def landing(self) -> Landing:
         if "://" in self.settings.landing:
             return super().landing
-        return FolderLanding(self.settings.landing, settle_seconds=0)
+        return DatedLanding(self.settings.landing)
 
 
 class Graph:
@@ -48,11 +47,13 @@ class Graph:
         )
 
     def land(self, files: Mapping[str, bytes], at: dt.datetime | None = None) -> None:
-        """Drop files, as if last written `at` that time."""
+        """Drop files, as if they arrived `at` that time."""
+        landing = self.platform.landing
         for name, data in files.items():
-            self.platform.landing.put(name, data)
-            if at is not None:
-                os.utime(Path(self.platform.settings.landing) / name, (at.timestamp(), at.timestamp()))
+            if isinstance(landing, DatedLanding):
+                landing.land(name, data, at)
+            else:
+                landing.put(name, data)
 
     def history(self, first: dt.date, last: dt.date, only: Sequence[str] = ("raw_sales", "cleaned_series")) -> Result:
         """Bring in many weeks in one run."""

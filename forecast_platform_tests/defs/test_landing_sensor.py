@@ -11,7 +11,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from forecast_platform.defs.landing_sensor import LANDING_TAG, landing_sensor
+from forecast_platform.defs.landing_sensor import LANDING_TAG, RUN_KEY, landing_sensor
 from forecast_platform.demo import Retailer, history_files, week_file
 from forecast_platform.landing.place import LandingError
 from forecast_platform.settings import Settings
@@ -41,7 +41,7 @@ class Ticking:
             tags = {k: v for k, v in request.tags.items() if k.startswith(("forecast/", "dagster/asset_partition"))}
             week = dt.date.fromisoformat(request.partition_key) if request.partition_key else None
             only = [k.to_user_string() for k in request.asset_selection or ()]
-            result = self.graph.run(request.job_name, week, only, tags)
+            result = self.graph.run(request.job_name, week, only, {**tags, RUN_KEY: request.run_key})
             assert result.success, result.failures
             names.append(f"{request.job_name} {request.partition_key}")
             self.run_keys.append(request.run_key)
@@ -58,6 +58,12 @@ class Ticking:
         assert result.cursor is not None
         self.cursor = result.cursor
         return result
+
+    def fail(self, request: dg.RunRequest, status: dg.DagsterRunStatus = dg.DagsterRunStatus.FAILURE) -> None:
+        """The run that was asked for comes to nothing before it did anything."""
+        job = self.graph.defs.resolve_job_def(request.job_name)
+        tags = {**LANDING_TAG, RUN_KEY: request.run_key}
+        self.graph.instance.create_run_for_job(job, tags=tags, status=status)
 
     @property
     def memory(self) -> dict[str, Any]:
@@ -100,6 +106,10 @@ AT_REST = {
     "listed": "",
     "observed": 0,
     "model": "",
+    "unknown": False,
+    "asked": {},
+    "failures": {},
+    "given_up": {},
 }
 
 
@@ -117,7 +127,9 @@ def test_one_week_runs_the_whole_graph_for_its_partition(sensor: Ticking):
     assert request.tags["forecast/started_by"] == "landing"
     assert request.run_key.startswith("2025-01-31:")
     assert request.run_key.endswith(".1")
-    assert sensor.memory == AT_REST | {"sent": 1, "requested": {"sales/a.csv": version(sensor.graph, "sales/a.csv")}}
+    found = version(sensor.graph, "sales/a.csv")
+    asked = {"run_key": request.run_key, "weeks": {"2025-01-31": [found]}, "loose": []}
+    assert sensor.memory == AT_REST | {"sent": 1, "requested": {"sales/a.csv": found}, "asked": asked}
     assert sensor.tick().skip_message == "nothing new landed"
 
 
@@ -194,13 +206,13 @@ def test_files_without_a_week_run_raw_sales_for_the_week_they_arrived_in(sensor:
 
 def test_a_week_before_the_first_runs_to_quarantine_its_rows(sensor: Ticking):
     """The file's own weeks are not of this calendar, so no partition is asked for that does not exist."""
-    sensor.graph.land({"sales/ancient.csv": sales(dt.date(1999, 1, 1))})
+    sensor.graph.land({"sales/ancient.csv": sales(dt.date(1970, 1, 2))})
     (request,) = sensor.tick().run_requests
     assert [k.to_user_string() for k in request.asset_selection] == ["raw_sales"]
     result = sensor.graph.run(request.job_name, dt.date.fromisoformat(request.partition_key), ["raw_sales"])
     assert result.success
     (row,) = sensor.graph.lake.read("quarantine").to_pylist()
-    assert row["rule"] == "week_before_first"
+    assert row["rule"] == "nothing_accepted"
     assert "FORECAST_FIRST_WEEK" in row["message"]
     assert sensor.tick().run_requests == []
 
@@ -224,31 +236,83 @@ def test_what_the_lake_holds_is_not_asked_for_with_a_new_cursor(with_history: Gr
     assert Ticking(with_history).tick().skip_message == "nothing new landed"
 
 
-def test_a_restatement_that_leaves_weeks_out_runs_for_those_too(with_history: Graph, retailer: Retailer):
-    """Rows that the new version of a file no longer has must go from the series of their weeks."""
+def test_weeks_that_were_ingested_and_never_cleaned_are_asked_for(with_history: Graph, retailer: Retailer):
+    """Whatever ingested them: a run that died, or one that could not know the file's weeks."""
     weeks, sensor = weeks_of(retailer)[-3:], Ticking(with_history)
-    with_history.land({"sales/a.csv": sales(*weeks[:2])})
+    with_history.land(dict([week_file(retailer, weeks[0])]))
     assert with_history.week(weeks[1], only=["raw_sales"]).success
-    with_history.land({"sales/a.csv": sales(weeks[2])})
-    asked = [[r.partition_key for r in sensor.tick().run_requests] for _ in range(4)]
-    assert asked == [[key(week)] for week in weeks] + [[]]
+    with_history.land(dict([week_file(retailer, weeks[2])]))
+    assert [r.partition_key for r in sensor.tick().run_requests] == [key(weeks[0])]
+    assert sorted(sensor.memory["pending"]) == [key(weeks[2])]
 
 
-def test_a_restatement_that_says_nothing_of_its_weeks_runs_for_them(with_history: Graph, retailer: Retailer):
+def test_a_file_too_large_for_a_look_is_ingested_first_and_then_its_weeks_run(
+    sensor: Ticking, monkeypatch: pytest.MonkeyPatch
+):
+    from forecast_platform.landing import peek
+    from forecast_platform.landing.place import FolderLanding
+
+    monkeypatch.setattr(peek, "WHOLE", 10)
+    sensor.graph.land({"sales/history.csv": sales(*W)})
+    with monkeypatch.context() as patch:
+        patch.setattr(FolderLanding, "read", lambda *_: pytest.fail("a tick reads no whole file"))
+        (request,) = sensor.tick().run_requests
+    assert [k.to_user_string() for k in request.asset_selection] == ["raw_sales"]
+    week = dt.date.fromisoformat(request.partition_key)
+    assert sensor.graph.run(request.job_name, week, ["raw_sales"], {RUN_KEY: request.run_key}).success
+    (request,) = sensor.tick().run_requests
+    assert request.tags["dagster/asset_partition_range_start"] == key(W[0])
+    assert request.tags["dagster/asset_partition_range_end"] == key(W[-1])
+
+
+# --- runs that fail
+
+
+@pytest.mark.parametrize("status", [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED])
+def test_a_run_of_many_files_that_failed_or_was_cancelled_is_asked_for_again(sensor: Ticking, status: Any):
+    sensor.graph.land({f"sales/{w}-{s}.csv": sales(w, store=s) for w in W for s in range(1, 5)})
+    (first,) = sensor.tick().run_requests
+    sensor.fail(first, status)
+    (second,) = sensor.tick().run_requests
+    assert second.run_key != first.run_key
+    assert (second.job_name, second.asset_selection) == (first.job_name, first.asset_selection)
+    tags = {k: v for k, v in second.tags.items() if k.startswith("dagster/asset_partition")}
+    assert tags.items() <= first.tags.items()
+    only = [k.to_user_string() for k in second.asset_selection]
+    assert sensor.graph.run(second.job_name, None, only, {**tags, RUN_KEY: second.run_key}).success
+    count = sensor.graph.lake.query("SELECT count(*) AS n FROM cleaned_series WHERE observed").to_pylist()
+    assert count == [{"n": 20}]
+    sensor.tick()
+    assert (sensor.memory["failures"], sensor.memory["given_up"]) == ({}, {})
+
+
+def test_a_run_that_a_check_stopped_is_not_asked_for_again(with_history: Graph, retailer: Retailer):
+    """An incomplete week stays so until another file lands."""
     week, sensor = weeks_of(retailer)[-3], Ticking(with_history)
-    with_history.land({"sales/a.csv": sales(week)})
-    assert with_history.week(week, only=["raw_sales"]).success
-    with_history.land({"sales/a.csv": (GOOD + "1,1,2025-01-01,10\n").encode()})
-    assert [r.partition_key for r in sensor.tick().run_requests] == [key(week)]
-
-
-def test_a_restatement_into_the_future_waits_like_any_other_file(with_history: Graph, retailer: Retailer):
-    week, sensor = weeks_of(retailer)[-3], Ticking(with_history)
-    with_history.land({"sales/a.csv": sales(week)})
-    assert with_history.week(week, only=["raw_sales"]).success
-    with_history.land({"sales/a.csv": sales(next_week(with_history))})
+    with_history.land({"sales/part.csv": sales(week)})
+    (request,) = sensor.tick().run_requests
+    only = ["raw_sales", "cleaned_series", "deepar_model"]
+    result = with_history.run(request.job_name, week, only, {RUN_KEY: request.run_key})
+    assert not result.checks["week_complete"].passed
+    assert not result.success
     assert sensor.tick().run_requests == []
-    assert list(sensor.memory["parked"]) == ["sales/a.csv"]
+    assert (sensor.memory["failures"], sensor.memory["given_up"]) == ({}, {})
+
+
+def test_after_three_failed_runs_a_week_is_given_up_and_named_until_a_run_for_it_succeeds(sensor: Ticking):
+    sensor.graph.land({"sales/a.csv": sales(W[4])})
+    keys = []
+    for _ in range(3):
+        (request,) = sensor.tick().run_requests
+        keys.append(request.run_key)
+        sensor.fail(request)
+    assert len(set(keys)) == 3
+    for _ in range(2):
+        result = sensor.tick()
+        assert result.run_requests == []
+        assert "GIVEN UP after 3 failed runs: 2025-01-31: run " in result.skip_message
+    assert sensor.graph.week(W[4], only=["raw_sales", "cleaned_series"]).success
+    assert sensor.tick().skip_message == "nothing new landed"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")

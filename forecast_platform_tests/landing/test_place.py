@@ -160,7 +160,7 @@ class TestFolder:
 
     def test_a_file_from_a_clock_ahead_is_not_held_back(self, tmp_path: Path) -> None:
         landing = FolderLanding(tmp_path, settle_seconds=0.3)
-        landing.put("sales/a.csv", b"x")
+        landing.put("sales/a.csv", b"x\n")
         os.utime(tmp_path / "sales" / "a.csv", (time.time() + 9e5,) * 2)
         time.sleep(0.4)
         assert keys(landing.list()) == ["sales/a.csv"]

@@ -6,6 +6,7 @@ import datetime as dt
 import json
 from collections.abc import Sequence
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,11 +15,13 @@ from forecast_platform.landing.place import LandingObject
 from forecast_platform.landing.trigger import (
     MOST_LOOKS,
     RECONCILE,
+    TRIES,
     Memory,
     Request,
     keys_to_look_at,
     next_request,
     notice,
+    uncleaned,
 )
 from forecast_platform.weeks import WeekCalendar
 
@@ -302,6 +305,52 @@ def test_a_file_outside_the_known_folders_starts_nothing():
     sensor = Sensor()
     sensor.drop("misplaced.csv", week(0))
     assert sensor.run() == []
+
+
+def test_a_file_whose_weeks_are_unknown_is_ingested_before_any_week_runs():
+    memory = Memory(epoch="e")
+    weeks = {"sales/huge.csv": None, "sales/now.csv": [week(0)]}
+    notice(memory, [landed(k) for k in weeks], lambda o: weeks[o.key], CALENDAR, NOW)
+    asked = [next_request(memory, HISTORY_WEEKS, None, lambda: None, NEWEST) for _ in range(3)]
+    assert kinds([r for r in asked if r]) == [("files", NEWEST, NEWEST), *weekly(week(0))]
+    uncleaned(memory, [week(3), week(0)])  # as the ledger says after the first
+    assert sorted(memory.pending) == [week(3).isoformat(), week(0).isoformat()]
+
+
+# --- runs that fail
+
+
+@pytest.mark.parametrize("backs", [[0], [5, 4, 3, 2, 1, 0]], ids=["week", "history"])
+def test_a_failed_run_is_asked_for_again_three_times_in_all_and_then_given_up(backs: list[int]):
+    memory, run_keys = Memory(epoch="e"), []
+    files = [landed(f"sales/{back}.csv", f"v{back}") for back in backs]
+    for _ in range(9):
+        notice(memory, files, lambda o: [week(int(o.version[1:]))], CALENDAR, NOW)
+        request = next_request(memory, HISTORY_WEEKS, NEWEST, lambda: None, NEWEST)
+        if request is None:
+            break
+        assert (request.first, request.last) == (week(max(backs)), week(0))
+        run_keys.append(request.run_key)
+        memory.ended(False, NOW, "run 7 ended in FAILURE")
+    assert len(run_keys) == len(set(run_keys)) == TRIES
+    assert memory.given_up == {week(b).isoformat(): ["run 7 ended in FAILURE", NOW.isoformat()] for b in backs}
+    uncleaned(memory, [week(b) for b in backs])
+    assert memory.pending == {}, "given up"
+    notice(memory, [landed("sales/mended.csv", "v")], lambda _: [week(b) for b in backs], CALENDAR, NOW)
+    assert next_request(memory, HISTORY_WEEKS, NEWEST, lambda: None, NEWEST) is not None, "a new file tries anew"
+    memory.ended(True, NOW)
+    assert (memory.given_up, memory.failures) == ({}, {})
+
+
+def test_files_without_a_week_are_asked_for_again_too():
+    memory = Memory(epoch="e")
+    for _ in range(2):
+        notice(memory, [landed("stores/s.csv")], lambda _: [], CALENDAR, NOW)
+        request = next_request(memory, HISTORY_WEEKS, None, lambda: None, NEWEST)
+        assert request is not None
+        assert request.kind == "files"
+        memory.ended(False, NOW, "why")
+    assert memory.failures == {"files": 2}
 
 
 # --- a bounded look

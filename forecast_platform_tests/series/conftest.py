@@ -41,7 +41,7 @@ def connect(versions: Iterable[Landed], first: dt.date = FRIDAY) -> duckdb.DuckD
     con = duckdb.connect()
     raw, ledger = [], []
     for v in versions:
-        source = {"source_key": v.key, "source_version": v.at.isoformat(), "landed_at": v.at}
+        source = {"source_key": v.key, "source_version": f"{v.key} {v.at.isoformat()}", "landed_at": v.at}
         ledger.append({**source, "kind": "sales", "status": v.status})
         raw += [
             {"week": first + w * WEEK, "store": s, "dept": d, "sales": x, "is_holiday": h, **source, "line": line}

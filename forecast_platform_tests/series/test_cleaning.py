@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from forecast_platform.history.versions import EVER
 from forecast_platform.lake.lake import Lake
 from forecast_platform.series.cleaning import (
     Completeness,
@@ -21,6 +22,8 @@ from forecast_platform.series.cleaning import (
     read_panel,
 )
 from forecast_platform.weeks import WEEK
+from forecast_platform_tests.history.versions import Delivery
+from forecast_platform_tests.history.versions import versions as rule_of_versions
 
 from .conftest import CLEAN, FRIDAY, SPECS, Landed, connect, landed, show_cleaned
 
@@ -44,30 +47,21 @@ def sales(rows: dict) -> dict:
 
 def reference(versions: list[Landed], first: int, last: int, active_weeks: int) -> dict:
     """The same from its words, cell by cell, in plain Python."""
-    newest: dict[str, Landed] = {}
-    for v in versions:
-        if v.status == "ingested" and (v.key not in newest or v.at > newest[v.key].at):
-            newest[v.key] = v
-    in_force, counts, holidays = {}, {}, set()
-    for v in versions:
-        for w, s, d, _, _ in v.rows:
-            counts[w, s, d] = counts.get((w, s, d), 0) + 1
-    for v in newest.values():
-        for line, (w, s, d, x, h) in enumerate(v.rows, 2):
-            if w <= last:
-                candidate = ((v.at, v.key, line), x, h, v)
-                in_force[w, s, d] = max(in_force.get((w, s, d), candidate), candidate, key=lambda c: c[0])
-    for (w, _, _), (_, _, h, _) in in_force.items():
-        if h:
-            holidays.add(w)
+    deliveries = [
+        Delivery(v.key, f"{v.key} {v.at}", v.at, {(w, s, d): (x, h) for w, s, d, x, h in v.rows}, status=v.status)
+        for v in versions
+    ]
+    rule = rule_of_versions(deliveries, EVER)
+    in_force = {cell: (x, h, v) for cell, (v, (x, h)) in rule.in_force.items() if cell[0] <= last}
+    holidays = {w for (w, _, _), (_, h, _) in in_force.items() if h}
     out = {}
     for s, d in {(s, d) for _, s, d in in_force}:
         for w in range(first, last + 1):
-            observed = [u for u in range(w + 1) if in_force.get((u, s, d), (0, None))[1] is not None]
+            observed = [u for u in range(w + 1) if in_force.get((u, s, d), (None,))[0] is not None]
             if not observed or w - observed[-1] >= active_weeks:
                 continue
             here = observed[-1] == w
-            _, x, _, v = in_force[observed[-1], s, d]
+            x, _, v = in_force[observed[-1], s, d]
             out[w, s, d] = {
                 "week": FRIDAY + w * WEEK,
                 "store": s,
@@ -75,7 +69,7 @@ def reference(versions: list[Landed], first: int, last: int, active_weeks: int) 
                 "sales": x if here else None,
                 "observed": here,
                 "is_return": here and x < 0,
-                "is_restated": counts.get((w, s, d), 0) > 1,
+                "is_restated": (w, s, d) in rule.restated,
                 "is_holiday": w in holidays,
                 "landed_at": v.at if here else None,
                 "source_key": v.key if here else None,
@@ -141,7 +135,7 @@ class TestAgainstTheReference:
 
 
 class TestVersions:
-    def test_a_new_version_of_a_file_replaces_the_old_one_as_a_whole(self):
+    def test_a_week_sent_again_replaces_what_it_held(self):
         versions = [landed("a", 1, (0, "1", "1", 5.0), (0, "1", "2", 6.0)), landed("a", 2, (0, "1", "1", 7.0))]
         rows = clean(versions, 0)
         assert sales(rows) == {(0, "1", "1"): 7.0}, "dept 2 is not in the file any more"
@@ -149,11 +143,11 @@ class TestVersions:
         assert rows[0, "1", "1"]["landed_at"] == versions[1].at
 
     def test_across_files_the_row_that_landed_last_counts(self):
-        late, early = landed("a", 3, (0, "1", "1", 5.0)), landed("b", 2, (0, "1", "1", 6.0), (0, "1", "2", 7.0))
+        late, early = landed("a", 3, (0, "1", "1", 5.0)), landed("b", 2, (0, "1", "1", 6.0), (0, "2", "1", 7.0))
         rows = clean([late, early], 0)
-        assert sales(rows) == {(0, "1", "1"): 5.0, (0, "1", "2"): 7.0}
-        assert [rows[0, "1", d]["source_key"] for d in "12"] == ["a", "b"]
-        assert [rows[0, "1", d]["is_restated"] for d in "12"] == [True, False]
+        assert sales(rows) == {(0, "1", "1"): 5.0, (0, "2", "1"): 7.0}
+        assert [rows[0, s, "1"]["source_key"] for s in "12"] == ["a", "b"]
+        assert [rows[0, s, "1"]["is_restated"] for s in "12"] == [True, False]
 
     def test_a_file_put_back_to_its_older_self_counts_again(self):
         rows = clean([landed("a", i, (0, "1", "1", x)) for i, x in ((1, 5.0), (2, 6.0), (3, 5.0))], 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import os
 from pathlib import Path
 
 import duckdb
@@ -14,11 +13,11 @@ from forecast_platform.demo import history_files, make_retailer
 from forecast_platform.lake.lake import Lake
 from forecast_platform.landing.dialects import Dialect
 from forecast_platform.landing.ingest import ingest_landed
-from forecast_platform.landing.place import FolderLanding
 from forecast_platform.series.cleaning import clean_weeks, read_panel
 from forecast_platform.series.covariates import Declarations, complete
 from forecast_platform.series.panel import Panel
 from forecast_platform.weeks import WEEK, WEEKDAYS, WeekCalendar
+from forecast_platform_tests.landing.dated import DatedLanding
 
 NAN = np.nan
 BOTH = Declarations.of({"promo": "known", "rain": "past"})
@@ -30,7 +29,7 @@ class Retailer:
     def __init__(self, folder: Path, first: dt.date = dt.date(2024, 1, 5)) -> None:
         self.first = first
         self.lake = Lake.local(folder / "lake", ("p50",))
-        self.landing = FolderLanding(folder / "landing", settle_seconds=0)
+        self.landing = DatedLanding(folder / "landing")
         self.calendar = WeekCalendar(WEEKDAYS[first.weekday()], first)
 
     def week(self, number: int) -> dt.date:
@@ -43,8 +42,7 @@ class Retailer:
 
     def put(self, key: str, at_week: float, data: bytes) -> None:
         at = dt.datetime.combine(self.first, dt.time(12), dt.UTC) + at_week * WEEK
-        self.landing.put(key, data)
-        os.utime(self.landing.root / key, (at.timestamp(), at.timestamp()))
+        self.landing.land(key, data, at)
         ingest_landed(self.lake, self.landing, Dialect.named("canonical"), self.calendar, at + 500 * WEEK)
 
     def sales(self, weeks: int) -> None:

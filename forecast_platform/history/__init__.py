@@ -1,0 +1,1 @@
+"""What is known at a week. It knows no model, no Dagster and no cloud."""

@@ -1,0 +1,114 @@
+"""Which version of a row is in force at a moment, computed from `raw_sales` and `landings` and nothing else.
+
+A row's key is (store, dept, week). Landings are ordered by arrival, those of one moment by name; the last one that
+holds a key wins. A landing also restates: a row whose last version came with an earlier landing is withdrawn when a
+later one re-sends that landing's week without it, that is when the later one
+
+- holds at least one key of the earlier one's in that week (files that share a week without meeting split it between
+  them, and never remove each other's rows),
+- holds the row's store in that week, and
+- holds the row's department in that week, in any store, or no store but this one (a file of one department restates
+  that department only), and
+- was accepted whole: of a file with quarantined lines nobody can tell which rows it lacks.
+
+File names have no part in it: a file of other weeks under the same name adds, it never removes.
+
+What counts of the ledger at a moment: files ingested before it and not withdrawn by then. Of a file that was read again
+where it lay (same bytes, same arrival), the newest reading.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import duckdb
+import pyarrow as pa
+
+EVER = dt.datetime(9999, 1, 1, tzinfo=dt.UTC)
+
+# The landings of a kind that count at $known_before, one a file and arrival, numbered in their order.
+_COUNTED = """
+    SELECT source_key, landed_at, whole, CAST(row_number() OVER (ORDER BY landed_at, source_key) AS INTEGER) AS n
+    FROM (
+        SELECT source_key, landed_at, withdrawn_at, coalesce(quarantined, 0) = 0 AS whole
+        FROM landings
+        WHERE kind = '{kind}' AND status IN ('ingested', 'withdrawn') AND landed_at < $known_before
+        QUALIFY row_number() OVER (
+            PARTITION BY source_version, coalesce(arrived_at, landed_at) ORDER BY landed_at DESC, source_key DESC
+        ) = 1
+    )
+    WHERE withdrawn_at IS NULL OR withdrawn_at >= $known_before
+"""
+
+# Common table expressions, to follow WITH, of the weeks $since .. $last as known before $known_before:
+#   last_version  one row per key that was ever delivered: `row` as it was last, `restated`: delivered more than once
+#   withdrawn     the keys of those that a later landing left out
+#   in_force      last_version without the withdrawn
+# Few rows have a later landing in their store and week, so the self-join of `resent` is small, mostly empty.
+VERSIONS = f"""
+    counted AS ({_COUNTED.format(kind="sales")}),
+    delivered AS (
+        SELECT store, dept, week, n, line, sales, is_holiday, r.landed_at, r.source_key
+        FROM raw_sales AS r JOIN counted AS c ON c.source_key = r.source_key AND c.landed_at = r.landed_at
+        WHERE week BETWEEN $since AND $last
+    ),
+    last_version AS MATERIALIZED (
+        SELECT store, dept, week, max(n) AS n, count(*) > 1 AS restated,
+               arg_max({{sales: sales, is_holiday: is_holiday, landed_at: landed_at, source_key: source_key}},
+                       CAST(n AS BIGINT) << 40 | line) AS row
+        FROM delivered GROUP BY store, dept, week
+    ),
+    dropped AS (
+        SELECT store, dept, week, n FROM last_version
+        JOIN (SELECT store, week, max(n) AS newest FROM last_version GROUP BY store, week) USING (store, week)
+        WHERE n < newest
+    ),
+    resent AS (
+        SELECT DISTINCT earlier.n AS earlier, later.n AS later, earlier.week
+        FROM delivered AS earlier
+        JOIN (SELECT DISTINCT n, week FROM dropped) AS d ON d.n = earlier.n AND d.week = earlier.week
+        JOIN delivered AS later
+          ON later.week = earlier.week AND later.store = earlier.store AND later.dept = earlier.dept
+         AND later.n > earlier.n
+        WHERE later.n IN (SELECT n FROM counted WHERE whole)
+    ),
+    restating AS (
+        SELECT n, week, store, dept, min(store) OVER here = max(store) OVER here AS one_store
+        FROM delivered SEMI JOIN (SELECT DISTINCT later AS n, week FROM resent) USING (n, week)
+        WINDOW here AS (PARTITION BY n, week)
+    ),
+    withdrawn AS (
+        SELECT DISTINCT d.store, d.dept, d.week
+        FROM dropped AS d
+        JOIN resent AS r ON r.earlier = d.n AND r.week = d.week
+        JOIN (SELECT DISTINCT n, week, store, one_store FROM restating) AS s
+          ON s.n = r.later AND s.week = d.week AND s.store = d.store
+        LEFT JOIN (SELECT DISTINCT n, week, dept FROM restating) AS p
+          ON p.n = r.later AND p.week = d.week AND p.dept = d.dept
+        WHERE s.one_store OR p.dept IS NOT NULL
+    ),
+    in_force AS (
+        SELECT store, dept, week, row, restated FROM last_version ANTI JOIN withdrawn USING (store, dept, week)
+    )
+"""  # noqa: S608 (only our own SQL is composed)
+
+BEGINNING = dt.date(1, 1, 1)
+
+
+def latest_files(kind: str) -> str:
+    """A common table expression `landing`: of a kind whose files replace each other whole by name, the newest of each
+    as known before $known_before."""
+    return f"""
+        landing AS (
+            SELECT source_key, max(landed_at) AS landed_at
+            FROM ({_COUNTED.format(kind=kind)}) GROUP BY source_key
+        )
+    """  # noqa: S608 (only our own SQL is composed)
+
+
+def in_force(
+    con: duckdb.DuckDBPyConnection, since: dt.date, last: dt.date, known_before: dt.datetime = EVER
+) -> pa.Table:
+    """Rows (store, dept, week, sales, is_holiday, landed_at, source_key) in force for the weeks since .. last."""
+    sql = f"WITH {VERSIONS} SELECT store, dept, week, unnest(row) FROM in_force"  # noqa: S608 (only our own SQL)
+    return con.sql(sql, params={"since": since, "last": last, "known_before": known_before}).to_arrow_table()

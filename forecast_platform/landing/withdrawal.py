@@ -1,0 +1,47 @@
+"""Taking a file's rows out of force, on a person's word. Nothing is deleted."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import duckdb
+import pyarrow as pa
+
+from forecast_platform.history.versions import in_force
+from forecast_platform.lake.lake import Lake
+from forecast_platform.landing.effect import Effect, compare
+from forecast_platform.landing.ledger import INGESTED, KNOWN, WITHDRAWN, Entry, LedgerError, change
+from forecast_platform.weeks import WEEK
+
+
+def withdraw(lake: Lake, entry: Entry, reason: str, author: str, now: dt.datetime) -> tuple[Entry, Effect]:
+    """Withdraw a landing: what it had overridden is in force again, and the weeks it held wait to be cleaned. What was
+    known before this moment stays known then.
+
+    Returns:
+        Its entry now, and what that did to the rows in force (sales).
+
+    Raises:
+        LedgerError: nothing of it is in force, or it is a stores file.
+    """
+    if entry.status == KNOWN:
+        raise LedgerError(f"nothing of {entry.key} is in force: {entry.message}; withdraw that one")
+    if entry.status != INGESTED:
+        raise LedgerError(f"nothing of {entry.key} is in force: it is {entry.status}")
+    if entry.kind == "stores":
+        raise LedgerError(f"{entry.key} holds stores, which are as they landed last: land a corrected file instead")
+    if entry.kind != "sales" or entry.first_week is None or entry.last_week is None:
+        return change(lake, entry, status=WITHDRAWN, withdrawn_at=now, reason=reason, author=author), Effect()
+    weeks = [entry.first_week + i * WEEK for i in range((entry.last_week - entry.first_week).days // 7 + 1)]
+
+    def rows() -> pa.Table:
+        con = lake.attach(duckdb.connect())
+        try:
+            return in_force(con, weeks[0], weeks[-1])
+        finally:
+            con.close()
+
+    before = rows()
+    values = {"status": WITHDRAWN, "withdrawn_at": now, "reason": reason, "author": author}
+    entry = change(lake, entry, **values, to_clean=tuple(weeks))
+    return entry, compare(before, rows())
