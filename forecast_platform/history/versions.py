@@ -95,15 +95,31 @@ VERSIONS = f"""
 BEGINNING = dt.date(1, 1, 1)
 
 
-def latest_files(kind: str) -> str:
-    """A common table expression `landing`: of a kind whose files replace each other whole by name, the newest of each
-    as known before $known_before."""
-    return f"""
-        landing AS (
-            SELECT source_key, max(landed_at) AS landed_at
-            FROM ({_COUNTED.format(kind=kind)}) GROUP BY source_key
-        )
-    """  # noqa: S608 (only our own SQL is composed)
+# Covariates in force, known before $known_before: one row per (store, dept, week, name), future weeks too, because what
+# is planned is known now. A file adds; of a store, week and covariate that it re-sends, what it lacks is withdrawn.
+FEATURES = f"""
+    WITH counted AS ({_COUNTED.format(kind="features")}),
+    last_version AS (
+        SELECT store, dept, week, name, max(n) AS n, count(DISTINCT n) > 1 AS restated,
+               arg_max({{value: value}}, CAST(n AS BIGINT) << 40 | line).value AS value
+        FROM features AS f JOIN counted AS c ON c.source_key = f.source_key AND c.landed_at = f.landed_at
+        GROUP BY store, dept, week, name
+    )
+    SELECT store, dept, week, name, value FROM last_version
+    QUALIFY n >= coalesce(max(n) FILTER (restated) OVER (PARTITION BY store, week, name), 0)
+"""  # noqa: S608 (only our own SQL is composed)
+
+# Named days in force, known before $known_before. Files add to each other; under one name, each year is as it was sent
+# last, so that a list of next year's days alone takes nothing away, and a mended list replaces the wrong one.
+CALENDAR = f"""
+    WITH counted AS ({_COUNTED.format(kind="calendar")}),
+    named AS (
+        SELECT name, date, n FROM calendar AS d
+        JOIN counted AS c ON c.source_key = d.source_key AND c.landed_at = d.landed_at
+        QUALIFY n = max(n) OVER (PARTITION BY c.source_key, year(date))
+    )
+    SELECT DISTINCT name, date FROM named ORDER BY date, name
+"""  # noqa: S608 (only our own SQL is composed)
 
 
 def in_force(

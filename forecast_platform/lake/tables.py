@@ -47,6 +47,7 @@ def table_specs(quantile_columns: tuple[str, ...]) -> dict[str, TableSpec]:
                     ("rows", pa.int64()),
                     ("accepted", pa.int64()),
                     ("quarantined", pa.int64()),
+                    ("stored", pa.int64()),  # rows made of those accepted, fewer where days are added up
                     ("weeks", pa.int64()),
                     ("first_week", _DAY),
                     ("last_week", _DAY),
@@ -102,7 +103,7 @@ def table_specs(quantile_columns: tuple[str, ...]) -> dict[str, TableSpec]:
                     ("line", pa.int64()),
                 ]
             ),
-            ("source_key", "source_version", "landed_at", "line"),
+            ("source_key", "source_version", "landed_at", "line", "week"),
             "week",
         ),
         TableSpec(

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from forecast_platform.lake.lake import Lake, any_of, with_columns
 from forecast_platform.landing import rules
@@ -161,7 +162,7 @@ class _Desk:
             quarantined=len(parsed.rejected),
             ignored_columns=parsed.ignored_columns,
             columns=parsed.header,
-            warnings=parsed.notes,
+            warnings=parsed.notes if obj.kind != "sales" else (),  # of sales the verdict says them
         )
         if unended(obj.key, data):
             entry = replace(
@@ -263,11 +264,15 @@ class _Desk:
     def _store(self, entry: Entry, parsed: Parsed, effect: Effect) -> Entry:
         table = TABLES[entry.kind]
         entry = replace(entry, appeared=effect.appeared, changed=effect.changed, vanished=effect.vanished)
+        entry = replace(entry, stored=len(parsed.accepted))
         if entry.kind == "features":
             entry = _spanning(entry, touched(parsed.accepted))
         replace_source(self.lake, "quarantine", _quarantine_rows(parsed.rejected, entry), entry)
         if table == "stores":
-            self.lake.replace(table, any_of("source_key", [entry.key]), _with_source(parsed.accepted, entry))
+            # A file says what the stores it holds are now; of the others it says nothing.
+            stores = pc.unique(parsed.accepted["store"]).to_pylist()
+            if stores:
+                self.lake.replace(table, any_of("store", stores), _with_source(parsed.accepted, entry))
         else:
             # Every version is kept: a restated week never destroys what was known before.
             replace_source(self.lake, table, _with_source(parsed.accepted, entry), entry)

@@ -32,6 +32,7 @@ class Entry:
         landed_at: its place in the order: when it arrived, but after the landing of that name before it.
         status: ingested; refused; waiting, for its weeks or for a person; known: its rows were there already;
             withdrawn.
+        rows, accepted, quarantined: of the file. Where days are added up, `stored` rows are made of those accepted.
         weeks: number of weeks it has rows of.
         appeared, changed, vanished: rows in force that came, were given another value, and went with it (sales).
         reading: digest of the settings it was read by.
@@ -48,6 +49,7 @@ class Entry:
     rows: int = 0
     accepted: int = 0
     quarantined: int = 0
+    stored: int | None = None
     weeks: int = 0
     first_week: dt.date | None = None
     last_week: dt.date | None = None

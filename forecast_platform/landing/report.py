@@ -36,7 +36,7 @@ class LandingReport:
         unknown_columns: (file, columns nothing was read from) of the same files.
         warnings: (file, what is odd about it) of the same files.
         changes: what the new files did to the rows in force, a sentence each.
-        not_conserved: files of which rows <> accepted + quarantined, or accepted <> stored. Never any.
+        not_conserved: files of which rows <> accepted + quarantined, or of which the lake lacks rows. Never any.
     """
 
     rows: dict[dt.date, int]
@@ -128,10 +128,10 @@ def landing_report(
     ).fetchall()
     not_conserved = con.execute(
         """
-        SELECT l.source_key, l.landed_at, l.rows, l.accepted, l.quarantined, count(r.line) AS stored
+        SELECT l.source_key, l.landed_at, l.rows, l.accepted, l.quarantined, l.stored, count(r.line) AS found
         FROM landings AS l LEFT JOIN raw_sales AS r USING (source_key, landed_at)
         WHERE l.kind = 'sales' AND l.status IN ('ingested', 'withdrawn')
-        GROUP BY ALL HAVING l.rows <> l.accepted + l.quarantined OR l.accepted <> stored
+        GROUP BY ALL HAVING l.rows <> l.accepted + l.quarantined OR coalesce(l.stored, l.accepted) <> found
         """
     ).fetchall()
     rows = con.execute(

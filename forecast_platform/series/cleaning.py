@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from forecast_platform.history.versions import BEGINNING, EVER, VERSIONS, latest_files
+from forecast_platform.history.versions import BEGINNING, CALENDAR, EVER, FEATURES, VERSIONS
 from forecast_platform.lake.lake import Lake
 from forecast_platform.series.absence import AUTO, NoRow, interpret, judge
 from forecast_platform.series.covariates import Declarations, attach
@@ -24,22 +24,6 @@ from forecast_platform.series.panel import Panel
 
 RECENT_WEEKS = 4
 ACTIVE_WEEKS = 52
-
-# One row per (store, dept, week, name), future weeks too: what is planned is known now.
-_FEATURES = f"""
-    WITH {latest_files("features")}
-    SELECT store, dept, week, name, arg_max({{value: value}}, (f.landed_at, f.source_key, f.line)).value AS value
-    FROM features AS f
-    JOIN landing ON landing.source_key = f.source_key AND landing.landed_at = f.landed_at
-    GROUP BY store, dept, week, name
-"""  # noqa: S608 (only our own SQL is composed)
-
-_CALENDAR = f"""
-    WITH {latest_files("calendar")}
-    SELECT DISTINCT name, date FROM calendar AS c
-    JOIN landing ON landing.source_key = c.source_key AND landing.landed_at = c.landed_at
-    ORDER BY date, name
-"""  # noqa: S608 (only our own SQL is composed)
 
 # Each observation covers the grid from its own week to the week before the series' next one, or until the series
 # counts as closed. So a gap is a row with null sales, and a closed series stops having rows.
@@ -173,7 +157,7 @@ def read_panel(
     if declarations is None:
         return interpret(Panel.from_table(sales), no_row, active_weeks).until(cutoff)
     moment = {"known_before": known_by(cutoff) if as_known == "then" else EVER}
-    features, calendar = (con.sql(sql, params=moment).to_arrow_table() for sql in (_FEATURES, _CALENDAR))
+    features, calendar = (con.sql(sql, params=moment).to_arrow_table() for sql in (FEATURES, CALENDAR))
     return build_panel(sales, features, calendar, declarations, country, no_row, active_weeks).until(cutoff)
 
 
@@ -202,7 +186,7 @@ def build_panel(
 
 def named_days(con: duckdb.DuckDBPyConnection) -> list[tuple[str, dt.date]]:
     """(name, date) of the landed calendar in force: what the holidays of a panel are made of."""
-    return _named_days(con.sql(_CALENDAR, params={"known_before": EVER}).to_arrow_table())
+    return _named_days(con.sql(CALENDAR, params={"known_before": EVER}).to_arrow_table())
 
 
 def _named_days(calendar: pa.Table) -> list[tuple[str, dt.date]]:
@@ -213,7 +197,7 @@ def features_in_force(con: duckdb.DuckDBPyConnection, store: str, dept: str = ""
     """Features (week, name, value) of a store's department, planned weeks too; without `dept` those of the store as a
     whole. A department's own value goes before its store's, as in a panel."""
     return con.sql(
-        f"""SELECT week, name, arg_max(value, dept IS NOT NULL) AS value FROM ({_FEATURES})
+        f"""SELECT week, name, arg_max(value, dept IS NOT NULL) AS value FROM ({FEATURES})
             WHERE store = $store AND (dept IS NULL OR dept = $dept) GROUP BY week, name ORDER BY name, week""",  # noqa: S608 (only our own SQL is composed)
         params={"known_before": EVER, "store": store, "dept": dept},
     ).to_arrow_table()

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from forecast_platform.history.versions import EVER, FEATURES
 from forecast_platform.lake.lake import Lake
 from forecast_platform.landing import ingest as ingestion
 from forecast_platform.landing.dialects import Dialect
@@ -26,7 +27,7 @@ from forecast_platform.landing.ledger import Entry, Ledger, LedgerError, mark_cl
 from forecast_platform.landing.place import FolderLanding
 from forecast_platform.landing.report import landing_report, no_longer_lying
 from forecast_platform.landing.withdrawal import withdraw
-from forecast_platform.series.cleaning import clean_weeks, observations
+from forecast_platform.series.cleaning import clean_weeks, named_days, observations
 from forecast_platform.weeks import WeekCalendar
 
 HEAD = "store,dept,date,weekly_sales\n"
@@ -79,6 +80,14 @@ class Place:
         finally:
             con.close()
         return {(r["store"], r["dept"], r["week"]): r["sales"] for r in rows if r["observed"]}
+
+    def features(self) -> list[tuple[Any, ...]]:
+        """(week, store, dept, name, value) in force."""
+        con = self.attached()
+        sql = f"SELECT week, store, dept, name, value FROM ({FEATURES}) ORDER BY week, store, dept NULLS FIRST, name"
+        rows = con.execute(sql, {"known_before": EVER}).fetchall()
+        con.close()
+        return rows
 
     def known_then(self, week: dt.date) -> dict[tuple[str, str, dt.date], float]:
         con = self.attached()
@@ -420,3 +429,68 @@ def test_any_split_order_repetition_rename_and_death_gives_the_series_of_one_cle
             place.lake.replace = replace  # type: ignore[method-assign]
         place.ingest()
     assert place.cleaned() == {cell: float(number) for number, cell in enumerate(CELLS)}
+
+
+# --- the other kinds, under one name each time
+
+
+def test_features_under_a_constant_name_add_their_weeks(place: Place) -> None:
+    for week, price in zip(W[:3], (1, 2, 3), strict=True):
+        place.landing.put("features/features.csv", f"store,date,price\n1,{week},{price}\n".encode())
+        place.ingest()
+    assert place.features() == [(week, "1", None, "price", price) for week, price in zip(W[:3], (1, 2, 3), strict=True)]
+
+
+def test_features_sent_again_lose_what_they_no_longer_have(place: Place) -> None:
+    head = "store,dept,date,promotion\n"
+    place.landing.put("features/a.csv", (head + f"1,a,{W[0]},1\n1,b,{W[0]},1\n2,a,{W[0]},1\n").encode())
+    place.landing.put("features/price.csv", f"store,date,price\n1,{W[0]},9\n".encode())
+    place.ingest()
+    place.landing.put("features/b.csv", (head + f"1,a,{W[0]},0\n").encode())
+    place.ingest()
+    assert place.features() == [
+        (W[0], "1", None, "price", 9),
+        (W[0], "1", "a", "promotion", 0),
+        (W[0], "2", "a", "promotion", 1),
+    ]
+
+
+def test_a_calendar_under_a_constant_name_adds_its_years(place: Place) -> None:
+    for text in ("Fair,2025-09-01\nFair,2025-09-02\n", "Fair,2026-09-07\n", "Fair,2026-09-08\n"):
+        place.landing.put("calendar/c.csv", f"name,date\n{text}".encode())
+        place.ingest()
+    con = place.lake.attach(duckdb.connect())
+    days = [dt.date(2025, 9, 1), dt.date(2025, 9, 2), dt.date(2026, 9, 8)]
+    assert named_days(con) == [("Fair", day) for day in days]
+    con.close()
+
+
+def test_a_file_of_one_store_leaves_the_others_as_they_are(place: Place) -> None:
+    for text in ("1,A\n2,B\n", "2,C\n"):
+        place.landing.put("stores/s.csv", f"store,type\n{text}".encode())
+        place.ingest()
+    rows = place.lake.read("stores", columns=["store", "value"]).to_pylist()
+    assert [tuple(row.values()) for row in rows] == [("1", "A"), ("2", "C")]
+
+
+# --- files whose rows are not the lake's rows
+
+
+def test_days_and_wide_files_go_into_the_lake_and_add_up(tmp_path: Path) -> None:
+    place = Place(tmp_path, dialect=Dialect.named("canonical").replace(aggregate="sum"))
+    days = [dt.date(2026, 10, 24) + dt.timedelta(days=i) for i in range(30)]  # two days into the last week
+    place.landing.put("sales/days.csv", text(*((1, "a", day, 10) for day in days)))
+    wide = (
+        "store,dept," + ",".join(map(str, days[:28])) + "\n2,a," + ",".join(["1"] * 28) + "\n2,b," + ",".join("x" * 28)
+    )
+    place.landing.put("sales/wide.csv", f"{wide}\n".encode())
+    first, second = place.ingest()
+    assert (first.rows, first.accepted, first.quarantined, first.stored) == (30, 28, 2, 4)
+    assert (second.rows, second.accepted, second.quarantined, second.stored) == (56, 28, 28, 4)
+    con = place.lake.attach(duckdb.connect())
+    assert con.execute("SELECT store, sum(sales), count(*) FROM raw_sales GROUP BY 1 ORDER BY 1").fetchall() == [
+        ("1", 280, 4),
+        ("2", 28, 4),
+    ]
+    assert not landing_report(con, W[0], W[3], []).not_conserved
+    con.close()
