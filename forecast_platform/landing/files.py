@@ -25,6 +25,7 @@ class Rows:
         ragged: (line, fields) of the rows that do not fit the header; they are in no column.
         records: lines -> the whole rows as text.
         typed: positions of the columns that were numbers or dates, not text, in the file.
+        open_end: the last of them, and of the file, has no line end, so that its last field may be cut short.
         cells: where a row is one cell of a line: the name of its column, per row.
     """
 
@@ -34,6 +35,7 @@ class Rows:
     records: Callable[[Sequence[int]], list[str]]
     typed: frozenset[int] = frozenset()
     cells: pa.Array | None = None
+    open_end: bool = False
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ from forecast_platform.landing.ledger import (
     record,
     replace_source,
 )
-from forecast_platform.landing.place import Landing, LandingObject, unended
+from forecast_platform.landing.place import Landing, LandingObject
 from forecast_platform.weeks import WeekCalendar
 
 TABLES = {"sales": "raw_sales", "stores": "stores", "features": "features", "calendar": "calendar"}
@@ -164,11 +164,6 @@ class _Desk:
             columns=parsed.header,
             warnings=parsed.notes if obj.kind != "sales" else (),  # of sales the verdict says them
         )
-        if unended(obj.key, data):
-            entry = replace(
-                entry,
-                warnings=(*entry.warnings, "the last line has no line end; if it was cut short, land the file again"),
-            )
         if obj.kind != "sales":
             if twin and twin.status == INGESTED and not self._since(twin):
                 return self._known(entry, twin, f"the same bytes as {twin.key}, whose rows are in the lake")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -81,6 +82,7 @@ def parse_sales(data: bytes, key: str, dialect: Dialect, calendar: WeekCalendar,
         day = rows.days(newest_week, calendar) if weeks else rows.weeks(calendar, newest_week)
         sales = rows.numbers("weekly_sales")
         holiday = rows.flags("is_holiday") if "is_holiday" in block.names else pa.nulls(block.n, pa.bool_())
+        rows.finished()
         frame = review.take(rows, pa.table([rows.line, store, dept, day, sales, holiday], SALES_SCHEMA))
         frames.append(weeks.add(frame) if weeks else frame)
     profile.check()
@@ -149,6 +151,7 @@ def parse_features(data: bytes, key: str, dialect: Dialect, calendar: WeekCalend
         dept = rows.spelled("dept") if "dept" in named else pa.nulls(block.n, pa.string())
         week = rows.weeks(calendar, None)
         values = [rows.numbers(name, booleans=True) for name in names]
+        rows.finished()
         columns = ["line", "store", "dept", "week", *names]
         frames.append(review.take(rows, pa.table([rows.line, store, dept, week, *values], columns)))
     frame = pa.concat_tables(frames).combine_chunks()
@@ -537,6 +540,35 @@ class _Rows:
             self.unread.append((self.block.label(column), int(unread.sum()), found))
         return flag
 
+    def finished(self) -> None:
+        """Reject a last row without a line end, unless its last field is seen to be whole: 98765.43 cut short is 98."""
+        rows, at = self.block.rows, self.block.n - 1
+        last = next((name for name, i in self.block.names.items() if i == len(self.block.header) - 1), None)
+        if not rows.open_end or last is None or at < 0 or any(line > rows.line[at] for line, _ in rows.ragged):
+            return
+        texts = pc.utf8_trim_whitespace(rows.columns[self.block.names[last]])
+        field, others = texts[at].as_py(), texts[:at]
+        if last == "is_holiday":
+            whole = not field or bool(to_flags(pa.array([field]))[0].is_valid()[0].as_py())
+        elif decimals := re.search(r"[.,]([0-9]+)$", field):  # all with as many decimals
+            pattern = rf"[.,][0-9]{{{len(decimals[1])}}}$"
+            whole = at > 0 and bool(pc.all(pc.match_substring_regex(others, pattern)).as_py())
+        elif last == "date":
+            whole = at > 0 and bool(pc.all(pc.equal(pc.utf8_length(others), len(field))).as_py())
+        elif last in ("store", "dept"):
+            whole = bool(pc.any(pc.equal(others, field)).as_py())
+        else:
+            whole = False
+        self.reject(
+            "unfinished_line",
+            last,
+            _rows_mask(self.block.n, at) & (not whole),
+            lambda value: (
+                f"the file ends with {short(value)} and no line end, so it may be cut short; end the last line and "
+                "land the file again"
+            ),
+        )
+
     def rejected(self) -> Iterator[_Rejected]:
         rows, header = self.block.rows, self.block.header
         found: list[tuple[int, str, str, str, str]] = [
@@ -567,6 +599,12 @@ def _cells(file: Opened, frame: pa.Table, rows: NDArray[np.int64]) -> list[str]:
     if not file.wide:
         return [""] * len(rows)
     return [str(week) for week in frame["week"].take(pa.array(rows)).to_pylist()]
+
+
+def _rows_mask(n: int, row: int) -> Mask:
+    one: Mask = np.zeros(n, bool)
+    one[row] = True
+    return one
 
 
 def _without(frame: pa.Table, rows: NDArray[np.int64]) -> pa.Table:

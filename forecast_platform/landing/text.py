@@ -7,7 +7,7 @@ import csv
 import io
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -153,7 +153,7 @@ def _blocks(
 
         rows = _rows(split, line, delimiter, width, wanted, records)
         if rows is not None:
-            yield rows
+            yield replace(rows, open_end=stop == len(text) and not text.endswith(b"\n"))
         line += text.count(b"\n", start, stop)
         start = stop
 

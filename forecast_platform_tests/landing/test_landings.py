@@ -354,7 +354,7 @@ def test_judgement_refuses_warns_or_leaves_it_to_a_person(place: Place, monkeypa
 # --- files that are not whole yet
 
 
-def test_a_text_that_ends_within_a_line_waits_and_is_then_taken_with_a_warning(tmp_path: Path):
+def test_a_text_that_ends_within_a_line_waits_and_its_last_row_never_counts(tmp_path: Path):
     place = Place(tmp_path)
     place.landing = FolderLanding(tmp_path / "landing", settle_seconds=0.1)
     cut = text(("1", "a", W[0], 98765.43))[:-4]  # as 98765
@@ -369,7 +369,9 @@ def test_a_text_that_ends_within_a_line_waits_and_is_then_taken_with_a_warning(t
     assert place.cleaned() == {("1", "a", W[0]): 98765.43}
     path.write_bytes(cut)
     (done,) = place.ingest()
-    assert any("has no line end" in warning for warning in done.warnings)
+    assert (done.status, done.rule) == ("refused", "nothing_accepted")
+    assert "may be cut short" in done.message
+    assert place.cleaned() == {("1", "a", W[0]): 98765.43}
 
 
 def test_what_is_put_whole_needs_no_last_line_end(tmp_path: Path):
