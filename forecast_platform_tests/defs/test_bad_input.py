@@ -9,11 +9,14 @@ import io
 import random
 import zipfile
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from forecast_platform.settings import Settings
+from forecast_platform_tests.conftest import SMALL
 from forecast_platform_tests.defs.graph import Graph, Result
 
 WEEK = dt.date(2025, 1, 31)
@@ -63,7 +66,7 @@ LONG = csv(*(f"9,{i},{WEEK},{_NOISE.random()}" for i in range(500)))
 WIDE = ",".join(f"extra_{i}" for i in range(196))
 
 CASES = {
-    "wrong weekday": Bad("x.csv", csv("9,1,2025-01-30,5", "9,2,2025-01-30,5"), {"wrong_weekday": 2}),
+    "wrong weekday": Bad("x.csv", csv("9,1,2025-01-30,5", "9,2,2025-01-30,5"), {"nothing_accepted": 1}),
     "unknown columns": Bad(
         "x.csv", csv(f"9,1,{WEEK},5,red,7", head="store,dept,date,weekly_sales,colour,markdown\n"), accepted=1,
         named=("unknown columns ignored: colour, markdown",),
@@ -86,7 +89,7 @@ CASES = {
     ),
     "absurd dates": Bad(
         "x.csv",
-        csv("9,1,2025-02-31,5", "9,2,0001-01-01,5", "9,3,31/01/2025,5", "9,4,soon,5", "9,5,,5", "9,6,1999-01-01,5",
+        csv("9,1,2025-02-31,5", "9,2,0001-01-01,5", "9,3,31/01/2025,5", "9,4,soon,5", "9,5,,5", "9,6,1979-12-28,5",
             "9,7,2199-12-27,5", f"9,8,{WEEK},5"),
         {"bad_date": 4, "missing_date": 1, "week_before_first": 1, "week_in_future": 1}, accepted=1,
     ),
@@ -99,7 +102,7 @@ CASES = {
     "truncated gzip": Bad("x.csv.gz", gzip.compress(LONG)[:2000], {"truncated_gzip": 1}),
     "not gzip at all": Bad("x.csv.gz", LONG, {"not_gzip": 1}),
     "not UTF-8": Bad("x.csv", csv(f"9,1,{WEEK},5") + "9,Käse,".encode("latin-1"), {"encoding": 1}),
-    "an open quote": Bad("x.csv", csv(f'9,"1,{WEEK},5', f"9,2,{WEEK},5"), {"wrong_column_count": 1}),
+    "an open quote": Bad("x.csv", csv(f'9,"1,{WEEK},5', f"9,2,{WEEK},5"), {"nothing_accepted": 1}),
     "parquet of other types": Bad(
         "x.parquet",
         parquet(store=pa.array([9]), dept=pa.array([1]), date=pa.array([str(WEEK)]), weekly_sales=pa.array([[1, 2]])),
@@ -121,9 +124,16 @@ CASES = {
         "x.csv", csv(f"9,1,{WEEK},5" + ",0" * 196, head=f"{HEAD.strip()},{WIDE}\n"), accepted=1,
         named=("unknown columns ignored: extra_0, extra_1",),
     ),
-    "a spreadsheet": Bad("x.xlsx", workbook(), {"unknown_format": 1}),
+    "half a spreadsheet": Bad("x.xlsx", workbook(), {"unreadable": 1}),
+    "a format nobody reads": Bad("x.ods", workbook(), {"unknown_format": 1}),
     "a spreadsheet named csv": Bad("x.csv", b"PK\x03\x04" + bytes(range(256)) * 4, {"encoding": 1}),
 }  # fmt: skip
+
+
+@pytest.fixture
+def graph(home: Path) -> Graph:
+    """The rules of rows are tried on files of a few rows; when most of a file is wrong is test_judgement's business."""
+    return Graph(Settings(**SMALL, most_refused=1, most_duplicates=1))
 
 
 def ingest(graph: Graph) -> Result:
@@ -169,9 +179,8 @@ def test_a_good_file_alone_passes_the_contract(graph: Graph):
     assert check.description == "every line accepted"
 
 
-@pytest.mark.parametrize("name", ["text in numbers", "unknown columns"])
-def test_a_file_that_was_mended_and_landed_again_passes_the_contract(graph: Graph, name: str):
-    graph.land({"sales/good.csv": GOOD, "sales/x.csv": CASES[name].data})
+def test_a_file_that_was_mended_and_landed_again_passes_the_contract(graph: Graph):
+    graph.land({"sales/good.csv": GOOD, "sales/x.csv": CASES["text in numbers"].data})
     assert not ingest(graph).checks["landing_contract"].passed
     graph.land({"sales/x.csv": csv(f"9,1,{WEEK},5")})
     check = ingest(graph).checks["landing_contract"]

@@ -78,7 +78,7 @@ def test_every_asset_is_as_written_here():
     assert found == TABLE
 
 
-def test_every_asset_has_the_friday_weeks_from_2010_on():
+def test_every_asset_has_the_friday_weeks_from_the_earliest_on():
     for node in defs.resolve_asset_graph().asset_nodes:
         partitions = node.partitions_def
         # A landing place has no weeks; the extract is of the newest forecast only.
@@ -86,7 +86,7 @@ def test_every_asset_has_the_friday_weeks_from_2010_on():
             assert partitions is None
             continue
         assert partitions is not None
-        assert partitions.get_first_partition_key() == "2010-01-01"
+        assert partitions.get_first_partition_key() == "1980-01-04"
         assert partitions.has_partition_key("2012-10-26")
         assert not partitions.has_partition_key("2012-10-25")
 
@@ -107,7 +107,13 @@ def test_every_check_is_as_written_here():
 
 
 def test_jobs_and_sensor():
-    assert {s.name for s in defs.sensors or ()} == {"landing_sensor", "extract_sensor"}
+    assert {s.name for s in defs.sensors or ()} == {
+        "landing_sensor",
+        "extract_sensor",
+        "failed_runs",
+        "mended_runs",
+        "notifier",
+    }
     for name, assets in {
         "weekly_forecast": set(WEEKLY),
         "ingest_history": {"raw_sales", "cleaned_series", "forecast_accuracy"},
