@@ -128,8 +128,7 @@ class Settings(BaseSettings):
         0.2,
         ge=0,
         le=1,
-        description="a sales file that would remove more than this share of a week's rows, or of a store's in a week, "
-        "waits for forecast landing accept",
+        description="share of a week's rows, or of a store's in it, beyond which a file that removes them waits",
     )
 
     # The week's completeness and the series that are forecast

@@ -23,6 +23,7 @@ from forecast_platform.cli.landing import conclude
 from forecast_platform.cli.running import unread
 from forecast_platform.cli.troubles import in_words
 from forecast_platform.lake.lake import Lake, any_of
+from forecast_platform.landing.ledger import Entry
 from forecast_platform.settings import get_settings
 
 QUICK = {
@@ -253,6 +254,18 @@ def test_errors_of_the_machine_come_with_their_remedy(error: Exception, says: st
     assert (text is None) if says is None else says in (text or "")
 
 
+def test_a_file_that_waits_or_was_refused_before_is_no_success(capsys) -> None:
+    now = dt.datetime(2025, 1, 6, tzinfo=dt.UTC)
+    for status in ("waiting", "refused"):
+        held = Entry("sales/a.csv", "1", "sales", now, status)
+        for news in ([held], []):  # landed now, or before and not mended since
+            with pytest.raises(click.ClickException, match="1 of 1 files were refused"):
+                conclude([held], news, 0, 1)
+    known = Entry("sales/a.csv", "1", "sales", now, "ingested", accepted=5)
+    conclude([known], [], 0, 1)
+    assert "in the lake already; nothing to do" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("landed", "refused", "says", "fails"),
     [
@@ -265,15 +278,16 @@ def test_errors_of_the_machine_come_with_their_remedy(error: Exception, says: st
     ],
 )
 def test_the_last_line_of_an_import_is_true(landed, refused, says, fails, capsys) -> None:
-    rows = [{"source_key": "sales/a", "status": "ingested", "accepted": a, "quarantined": q} for a, q in landed]
+    now = dt.datetime(2025, 1, 6, tzinfo=dt.UTC)
+    rows = [Entry("sales/a.csv", "1", "sales", now, "ingested", accepted=a, quarantined=q) for a, q in landed]
     files = len(rows) + refused
     if fails:
         with pytest.raises(click.ClickException) as error:
-            conclude(rows, refused, files)
+            conclude(rows, rows, refused, files)
         assert str(error.value).startswith(says)
         assert "Next: forecast run" not in capsys.readouterr().out
     else:
-        conclude(rows, refused, files)
+        conclude(rows, rows, refused, files)
         assert capsys.readouterr().out.startswith(says)
 
 
