@@ -233,7 +233,7 @@ class TestTable:
         now, then = (read_panel(con, self.LAST, mode) for mode in ("now", "then"))
         lines = ["store,dept,date,weekly_sales"]
         lines += [f"{s},{d},{FRIDAY + w * WEEK},{x}" for w, s, d, x in rows_of(self.SALES)]
-        (tmp_path / "sales.csv").write_text("\n".join(lines))
+        (tmp_path / "sales.csv").write_text("\n".join(lines) + "\n")
         for other in (then, read_folder(tmp_path, Settings())):
             np.testing.assert_array_equal(now.sales, other.sales)
             assert now.filled is not None
