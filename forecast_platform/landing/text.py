@@ -96,9 +96,11 @@ def _check_utf8(data: bytes, key: str, head: bool) -> None:
         block = data[start : start + BLOCK]
         try:
             decoder.decode(block, final=not head and start + BLOCK >= len(data))
-        except UnicodeError as error:
-            error.start = max(start + getattr(error, "start", 0) - 3, 0) if start else getattr(error, "start", 0)  # type: ignore[attr-defined]
-            raise _not_that_encoding(data, key, "utf-8", error) from None
+        except UnicodeError:
+            try:
+                data.decode()  # all of it, to say where in the file
+            except UnicodeError as error:
+                raise _not_that_encoding(data, key, "utf-8", error) from None
 
 
 def _not_that_encoding(data: bytes, key: str, encoding: str, error: UnicodeError) -> FileRefused:
