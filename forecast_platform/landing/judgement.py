@@ -48,6 +48,7 @@ _FORMATS += ("%d.%m.%y", "%d/%m/%y", "%m/%d/%y", "%d-%b-%Y", "%d %b %Y", "%b %d 
 _STRAY = 0.05  # share of a column's texts that may be written differently without a word about the file as a whole
 _MOST_TEXTS = 4000  # distinct texts of a column that are looked at
 _EXPECTED = ("week_incomplete", "total_row")  # rules by which rows wait or are left out as asked: nothing is wrong
+_LARGE = 10  # a week's sales from which on an equal sum is no chance
 _CLOSE = 1e-4  # sums of rounded figures differ by no more than this share
 
 
@@ -212,7 +213,10 @@ class Profile:
         days = np.array(sorted(self._days), "datetime64[D]")
         weekdays = sorted({day.weekday() for day in self._days})
         weeks = len(np.unique(self.calendar.week_ends(days)))
-        if len(weekdays) > 2 and len(days) > 1.5 * weeks:
+        off = sum(count for day, count in self._days.items() if day.weekday() != self.calendar.weekday)
+        # Two days a week are days, too, unless there is but one week: then one of them may be a slip.
+        several = len(weekdays) > (1 if weeks > 1 else 2) and off > _STRAY * sum(self._days.values())
+        if several and len(days) > 1.5 * weeks:
             self._refuse(
                 "daily_rows",
                 f"holds rows of days, not of weeks: {len(days)} days in {weeks} weeks, {days[0]} .. {days[-1]}. "
@@ -338,14 +342,14 @@ def totals(rows: pa.Table) -> list[tuple[str, str]]:
         code = {name: i for i, name in enumerate(names)}
         at = np.array([code[name] for name in sums[column].to_pylist()])
         grid[at, week] = sums["sales_sum"].to_numpy(zero_copy_only=False)
-        everything = np.nansum(grid, axis=0)
+        size = np.abs(np.nan_to_num(grid))
+        here = size > 0
+        equal = here & (np.abs(np.nansum(grid, axis=0) - 2 * np.nan_to_num(grid)) <= _CLOSE * size)
+        weeks_here, weeks_equal = here.sum(axis=1), equal.sum(axis=1)
+        large = size.sum(axis=1) >= _LARGE * weeks_here  # small counts are each other's sums by chance
         for i, name in enumerate(names):
-            here = ~np.isnan(grid[i]) & (np.abs(grid[i]) > 0)
-            rest = everything[here] - grid[i][here]
-            equal = np.abs(rest - grid[i][here]) <= _CLOSE * np.abs(grid[i][here])
-            if (name in said and here.any() and equal.mean() > 0.5) or (
-                len(names) >= 4 and here.sum() >= 3 and equal.all()
-            ):
+            every = large[i] and weeks_here[i] >= 3 and weeks_equal[i] == weeks_here[i]
+            if (name in said and weeks_equal[i] > 0.5 * weeks_here[i]) or (len(names) >= 4 and every):
                 found.append((column, name))
     return found
 
@@ -365,9 +369,13 @@ def _other_size(rows: pa.Table, known: pa.Table, key: str, limits: Limits, warni
     """Refusal of a file whose stores sell many times what they used to, or a small part; warnings of single stores."""
     if not len(known) or not len(rows):
         return None
-    new = _by_store(rows)
+    # Like with like: a file of some departments is held against those departments.
+    keys = ["store", "dept"]
+    new = _by_store(rows.join(known.select(keys), keys, join_type="left semi"))
+    old = _by_store(known.join(rows.select(keys), keys, join_type="left semi"))
+    if not new:
+        return None
     first = min(week for _, week in new)
-    old = _by_store(known)
     ratios: dict[str, float] = {}
     for store in {store for store, _ in new}:
         sizes = [size for (s, week), size in new.items() if s == store]

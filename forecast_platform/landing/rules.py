@@ -6,6 +6,7 @@ people filter by them.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import functools
 import re
@@ -161,6 +162,7 @@ def parse_features(data: bytes, key: str, dialect: Dialect, calendar: WeekCalend
 
 def parse_calendar(data: bytes, key: str, dialect: Dialect) -> Parsed:
     """Holidays by name (column `name` or `holiday`) and date, on any weekday. See `parse`."""
+    dialect = dataclasses.replace(dialect, week_label="end")  # a holiday is a day, and names no week by its start
     file = open_file(data, key, dialect)
     review = _Review(file, dialect)
     frames = []

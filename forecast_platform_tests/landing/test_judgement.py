@@ -173,3 +173,37 @@ def test_a_swapped_day_and_month_is_refused_or_right(first: dt.date, weeks: int)
     text = HEAD + "".join(f"1,a,{day:%m/%d/%Y},{i}\n" for i, day in enumerate(days))
     with pytest.raises(FileRefused, match=r"%m/%d/%Y"):
         parse_sales(text.encode(), "a.csv", CANONICAL.replace(date_format="%d/%m/%Y"), WeekCalendar(), NEWEST)
+
+
+# --- like with like
+
+
+def test_a_file_of_one_department_is_held_against_that_department() -> None:
+    rows = [
+        ("1", dept, dt.date(2026, 11, 20) - dt.timedelta(weeks=i), 1000.0)
+        for dept in map(str, range(40))
+        for i in range(9)
+    ]
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    types = (pa.string(), pa.string(), pa.date32(), pa.float64())
+    before = Known(
+        pa.table([pa.array(c, t) for c, t in zip(columns, types, strict=True)], ["store", "dept", "week", "sales"])
+    )
+    assert verdict("1,7,2026-11-27,1010\n", before) == Verdict()
+    found = verdict("1,7,2026-11-27,10\n", before)
+    assert found.refusal is not None
+    assert found.refusal.rule == "other_size"
+
+
+def test_rows_of_two_days_a_week_are_days() -> None:
+    days = [dt.date(2026, 10, 2) + dt.timedelta(days=d + 7 * i) for i in range(8) for d in (0, 4)]
+    text = HEAD + "".join(f"1,a,{day},10\n" for day in days)
+    with pytest.raises(FileRefused, match="FORECAST_AGGREGATE=sum"):
+        parse_sales(text.encode(), "a.csv", CANONICAL, WeekCalendar(), NEWEST)
+
+
+def test_small_counts_that_add_up_by_chance_are_no_total() -> None:
+    rows = "".join(
+        f"{s},a,2026-11-{d},{v}\n" for d in ("13", "20", "27") for s, v in zip("1234", (1, 0, 1, 2), strict=True)
+    )
+    assert verdict(rows, Known(known({"9": 1}).rows.slice(0, 0))).refusal is None

@@ -396,6 +396,12 @@ def test_a_calendar_holds_any_weekday() -> None:
     assert parsed.ignored_columns == ("note",)
 
 
+def test_a_holiday_is_the_day_it_is_where_dates_name_the_start_of_a_week() -> None:
+    starts = CANONICAL.replace(week_label="start")
+    parsed = parse_calendar(b"name,date\nChristmas,2012-12-25\n", "c.csv", starts)
+    assert parsed.accepted["date"].to_pylist() == [dt.date(2012, 12, 25)]
+
+
 def test_kinds_are_told_by_the_header() -> None:
     def kind(text: str, contract: Dialect = CANONICAL) -> str:
         return kind_of(text.encode(), "a.csv", contract)
