@@ -232,6 +232,8 @@ def _outcome(result: dg.ExecuteInProcessResult) -> Outcome:
                 (outcome.blocked if check.blocking else outcome.failed_checks).append(text)
         elif event.is_step_failure and not outcome.error:
             error = event.step_failure_data.error
+            if error and error.cls_name == "DagsterAssetCheckFailedError":
+                continue  # the check itself says more, and is among the blocked
             cause = event.step_failure_data.user_failure_data
             text = cause.description if cause and cause.description else (error.cause or error).message if error else ""
             outcome.error = f"{event.step_key}: {text.strip()}"

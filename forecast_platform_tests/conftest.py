@@ -53,6 +53,15 @@ SMALL: dict[str, Any] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _environment() -> Iterator[None]:
+    """Opening a home says so in the environment, for child processes; the next test is to see none of it."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="session")
 def retailer() -> Retailer:
     return make_retailer(stores=3, depts=4, first=dt.date(2024, 1, 5), last=dt.date(2025, 1, 31))

@@ -135,11 +135,9 @@ _author = click.option("--author", default=getpass.getuser, help="who decides; d
 @click.option("--rows", default=60, show_default=True, help="landings shown, newest first")
 def list_landings(everything: bool, rows: int) -> None:
     """What landed, newest first, what waits for whom, and which files in force no longer lie there."""
-    with open_runner() as runner:
-        ledger = _ledger(runner)
-        entries = ledger.entries if everything else list(ledger.newest.values())
-        entries = sorted(entries, key=lambda e: e.order, reverse=True)
-        gone = set(_gone(runner, ledger))
+    ledger, gone = _what_landed()
+    entries = ledger.entries if everything else list(ledger.newest.values())
+    entries = sorted(entries, key=lambda e: e.order, reverse=True)
     if not entries:
         click.echo("nothing has landed yet; bring sales in with: forecast import FILE...")
     for entry in entries[:rows]:
@@ -162,11 +160,9 @@ def list_landings(everything: bool, rows: int) -> None:
 @click.argument("name", metavar="KEY")
 def show(name: str) -> None:
     """Every landing of KEY: what was in it, what it changed, what was decided."""
-    with open_runner() as runner:
-        ledger = _ledger(runner)
-        entry = ledger.find(name)
-        entries = [e for e in ledger.entries if e.key == entry.key] if name == entry.key else [entry]
-        gone = entry.key in _gone(runner, ledger)
+    ledger, gone = _what_landed()
+    entry = ledger.find(name)
+    entries = [e for e in ledger.entries if e.key == entry.key] if name == entry.key else [entry]
     for one in reversed(entries):
         click.secho(f"{one.key}@{one.version}", bold=True)
         for field in dataclasses.fields(one):
@@ -176,7 +172,7 @@ def show(name: str) -> None:
             text = ", ".join(map(str, value)) if isinstance(value, tuple) else value
             text = _moment(text) if isinstance(text, dt.datetime) else text
             click.echo(f"   {field.name.replace('_', ' '):16} {text}")
-    if gone:
+    if entry.key in gone:
         click.secho(f"{entry.key} no longer lies in the landing place; its rows stay in force", fg="yellow")
 
 
@@ -270,14 +266,23 @@ def _ledger(runner: Runner) -> Ledger:
     return Ledger.of(runner.platform.lake)
 
 
-def _gone(runner: Runner, ledger: Ledger) -> list[str]:
+def _what_landed() -> tuple[Ledger, set[str]]:
+    """The ledger, and the files in force that no longer lie there. Dagster, which takes seconds to load, is not needed
+    for it."""
     import duckdb
 
+    from forecast_platform.lake.lake import Lake
+    from forecast_platform.landing.ledger import Ledger
+    from forecast_platform.landing.place import open_landing
     from forecast_platform.landing.report import no_longer_lying
+    from forecast_platform.settings import get_settings
 
-    con = runner.platform.lake.attach(duckdb.connect())
+    settings = get_settings()
+    lake = Lake.of(settings)
+    ledger = Ledger.of(lake)
+    con = lake.attach(duckdb.connect(), "raw_sales", "landings")
     try:
-        return no_longer_lying(con, ledger, runner.platform.landing)
+        return ledger, set(no_longer_lying(con, ledger, open_landing(settings.landing)))
     finally:
         con.close()
 

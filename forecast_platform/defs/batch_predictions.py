@@ -8,7 +8,7 @@ from dagster_duckdb import DuckDBResource
 
 from forecast_platform.defs.cleaned_series import cleaned_series
 from forecast_platform.defs.deepar_model import deepar_model
-from forecast_platform.defs.panels import forecast_series
+from forecast_platform.defs.panels import KNOWN, forecast_series
 from forecast_platform.defs.partitions import OWNERS, as_known, history, weekly, weeks_of
 from forecast_platform.defs.resources import Platform, lake_connection
 from forecast_platform.defs.stage import Stage
@@ -62,7 +62,7 @@ def batch_predictions(
 ) -> dg.MaterializeResult:
     stage, (week,), settings = Stage(context), weeks_of(context), platform.settings
     model = model_in_force(platform, week)
-    with lake_connection(platform, duckdb) as con:
+    with lake_connection(platform, duckdb, *KNOWN) as con:
         panel, without = forecast_series(con, week, as_known(context), settings)
     try:
         batch, notices = platform.engine.prepare(model, panel, folder_of(platform, week), settings.transform_shards)

@@ -10,6 +10,7 @@ from forecast_platform.defs.cleaned_series import cleaned_series
 from forecast_platform.defs.deepar_model import deepar_model
 from forecast_platform.defs.forecast_accuracy import forecast_accuracy
 from forecast_platform.defs.forecast_table import forecast_table
+from forecast_platform.defs.panels import KNOWN
 from forecast_platform.defs.partitions import as_known, weeks_of
 from forecast_platform.defs.resources import Platform, lake_connection
 from forecast_platform.lake.lake import any_of
@@ -25,7 +26,7 @@ def week_complete(
     context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform], duckdb: DuckDBResource
 ) -> dg.AssetCheckResult:
     weeks, threshold = weeks_of(context), platform.settings.complete_share
-    with lake_connection(platform, duckdb) as con:
+    with lake_connection(platform, duckdb, "cleaned_series") as con:
         # Of a history only its end can be waited for; nothing is forecast from a run of several weeks.
         last = con.execute("SELECT max(week) FROM cleaned_series WHERE observed AND week <= ?", [weeks[-1]]).fetchone()
         week = weeks[0] if len(weeks) == 1 else (last[0] if last and last[0] else weeks[-1])
@@ -55,7 +56,7 @@ def no_store_closed(
     """Names closures, from which nothing is learned, says what was filled in, and asks for what would say it better."""
     run, settings = weeks_of(context), platform.settings
     between = [run[0], run[-1]]
-    with lake_connection(platform, duckdb) as con:
+    with lake_connection(platform, duckdb, "cleaned_series") as con:
         closed = con.execute(
             "SELECT store, count(DISTINCT week), min(week), max(week) FROM cleaned_series "
             "WHERE store_closed AND week BETWEEN ? AND ? GROUP BY store ORDER BY max(week) DESC, store",
@@ -132,7 +133,7 @@ def forecast_or_reason(
     context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform], duckdb: DuckDBResource
 ) -> dg.AssetCheckResult:
     week, horizon, mode = weeks_of(context)[-1], platform.settings.prediction_length, as_known(context)
-    with lake_connection(platform, duckdb) as con:
+    with lake_connection(platform, duckdb, *KNOWN, "forecasts", "no_forecast") as con:
         # Rows of these series are in force; the others' were restated away, or had not landed then.
         con.register("in_force", observations(con, week, mode).select("store", "dept").distinct().to_arrow_table())
         known, whole, reasons, lost, both = con.execute(
@@ -181,7 +182,7 @@ def interval_coverage(
 ) -> dg.AssetCheckResult:
     quantiles = platform.settings.quantiles
     nominal = quantiles[-1] - quantiles[0]
-    with lake_connection(platform, duckdb) as con:
+    with lake_connection(platform, duckdb, "forecast_accuracy") as con:
         row = con.execute(
             "SELECT avg(in_interval::INT), count(*) FROM forecast_accuracy "
             "WHERE level = 'series' AND week BETWEEN ? AND ?",

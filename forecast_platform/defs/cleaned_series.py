@@ -30,7 +30,7 @@ def cleaned_series(
 ) -> dg.MaterializeResult:
     stage, weeks, lake = Stage(context), weeks_of(context), platform.lake
     ledger = Ledger.of(lake)
-    with lake_connection(platform, duckdb) as con:
+    with lake_connection(platform, duckdb, "raw_sales", "landings") as con:
         settings = platform.settings
         rows = clean_weeks(con, weeks[0], weeks[-1], settings.active_weeks, settings.no_row)
         con.register("rows", rows)

@@ -11,7 +11,7 @@ from forecast_platform import engine
 from forecast_platform.defs import pictures
 from forecast_platform.defs.cleaned_series import cleaned_series
 from forecast_platform.defs.column_lineage import column_lineage
-from forecast_platform.defs.panels import known_panel
+from forecast_platform.defs.panels import KNOWN, known_panel
 from forecast_platform.defs.partitions import OWNERS, PINNED, as_known, history, weekly, weeks_of
 from forecast_platform.defs.resources import Platform, lake_connection
 from forecast_platform.defs.stage import Stage
@@ -101,7 +101,7 @@ def _train(stage: Stage, platform: Platform, duckdb: DuckDBResource, week: dt.da
     settings = platform.settings
     try:
         candidates = platform.engine.candidates(settings)
-        with lake_connection(platform, duckdb) as con:
+        with lake_connection(platform, duckdb, *KNOWN) as con:
             panel = known_panel(con, week, mode, settings)
     except ValueError as error:
         raise ValueError(f"up to {week}, as known {mode}: {error}") from error

@@ -11,7 +11,7 @@ from forecast_platform.defs.cleaned_series import cleaned_series
 from forecast_platform.defs.column_lineage import column_lineage
 from forecast_platform.defs.forecast_table import forecast_table
 from forecast_platform.defs.partitions import OWNERS, scored_again, weekly, weeks_of
-from forecast_platform.defs.resources import Platform, lake_connection
+from forecast_platform.defs.resources import Platform
 from forecast_platform.defs.stage import Stage
 from forecast_platform.evaluation.accuracy import rescore
 from forecast_platform.settings import get_settings
@@ -37,7 +37,7 @@ def forecast_accuracy(
     context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform], duckdb: DuckDBResource
 ) -> dg.MaterializeResult:
     stage, weeks, settings, lake = Stage(context), weeks_of(context), platform.settings, platform.lake
-    with lake_connection(platform, duckdb) as con:
+    with duckdb.get_connection() as con:
         found = rescore(lake, con, settings.quantiles, settings.quantile_columns, sold=weeks)
         rows = found.filter(pc.is_in(found["week"], pa.array(weeks)))
         con.register("rows", rows)

@@ -11,7 +11,7 @@ from dagster_duckdb import DuckDBResource
 from forecast_platform.defs import pictures
 from forecast_platform.defs.batch_predictions import batch_of, batch_predictions, model_in_force
 from forecast_platform.defs.column_lineage import column_lineage
-from forecast_platform.defs.panels import forecast_series
+from forecast_platform.defs.panels import KNOWN, forecast_series
 from forecast_platform.defs.partitions import OWNERS, as_known, scored_again, weekly, weeks_of
 from forecast_platform.defs.resources import Platform, lake_connection
 from forecast_platform.defs.stage import Stage
@@ -46,7 +46,7 @@ def forecast_table(
         as_known=mode,
         **run,
     )
-    with lake_connection(platform, duckdb) as con:
+    with lake_connection(platform, duckdb, *KNOWN) as con:
         active, without = forecast_series(con, week, mode, settings)
         landed = con.execute("SELECT max(landed_at) FROM cleaned_series WHERE week = ?", [week]).fetchone()
     series = pc.sum(pc.equal(rows["level"], "series")).as_py() // settings.prediction_length
@@ -55,7 +55,7 @@ def forecast_table(
         lake.replace_weeks(name, [week], with_columns(found, forecast_week=pa.scalar(week, pa.date32()), **run))
     changed = lake.replace_weeks("forecasts", [week], rows)
     # Whatever the order of runs: weeks ahead that have been sold already are scored by what was published now.
-    with lake_connection(platform, duckdb) as con:
+    with duckdb.get_connection() as con:
         scores = rescore(lake, con, settings.quantiles, settings.quantile_columns, published=[week])
     scored_again(context, sorted(set(scores["week"].to_pylist())), f"the forecast of {week} was published")
     metadata = {}
@@ -63,7 +63,7 @@ def forecast_table(
         delay = (dt.datetime.now(dt.UTC) - landed[0].astimezone(dt.UTC)).total_seconds()
         metadata["seconds_from_landing"] = round(delay, 1)
         context.log.info(f"published {week}: {delay:.1f} s after the week's sales landed")
-    with lake_connection(platform, duckdb) as con:
+    with lake_connection(platform, duckdb, "cleaned_series", "forecast_revisions") as con:
         picture = pictures.total_with_fan(con, week, settings.quantile_columns)
         revisions = pictures.largest_revisions(con, week)
     return dg.MaterializeResult(

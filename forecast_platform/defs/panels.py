@@ -13,6 +13,9 @@ from forecast_platform.series.panel import Panel
 from forecast_platform.series.publishing import forecastable
 from forecast_platform.settings import Settings
 
+# What is read of the lake here.
+KNOWN = ("raw_sales", "landings", "cleaned_series", "features", "calendar", "closures")
+
 
 def known_panel(con: duckdb.DuckDBPyConnection, week: dt.date, mode: str, settings: Settings) -> Panel:
     """All series up to a week. See `read_panel`, also for what it raises."""

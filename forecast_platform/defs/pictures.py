@@ -24,7 +24,9 @@ def _axes(title: str) -> tuple[Any, Any]:
     # Figure without pyplot: no global state, safe in any thread, no display needed.
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 3), layout="constrained")
+    # Fixed margins: a layout made to fit draws everything twice.
+    figure = Figure(figsize=(8, 3))
+    figure.subplots_adjust(left=0.08, right=0.98, bottom=0.17, top=0.9)
     axes = figure.add_subplot()
     axes.set_title(title, loc="left", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)

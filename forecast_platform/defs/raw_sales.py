@@ -41,7 +41,7 @@ def raw_sales(
     settings = platform.settings
     landing, now = platform.landing, dt.datetime.now(dt.UTC)
     done = ingest_landed(lake, landing, settings.contract, settings.calendar, now, context.log.info, settings.limits)
-    with lake_connection(platform, duckdb) as con:
+    with lake_connection(platform, duckdb, "raw_sales", "landings", "quarantine") as con:
         report = landing_report(con, weeks[0], weeks[-1], done)
         gone = no_longer_lying(con, Ledger.of(lake), landing)
     if gone:

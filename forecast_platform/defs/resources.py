@@ -58,7 +58,8 @@ def build_resources() -> dict[str, object]:
 
 
 @contextlib.contextmanager
-def lake_connection(platform: Platform, resource: DuckDBResource) -> Iterator[duckdb.DuckDBPyConnection]:
-    """An in-memory DuckDB over the lake as it is now; it holds no lock, so a query never waits for a pipeline."""
+def lake_connection(platform: Platform, resource: DuckDBResource, *names: str) -> Iterator[duckdb.DuckDBPyConnection]:
+    """An in-memory DuckDB over these tables and views of the lake as they are now, or over all of it; it holds no lock,
+    so a query never waits for a pipeline."""
     with resource.get_connection() as con:
-        yield platform.lake.attach(con)
+        yield platform.lake.attach(con, *names)

@@ -79,7 +79,7 @@ def rescore(
     """
     for _ in range(_TRIES):
         state = lake.snapshot("forecasts"), lake.snapshot("cleaned_series")
-        lake.attach(con)
+        lake.attach(con, "forecasts", "cleaned_series", "forecast_accuracy")
         asked = {"published": _days(published), "sold": _days(sold)}
         weeks = [week for (week,) in con.execute(_CONCERNED, asked).fetchall()]
         rows = score_weeks(con, weeks, quantiles, columns)

@@ -60,7 +60,7 @@ def reopen(lake: Lake, store: str, dept: str | None, week: dt.date, reason: str,
         ClosureRefused: it is not closed at that week, or reason or author are missing.
     """
     _check(reason, author)
-    con = lake.attach(duckdb.connect())
+    con = lake.attach(duckdb.connect(), "closures")
     try:
         closed = closings(con)
     finally:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import random
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -61,6 +62,7 @@ class Lake:
         self._open = catalog
         self.namespace = namespace
         self._catalog: Catalog | None = None
+        self._planned: dict[str, tuple[str, list[FileScanTask]]] = {}  # by table, of the state (metadata file) named
         self.specs: dict[str, TableSpec] = table_specs(tuple(quantile_columns))
 
     @classmethod
@@ -202,14 +204,21 @@ class Lake:
         rows = rows.select(fields).cast(pa.schema([spec.schema.field(f) for f in fields]))
         return rows.sort_by([(c, "ascending") for c in spec.key]).select(wanted)
 
-    def attach(self, con: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
-        """Show every table and view of the lake in a DuckDB connection, as of now. Holds no lock, writes nothing."""
+    def attach(self, con: duckdb.DuckDBPyConnection, *names: str) -> duckdb.DuckDBPyConnection:
+        """Show tables and views of the lake in a DuckDB connection, as of now. Holds no lock, writes nothing.
+
+        Args:
+            names: tables and views, for who knows what will be read: each costs some milliseconds. None: all of them.
+        """
         _ = self.catalog  # opened once, before there are threads
-        with ThreadPoolExecutor(len(self.specs)) as pool:  # each table takes several requests where files are in S3
-            planned = list(pool.map(self._plan, self.specs))
-        for name, (table, tasks) in zip(self.specs, planned, strict=True):
+        views = {view: sql for view, sql in VIEWS.items() if not names or view in names}
+        beneath = set(re.findall(r"\w+", " ".join(views.values())))
+        tables = [name for name in self.specs if not names or name in names or name in beneath]
+        with ThreadPoolExecutor(len(tables)) as pool:  # each table takes several requests where files are in S3
+            planned = list(pool.map(self._plan, tables))
+        for name, (table, tasks) in zip(tables, planned, strict=True):
             show(con, self.specs[name], table, tasks)
-        for view, sql in VIEWS.items():
+        for view, sql in views.items():
             con.execute(f"CREATE OR REPLACE VIEW {view} AS {sql}")
         return con
 
@@ -221,9 +230,12 @@ class Lake:
             table = self.catalog.load_table((self.namespace, name))
         except NoSuchTableError:
             return None, []
-        tasks = list(table.scan().plan_files())
-        if any(task.delete_files for task in tasks):
-            raise LakeError(f"{name} holds merge-on-read deletes, which we never write; compact the table first")
+        state, tasks = self._planned.get(name, ("", []))
+        if state != table.metadata_location:
+            tasks = list(table.scan().plan_files())
+            if any(task.delete_files for task in tasks):
+                raise LakeError(f"{name} holds merge-on-read deletes, which we never write; compact the table first")
+            self._planned[name] = table.metadata_location, tasks
         return table, tasks
 
     def query(self, sql: str, parameters: Any = None) -> pa.Table:

@@ -129,7 +129,7 @@ class Standing:
 
     def _open(self) -> duckdb.DuckDBPyConnection:
         if self._con is None:
-            con = self._con = self._lake.attach(duckdb.connect())
+            con = self._con = self._lake.attach(duckdb.connect(), "raw_sales", "landings")
             # What a try that was interrupted left in the lake's raw_sales has no line in the ledger: it is not there.
             con.execute(
                 """

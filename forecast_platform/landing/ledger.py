@@ -12,6 +12,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pyarrow as pa
 
@@ -120,7 +121,12 @@ class Ledger:
 
     @classmethod
     def of(cls, lake: Lake) -> Ledger:
-        return cls(Entry.of(row) for row in lake.read("landings").to_pylist())
+        """The lake's, as of now. What was read of one state of the table is not read again."""
+        state = lake.snapshot("landings")
+        known = _read.get(lake)
+        if known is None or known[0] != state:
+            known = _read[lake] = state, [Entry.of(row) for row in lake.read("landings").to_pylist()]
+        return cls(known[1])
 
     def add(self, entry: Entry) -> None:
         """Take in a landing recorded just now."""
@@ -216,6 +222,10 @@ class Ledger:
         near = near or [n for n in names if n.rpartition("/")[2] == name.rpartition("/")[2]][:1]
         hint = f"did you mean {near[0]}?" if near else "see what has: forecast landing list"
         raise LedgerError(f"no file landed as {name}; {hint}")
+
+
+# Of each open lake the state of `landings` read last, and its entries.
+_read: WeakKeyDictionary[Lake, tuple[int | None, list[Entry]]] = WeakKeyDictionary()
 
 
 class LedgerError(Exception):

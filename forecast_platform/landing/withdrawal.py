@@ -35,7 +35,7 @@ def withdraw(lake: Lake, entry: Entry, reason: str, author: str, now: dt.datetim
     weeks = [entry.first_week + i * WEEK for i in range((entry.last_week - entry.first_week).days // 7 + 1)]
 
     def rows() -> pa.Table:
-        con = lake.attach(duckdb.connect())
+        con = lake.attach(duckdb.connect(), "raw_sales", "landings")
         try:
             return in_force(con, weeks[0], weeks[-1])
         finally:

@@ -129,9 +129,10 @@ class _Seen:
 
 
 def _by(group: NDArray[np.int64], count: int, cells: Mask | Floats) -> Floats:
-    """Sums of the rows of each group, shape (count, T)."""
+    """Sums of the rows of each group, shape (count, T). A group's rows follow each other, as a panel's stores do."""
     total = np.zeros((count, cells.shape[1]))
-    np.add.at(total, group, cells)
+    starts = np.flatnonzero(np.diff(group, prepend=-1))
+    total[group[starts]] = np.add.reduceat(cells, starts, axis=0, dtype=np.float64)
     return total
 
 

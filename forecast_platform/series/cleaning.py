@@ -258,7 +258,7 @@ def completeness(con: duckdb.DuckDBPyConnection, weeks: Sequence[dt.date]) -> li
 
 def newest_complete_week(lake: Lake, threshold: float) -> dt.date | None:
     """The last week whose sales are complete, None while there is none."""
-    con = lake.attach(duckdb.connect())
+    con = lake.attach(duckdb.connect(), "cleaned_series")
     try:
         newest_first = f"SELECT DISTINCT week FROM cleaned_series WHERE {_LANDED} ORDER BY week DESC"  # noqa: S608 (only our own SQL is composed)
         weeks: list[dt.date] = [row[0] for row in con.execute(newest_first).fetchall()]
