@@ -79,7 +79,7 @@ PARAMETERS ?=
 CODE_BUCKET ?=
 DAGSTER_URL ?=
 # The engine's code decides the image: a job refuses an image of other code.
-IMAGE_TAG = $(shell $(BIN)/python -c "from forecast_platform.engine import code_version; print(code_version())")
+IMAGE_TAG = $(shell $(BIN)/python -c "from forecast_platform.models.trained import code_version; print(code_version())")
 OUTPUTS = aws cloudformation describe-stacks --stack-name $(STACK) --output text --query
 IMAGE = $(filter-out None,$(shell $(OUTPUTS) "Stacks[0].Outputs[?OutputKey=='Image'].OutputValue"))
 
@@ -110,7 +110,7 @@ settings:  ## Print the stack's outputs as settings; > docker/aws.env for docker
 	echo FORECAST_PROFILE=aws && echo "$$found" | tr '\t' '=' && echo "DAGSTER_LOGS_BUCKET=$${bucket#s3://}"
 
 lambda: install  ## The zip of the AWS Lambda that tells Dagster of landed files: dist/lambda.zip
-	$(BIN)/python -m forecast_platform.aws.package_lambda dist/lambda.zip
+	$(BIN)/python -m forecast_platform.clouds.aws.package_lambda dist/lambda.zip
 
 clean:  ## Remove the environments (not your data in ./.forecast)
 	rm -rf $(VENV) $(PEERS) build dist *.egg-info

@@ -21,7 +21,7 @@ import pandas as pd
 
 from benchmarks import protocol, report
 from benchmarks.measure import Job
-from forecast_platform.series.panel import Panel
+from forecast_platform.history.panel import Panel
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRATCH = ROOT / ".bench"  # logs, forecasts and quick results; not in git
@@ -217,7 +217,7 @@ class Runner:
             parts = ("deepar", "series", "evaluation")
             files = [
                 here / "ours.py",
-                package / "selection.py",
+                package / "models/choose.py",
                 *(f for p in parts for f in (package / p).glob("*.py")),
             ]
         content = hashlib.sha256(json.dumps([asdict(model), self.machine, self.data.digest]).encode())

@@ -29,13 +29,13 @@ from benchmarks.__main__ import ROOT, SCRATCH, Data, commit, machine
 from benchmarks.ablations_report import AS_IS, CALIBRATED
 from benchmarks.measure import QUANTILES, Floats, timed
 from benchmarks.protocol import CUTOFFS, HORIZON, MIN_WEEKS
-from forecast_platform import selection
-from forecast_platform.evaluation.backtest import scored_window
-from forecast_platform.evaluation.calibration import volume
-from forecast_platform.evaluation.metrics import score
-from forecast_platform.series import outlook, reference
-from forecast_platform.series.panel import Panel
-from forecast_platform.series.target import RATIO, SALES, Target, build_target, combine, least_sales
+from forecast_platform.history.panel import Panel
+from forecast_platform.models import choose as selection
+from forecast_platform.models.backtest import scored_window
+from forecast_platform.models.calibration import volume
+from forecast_platform.models.last_year import outlook, reference
+from forecast_platform.models.metrics import score
+from forecast_platform.models.target import RATIO, SALES, Target, build_target, combine, least_sales
 from forecast_platform.settings import Settings
 from forecast_platform.weeks import WEEK
 
@@ -217,7 +217,7 @@ def fingerprint(trial: Trial, cutoff: str, data: Data) -> str:
         content.update(Path(trees.__file__).read_bytes())
     package = ROOT / "forecast_platform"
     files = [f for part in ("deepar", "series", "evaluation") for f in (package / part).glob("*.py")]
-    for path in (package / "selection.py", *sorted(files)):
+    for path in (package / "models/choose.py", *sorted(files)):
         content.update(path.read_bytes())
     return content.hexdigest()[:16]
 

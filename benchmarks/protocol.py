@@ -20,10 +20,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from benchmarks.measure import COLUMNS, QUANTILES, Floats
-from forecast_platform.evaluation.backtest import Forecaster, backtest
-from forecast_platform.evaluation.metrics import wape, weighted_quantile_loss
-from forecast_platform.series.panel import Panel
-from forecast_platform.series.reference import last_year
+from forecast_platform.history.panel import Panel
+from forecast_platform.models.backtest import Forecaster, backtest
+from forecast_platform.models.last_year.reference import last_year
+from forecast_platform.models.metrics import wape, weighted_quantile_loss
 
 CUTOFFS = ("2012-08-03", "2011-11-04")  # the second window holds Thanksgiving and Christmas
 HORIZON = 12

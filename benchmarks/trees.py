@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.measure import Floats
-from forecast_platform.series.panel import Panel
-from forecast_platform.series.target import RATIO, Target, build_target
+from forecast_platform.history.panel import Panel
+from forecast_platform.models.target import RATIO, Target, build_target
 
 SPANS = (1, 2, 4, 8, 13, 26)  # weeks before the start that features average over
 ROWS, ROUNDS = 400_000, 150

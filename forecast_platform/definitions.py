@@ -2,7 +2,6 @@
 
 import dagster as dg
 
-from forecast_platform.dashboard import hyper
 from forecast_platform.defs.batch_predictions import batch_predictions
 from forecast_platform.defs.checks import all_checks
 from forecast_platform.defs.cleaned_series import cleaned_series
@@ -18,6 +17,7 @@ from forecast_platform.defs.resources import build_resources
 from forecast_platform.defs.run_failures import failed_runs, mended_runs
 from forecast_platform.defs.tableau_extract import extract_sensor, tableau_extract
 from forecast_platform.defs.weekly_report import weekly_report
+from forecast_platform.publishing import tableau as hyper
 
 # Tableau's library is an extra of some size that not every platform has.
 _TABLEAU = hyper.available()

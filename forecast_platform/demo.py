@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from forecast_platform.series.panel import Panel
+from forecast_platform.history.panel import Panel
 from forecast_platform.weeks import WeekCalendar
 
 Floats = NDArray[np.float64]

@@ -31,8 +31,8 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 
 from forecast_platform.failures import without_secrets
+from forecast_platform.history.lateness import ARRIVALS, arrivals, lateness
 from forecast_platform.lake.lake import Lake
-from forecast_platform.series.lateness import ARRIVALS, arrivals, lateness
 from forecast_platform.settings import Settings
 from forecast_platform.weeks import key
 

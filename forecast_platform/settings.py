@@ -33,10 +33,10 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from forecast_platform.history.covariates import AUTO, NONE, Declarations
 from forecast_platform.landing.dialects import PRESETS, Dialect
 from forecast_platform.landing.digest import reading_digest
 from forecast_platform.landing.judgement import Limits
-from forecast_platform.series.covariates import AUTO, NONE, Declarations
 from forecast_platform.weeks import EARLIEST, WeekCalendar
 
 DEFAULT_HOME = ".forecast"

@@ -27,9 +27,9 @@ from forecast_platform.demo import (
     week_file,
     write_landing,
 )
-from forecast_platform.evaluation.backtest import backtest
-from forecast_platform.evaluation.baselines import seasonal_naive
 from forecast_platform.lake.lake import Lake
+from forecast_platform.models.backtest import backtest
+from forecast_platform.models.baselines import seasonal_naive
 
 LAST = dt.date(2025, 10, 31)
 CUT = dt.date(2025, 10, 3)

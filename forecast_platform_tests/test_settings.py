@@ -12,9 +12,9 @@ import pytest
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
+from forecast_platform.history.covariates import Declaration, Declarations
 from forecast_platform.landing.dialects import PRESETS
-from forecast_platform.selection import plans
-from forecast_platform.series.covariates import Declaration, Declarations
+from forecast_platform.models.choose import plans
 from forecast_platform.settings import OTHER_VARIABLES, Settings, get_settings, home
 
 

@@ -19,7 +19,7 @@ def query(sql: str, form: str, rows: int, local: bool) -> None:
 
     settings = get_settings()
     if settings.profile == "aws" and not local:
-        from forecast_platform.aws.athena import Athena
+        from forecast_platform.clouds.aws.athena import Athena
 
         answer = Athena(settings.workgroup, settings.database).query(sql)
     else:
@@ -36,7 +36,7 @@ def views() -> None:
     settings = get_settings()
     if settings.profile != "aws":
         raise click.ClickException("profile local has its views always; on AWS set FORECAST_PROFILE=aws")
-    from forecast_platform.aws.athena import Athena, create_views
+    from forecast_platform.clouds.aws.athena import Athena, create_views
 
     for name in create_views(Athena(settings.workgroup, settings.database), Lake.of(settings)):
         click.echo(f"{settings.database}.{name}")

@@ -13,7 +13,7 @@ import click
 from forecast_platform.cli.terminal import Bar, pair
 
 if TYPE_CHECKING:
-    from forecast_platform.series.panel import Panel
+    from forecast_platform.history.panel import Panel
     from forecast_platform.settings import Settings
 
 
@@ -60,11 +60,11 @@ def backtest(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from forecast_platform import selection
-    from forecast_platform.evaluation.backtest import backtest as run_backtest
-    from forecast_platform.evaluation.backtest import summary_table, to_json
-    from forecast_platform.evaluation.baselines import seasonal_naive
-    from forecast_platform.series.outlook import aligned_last_year
+    from forecast_platform.models import choose as selection
+    from forecast_platform.models.backtest import backtest as run_backtest
+    from forecast_platform.models.backtest import summary_table, to_json
+    from forecast_platform.models.baselines import seasonal_naive
+    from forecast_platform.models.last_year.outlook import aligned_last_year
     from forecast_platform.settings import Settings
 
     changes: dict[str, Any] = {
@@ -128,11 +128,11 @@ def read_panel(folder: Path, settings: Settings) -> Panel:
     told by its columns, or by the folder it lies in where that is named sales, features or calendar."""
     import pyarrow as pa
 
+    from forecast_platform.history.absence import told
+    from forecast_platform.history.cleaning import build_panel
+    from forecast_platform.history.covariates import describe
     from forecast_platform.landing import kinds, rules
     from forecast_platform.landing.judgement import Known, judge
-    from forecast_platform.series.absence import told
-    from forecast_platform.series.cleaning import build_panel
-    from forecast_platform.series.covariates import describe
 
     tables: dict[str, list[pa.Table]] = {
         "sales": [kinds.SALES_SCHEMA.empty_table()],

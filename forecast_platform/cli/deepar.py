@@ -73,6 +73,6 @@ def serve(model_path: Path, host: str, port: int) -> None:
 
     The environment says how, as there: DEEPAR_INFERENCE_CONFIG, DEEPAR_SEED, MODEL_SERVER_WORKERS.
     """
-    from forecast_platform.aws.serving import serve as serve_model
+    from forecast_platform.engines.sagemaker.container.serving import serve as serve_model
 
     sys.exit(serve_model(model_path, host, port))

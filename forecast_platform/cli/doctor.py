@@ -65,7 +65,7 @@ def doctor(profile: Literal["local", "aws"] | None) -> None:
 
     checks = {"versions": versions, "torch": torch, "home": home, "contract": contract}
     if settings.profile == "aws":
-        from forecast_platform.aws import doctor as aws
+        from forecast_platform.clouds.aws import doctor as aws
 
         checks |= aws.checks(settings)
     else:

@@ -61,7 +61,7 @@ def backfill(first: str, last: str, as_known_then: bool) -> None:
 
 
 def newest_complete(runner: Runner) -> dt.date:
-    from forecast_platform.series.cleaning import newest_complete_week
+    from forecast_platform.history.cleaning import newest_complete_week
 
     week = newest_complete_week(runner.platform.lake, runner.settings.complete_share)
     if week is None:

@@ -18,7 +18,7 @@ from forecast_platform.dashboard.questions import Rows, Scope, State
 from forecast_platform.dashboard.rendering import number, sentence
 from forecast_platform.dashboard.stages import ASSETS, Stages
 from forecast_platform.dashboard.troubles import Findings, troubles
-from forecast_platform.series.holidays import Event, events_for
+from forecast_platform.history.holidays import Event, events_for
 from forecast_platform.settings import Settings
 from forecast_platform.weeks import WEEK
 

@@ -15,10 +15,10 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from forecast_platform.series.cleaning import features_in_force, named_days
-from forecast_platform.series.covariates import Declarations
-from forecast_platform.series.holidays import Event
-from forecast_platform.series.reference import one_year_back
+from forecast_platform.history.cleaning import features_in_force, named_days
+from forecast_platform.history.covariates import Declarations
+from forecast_platform.history.holidays import Event
+from forecast_platform.models.last_year.reference import one_year_back
 from forecast_platform.weeks import WEEK
 
 T = TypeVar("T")

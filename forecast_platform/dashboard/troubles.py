@@ -13,8 +13,8 @@ from typing import Any
 
 from forecast_platform.dashboard.questions import Rows, State, natural
 from forecast_platform.figures import figure
-from forecast_platform.series.cleaning import Completeness, completeness
-from forecast_platform.series.lateness import ARRIVALS, arrivals, lateness
+from forecast_platform.history.cleaning import Completeness, completeness
+from forecast_platform.history.lateness import ARRIVALS, arrivals, lateness
 from forecast_platform.settings import Settings
 from forecast_platform.weeks import WEEK
 

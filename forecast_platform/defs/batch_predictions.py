@@ -12,13 +12,14 @@ from forecast_platform.defs.panels import KNOWN, forecast_series
 from forecast_platform.defs.partitions import OWNERS, as_known, history, weekly, weeks_of
 from forecast_platform.defs.resources import Platform, lake_connection
 from forecast_platform.defs.stage import Stage
-from forecast_platform.engine import EngineError, Model, ModelLost
+from forecast_platform.engines.base import EngineError
+from forecast_platform.engines.batch import Batch, BatchError
 from forecast_platform.lake.lake import any_of
-from forecast_platform.series.batch import Batch, BatchError
+from forecast_platform.models.trained import ModelLost, TrainedModel
 from forecast_platform.weeks import key
 
 
-def model_in_force(platform: Platform, week: dt.date) -> Model:
+def model_in_force(platform: Platform, week: dt.date) -> TrainedModel:
     """The model of a week, as the `models` table names it.
 
     Raises:

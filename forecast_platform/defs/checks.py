@@ -13,9 +13,9 @@ from forecast_platform.defs.forecast_table import forecast_table
 from forecast_platform.defs.panels import KNOWN
 from forecast_platform.defs.partitions import as_known, weeks_of
 from forecast_platform.defs.resources import Platform, lake_connection
+from forecast_platform.engines.batch import BatchError, read_batch
+from forecast_platform.history.cleaning import completeness, observations
 from forecast_platform.lake.lake import any_of
-from forecast_platform.series.batch import BatchError, read_batch
-from forecast_platform.series.cleaning import completeness, observations
 from forecast_platform.weeks import key
 
 ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN

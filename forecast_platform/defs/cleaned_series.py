@@ -10,8 +10,8 @@ from forecast_platform.defs.partitions import OWNERS, weekly, weeks_of
 from forecast_platform.defs.raw_sales import raw_sales
 from forecast_platform.defs.resources import Platform, lake_connection
 from forecast_platform.defs.stage import Stage
+from forecast_platform.history.cleaning import clean_weeks
 from forecast_platform.landing.ledger import Ledger, mark_cleaned
-from forecast_platform.series.cleaning import clean_weeks
 from forecast_platform.weeks import key
 
 

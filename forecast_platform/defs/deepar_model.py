@@ -7,7 +7,6 @@ import dagster as dg
 import pyarrow as pa
 from dagster_duckdb import DuckDBResource
 
-from forecast_platform import engine
 from forecast_platform.defs import pictures
 from forecast_platform.defs.cleaned_series import cleaned_series
 from forecast_platform.defs.column_lineage import column_lineage
@@ -15,8 +14,10 @@ from forecast_platform.defs.panels import KNOWN, known_panel
 from forecast_platform.defs.partitions import OWNERS, PINNED, as_known, history, weekly, weeks_of
 from forecast_platform.defs.resources import Platform, lake_connection
 from forecast_platform.defs.stage import Stage
+from forecast_platform.engines import base
 from forecast_platform.lake.lake import run_columns
-from forecast_platform.pinning import pinned_training
+from forecast_platform.models import trained
+from forecast_platform.models.pinning import pinned_training
 
 
 @dg.asset(
@@ -44,7 +45,7 @@ def deepar_model(
         else:
             model = _train(stage, platform, duckdb, week, mode)
             why = ""
-    except (ValueError, engine.ModelLost, engine.EngineError) as error:
+    except (ValueError, trained.ModelLost, base.EngineError) as error:
         raise dg.Failure(str(error), stage.receipt(platform.engine), allow_retries=False) from error
     judgement = model.judgement
     row = {
@@ -96,7 +97,7 @@ def deepar_model(
     )
 
 
-def _train(stage: Stage, platform: Platform, duckdb: DuckDBResource, week: dt.date, mode: str) -> engine.Model:
+def _train(stage: Stage, platform: Platform, duckdb: DuckDBResource, week: dt.date, mode: str) -> trained.TrainedModel:
     """The model in force at the week: stored, or trained now. Raises ValueError or EngineError when it can't be."""
     settings = platform.settings
     try:
@@ -105,6 +106,6 @@ def _train(stage: Stage, platform: Platform, duckdb: DuckDBResource, week: dt.da
             panel = known_panel(con, week, mode, settings)
     except ValueError as error:
         raise ValueError(f"up to {week}, as known {mode}: {error}") from error
-    trained_as_of = engine.training_week(week, settings.calendar, settings.retrain_every_weeks)
-    panel = engine.training_panel(panel, trained_as_of, candidates)
+    trained_as_of = trained.training_week(week, settings.calendar, settings.retrain_every_weeks)
+    panel = trained.training_panel(panel, trained_as_of, candidates)
     return platform.engine.train(panel, candidates, stage.progress, settings.num_samples)

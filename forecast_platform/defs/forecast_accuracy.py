@@ -13,7 +13,7 @@ from forecast_platform.defs.forecast_table import forecast_table
 from forecast_platform.defs.partitions import OWNERS, scored_again, weekly, weeks_of
 from forecast_platform.defs.resources import Platform
 from forecast_platform.defs.stage import Stage
-from forecast_platform.evaluation.accuracy import rescore
+from forecast_platform.publishing.accuracy import rescore
 from forecast_platform.settings import get_settings
 from forecast_platform.weeks import key
 

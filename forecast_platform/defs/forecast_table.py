@@ -15,11 +15,11 @@ from forecast_platform.defs.panels import KNOWN, forecast_series
 from forecast_platform.defs.partitions import OWNERS, as_known, scored_again, weekly, weeks_of
 from forecast_platform.defs.resources import Platform, lake_connection
 from forecast_platform.defs.stage import Stage
-from forecast_platform.evaluation.accuracy import rescore
+from forecast_platform.engines.batch import read_batch
+from forecast_platform.history.silence import stopping
 from forecast_platform.lake.lake import run_columns, with_columns
-from forecast_platform.series.batch import read_batch
-from forecast_platform.series.publishing import forecast_rows
-from forecast_platform.series.silence import stopping
+from forecast_platform.publishing.accuracy import rescore
+from forecast_platform.publishing.forecasts import forecast_rows
 
 
 @dg.asset(

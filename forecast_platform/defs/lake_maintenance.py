@@ -15,7 +15,7 @@ def maintain_lake(context: dg.OpExecutionContext, platform: dg.ResourceParam[Pla
     report = maintain(platform.lake, keep, dt.datetime.now(dt.UTC))
     context.log.info(str(report))
     if platform.settings.profile == "aws":
-        from forecast_platform.aws.athena import Athena, create_views
+        from forecast_platform.clouds.aws.athena import Athena, create_views
 
         athena = Athena(platform.settings.workgroup, platform.settings.database)
         context.log.info(f"views in Athena: {', '.join(create_views(athena, platform.lake))}")

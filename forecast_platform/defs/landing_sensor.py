@@ -5,19 +5,19 @@ from collections.abc import Iterable, Sequence
 
 import dagster as dg
 
-from forecast_platform.aws.queue import Message, Queue, QueueError
+from forecast_platform.clouds.aws.queue import Message, Queue, QueueError
 from forecast_platform.defs.jobs import history_assets, ingest_history, weekly_forecast
 from forecast_platform.defs.partitions import PINNED, weekly
 from forecast_platform.defs.resources import Platform
+from forecast_platform.history.cleaning import newest_complete_week
 from forecast_platform.landing.ledger import Ledger
 from forecast_platform.landing.peek import peek
 from forecast_platform.landing.place import Landing, LandingObject, S3Landing
 from forecast_platform.landing.trigger import TRIES, Memory, Request, keys_to_look_at, next_request, notice, uncleaned
-from forecast_platform.series.cleaning import newest_complete_week
 from forecast_platform.settings import Settings
 from forecast_platform.weeks import key
 
-# Where the files lie before anything is done with them. The Lambda reports each file here (aws/lambda_function.py).
+# Where the files lie before anything is done with them. The Lambda reports each file here (clouds/aws).
 landing = dg.AssetSpec(
     "landing",
     group_name="landing",

@@ -7,10 +7,10 @@ import datetime as dt
 import duckdb
 import pyarrow as pa
 
+from forecast_platform.history.cleaning import known_by, read_panel
+from forecast_platform.history.panel import Panel
 from forecast_platform.lake.closures import closings
-from forecast_platform.series.cleaning import known_by, read_panel
-from forecast_platform.series.panel import Panel
-from forecast_platform.series.publishing import forecastable
+from forecast_platform.publishing.forecasts import forecastable
 from forecast_platform.settings import Settings
 
 # What is read of the lake here.

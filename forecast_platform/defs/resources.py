@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import duckdb
 from dagster_duckdb import DuckDBResource
 
-from forecast_platform.engine import Engine, LocalEngine
+from forecast_platform.engines.base import Engine
+from forecast_platform.engines.local import LocalEngine
 from forecast_platform.lake.lake import Lake
 from forecast_platform.landing.place import Landing, open_landing
 from forecast_platform.settings import Settings, get_settings
@@ -31,7 +32,7 @@ class Platform:
         """Keep a file for people under its name, whole or not at all: in $FORECAST_HOME, on AWS in the storage bucket.
         Returns where it is."""
         if self.settings.profile == "aws":
-            from forecast_platform.aws.storage import Storage
+            from forecast_platform.clouds.aws.storage import Storage
 
             storage = Storage(self.settings.storage_url)
             storage.put_bytes(name, data)
@@ -48,7 +49,7 @@ def build_engine(settings: Settings) -> Engine:
     """Where DeepAR runs, by the settings."""
     if settings.engine_name == "local":
         return LocalEngine(settings.models)
-    from forecast_platform.aws.engine import SageMakerEngine
+    from forecast_platform.engines.sagemaker.engine import SageMakerEngine
 
     return SageMakerEngine(settings)
 

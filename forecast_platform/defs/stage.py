@@ -11,7 +11,7 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 
-from forecast_platform.engine import Engine
+from forecast_platform.engines.base import Engine
 
 # Dagster keeps, for ever, the local variables of whoever makes the first value of a kind. Here there are none; in an
 # asset it would be a database connection, which then is still open when the process ends.

@@ -3,12 +3,12 @@
 import dagster as dg
 from dagster_duckdb import DuckDBResource
 
-from forecast_platform.dashboard import hyper
 from forecast_platform.defs.forecast_accuracy import forecast_accuracy
 from forecast_platform.defs.forecast_table import forecast_table
 from forecast_platform.defs.partitions import OWNERS
 from forecast_platform.defs.resources import Platform, lake_connection
 from forecast_platform.defs.stage import Stage
+from forecast_platform.publishing import tableau as hyper
 
 # After a publication, once its run is over. Not eager(): that waits until no week at all is missing, which is never.
 _WHEN_PUBLISHED = (

@@ -119,7 +119,7 @@ class _Disk:
 
 class _Bucket:
     def __init__(self, warehouse: str) -> None:
-        from forecast_platform.aws.clients import client
+        from forecast_platform.clouds.aws.clients import client
 
         self._client: Any = client("s3")
         self._warehouse = warehouse

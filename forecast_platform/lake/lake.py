@@ -81,7 +81,7 @@ class Lake:
         """The tables of a Glue database, their files below `warehouse` (s3://bucket/prefix)."""
 
         def opened() -> Catalog:
-            from forecast_platform.lake.glue import Catalog
+            from forecast_platform.clouds.aws.glue import Catalog
 
             return Catalog(warehouse.rstrip("/"), database)
 

@@ -327,7 +327,7 @@ class S3Landing:
 
     @functools.cached_property
     def _client(self) -> Any:
-        from forecast_platform.aws.clients import client
+        from forecast_platform.clouds.aws.clients import client
 
         # Less patience than elsewhere on AWS: a sensor's tick has 60 seconds, and the next one tries again. Adaptive
         # retries would add waits of their own to each request after a throttled one.

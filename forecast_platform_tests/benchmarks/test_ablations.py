@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import ablations, report
 from benchmarks.protocol import CUTOFFS
-from forecast_platform.series import outlook, reference
+from forecast_platform.models.last_year import outlook, reference
 
 
 def write_sales(folder: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from benchmarks import __main__ as command
 from benchmarks import protocol, report
 from benchmarks.measure import COLUMNS, QUANTILES, Floats, Job, forecast_table, peak_mb, timed
-from forecast_platform.series.panel import Panel
+from forecast_platform.history.panel import Panel
 
 WEEKS = pd.date_range("2010-02-05", "2012-10-26", freq="7D")
 CUTOFF = dt.date(2012, 8, 3)

@@ -12,12 +12,12 @@ import duckdb
 import pytest
 
 from forecast_platform import definitions
-from forecast_platform.dashboard import hyper
 from forecast_platform.dashboard.pages import BadView
 from forecast_platform.dashboard.report import weekly_report
 from forecast_platform.dashboard.source import Source
 from forecast_platform.defs.tableau_extract import tableau_extract
 from forecast_platform.lake.lake import Lake
+from forecast_platform.publishing import tableau as hyper
 from forecast_platform.settings import Settings
 from forecast_platform_tests.conftest import SMALL
 from forecast_platform_tests.dashboard.test_troubles import NEWEST, WEEK, Story

@@ -18,7 +18,7 @@ from forecast_platform.dashboard.pages import Change, View, _change
 from forecast_platform.dashboard.questions import Scope
 from forecast_platform.dashboard.rendering import change
 from forecast_platform.dashboard.source import Source
-from forecast_platform.series.holidays import Event
+from forecast_platform.history.holidays import Event
 from forecast_platform_tests.defs.graph import Graph
 
 WEEK = dt.timedelta(weeks=1)

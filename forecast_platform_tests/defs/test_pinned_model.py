@@ -7,7 +7,7 @@ import datetime as dt
 import pytest
 
 from forecast_platform.demo import Retailer, week_file
-from forecast_platform.pinning import PinRefused, pinned_training
+from forecast_platform.models.pinning import PinRefused, pinned_training
 from forecast_platform_tests.conftest import weeks_of
 from forecast_platform_tests.defs.graph import Graph
 

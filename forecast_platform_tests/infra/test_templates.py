@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from forecast_platform.aws.decision import job_name
+from forecast_platform.engines.sagemaker.decision import job_name
 from forecast_platform.settings import Settings
 from forecast_platform_tests.infra.template import (
     ACCOUNT,

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from pyiceberg.exceptions import NoSuchNamespaceError
 
-from forecast_platform.aws.athena import Athena, create_views
+from forecast_platform.clouds.aws.athena import Athena, create_views
 from forecast_platform.lake.lake import Lake
 from forecast_platform.lake.tables import VIEWS
 from forecast_platform_tests.lake.conftest import QUANTILES, content, forecast_rows, one_week, week

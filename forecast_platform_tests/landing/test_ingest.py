@@ -11,13 +11,13 @@ from typing import Any
 import duckdb
 import pytest
 
+from forecast_platform.history.cleaning import clean_weeks
 from forecast_platform.lake.lake import Lake
 from forecast_platform.landing.dialects import Dialect
 from forecast_platform.landing.ingest import ingest_landed
 from forecast_platform.landing.judgement import Limits
 from forecast_platform.landing.ledger import Entry, Ledger
 from forecast_platform.landing.place import LandingError, LandingObject
-from forecast_platform.series.cleaning import clean_weeks
 from forecast_platform.weeks import WeekCalendar
 from forecast_platform_tests.conftest import contents, snapshots
 from forecast_platform_tests.landing.dated import DatedLanding

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from forecast_platform.history.cleaning import clean_weeks, named_days, observations
 from forecast_platform.history.versions import EVER, FEATURES
 from forecast_platform.lake.lake import Lake
 from forecast_platform.landing import ingest as ingestion
@@ -27,7 +28,6 @@ from forecast_platform.landing.ledger import Entry, Ledger, LedgerError, mark_cl
 from forecast_platform.landing.place import FolderLanding
 from forecast_platform.landing.report import landing_report, no_longer_lying
 from forecast_platform.landing.withdrawal import withdraw
-from forecast_platform.series.cleaning import clean_weeks, named_days, observations
 from forecast_platform.weeks import WeekCalendar
 
 HEAD = "store,dept,date,weekly_sales\n"

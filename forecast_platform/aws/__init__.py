@@ -1,1 +1,0 @@
-"""The platform on AWS. Knows boto3 and SageMaker's contracts, not Dagster."""

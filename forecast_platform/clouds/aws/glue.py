@@ -1,0 +1,103 @@
+"""The lake on AWS: Iceberg tables in Glue's catalog, their files in S3.
+
+Three things are ours on top of pyiceberg's Glue catalog. Files are read and written with boto3's credentials, so that
+profiles, roles and single sign-on work as everywhere else, and stay fresh in a process that lives longer than they do.
+A commit whose reply was lost is reported as unknown, never as failed. And whatever S3 answers in passing (503 Slow
+Down, 500) is retried.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import boto3
+from botocore.exceptions import ClientError, HTTPClientError
+from pyarrow.fs import AwsStandardS3RetryStrategy
+from pyiceberg.catalog.glue import GlueCatalog
+from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException
+from pyiceberg.io.pyarrow import PyArrowFileIO
+
+from forecast_platform.clouds.aws.clients import client
+
+if TYPE_CHECKING:
+    from botocore.credentials import ReadOnlyCredentials
+    from pyiceberg.io import FileIO
+    from pyiceberg.typedef import Properties
+
+
+class Patience(AwsStandardS3RetryStrategy):  # type: ignore[misc]  # pyarrow is untyped
+    """Ten tries of a request to S3, as boto3's clients make; pyarrow's default is three."""
+
+    def __init__(self) -> None:
+        super().__init__(max_attempts=10)
+
+
+class Catalog(GlueCatalog):
+    """One Glue database's tables, below one warehouse in S3.
+
+    Raises:
+        botocore.exceptions.ClientError: Glue or S3 said no; its text names the action that was denied.
+    """
+
+    def __init__(self, warehouse: str, database: str) -> None:
+        super().__init__("glue", client=client("glue"), warehouse=warehouse)
+        self._credentials = boto3.Session().get_credentials()
+        self._file_io = functools.lru_cache(maxsize=2)(_file_io)  # its connections serve all tables
+        self._one_at_a_time = threading.Lock()  # tables are loaded by several threads, and making it takes a while
+        # Infrastructure code makes the database; only where it did not is the right to make one needed.
+        if not self.namespace_exists(database):
+            self.create_namespace_if_not_exists(database)
+
+    def _load_file_io(self, properties: Properties | None = None, location: str | None = None) -> FileIO:
+        found = self._credentials
+        # boto3 renews credentials 10 minutes before they end, so an opened table is good for that long.
+        with self._one_at_a_time:
+            return self._file_io(found.get_frozen_credentials() if found else None)
+
+    def _update_glue_table(self, *arguments: Any, **named: Any) -> None:
+        _commit(lambda: super(Catalog, self)._update_glue_table(*arguments, **named))
+
+
+def _file_io(credentials: ReadOnlyCredentials | None) -> FileIO:
+    """Access to S3 with these credentials, where boto3's clients find it."""
+    s3 = client("s3")
+    properties = {
+        "s3.region": s3.meta.region_name,
+        "s3.connect-timeout": "10",
+        "s3.request-timeout": "60",
+        "s3.retry-strategy-impl": f"{__name__}.{Patience.__name__}",
+    }
+    # Amazon's own endpoint is best left to pyarrow, which then addresses buckets by host name.
+    if not s3.meta.endpoint_url.startswith(("https://s3.amazonaws.com", f"https://s3.{s3.meta.region_name}.amazon")):
+        properties["s3.endpoint"] = s3.meta.endpoint_url
+    if credentials:
+        properties["s3.access-key-id"] = credentials.access_key
+        properties["s3.secret-access-key"] = credentials.secret_key
+        if credentials.token:
+            properties["s3.session-token"] = credentials.token
+    return PyArrowFileIO(properties)
+
+
+def _commit(update: Callable[[], None]) -> None:
+    """Point Glue at a new state, and say truly what became of it.
+
+    Raises:
+        CommitFailedException: another writer was first.
+        CommitStateUnknownException: no reply, a 5xx, or a conflict on a second try, which may be with our own first.
+    """
+    try:
+        update()
+    except HTTPClientError as error:
+        raise CommitStateUnknownException(f"Glue did not answer: {error}") from error
+    except ClientError as error:
+        if error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500:
+            raise CommitStateUnknownException(str(error)) from error
+        raise
+    except CommitFailedException as error:
+        cause = error.__cause__
+        if isinstance(cause, ClientError) and cause.response["ResponseMetadata"].get("RetryAttempts", 0):
+            raise CommitStateUnknownException(str(error)) from error
+        raise

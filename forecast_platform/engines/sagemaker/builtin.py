@@ -1,0 +1,164 @@
+"""Training with Amazon's own DeepAR image, which knows nothing of last year, shares or calibration.
+
+It is given what it can be given, as dynamic features: the holiday-aligned reference (models/target.py, REFERENCE) and
+the holidays. What the platform adds around a network stays: the judgement, the network's share and the widths of the
+intervals come from the same `selection.choose`, with the network trained and asked on SageMaker. One window is held
+out, not two: each costs a training and a transform. So the calibration knows one season only.
+
+Amazon's DeepAR takes no seed: training again gives another model. The platform trains once per digest and keeps it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from forecast_platform.deepar.hyperparameters import DEFAULTS, REQUIRED
+from forecast_platform.engines.base import inference_config
+from forecast_platform.engines.batch import write_batch
+from forecast_platform.engines.sagemaker.records import Rules, write_training
+from forecast_platform.history.covariates import complete, divide_exposure
+from forecast_platform.history.panel import Panel
+from forecast_platform.models.choose import Parameters, Plans, Progress, choose, plans, target_of, trainable
+from forecast_platform.models.encoding import Categories
+from forecast_platform.models.target import REFERENCE, Target, build_target, holidays_of
+from forecast_platform.models.trained import TrainedModel
+from forecast_platform.settings import Settings
+
+if TYPE_CHECKING:
+    from forecast_platform.engines.sagemaker.engine import SageMakerEngine
+
+EPOCHS = "100"  # where the settings say nothing; the length of an epoch is Amazon's own
+WINDOWS = 1
+_AMAZONS = {*REQUIRED, *DEFAULTS}
+
+
+def candidates(settings: Settings) -> Plans:
+    """One candidate, the reference unless the settings name another target, with Amazon's hyperparameters only.
+
+    Raises:
+        ValueError: the settings hold one that is ours.
+    """
+    if ours := sorted(set(settings.hyperparameters) - _AMAZONS):
+        raise ValueError(
+            f"engine sagemaker-builtin takes Amazon's hyperparameters only; remove {', '.join(ours)} from "
+            "FORECAST_HYPERPARAMETERS, or use sagemaker-container"
+        )
+    name = REFERENCE if settings.target == "auto" else settings.target
+    given = plans(settings.model_copy(update={"target": name}))[name]
+    return {name: {"epochs": EPOCHS, **{key: value for key, value in given.items() if key in _AMAZONS}}}
+
+
+class _Fit:
+    """One training of Amazon's image on a history: where its artifact is, and how to ask it."""
+
+    def __init__(
+        self,
+        engine: SageMakerEngine,
+        key: str,
+        work: Path,
+        name: str,
+        parameters: Parameters,
+        history: Panel,
+        progress: Progress | None,
+    ) -> None:
+        self.engine, self.key, self.work, self.history = engine, key, work, history
+        self.horizon = int(parameters["prediction_length"])
+        self.holidays = holidays_of(history)
+        ready, _ = complete(history, self.horizon)
+        self.ready = ready
+        self.target: Target = build_target(divide_exposure(ready), self.horizon, target_of(name), self.holidays)
+        panel = trainable(self.target.panel, parameters)
+        self.categories = Categories.of(panel, stand_ins=True)
+        self.features = 0 if panel.covariates is None else len(panel.covariates.columns)
+        self.week = history.weeks[-1].astype(object)
+        self.root = f"models/{key}/{self.week}"
+        folder = work / "train"
+        shutil.rmtree(folder, ignore_errors=True)
+        write_training(panel, self.categories, folder / "train.json")
+        (self.artifact,), self.described = engine.run_training(
+            key, self.week, dict(parameters), "train", folder, self.root, ("model.tar.gz",), progress
+        )
+
+    def forecast(self, quantiles: Sequence[float], num_samples: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """See selection.network_forecast."""
+        engine = self.engine
+        shards = engine.settings.transform_instances
+        batch = write_batch(self.work / "batch", self.ready, self.target, self.categories, shards)
+        rules = Rules.of(self.categories, self.features, self.horizon)
+        twin = engine.run_transform(
+            self.key, self.artifact, self.week, rules, batch, f"{self.root}/held-out",
+            inference_config(num_samples, quantiles), 0, self.artifact,
+        )  # fmt: skip
+        parts = engine.verified(twin, batch, quantiles, {"prediction_length": str(self.horizon)})
+        lead = np.array(batch.manifest["lead"].to_pylist())
+        return np.concatenate([part.quantiles for part in parts]), lead
+
+
+def train_into(
+    engine: SageMakerEngine,
+    building: Path,
+    key: str,
+    panel: Panel,
+    candidates: Plans,
+    num_samples: int,
+    progress: Progress | None,
+) -> None:
+    """Judge on a window held out, train on everything, and write model.tar.gz and training.json to `building`."""
+    work = building / "work"
+
+    def forecast(
+        name: str,
+        parameters: Parameters,
+        history: Panel,
+        horizon: int,
+        quantiles: Sequence[float],
+        num_samples: int = 100,
+        progress: Progress | None = None,
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        asked = {**parameters, "prediction_length": str(horizon)}
+        return _Fit(engine, key, work, name, asked, history, progress).forecast(quantiles, num_samples)
+
+    choice = choose(panel, candidates, num_samples, progress, forecast, WINDOWS)
+    parameters = candidates[choice.name]
+    started = time.perf_counter()
+    fit = _Fit(engine, key, work, choice.name, parameters, panel, progress)
+    engine.storage.get_file(fit.artifact, building / "model.tar.gz")
+    shutil.rmtree(work, ignore_errors=True)
+    covariates = fit.ready.covariates
+    TrainedModel(
+        folder=building,
+        version=_version(building / "model.tar.gz"),
+        digest=key,
+        trained_as_of=fit.week,
+        categories=fit.categories,
+        hyperparameters=dict(parameters),
+        series=len(panel),
+        observations=int(panel.observed.sum()),
+        judgement=choice.judgement,
+        target=choice.name,
+        share=choice.share,
+        calibration=choice.calibration,
+        features=covariates.names if covariates else (),
+        holidays=fit.holidays,
+        loss_curve=_final_loss(fit.described),
+        train_seconds=float(fit.described.get("TrainingTimeInSeconds", time.perf_counter() - started)),
+    ).save()
+
+
+def _version(artifact: Path) -> str:
+    """A name by content: the archive is Amazon's and says nothing of itself."""
+    with artifact.open("rb") as file:
+        return "sagemaker-" + hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _final_loss(described: dict[str, Any]) -> list[float]:
+    found = {m["MetricName"]: float(m["Value"]) for m in described.get("FinalMetricDataList", ())}
+    return [found["train:final_loss"]] if "train:final_loss" in found else []

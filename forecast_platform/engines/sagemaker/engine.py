@@ -1,0 +1,305 @@
+"""DeepAR on SageMaker behind the platform's Engine: training jobs, batch transforms, models and batches kept in S3.
+
+What the storage holds (all content-addressed, so the same work is found again, by any machine):
+
+    models/<digest>/training.json, model.tar.gz      a model; training.json is written last and makes it one
+    models/<digest>/input/, jobs/, checkpoints/      what its training read and wrote
+    transforms/<week>/<digest>/input/, manifest.parquet, output/    a batch
+    transforms/<week>/batch.json                     which of them is the week's: written last
+    spend/<month>/<job>.json                         see cost.py
+
+`sagemaker-container` trains the whole platform's way, choice included, in one job of our image: its models are those of
+LocalEngine, byte for byte (container_training.py). `sagemaker-builtin` trains Amazon's image (builtin.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import functools
+import hashlib
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from forecast_platform.clouds.aws.storage import NotStored, Storage
+from forecast_platform.engines import base
+from forecast_platform.engines.base import inference_config
+from forecast_platform.engines.batch import Batch, BatchError, read_batch
+from forecast_platform.engines.sagemaker import builtin, requests
+from forecast_platform.engines.sagemaker.container import training as container_training
+from forecast_platform.engines.sagemaker.cost import Ledger
+from forecast_platform.engines.sagemaker.jobs import Jobs
+from forecast_platform.engines.sagemaker.records import Rules, check_batch
+from forecast_platform.engines.sagemaker.specs import TRAIN, TRANSFORM, Spec
+from forecast_platform.history.panel import Panel
+from forecast_platform.models.choose import Plans, Progress, plans
+from forecast_platform.models.trained import ModelLost, TrainedModel, check_history, code_version, training_key
+from forecast_platform.settings import Settings
+
+BUILTIN = "sagemaker-builtin"
+
+
+def _utc_now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
+
+
+class SageMakerEngine:
+    """See forecast_platform.engines.base.Engine. Nothing is opened before it is used.
+
+    Args:
+        settings: of profile aws, engine sagemaker-container or sagemaker-builtin.
+        sleep, now: how to wait and what time it is; tests wait less.
+    """
+
+    def __init__(
+        self, settings: Settings, sleep: Callable[[float], None] = time.sleep, now: Callable[[], dt.datetime] = _utc_now
+    ) -> None:
+        self.settings, self.models, self.run_id = settings, settings.models, ""
+        self.builtin = settings.engine_name == BUILTIN
+        self._sleep, self._now = sleep, now
+
+    @functools.cached_property
+    def storage(self) -> Storage:
+        return Storage(self.settings.storage_url)
+
+    @functools.cached_property
+    def jobs(self) -> Jobs:
+        s = self.settings
+        ledger = Ledger(self.storage, s.prices, s.max_job_usd, s.max_month_usd, self._now)
+        return Jobs(self.storage, ledger, self._sleep, self._now)
+
+    @functools.cached_property
+    def image(self) -> str:
+        return requests.builtin_image(self.jobs.region) if self.builtin else self.settings.image
+
+    # --- models
+
+    def candidates(self, settings: Settings) -> Plans:
+        """See Engine.candidates. Amazon's image takes one, with Amazon's hyperparameters."""
+        return builtin.candidates(settings) if self.builtin else plans(settings)
+
+    def train(
+        self, panel: Panel, candidates: Plans, progress: Progress | None = None, num_samples: int = 100
+    ) -> TrainedModel:
+        """See Engine.train.
+
+        Raises:
+            JobError, SpendRefused: see Jobs.ensure.
+        """
+        key = training_key(panel, candidates, num_samples)
+        if self.builtin:  # the same data and hyperparameters make another model there
+            key = hashlib.sha256(f"{BUILTIN} {key}".encode()).hexdigest()[:20]
+        try:
+            return self.model(key)
+        except ModelLost:
+            check_history(panel, candidates)
+        self.models.mkdir(parents=True, exist_ok=True)
+        # Of this machine's runs one waits for the job; another machine's runs find the same job by its name.
+        with FileLock(self.models / f".{key}.lock"):
+            try:
+                return self.model(key)
+            except ModelLost:
+                building = self.models / f"{key}.building"
+                shutil.rmtree(building, ignore_errors=True)
+                building.mkdir()
+                make = builtin.train_into if self.builtin else container_training.train_into
+                make(self, building, key, panel, candidates, num_samples, progress)
+                self._commit(key, building)
+        return TrainedModel.load(self.models / key)
+
+    def model(self, key: str) -> TrainedModel:
+        """See Engine.model."""
+        folder = self.models / key
+        if not (folder / "training.json").exists():
+            self.models.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=f".{key}.", dir=self.models) as name:
+                arriving = Path(name) / key
+                try:
+                    for name in ("training.json", "model.tar.gz"):
+                        self.storage.get_file(f"models/{key}/{name}", arriving / name)
+                except NotStored as error:
+                    raise ModelLost(
+                        f"{self.storage.uri(f'models/{key}')} holds no model; materialize deepar_model for its week "
+                        "again"
+                    ) from error
+                with contextlib.suppress(OSError):  # another run brought it meanwhile
+                    arriving.rename(folder)
+        return TrainedModel.load(folder)
+
+    def _commit(self, key: str, building: Path) -> None:
+        for name in ("model.tar.gz", "training.json"):  # the last one makes it a model
+            self.storage.put_file(building / name, f"models/{key}/{name}")
+        building.rename(self.models / key)
+        self.storage.delete(f"models/{key}/checkpoints")
+
+    # --- batches
+
+    def prepare(self, model: TrainedModel, panel: Panel, folder: Path, shards: int) -> tuple[Batch, tuple[str, ...]]:
+        """See Engine.prepare. Written here; `transform` uploads it."""
+        return base.prepare_batch(model, panel, folder, max(shards, self.settings.transform_instances))
+
+    def transform(
+        self,
+        model: TrainedModel,
+        batch: Batch,
+        num_samples: int,
+        quantiles: Sequence[float],
+        seed: int,
+        progress: Progress | None = None,
+    ) -> int:
+        """See Engine.transform.
+
+        Raises:
+            RecordError: an input line breaks DeepAR's contract; nothing was sent.
+            BatchError: an output does not fit its input; it is removed, so that another run makes a new attempt.
+            JobError, SpendRefused: see Jobs.ensure.
+        """
+        week = batch.folder.name
+        key = self.run_transform(
+            model.digest, model.version, model.trained_as_of, Rules.of_model(model), batch, f"transforms/{week}",
+            inference_config(num_samples, quantiles), seed,
+        )  # fmt: skip
+        lines = sum(len(part.rows) for part in self.verified(key, batch, quantiles, model.hyperparameters))
+        pointer = json.dumps({"key": key}).encode()
+        self.storage.put_bytes(f"transforms/{week}/batch.json", pointer)
+        (batch.folder / "batch.json").write_bytes(pointer)
+        if progress:
+            progress("predict", len(batch.shards()), len(batch.shards()))
+        return lines
+
+    def batch(self, folder: Path) -> Batch:
+        """See Engine.batch. The one here is taken only if it is the week's in storage, too."""
+        try:
+            pointer = self.storage.get_bytes(f"transforms/{folder.name}/batch.json")
+        except NotStored as error:
+            raise BatchError(
+                f"{self.storage.uri(f'transforms/{folder.name}')} holds no batch; materialize batch_predictions for "
+                "its week again"
+            ) from error
+        here = folder / "batch.json"
+        if not here.exists() or here.read_bytes() != pointer:
+            self.storage.download_folder(json.loads(pointer)["key"], folder)
+            here.write_bytes(pointer)
+        return Batch(folder)
+
+    def receipt(self) -> dict[str, Any]:
+        """See Engine.receipt."""
+        charges, self.jobs.charges = self.jobs.charges, []
+        if not charges:
+            return {}
+        return {
+            "sagemaker_jobs": [c.job + (" (reused)" if c.reused else "") for c in charges],
+            "instances": sorted({f"{c.instances} x {c.instance}" for c in charges}),
+            "billable_seconds": sum(c.seconds * c.instances for c in charges if not c.reused),
+            "cost_usd": round(sum(c.usd for c in charges), 4),
+            "consoles": {c.job: c.url for c in charges},
+        }
+
+    # --- the jobs, also for builtin.py
+
+    def tags(self, **more: str) -> dict[str, str]:
+        run = {"forecast:run": self.run_id} if self.run_id else {}
+        named = {f"forecast:{name}": value for name, value in more.items()}
+        return {"forecast:code": code_version(), "forecast:engine": self.settings.engine_name, **run, **named}
+
+    def run_training(
+        self,
+        key: str,
+        week: dt.date,
+        hyperparameters: dict[str, str],
+        channel: str,
+        folder: Path,
+        root: str,
+        outputs: Sequence[str],
+        progress: Progress | None,
+    ) -> tuple[tuple[str, ...], dict[str, Any]]:
+        """Upload `folder` as a training job's channel and run the job; returns the storage keys of its `outputs` and
+        what SageMaker says of it."""
+        self.storage.upload_folder(folder, f"{root}/input/{channel}")
+        checkpoints = "" if self.builtin else self.storage.uri(f"models/{key}/checkpoints")
+        spec = Spec(
+            TRAIN,
+            week,
+            requests.training(
+                self.settings,
+                self.image,
+                hyperparameters,
+                channel,
+                self.storage.uri(f"{root}/input/{channel}/"),
+                self.storage.uri(f"{root}/jobs"),
+                checkpoints,
+            ),
+            tuple(f"{root}/jobs/{{job}}/output/{name}" for name in outputs),
+            requests.run_seconds(self.settings, bool(checkpoints)),
+            self.tags(week=str(week), digest=key),
+            self.settings.job_prefix,
+        )
+        done = self.jobs.ensure(spec, progress and (lambda percent: progress("train", percent, 100)))
+        return done.artefacts, dict(done.described)
+
+    def run_transform(
+        self,
+        key: str,
+        version: str,
+        week: dt.date,
+        rules: Rules,
+        batch: Batch,
+        root: str,
+        config: dict[str, Any],
+        seed: int,
+        artifact: str = "",
+    ) -> str:
+        """Check and upload a batch, transform it with a model, and bring the outputs to its folder. Returns the storage
+        key of the folder that is the batch's twin, below `root`; equal work has an equal one.
+
+        Args:
+            key, version, week: of the model.
+            artifact: storage key of the model.tar.gz; empty: the stored model's.
+        """
+        check_batch(batch, rules)
+        content = hashlib.sha256((batch.folder / "manifest.parquet").read_bytes())
+        content.update(json.dumps([key, version, config, seed], sort_keys=True).encode())
+        twin = f"{root}/{content.hexdigest()[:20]}"
+        self.storage.upload_folder(batch.folder / "input", f"{twin}/input")
+        self.storage.put_file(batch.folder / "manifest.parquet", f"{twin}/manifest.parquet")
+        last = max(batch.manifest["last_week"].to_pylist())
+        tags = self.tags(week=str(last), digest=key, version=version)
+        data = self.storage.uri(artifact or f"models/{key}/model.tar.gz")
+        model = requests.model(self.settings, self.image, data, isolated=not self.builtin)
+        spec = Spec(
+            TRANSFORM,
+            last,
+            requests.transform(
+                self.settings,
+                self.jobs.ensure_model(week, model, tags, self.settings.job_prefix),
+                self.storage.uri(f"{twin}/input/"),
+                self.storage.uri(f"{twin}/output"),
+                config,
+                None if self.builtin else seed,
+            ),
+            tuple(f"{twin}/output/{output.name}" for _, output in batch.shards()),
+            60 * self.settings.max_job_minutes,
+            tags,
+            self.settings.job_prefix,
+        )
+        done = self.jobs.ensure(spec)
+        for artefact, (_, output) in zip(done.artefacts, batch.shards(), strict=True):
+            self.storage.get_file(artefact, output)
+        return twin
+
+    def verified(
+        self, twin: str, batch: Batch, quantiles: Sequence[float], hyperparameters: dict[str, str]
+    ) -> list[Any]:
+        """The outputs of a batch, joined to its series. Damaged ones are removed, so that they are not found again."""
+        try:
+            return list(read_batch(batch, tuple(quantiles), int(hyperparameters["prediction_length"])))
+        except BatchError:
+            self.storage.delete(f"{twin}/output")
+            raise

@@ -1,0 +1,198 @@
+"""What a week without a row means, and which weeks a whole store was closed.
+
+A week without a row is a zero where the store reported that week and leaving weeks out is the series' habit: at least
+three times, and either in a quarter of its weeks (an interval of 1.32 weeks between rows, where Syntetos, Boylan and
+Croston, 2005, draw the line of intermittent demand) or about as often as the scatter of its sales lets expect zeros.
+A hole in a steady series is a missing report and stays unknown. Where a store or series writes its zeros, at least as
+often as it leaves weeks out, no row means something else and stays unknown too.
+
+A week is a closure where a whole store sold nothing, though by the habits of its series that happens once in fifty
+weeks or less. What was not sold behind a closed door says nothing of the weeks to come, so it is not learned from.
+
+Every cell is decided by its own week and the weeks before. So what was decided at a cutoff is decided for good: a
+later week never rewrites it, a backtest knows no more than the graph did, and the order in which weeks land is all one.
+
+Letters: N series, T weeks, S stores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from forecast_platform.history.panel import Panel
+
+NoRow = Literal["unknown", "zero", "auto"]
+UNKNOWN: NoRow = "unknown"
+AUTO: NoRow = "auto"
+
+INTERMITTENT = 1.32  # weeks between rows
+TIMES = 3  # that a series has left weeks out, before it is a habit
+WEEKS = 8  # of a series' life, before there are habits
+NEAR_CHANCE = 3.0  # how many times as many weeks may be left out as chance has zeros
+CLOSED = 0.02  # a store that sells nothing as seldom as this is closed
+
+Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Absence:
+    """What the cells of a panel mean in which nothing was sold.
+
+    Attributes:
+        filled: no row, which is a zero; shape (N, T).
+        closed: the series' store was closed, with rows or without; shape (N, T).
+    """
+
+    filled: Mask
+    closed: Mask
+
+
+def judge(panel: Panel, no_row: NoRow, active_weeks: int) -> Absence:
+    """Decide every cell by its week and those before.
+
+    Args:
+        panel: as reported, without zeros of ours.
+        no_row: "auto" decides as the module says, "zero" takes every week without a row for a zero if the store
+            reported, "unknown" none.
+        active_weeks: a series without a row for so many weeks is closed, and nothing is said of its cells.
+    """
+    seen = _Seen.of(panel, active_weeks)
+    closed = _closed(panel, seen)
+    if no_row == "unknown":
+        return Absence(np.zeros_like(seen.row), closed)
+    filled = seen.gap & ~closed
+    if no_row == "auto":
+        filled &= _habit(panel, seen) & ~_writes_zeros(panel, seen)
+    return Absence(filled, closed)
+
+
+def interpret(panel: Panel, no_row: NoRow, active_weeks: int) -> Panel:
+    """The panel to learn from: zeros where no row means zero, marked in `filled`; nothing where a store was closed.
+
+    Closures are left alone where exposure (open days) is given, which says better when a store was closed.
+    """
+    absence = judge(panel, no_row, active_weeks)
+    sales = np.where(absence.filled, 0.0, panel.sales)
+    closed = absence.closed
+    if panel.exposure is not None:
+        closed = closed & np.isnan(panel.exposure.values[0][:, : closed.shape[1]])
+    # A series that has never sold keeps its zeros: they are all that is known of it.
+    sold = np.nan_to_num(panel.sales) != 0
+    sales[closed & (np.cumsum(sold, axis=1) > 0)] = np.nan
+    return replace(panel, sales=sales, filled=absence.filled)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What was reported, all (N, T) but for store and stores.
+
+    row: a row. gap: none in the series' life, though its store reported. alive: in its life. before: position of the
+    last row up to each week, -1 before there is one. store: (N,), position of each series' store; stores: how many.
+    reported: (S, T), the store has a row. others: (S, T), at least half of the other stores with living series have
+    one.
+    """
+
+    row: Mask
+    gap: Mask
+    alive: Mask
+    before: NDArray[np.int64]
+    store: NDArray[np.int64]
+    reported: Mask
+    others: Mask
+
+    @classmethod
+    def of(cls, panel: Panel, active_weeks: int) -> _Seen:
+        row = panel.observed
+        weeks = np.arange(row.shape[1])
+        before = np.maximum.accumulate(np.where(row, weeks, -1), axis=1)
+        alive = (before >= 0) & (weeks - before < active_weeks)
+        names, store = np.unique(panel.store, return_inverse=True)
+        rows, living = (_by(store, len(names), mask) for mask in (row, alive))
+        reported = rows > 0
+        open_stores, heard = (living > 0).sum(axis=0), reported.sum(axis=0)
+        rest = open_stores - (living > 0)
+        others = (rest > 0) & (2 * (heard - reported) >= rest)
+        # A store's only living series has no other to bear witness that the store reported; the other stores have.
+        sole = living[store] - alive == 0
+        gap = alive & ~row & np.where(sole, others[store], reported[store])
+        return cls(row, gap, alive, before, store, reported, others)
+
+    def so_far(self, cells: Mask | Floats) -> Floats:
+        """The sum of a series' cells up to its last row, so that a silence that goes on is no part of its habits."""
+        total = np.cumsum(cells, axis=1, dtype=np.float64)
+        return np.where(self.before >= 0, np.take_along_axis(total, np.maximum(self.before, 0), axis=1), 0.0)
+
+
+def _by(group: NDArray[np.int64], count: int, cells: Mask | Floats) -> Floats:
+    """Sums of the rows of each group, shape (count, T). A group's rows follow each other, as a panel's stores do."""
+    total = np.zeros((count, cells.shape[1]))
+    starts = np.flatnonzero(np.diff(group, prepend=-1))
+    total[group[starts]] = np.add.reduceat(cells, starts, axis=0, dtype=np.float64)
+    return total
+
+
+def _habit(panel: Panel, seen: _Seen) -> Mask:
+    """Whether leaving weeks out is a habit of the series, by what is known at its last row."""
+    rows, gaps = seen.so_far(seen.row), seen.so_far(seen.gap)
+    weeks = np.maximum(rows + gaps, 1)
+    # A row after which more gaps are behind than at the row before ends one time.
+    earlier = np.concatenate([np.zeros((len(gaps), 1)), gaps[:, :-1]], axis=1)
+    times = np.cumsum(seen.row & (gaps > earlier), axis=1)
+    share = gaps / weeks
+    often = share >= 1 - 1 / INTERMITTENT
+    # Were the gaps zeros: how many zeros would chance have made (Poisson, by mean and week-to-week scatter)?
+    known = seen.row | seen.gap
+    sales = np.where(seen.row, panel.sales, 0.0)
+    pair = np.zeros_like(known)
+    pair[:, 1:] = known[:, 1:] & known[:, :-1]
+    step = np.zeros_like(sales)
+    step[:, 1:] = np.diff(sales, axis=1)
+    scatter = seen.so_far(pair * step**2) / np.maximum(2 * seen.so_far(pair), 1)
+    mean = np.maximum(seen.so_far(sales) / weeks, 0)
+    expected = np.exp(-np.divide(mean**2, scatter, out=np.full_like(mean, np.inf), where=scatter > 0))
+    by_chance = (share <= NEAR_CHANCE * expected) & (expected <= NEAR_CHANCE * share)
+    return np.asarray((weeks >= WEEKS) & (times >= TIMES) & (often | by_chance))
+
+
+def _writes_zeros(panel: Panel, seen: _Seen) -> Mask:
+    """Whether the series or its store writes zeros at least as often as it leaves weeks out."""
+    zero = panel.sales == 0
+    zeros, gaps = (np.cumsum(cells, axis=1) for cells in (zero, seen.gap))
+    count = seen.store.max() + 1
+    by_store = [_by(seen.store, count, cells)[seen.store] for cells in (zeros, gaps)]
+    return np.asarray(((zeros > 0) & (zeros >= gaps)) | ((by_store[0] > 0) & (by_store[0] >= by_store[1])))
+
+
+def _closed(panel: Panel, seen: _Seen) -> Mask:
+    """Weeks in which the series' whole store sold nothing, against its habits, while other stores reported."""
+    count = len(seen.reported)
+    sold = np.nan_to_num(panel.sales) != 0
+    known = seen.row | seen.gap
+    # A series' habit as of its last sale, so that a long closure does not become one.
+    weeks = np.arange(sold.shape[1])
+    last = np.maximum.accumulate(np.where(sold, weeks, -1), axis=1)
+
+    def then(cells: Mask) -> Floats:
+        return np.where(last >= 0, np.take_along_axis(np.cumsum(cells, axis=1), np.maximum(last, 0), axis=1), 0)
+
+    seldom = 1 - (then(sold) + 1) / (then(known) + 2)
+    seldom = np.concatenate([np.ones((len(seldom), 1)), seldom[:, :-1]], axis=1)  # known before the week
+    nothing = np.exp(_by(seen.store, count, np.where(seen.alive & (last >= 0), np.log(seldom), 0.0)))
+    quiet = (_by(seen.store, count, sold) == 0) & seen.others & (nothing <= CLOSED)
+    return np.asarray(quiet[seen.store] & seen.alive)
+
+
+def told(panel: Panel) -> str:
+    """What was decided, in words, by share of cells."""
+    if panel.filled is None or not panel.filled.any():
+        return "weeks without a row: none counts as zero sales"
+    series, cells = int(panel.filled.any(axis=1).sum()), int(panel.filled.sum())
+    return (
+        f"weeks without a row: {cells:,} count as zero sales ({cells / panel.observed.sum():.1%} of the weeks known), "
+        f"in {series:,} of {len(panel):,} series"
+    )

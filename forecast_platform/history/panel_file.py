@@ -1,0 +1,133 @@
+"""A panel as one file, to train on another machine: panel.npz, without pickle, exact to the last bit.
+
+Equal panels give equal bytes. The loaded panel has the training key of the saved one, so a model trained elsewhere goes
+by the address it would have here.
+
+| array | what |
+|---|---|
+| header | JSON in UTF-8: version, columns of covariates and exposure, events |
+| store, dept, weeks, sales | as in Panel |
+| covariates, exposure | their values, where there are any |
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import json
+import os
+import secrets
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from forecast_platform.history.covariates import Covariates, Declaration
+from forecast_platform.history.holidays import Event
+from forecast_platform.history.panel import Panel
+
+NAME = "panel.npz"
+_VERSION = 1
+_PARTS = ("covariates", "exposure")
+# What numpy, zipfile and json raise on bytes that are not theirs.
+_DAMAGE = (OSError, EOFError, RuntimeError, MemoryError, ValueError, LookupError, TypeError, AttributeError)
+_DAMAGE_IN_ZIP = (zipfile.BadZipFile, zlib.error)
+
+
+class PanelFileError(ValueError):
+    """The file holds no whole panel; the message says what is wrong with it."""
+
+
+def save_panel(panel: Panel, folder: Path) -> Path:
+    """Write the panel to `folder`, whole or not at all; returns the file."""
+    parts = {name: part for name in _PARTS if (part := getattr(panel, name)) is not None}
+    header = {
+        "version": _VERSION,
+        **{name: [dataclasses.asdict(column) for column in part.columns] for name, part in parts.items()},
+        "events": None if panel.events is None else [_event_to_json(event) for event in panel.events],
+    }
+    arrays: dict[str, Any] = {
+        "header": np.frombuffer(json.dumps(header, sort_keys=True).encode(), np.uint8),
+        "store": _text(panel.store),
+        "dept": _text(panel.dept),
+        "weeks": panel.weeks.astype("<M8[D]"),
+        "sales": _plain(panel.sales),
+        **{name: _plain(part.values) for name, part in parts.items()},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{NAME}.{secrets.token_hex(4)}"
+    try:
+        with temporary.open("wb") as file:
+            np.savez(file, **arrays)  # its zip members carry no time of their own
+        os.replace(temporary, folder / NAME)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return folder / NAME
+
+
+def load_panel(folder: Path) -> Panel:
+    """The panel that `save_panel` wrote to `folder`.
+
+    Raises:
+        PanelFileError: there is none, it is damaged, or written by another version of this code.
+    """
+    path = folder / NAME
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays: dict[str, NDArray[Any]] = {name: file[name] for name in file.files}
+        header = json.loads(arrays["header"].tobytes())
+        if header["version"] != _VERSION:
+            raise PanelFileError(f"{path} has version {header['version']}; this code reads version {_VERSION}")
+        parts = {
+            name: Covariates(tuple(Declaration(**column) for column in header[name]), arrays[name])
+            for name in _PARTS
+            if name in header
+        }
+        events = None if header["events"] is None else tuple(_event_from_json(event) for event in header["events"])
+        store, dept, weeks, sales = (arrays[name] for name in ("store", "dept", "weeks", "sales"))
+        panel = Panel(store, dept, weeks, sales, parts.get("covariates"), parts.get("exposure"), events)
+    except FileNotFoundError as error:
+        raise PanelFileError(f"{path}: there is no such file; save_panel writes it") from error
+    except PanelFileError:
+        raise
+    except (*_DAMAGE, *_DAMAGE_IN_ZIP) as error:
+        raise PanelFileError(f"{path} is no whole panel file ({error}); write it again with save_panel") from error
+    _check(panel, path)
+    return panel
+
+
+def _check(panel: Panel, path: Path) -> None:
+    """Shapes and types as Panel says; what passes came from save_panel or could have."""
+    n, t = len(panel.store), len(panel.weeks)
+    found = [panel.store.shape, panel.dept.shape, panel.weeks.shape, panel.sales.shape]
+    right = found == [(n,), (n,), (t,), (n, t)] and n > 0 and t > 0
+    kinds = "".join(array.dtype.kind for array in (panel.store, panel.dept, panel.weeks, panel.sales))
+    for part in (panel.covariates, panel.exposure):
+        if part is not None:
+            shape = part.values.shape
+            right = right and len(shape) == 3 and shape[:2] == (len(part.columns), n) and part.values.dtype.kind == "f"
+    if not right or kinds != "UUMf":
+        raise PanelFileError(f"{path} holds arrays that do not fit together: {found}; write it again with save_panel")
+    if (np.diff(panel.weeks).astype(np.int64) != 7).any() or not panel.observed.any(axis=1).all():
+        raise PanelFileError(f"{path}: weeks are not seven days apart, or a series holds no observation")
+
+
+def _plain(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Little-endian and in C order, so that equal values are equal bytes."""
+    return np.ascontiguousarray(values, dtype="<f8")
+
+
+def _text(names: NDArray[np.str_]) -> NDArray[np.str_]:
+    """As wide as the longest name: a selection of a panel keeps the width of the whole, which is no content."""
+    return np.array(names.tolist(), dtype=np.str_)
+
+
+def _event_to_json(event: Event) -> dict[str, Any]:
+    return {**dataclasses.asdict(event), "dates": [day.isoformat() for day in event.dates]}
+
+
+def _event_from_json(data: dict[str, Any]) -> Event:
+    return Event(**{**data, "dates": tuple(dt.date.fromisoformat(day) for day in data["dates"])})

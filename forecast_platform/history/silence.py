@@ -1,0 +1,200 @@
+"""Series that stop: how probable it is that one that has been silent sells again, and what that makes of its forecast.
+
+A series is silent while it has no sales, no row or a zero, though its store reports. How long that is, is measured in
+the sales it missed: the weeks of silence times the share of weeks in which it used to sell. From one missed sale on,
+the retailer's own history says how it ends: of all earlier silences that came so far, the share that ended within h
+weeks, against what living series would have sold by then; steady and intermittent series apart. Few silences say
+little, so a prior counts as PRIOR of them: of the series that missed u sales, 1 / (1 + (u / 3)^2) return. A series' own
+silences of at least that length, from which it did return, count on top, each as much as the retailer's figure; three
+of them are a habit, and nothing fades.
+
+The forecast becomes a mixture: with the probability that it does not return by then, nothing; else as it would be.
+
+Letters: N series, T weeks, H weeks ahead, K quantiles or paths.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from forecast_platform.history.absence import INTERMITTENT, TIMES
+from forecast_platform.history.panel import Panel
+
+LATE = 4  # weeks for which a store without any row is late; after that they count
+EDGES = np.array([1, 2, 3, 4, 6, 9, 13, 19, 28, 40])  # missed sales from which silences are told apart
+ALWAYS = 0.9  # a rate from which on a series sells every week
+PRIOR = 20.0  # silences' worth of belief in the prior
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Silence:
+    """How silent each series is at each week, by that week and those before; all of shape (N, T).
+
+    Attributes:
+        sold: whether it sold.
+        weeks: of silence since its last sale, while its store reported; 0 before its first.
+        rate: the share of weeks in which it used to sell, as of its last sale.
+    """
+
+    sold: Mask
+    weeks: Floats
+    rate: Floats
+
+    @classmethod
+    def of(cls, panel: Panel) -> Silence:
+        sold = np.nan_to_num(panel.sales) > 0
+        names, store = np.unique(panel.store, return_inverse=True)
+        reported = np.zeros((len(names), len(panel.weeks)), dtype=bool)
+        np.logical_or.at(reported, store, panel.observed)
+        anybody: Mask = np.asarray(reported.any(axis=0))
+        silent = np.zeros(reported.shape)  # weeks a whole store has been silent while others reported
+        for t in range(len(panel.weeks)):
+            before = silent[:, t - 1] if t else np.zeros(len(names))
+            silent[:, t] = np.where(reported[:, t], 0, before + float(anybody[t]))
+        counts = reported[store].astype(float)
+        if panel.exposure is not None:  # a week without an open day is no silence
+            counts[panel.exposure.values[0][:, : counts.shape[1]] == 0] = 0
+        position = np.arange(len(panel.weeks))
+        last = np.maximum.accumulate(np.where(sold, position, -1), axis=1)
+        first = np.where(sold.any(axis=1), sold.argmax(axis=1), len(position))[:, None]
+        total, sales = np.cumsum(counts, axis=1), np.cumsum(sold, axis=1, dtype=np.float64)
+
+        def then(cells: Floats) -> Floats:
+            return np.take_along_axis(cells, np.maximum(last, 0), axis=1)
+
+        started = last >= 0
+        lost = silent[store]
+        weeks = np.where(started, total - then(total) + np.where(lost > LATE, lost, 0), 0)
+        life = then(total) - np.take_along_axis(total, np.minimum(first, len(position) - 1), axis=1) + 1
+        rate = np.where(started, (then(sales) + 1) / (np.maximum(life, then(sales)) + 2), 0)
+        return cls(sold, weeks, np.minimum(rate, 1.0))
+
+    @property
+    def degree(self) -> Ints:
+        """Position among EDGES of the sales missed, -1 below the first: then nothing is out of the ordinary."""
+        # A series that always sold misses a sale each week, whatever its rate is smoothed to.
+        missed = self.weeks * np.where(self.rate > ALWAYS, 1, self.rate)
+        return np.asarray(np.searchsorted(EDGES, missed, side="right") - 1, dtype=np.int64)
+
+    @property
+    def steady(self) -> Mask:
+        """Whether it used to sell more often than an intermittent series."""
+        return np.asarray(self.rate > 1 / INTERMITTENT)
+
+
+def returning(silence: Silence, horizon: int) -> Floats:
+    """The probability that a silence ends within 1 .. H weeks, from all of the history; beside a living series, whose
+    rate would bring a sale only now and then. Shape (2, len(EDGES), H): of intermittent and steady series, by degree.
+    """
+    degree, weeks = silence.degree, silence.sold.shape[1]
+    came = np.zeros_like(degree, dtype=bool)
+    came[:, 1:] = (degree[:, 1:] > degree[:, :-1]) & (degree[:, 1:] >= 0)
+    series, week = np.nonzero(came)
+    # The week of the next sale after each, beyond every horizon where there is none.
+    position = np.where(silence.sold, np.arange(weeks), weeks + horizon + 1)
+    following = np.minimum.accumulate(position[:, ::-1], axis=1)[:, ::-1][series, week] - week
+    ahead = np.arange(1, horizon + 1)
+    known = week[:, None] + ahead <= weeks - 1
+    ended = known & (following[:, None] <= ahead)
+    alive = known * (1 - (1 - silence.rate[series, week])[:, None] ** ahead)
+    returned, expected = np.zeros((2, 2, len(EDGES), horizon))
+    at = silence.steady[series, week].astype(int), degree[series, week]
+    np.add.at(returned, at, ended)
+    np.add.at(expected, at, alive)
+    prior = (1 / (1 + (EDGES / 3) ** 2))[:, None]
+    share = np.clip((returned + PRIOR * prior) / (expected + PRIOR), 0, 1)
+    # The longer one waits the more return; the longer the silence the fewer.
+    return np.asarray(np.minimum.accumulate(np.maximum.accumulate(share, axis=2), axis=1))
+
+
+def probability_of_return(panel: Panel, horizon: int) -> Floats:
+    """The probability that each series sells again by each week ahead, or never stopped, shape (N, H); 1 where it is
+    not out of the ordinary that it did not sell lately. Never falls with the weeks ahead.
+
+    Args:
+        panel: ends at the cutoff and holds all series, those that ended long ago too: they are the evidence.
+    """
+    silence = Silence.of(panel)
+    degree = silence.degree[:, -1]
+    chance = returning(silence, horizon)[silence.steady[:, -1].astype(int), np.maximum(degree, 0)]
+    # Silences of at least this length from which the series did return.
+    ending = np.zeros_like(silence.sold)
+    ending[:, 1:] = silence.sold[:, 1:] & (silence.weeks[:, :-1] >= np.maximum(silence.weeks[:, -1:], 1))
+    own = ending.sum(axis=1)[:, None]
+    return np.asarray(np.where((degree[:, None] >= 0) & (own < TIMES), (chance + own) / (1 + own), 1.0))
+
+
+def fade_quantiles(quantiles: Floats, levels: Sequence[float], returns: Floats) -> Floats:
+    """Quantiles of the mixture with nothing.
+
+    Args:
+        quantiles: shape (N, K, H), ascending in K. levels: K of them, ascending. returns: shape (N, H).
+    """
+    faded = quantiles.copy()
+    asked = np.asarray(levels, dtype=float)
+    for i, h in zip(*np.nonzero(returns < 1), strict=True):
+        p, known = returns[i, h], quantiles[i, :, h]
+        # The part below 0 comes first, then 1 - p of nothing, then the rest.
+        below = np.interp(0.0, known, asked) if known[0] < 0 else 0.0
+        inner = np.where(asked < p * below, asked, asked - (1 - p)) / max(p, 1e-9)
+        nothing = (asked >= p * below) & (asked <= p * below + 1 - p)
+        faded[i, :, h] = np.where(nothing, 0.0, np.interp(inner, asked, known))
+        # Beyond the levels known the outermost stands in, which may not lead past 0.
+        faded[i, :, h] = np.maximum.accumulate(faded[i, :, h])
+    return faded
+
+
+def fade_paths(paths: Floats, returns: Floats, keys: Sequence[str]) -> Floats:
+    """Paths of the mixture: of each series' paths the share that does not return by a week is 0 in it, and a path that
+    has returned stays.
+
+    Args:
+        paths: shape (N, K, H). returns: shape (N, H), not falling. keys: N names, which decide which paths they are,
+            so that the same series has the same ones in every run.
+    """
+    faded = paths.copy()
+    count = paths.shape[1]
+    for i in np.flatnonzero((returns < 1).any(axis=1)).tolist():
+        seed = int.from_bytes(hashlib.sha256(keys[i].encode()).digest()[:8], "big")
+        rank = (np.random.default_rng(seed).permutation(count) + 0.5) / count
+        faded[i][rank[:, None] > returns[i]] = 0.0
+    return faded
+
+
+def stopping(panel: Panel) -> pa.Table:
+    """The series out of the ordinary silent at the panel's end: store, dept, last_week (of a sale), silent_weeks,
+    probability_of_return (within the horizon) and share_of_sales (of the retailer's sales in the year up to then).
+
+    Args:
+        panel: with its `returns`.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if panel.returns is None:
+        raise ValueError("the panel does not say which series return; it comes from publishing.forecastable")
+    silence = Silence.of(panel)
+    stopped = (silence.degree[:, -1] >= 0) & (panel.returns[:, -1] < 1)
+    last = len(panel.weeks) - 1 - silence.sold[:, ::-1].argmax(axis=1)
+    year = np.maximum(np.nan_to_num(panel.sales[:, -52:]), 0).sum(axis=1)
+    at = np.flatnonzero(stopped)
+    return pa.table(
+        {
+            "store": pa.array(panel.store[at].tolist(), pa.string()),
+            "dept": pa.array(panel.dept[at].tolist(), pa.string()),
+            "last_week": pa.array(panel.weeks[last[at]].astype("datetime64[D]"), pa.date32()),
+            "silent_weeks": pa.array(np.round(silence.weeks[at, -1]).astype(np.int64)),
+            "probability_of_return": pa.array(panel.returns[at, -1]),
+            "share_of_sales": pa.array(year[at] / (year.sum() or 1.0)),
+        }
+    )

@@ -1,0 +1,177 @@
+"""What a reference forecasts by itself: how each series runs against it lately, and how much of that will last.
+
+There are several ways to say it: over few weeks or many, believed in full or shrunk towards the growth of its store and
+department, last year's peaks at their full height or lower. Which is right differs by department. Groceries that run
+9% above last year go on doing so; toys that ran 30% above it for a month do not, and a peak is in part chance. So each
+department has its ways weighed by how well they would have forecast its own history.
+
+Growth is a mean over weeks without the oddest of them: a week of promotion or of empty shelves is no growth.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+from forecast_platform.history.panel import Panel
+from forecast_platform.models.last_year.reference import YEAR, last_year, worth_lining_up
+
+Floats = NDArray[np.float64]
+
+# The ways, each combination of: weeks over which growth is taken; the power of a series' own growth beside that of its
+# store and department; how much lower peaks come back (a week x times as large by the reference is forecast
+# x ** (1 - calm) times as large).
+WINDOWS: tuple[int, ...] = (8, 18, 39)
+BELIEFS: tuple[float, ...] = (0.3, 0.6, 0.9)
+CALMS: tuple[float, ...] = (0.0, 0.05, 0.1)
+STORE, DEPARTMENT = 0.5, 0.2  # powers of their growth
+DOUBT = 2  # growth seen in so many weeks is half believed
+TRIM = 0.2  # the part of the weeks left out at each end, by growth
+OWN_RANGE, GROUP_RANGE = (0.2, 5.0), (0.5, 2.0)
+# How they are weighed:
+STEP = 4  # weeks between the origins in the history from which the ways are tried
+AHEAD = 12  # weeks after an origin that are forecast
+SHARPNESS = 60.0  # a way that errs 1% more than the department's best has exp(-0.6) of its weight
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """The forecasts a reference would have made, as of any week of the history.
+
+    Leak-free: nothing but the history and its reference is read, and the ways are tried from origins in it.
+
+    Attributes:
+        reference: shape (N, T + H), positive; NaN in the first year.
+        seen: what was known in the T weeks, and from when on.
+        weights: how far each series goes by each way, shape (K, N).
+    """
+
+    reference: Floats
+    seen: _Seen
+    weights: Floats
+
+    @classmethod
+    def of(cls, panel: Panel, reference: Floats) -> Outlook:
+        """The outlook of N series over T weeks, ending at the cutoff."""
+        seen = _Seen.of(panel, reference)
+        return cls(reference, seen, _weights(seen)[:, seen.dept])
+
+    def as_of(self, week: int, among: slice) -> Floats:
+        """The weeks `among`, before or after, as forecast when `week` weeks were known, in sales.
+
+        The weights are those of the whole history. NaN where the reference is; where no week had a reference yet, the
+        reference as it is.
+        """
+        reference = self.reference[:, among]
+        if week <= YEAR:
+            return reference
+        levels, slopes = zip(*self.seen.ways(week - YEAR), strict=True)
+        level, slope = np.einsum("kn,kn->n", self.weights, np.array(levels)), np.array(slopes) @ self.weights
+        return np.asarray(np.exp(level[:, None] + slope[:, None] * np.log(reference)))
+
+
+def aligned_last_year(history: Panel, horizon: int, quantiles: Sequence[float]) -> Floats:
+    """The outlook of a reference to last year with quantiles, without learning: a baseline for backtests.
+
+    Intervals are normal, from the spread of sales about the same forecast of the last year of the history, per series
+    and mixed with that of all series, relative to the forecast.
+
+    Returns:
+        Shape (N, Q, horizon). With less than a year and a few weeks of history it is the last observed level.
+
+    Raises:
+        ValueError: see `last_year`.
+    """
+    known = len(history.weeks)
+    reference = last_year(history, horizon, events=worth_lining_up(history))
+    every = Outlook.of(history, reference).as_of(known, slice(None))
+    last = np.abs(history.sales[np.arange(len(history)), history.last])[:, None]
+    centre = np.where(np.isnan(every), last, every)[:, known:]
+    error = np.clip((history.sales / every[:, :known])[:, -YEAR:] - 1, -1, 1)
+    count = (~np.isnan(error)).sum(axis=1)
+    squares = np.where(np.isnan(error), 0, error) ** 2
+    # Of all series, the middle one: articles that sell now and then are as far off as can be, and no measure of others.
+    pooled = float(np.median((squares.sum(axis=1) / np.maximum(count, 1))[count > 0])) if count.any() else 0.04
+    spread = np.sqrt((squares.sum(axis=1) + 8 * pooled) / (count + 8))
+    z = np.array([NormalDist().inv_cdf(q) for q in quantiles])
+    width = np.abs(centre) * spread[:, None]
+    return np.asarray(centre[:, None, :] + z[None, :, None] * width[:, None, :])
+
+
+def _weights(seen: _Seen) -> Floats:
+    """How far each department goes by each way, shape (K, D), summing to 1 over the ways: the less one would have erred
+    from origins in the history, the further. They are alike where the history is too short to try them."""
+    count = len(WINDOWS) * len(BELIEFS) * len(CALMS)
+    errors = np.zeros((count, seen.dept.max() + 1))
+    weeks = seen.sold.shape[1]
+    for origin in range(weeks - STEP, max(STEP, weeks - 2 * YEAR) - 1, -STEP):
+        ahead = slice(origin, origin + AHEAD)
+        logs, known, sold = seen.log_reference[:, ahead], seen.known[:, ahead], seen.sold[:, ahead]
+        for row, (level, slope) in zip(errors, seen.ways(origin), strict=True):
+            off = np.abs(sold - np.exp(level[:, None] + slope * logs)) * known
+            row += np.bincount(seen.dept, weights=off.sum(axis=1))
+    least = errors.min(axis=0)
+    size = np.bincount(seen.dept, weights=np.abs(seen.sold).sum(axis=1))
+    unit = np.maximum(least, 1e-6 * size)
+    weights = np.exp(-SHARPNESS * (errors - least) / np.where(unit > 0, unit, 1))
+    return np.asarray(weights / weights.sum(axis=0))
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """The weeks after the first year: known (N, T - YEAR), where both sales and reference are; sold and reference, of
+    the same shape, 0 elsewhere; log_reference, everywhere; store, dept (N,), positions of each series' own."""
+
+    known: NDArray[np.bool_]
+    sold: Floats
+    reference: Floats
+    log_reference: Floats
+    store: NDArray[np.int64]
+    dept: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, panel: Panel, reference: Floats) -> _Seen:
+        sold, base = panel.sales[:, YEAR:], reference[:, YEAR : len(panel.weeks)]
+        known = ~np.isnan(sold) & ~np.isnan(base)
+        _, store = np.unique(panel.store, return_inverse=True)
+        _, dept = np.unique(panel.dept, return_inverse=True)
+        return cls(known, np.where(known, sold, 0), np.where(known, base, 0), np.log(base), store, dept)
+
+    def ways(self, origin: int) -> Iterator[tuple[Floats, float]]:
+        """Each way's level (N,) and slope, by what is known before a week."""
+        for window in WINDOWS:
+            weeks = slice(max(origin - window, 0), origin)
+            sold, reference = self.sold[:, weeks], self.reference[:, weeks]
+            rest = STORE * _growth_of(self.store, sold, reference) + DEPARTMENT * _growth_of(self.dept, sold, reference)
+            ratio, count = _trimmed(sold, reference), self.known[:, weeks].sum(axis=1)
+            usable = (ratio > 0) & (count > 0)
+            own = np.where(usable, np.log(np.clip(np.where(usable, ratio, 1), *OWN_RANGE)), rest)
+            size = self.log_reference[:, weeks].mean(axis=1)
+            for belief, calm in itertools.product(BELIEFS, CALMS):
+                yield rest + belief * count / (count + DOUBT) * (own - rest) + calm * size, 1 - calm
+
+
+def _growth_of(group: NDArray[np.int64], sold: Floats, reference: Floats) -> Floats:
+    """The logarithm of the growth of each series' group, shape (N,)."""
+    totals = np.zeros((2, group.max() + 1, sold.shape[1]))
+    for total, each in zip(totals, (sold, reference), strict=True):
+        np.add.at(total, group, each)
+    return np.asarray(np.log(np.clip(_trimmed(*totals), *GROUP_RANGE))[group])
+
+
+def _trimmed(sold: Floats, reference: Floats) -> Floats:
+    """The mean of each row's weekly ratios without the TRIM lowest and highest, a week as heavy as its reference, shape
+    (N,); 1 where there are none."""
+    ratio = np.divide(sold, reference, out=np.ones_like(sold), where=reference > 0)
+    order = np.argsort(ratio, axis=1)
+    ratio, weight = (np.take_along_axis(x, order, axis=1) for x in (ratio, reference))
+    until = weight.cumsum(axis=1)
+    total = until[:, -1:]
+    kept = np.maximum(np.minimum(until, (1 - TRIM) * total) - np.maximum(until - weight, TRIM * total), 0)
+    whole = kept.sum(axis=1)
+    return np.asarray(np.divide((ratio * kept).sum(axis=1), whole, out=np.ones_like(whole), where=whole > 0))

@@ -1,0 +1,257 @@
+"""Last year's week as a reference: holidays lined up by name and distance, noise shared with the department.
+
+For series i and week t the reference is built from weeks about one year before t:
+
+    reference[i, t] = (1 - mix) * own[i, t'] + mix * share[i] * department[t']
+
+t' is t one year back. Near a named holiday, each of the week's seven days goes back to the day as far from last year's
+holiday, so a week may fall on two source weeks in parts; other weeks go back 364 days. `share` is the series' share of
+its department over the weeks around t', which takes the noise out of a single week. Where the series was not observed a
+year ago, the department's shape stands in alone; where there is no department either, the series' own level. With more
+than two years of history the year before last, brought to last year's level, joins in: one week of one year is noisy.
+
+Leak-free by construction: with up to MAX_HORIZON weeks ahead nothing after the cutoff is read. Shares, mixes and levels
+are those of the history up to the cutoff.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from forecast_platform.history.holidays import Event, retail_events
+from forecast_platform.history.panel import Panel
+
+YEAR = 52
+SHARE_WEEKS = 6  # weeks to each side of t' over which the share of the department is taken
+MAX_HORIZON = YEAR - SHARE_WEEKS
+HALF_YEAR = 26
+SECOND_YEAR = 0.35  # the part of the year before last
+STORE_PULSE = 0.4  # the power of a store's own ups and downs, which are in part noise
+
+
+def one_year_back(
+    weeks: NDArray[np.datetime64], horizon: int, events: Sequence[Event] | None = None
+) -> NDArray[np.float64]:
+    """Weights of source weeks for target weeks.
+
+    Args:
+        weeks: the T known week-ending dates, seven days apart.
+        horizon: weeks after them to be served, H.
+
+    Returns:
+        Shape (T, T + H): column t holds the weights of the known weeks that week t goes back to. They sum to 1, or to
+        less where last year lies before the first week.
+    """
+    known, total = len(weeks), len(weeks) + horizon
+    ends = (weeks[0] + 7 * np.arange(total)).astype(dt.date)
+    chosen = retail_events(ends[0], ends[-1]) if events is None else events
+    days = np.arange(-6, 1)
+    weights = np.zeros((known, total))
+    for t in range(total):
+        back = 7 * YEAR
+        event = _nearest(ends[t], chosen)
+        if event is not None:
+            back = (event[0] - event[1]).days
+        # Position of the week that holds each of the seven days, one year (or one event) back.
+        source = -(-(7 * t + days - back) // 7)
+        for week in source:
+            if 0 <= week < known:
+                weights[week, t] += 1 / 7
+    return weights
+
+
+def _nearest(end: dt.date, events: Sequence[Event]) -> tuple[dt.date, dt.date] | None:
+    """The event in whose weeks the week ending at `end` lies, its date this year and last year; None otherwise."""
+    best: tuple[int, dt.date, dt.date] | None = None
+    for event in events:
+        for this, previous in zip(event.dates[1:], event.dates, strict=False):
+            # Weeks from the event's own week to this one: 0 when the event lies in it.
+            offset = (end - this).days // 7
+            if -event.before <= offset <= event.after and (best is None or abs(offset) < best[0]):
+                best = (abs(offset), this, previous)
+    return (best[1], best[2]) if best else None
+
+
+def worth_lining_up(panel: Panel) -> tuple[Event, ...]:
+    """The panel's events less those that the history speaks against: lined up, the weeks near them would have been
+    further from last year's own sales than weeks 52 weeks apart. Not every retailer sells by every holiday.
+
+    An event the history has not seen twice stays: there is nothing to judge it by.
+    """
+    ends = (panel.weeks[0].astype(dt.date), panel.weeks[-1].astype(dt.date))
+    events = retail_events(*ends) if panel.events is None else panel.events
+    sales, observed = np.nan_to_num(panel.sales), panel.observed.astype(float)
+    apart = one_year_back(panel.weeks, 0, ())
+    then, there = sales @ apart, observed * (observed @ apart > 0.99)
+    total = (then * there).sum(axis=1)
+    grown = np.where(total > 0, (sales * there).sum(axis=1) / np.where(total > 0, total, 1), 1.0)[:, None]
+    kept = []
+    for event in events:
+        back = one_year_back(panel.weeks, 0, (event,))
+        near = (back != apart).any(axis=0) & (back.sum(axis=0) > 0.99)
+        both = (there * (observed @ back > 0.99))[:, near]
+        errors = [np.abs(sales - grown * (sales @ b))[:, near] * both for b in (back, apart)]
+        if errors[0].sum() <= errors[1].sum():
+            kept.append(event)
+    return tuple(kept)
+
+
+def last_year(
+    panel: Panel, horizon: int, mix: float | None = None, events: Sequence[Event] | None = None
+) -> NDArray[np.float64]:
+    """The reference of every series for all known weeks and `horizon` weeks ahead.
+
+    Args:
+        panel: N series over T weeks, ending at the cutoff.
+        mix: part of the department's shape, 0 .. 1; None: each department's own, the one that fitted its history best.
+        events: named days to line up; None: the panel's own, or else those of retail in the US.
+
+    Returns:
+        Shape (N, T + horizon), positive; NaN in the first year, for which there is nothing to refer to.
+
+    Raises:
+        ValueError: the horizon is longer than MAX_HORIZON.
+    """
+    if not 0 < horizon <= MAX_HORIZON:
+        raise ValueError(f"horizon is {horizon}; the reference reaches 1 .. {MAX_HORIZON} weeks ahead")
+    back = one_year_back(panel.weeks, horizon, panel.events if events is None else events)
+    known = len(panel.weeks)
+    seen = _Seen.of(panel)
+    own, shape = _components(seen, back, 1)
+    part = _fitted_mix(seen, own, shape)[:, None] if mix is None else np.asarray(mix)
+    reference = np.where(np.isnan(own), shape, (1 - part) * own + part * shape)
+    if known + horizon > 2 * YEAR:
+        own, shape = _components(seen, back[:, :known] @ back, 2)
+        second = (1 - part) * own + part * shape
+        second *= _level_of_last_year(seen, known + horizon)
+        reference = np.where(
+            np.isnan(second), reference, (1 - SECOND_YEAR) * reference + SECOND_YEAR * np.nan_to_num(second)
+        )
+    count = np.maximum(seen.observed.sum(axis=1, keepdims=True), 1)
+    level = np.abs(seen.sales).sum(axis=1, keepdims=True) / count
+    reference = np.where(np.isnan(reference), level, reference)
+    # A week of returns or of nothing is no unit to measure another week by.
+    reference = np.maximum(reference, np.maximum(0.05 * level, 1e-6))
+    reference[:, :YEAR] = np.nan
+    return np.asarray(reference)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What was observed: N series of D departments over T weeks.
+
+    sales (N, T), 0 where not observed; observed (N, T), 0 or 1; store, dept (N,), positions of each series' own;
+    department (D, T), its sum, series that are missing made up for; traded (D, T), 1 where any of it was observed.
+    """
+
+    sales: NDArray[np.float64]
+    observed: NDArray[np.float64]
+    store: NDArray[np.int64]
+    dept: NDArray[np.int64]
+    department: NDArray[np.float64]
+    traded: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, panel: Panel) -> _Seen:
+        sales, observed = np.nan_to_num(panel.sales), panel.observed.astype(float)
+        _, store = np.unique(panel.store, return_inverse=True)
+        _, dept = np.unique(panel.dept, return_inverse=True)
+        department, traded = np.zeros((2, dept.max() + 1, len(panel.weeks)))
+        np.add.at(department, dept, sales)
+        np.maximum.at(traded, dept, observed)
+        # A series that was not observed in the midst of its life (a closed store, a missing report) is missing from the
+        # sum, which would halve a department of two stores: the others stand in for it, by its usual part.
+        weeks = np.arange(len(panel.weeks))
+        alive = (weeks >= panel.first[:, None]) & (weeks <= panel.last[:, None])
+        usual = (np.abs(sales).sum(axis=1) / observed.sum(axis=1))[:, None]
+        there, whole = np.zeros((2, *department.shape))
+        np.add.at(there, dept, usual * observed)
+        np.add.at(whole, dept, usual * alive)
+        department *= np.divide(whole, there, out=np.ones_like(whole), where=there > 0.1 * whole)
+        return cls(sales, observed, store, dept, department, traded)
+
+
+def _components(seen: _Seen, back: NDArray[np.float64], years: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Each series' own source weeks, and its share of its department times the department's, shapes (N, T + H).
+
+    Args:
+        back: weights of source weeks, shape (T, T + H), `years` years back.
+    """
+    # Sales of the department in the weeks the series was observed in: what its share is a share of.
+    around = _around(back.shape[0], back.shape[1], years, SHARE_WEEKS)
+    beside = seen.department[seen.dept] * seen.observed
+    own_part, beside_part = seen.sales @ around, beside @ around
+    # A share needs a few weeks; where the year has too few, the share of the whole history stands in.
+    few = (seen.observed @ around < 4) | (beside_part <= 0)
+    whole = beside.sum(axis=1)
+    whole = seen.sales.sum(axis=1) / np.where(whole > 0, whole, np.nan)
+    share = np.where(few, whole[:, None], own_part / np.where(few, 1, beside_part))
+    # Weights of the source weeks in which anything of the department was observed; then likewise of the series.
+    traded = seen.traded @ back
+    shape = np.where(traded > 0.5, (seen.department @ back) / np.where(traded > 0, traded, 1), np.nan)[seen.dept]
+    own = seen.observed @ back
+    own = np.where(own > 0.5, (seen.sales @ back) / np.where(own > 0, own, 1), np.nan)
+    return own, share * shape * _store_pulse(seen, back, around)
+
+
+def _store_pulse(seen: _Seen, back: NDArray[np.float64], around: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How much more a series' store sold in the source weeks than its departments' sales elsewhere explain, beside the
+    weeks around them, shape (N, T + H): a store has weather, roadworks and local feasts of its own."""
+    beside = np.maximum(seen.department, 0)[seen.dept] * seen.observed
+    total = beside.sum(axis=1)
+    share = np.clip(seen.sales.sum(axis=1) / np.where(total > 0, total, np.inf), 0, 1)
+    sold, expected = np.zeros((2, seen.store.max() + 1, seen.sales.shape[1]))
+    np.add.at(sold, seen.store, seen.sales)
+    np.add.at(expected, seen.store, beside * share[:, None])
+    pulse = np.where(expected > 0, sold / np.where(expected > 0, expected, 1), 1.0)
+    weight, weeks = back.sum(axis=0), around.sum(axis=0)
+    usual = (pulse @ around) / np.maximum(weeks, 1)
+    ratio = (pulse @ back) / np.where(weight > 0.5, weight, 1) / np.where(usual > 0, usual, 1)
+    ratio = np.where((weight > 0.5) & (usual > 0), np.clip(ratio, 0.5, 2.0), 1.0)
+    return np.asarray(ratio[seen.store] ** STORE_PULSE)
+
+
+def _around(weeks: int, total: int, years: int, reach: int) -> NDArray[np.float64]:
+    """Shape (weeks, total): 1 for the known weeks within `reach` of `years` years before each week."""
+    distance = np.arange(weeks)[:, None] - (np.arange(total)[None] - years * YEAR)
+    return np.asarray(np.abs(distance) <= reach, dtype=float)
+
+
+def _fitted_mix(seen: _Seen, own: NDArray[np.float64], shape: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The department's part that would have had the least absolute error in the history, shape (N,): half the
+    department's own best and half that of all, because one department's history is short."""
+    known = seen.sales.shape[1]
+    weeks = slice(YEAR, known)
+    own, shape = own[:, weeks], shape[:, weeks]
+    usable = (seen.observed[:, weeks] > 0) & ~np.isnan(own) & ~np.isnan(shape)
+    sales, own, shape = (np.where(usable, x, 0) for x in (seen.sales[:, weeks], own, shape))
+    parts = np.linspace(0, 1, 11)
+    error = np.zeros((len(parts), len(seen.department)))
+    for row, part in zip(error, parts, strict=True):
+        mixed = (1 - part) * own + part * shape
+        total = mixed.sum(axis=1)
+        grown = np.where(total > 0, sales.sum(axis=1) / np.where(total > 0, total, 1), 1.0)
+        np.add.at(row, seen.dept, np.abs(sales - grown[:, None] * mixed).sum(axis=1))
+    if not error.any():
+        return np.full(len(seen.dept), 0.5)
+    best, common = parts[error.argmin(axis=0)], parts[error.sum(axis=1).argmin()]
+    return np.asarray(np.clip((best + common) / 2, 0.2, 0.9)[seen.dept])
+
+
+def _level_of_last_year(seen: _Seen, total: int) -> NDArray[np.float64]:
+    """What turns the year before last into terms of last year: the ratio of both years' sales over half a year to each
+    side, in weeks observed in both, shape (N, total). NaN where those are few."""
+    known = seen.sales.shape[1]
+    last, before = np.zeros_like(seen.sales), np.zeros_like(seen.sales)
+    pair = seen.observed[:, YEAR:] * seen.observed[:, :-YEAR]
+    last[:, YEAR:], before[:, :-YEAR] = pair, pair
+    one, two = (_around(known, total, years, HALF_YEAR) for years in (1, 2))
+    sold_last, sold_before = (seen.sales * last) @ one, (seen.sales * before) @ two
+    usable = (last @ one >= 4) & (sold_last > 0) & (sold_before > 0)
+    ratio = np.where(usable, sold_last / np.where(usable, sold_before, 1), np.nan)
+    return np.asarray(np.clip(ratio, 0.2, 5.0))

@@ -1,0 +1,159 @@
+"""From verified batch output to the rows people query: dates, levels, totals, and a reason for whoever has none."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from forecast_platform.engines.batch import ShardForecast
+from forecast_platform.history.panel import Panel
+from forecast_platform.history.silence import probability_of_return
+from forecast_platform.lake.closures import Closing
+from forecast_platform.models.target import least_sales
+from forecast_platform.weeks import WEEK
+
+LEVELS = ("series", "store", "dept", "total")
+
+
+def forecastable(
+    panel: Panel, active_weeks: int, horizon: int = 1, closings: Sequence[Closing] = ()
+) -> tuple[Panel, pa.Table]:
+    """Split the series at a cutoff into those to forecast and those that get a reason instead.
+
+    Args:
+        panel: ends at the cutoff and holds every series, which tells how silences end.
+        closings: what people closed. A series closed in all weeks ahead is not forecast, in some of them as 0.
+
+    Returns:
+        The panel of active series with `returns` for `horizon` weeks, and rows (store, dept, last_week, reason) for
+        the others.
+    """
+    idle = len(panel.weeks) - 1 - panel.last_row
+    last_week = panel.weeks[panel.last_row].astype("datetime64[D]")
+    said, is_open = _closed_by_people(panel, horizon, closings)
+    closed = (idle >= active_weeks) | ~is_open.any(axis=1)
+    reasons = [
+        said[i]
+        or f"closed: no sales for {idle[i]} weeks, the last in the week of {last_week[i]}; a series is closed after "
+        f"{active_weeks}"
+        for i in np.flatnonzero(closed).tolist()
+    ]
+    panel = replace(panel, returns=probability_of_return(panel, horizon) * is_open)
+    rows = pa.table(
+        {
+            "store": pa.array(panel.store[closed].tolist(), pa.string()),
+            "dept": pa.array(panel.dept[closed].tolist(), pa.string()),
+            "last_week": pa.array(last_week[closed], pa.date32()),
+            "reason": pa.array(reasons, pa.string()),
+        }
+    )
+    return panel.select(~closed), rows
+
+
+def _closed_by_people(panel: Panel, horizon: int, closings: Sequence[Closing]) -> tuple[list[str], NDArray[np.bool_]]:
+    """Of each series the reason why it is closed, "" where nobody closed it, and its open weeks ahead (N, H)."""
+    said, is_open = [""] * len(panel), np.ones((len(panel), horizon), dtype=bool)
+    cutoff = panel.weeks[-1].astype(dt.date)
+    ahead = [cutoff + step * WEEK for step in range(1, horizon + 1)]
+    for closing in closings:
+        covered = np.array([closing.covers(week) for week in ahead])
+        mine = (panel.store == closing.store) & covered.any()
+        if closing.dept is not None:
+            mine = mine & (panel.dept == closing.dept)
+        for i in np.flatnonzero(mine).tolist():
+            is_open[i] &= ~covered
+            until = "" if closing.to_week is None else f" to {closing.to_week}"
+            what = "department" if closing.dept is not None else "store"
+            said[i] = f"{what} closed from {closing.from_week}{until} by {closing.author}: {closing.reason}"
+    return said, is_open
+
+
+def forecast_rows(
+    shards: Iterable[ShardForecast],
+    cutoff: dt.date,
+    quantiles: tuple[float, ...],
+    columns: tuple[str, ...],
+    sums: Mapping[str, float] | None = None,
+) -> pa.Table:
+    """Rows of `forecasts` for one cutoff: every series, and totals by store, by department and over all.
+
+    Totals come from summed sample paths, because quantiles do not add up. The paths of different series are drawn
+    independently given the model, so their sums know no common shock: they are widened about their median by `sums`.
+
+    Args:
+        quantiles: levels, ascending; `columns` are their column names.
+        sums: factor of the width by level (store, dept, total), see models/calibration.py; None: 1.
+    """
+    parts: list[pa.Table] = []
+    totals: dict[tuple[str, str, str], NDArray[np.float64]] = {}
+    for shard in shards:
+        store, dept = (np.array(shard.rows[c].to_pylist(), dtype=np.str_) for c in ("store", "dept"))
+        parts.append(_rows("series", store, dept, shard.mean, shard.quantiles, cutoff, columns))
+        _add(totals, "total", np.full(len(store), ""), shard.samples)
+        _add(totals, "store", store, shard.samples)
+        _add(totals, "dept", dept, shard.samples)
+    if not totals:  # every series is closed
+        none = np.zeros(0, dtype=np.str_)
+        return _rows("series", none, none, np.zeros((0, 0)), np.zeros((0, len(columns), 0)), cutoff, columns)
+    for level in LEVELS[1:]:
+        members = [key for key in totals if key[0] == level]
+        paths = np.stack([totals[key] for key in members])  # (G, S, H)
+        q = np.moveaxis(np.quantile(paths, quantiles, axis=1, method="hazen"), 0, 1)
+        if sums:
+            median = np.median(paths, axis=1)[:, None]
+            q = median + sums[level] * (q - median)
+            q = np.maximum(q, least_sales(paths.reshape(len(paths), -1))[:, None, None])
+        stores, depts = np.array([k[1] for k in members]), np.array([k[2] for k in members])
+        parts.append(_rows(level, stores, depts, paths.mean(axis=1), q, cutoff, columns))
+    return pa.concat_tables(parts)
+
+
+def _add(
+    totals: dict[tuple[str, str, str], NDArray[np.float64]],
+    level: str,
+    group: NDArray[np.str_],
+    samples: NDArray[np.float64],
+) -> None:
+    names, member = np.unique(group, return_inverse=True)
+    sums = np.zeros((len(names), *samples.shape[1:]))
+    np.add.at(sums, member, samples)
+    for name, value in zip(names.tolist(), sums, strict=True):
+        key = (level, name if level == "store" else "", name if level == "dept" else "")
+        totals[key] = totals[key] + value if key in totals else value
+
+
+def _rows(
+    level: str,
+    store: NDArray[np.str_],
+    dept: NDArray[np.str_],
+    mean: NDArray[np.float64],
+    quantiles: NDArray[np.float64],
+    cutoff: dt.date,
+    columns: tuple[str, ...],
+) -> pa.Table:
+    n, horizon = mean.shape
+    week = np.datetime64(cutoff, "D")
+    steps = np.arange(1, horizon + 1)
+
+    def names(values: NDArray[np.str_]) -> pa.Array:
+        return pa.array([v or None for v in np.repeat(values, horizon).tolist()], pa.string())
+
+    return pa.table(
+        {
+            "forecast_week": pa.array(np.full(n * horizon, week), pa.date32()),
+            "level": pa.repeat(level, n * horizon),
+            "store": names(store),
+            "dept": names(dept),
+            "target_week": pa.array(
+                np.tile(week + steps * np.timedelta64(WEEK), n).astype("datetime64[D]"), pa.date32()
+            ),
+            "horizon": pa.array(np.tile(steps, n), pa.int32()),
+            "mean": mean.ravel(),
+            **{column: quantiles[:, i].ravel() for i, column in enumerate(columns)},
+        }
+    )

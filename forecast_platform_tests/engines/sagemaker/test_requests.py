@@ -1,0 +1,168 @@
+"""The bodies of the SageMaker requests: golden files that say why each field is there, held against botocore's service
+model and the emulator's rules.
+
+A golden file is {"request": the body, "why": {field: reason}}. After a change meant to be one, write them anew with
+`python -m forecast_platform_tests.engines.sagemaker.test_requests`; the reasons stay, and a field without one fails.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from forecast_platform.engines.base import inference_config
+from forecast_platform.engines.sagemaker import builtin, requests
+from forecast_platform.engines.sagemaker.decision import job_name
+from forecast_platform.engines.sagemaker.specs import as_tags
+from forecast_platform.settings import Settings
+from forecast_platform_tests.sagemaker_emulator import validation as rules
+
+GOLDEN = Path(__file__).with_name("golden")
+WEEK = dt.date(2026, 11, 20)
+COMMON: dict[str, Any] = {
+    "profile": "aws",
+    "storage_url": "s3://forecast-storage/prod",
+    "landing_url": "s3://forecast-landing",
+    "role_arn": "arn:aws:iam::123456789012:role/forecast-sagemaker",
+    "image": "123456789012.dkr.ecr.us-east-1.amazonaws.com/forecast:1",
+}
+
+
+def settings(**more: Any) -> Settings:
+    return Settings(**{**COMMON, **more})
+
+
+def container_training(spot: bool = False) -> dict[str, Any]:
+    given = settings(spot=spot)
+    root = f"{given.storage_url}/models/0123"
+    places = f"{root}/input/panel/", f"{root}/jobs", f"{root}/checkpoints"
+    return requests.training(given, given.image, {"platform_training": "1"}, "panel", *places)
+
+
+def builtin_training(spot: bool = False) -> dict[str, Any]:
+    given = settings(engine="sagemaker-builtin", spot=spot, max_job_minutes=90)
+    root = f"{given.storage_url}/models/0123/2026-11-20"
+    (parameters,) = builtin.candidates(given).values()
+    image = requests.builtin_image("us-east-1")
+    return requests.training(given, image, parameters, "train", f"{root}/input/train/", f"{root}/jobs")
+
+
+def a_model(isolated: bool) -> dict[str, Any]:
+    return requests.model(settings(), COMMON["image"], "s3://forecast-storage/prod/models/0123/model.tar.gz", isolated)
+
+
+def a_transform(seed: int | None) -> dict[str, Any]:
+    given = settings(transform_instances=2, transform_shards=4)
+    root = f"{given.storage_url}/transforms/2026-11-20/4567"
+    name = job_name("forecast", WEEK, "model", a_model(True))
+    config = inference_config(100, given.quantiles)
+    return requests.transform(given, name, f"{root}/input/", f"{root}/output", config, seed)
+
+
+BODIES: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
+    "container-training": ("CreateTrainingJob", container_training),
+    "container-training-spot": ("CreateTrainingJob", lambda: container_training(True)),
+    "builtin-training": ("CreateTrainingJob", builtin_training),
+    "builtin-training-spot": ("CreateTrainingJob", lambda: builtin_training(True)),
+    "container-model": ("CreateModel", lambda: a_model(True)),
+    "builtin-model": ("CreateModel", lambda: a_model(False)),
+    "container-transform": ("CreateTransformJob", lambda: a_transform(0)),
+    "builtin-transform": ("CreateTransformJob", lambda: a_transform(None)),
+}
+
+
+def named(operation: str, body: dict[str, Any]) -> dict[str, Any]:
+    """The body as it is sent, with name and tags."""
+    kind = {"CreateTrainingJob": "train", "CreateTransformJob": "transform", "CreateModel": "model"}[operation]
+    attempt = None if kind == "model" else 1
+    tags = as_tags({"forecast:week": str(WEEK), "forecast:engine": "sagemaker-container", "forecast:run": "a(b)"})
+    return {f"{operation[6:]}Name": job_name("forecast", WEEK, kind, body, attempt), **body, "Tags": tags}
+
+
+def fields(body: dict[str, Any], before: str = "") -> Iterator[str]:
+    """Dotted names of a body's fields, without those of hyperparameters, whose reasons are DeepAR's own."""
+    for name, value in body.items():
+        path = f"{before}{name}"
+        inside = value[0] if isinstance(value, list) and value and isinstance(value[0], dict) else value
+        if isinstance(inside, dict) and name not in ("HyperParameters", "MetricDefinitions"):
+            yield from fields(inside, f"{path}.")
+        else:
+            yield path
+
+
+@pytest.mark.parametrize("name", BODIES)
+class TestBodies:
+    def test_they_are_those_of_the_golden_files(self, name):
+        assert BODIES[name][1]() == json.loads((GOLDEN / f"{name}.json").read_text())["request"]
+
+    def test_each_field_has_its_reason(self, name):
+        golden = json.loads((GOLDEN / f"{name}.json").read_text())
+        assert list(golden["why"]) == list(fields(golden["request"]))
+        assert all(len(reason) > 10 for reason in golden["why"].values())
+
+    def test_botocore_and_the_service_model_accept_them(self, name):
+        from botocore.validate import ParamValidator
+
+        operation, body = BODIES[name][0], named(BODIES[name][0], BODIES[name][1]())
+        shape = rules.service_model("sagemaker").operation_model(operation).input_shape
+        report = ParamValidator().validate(body, shape)
+        assert not report.has_errors(), report.generate_report()
+        rules.check_shape(operation, body)
+        rules.check_emulated(operation, body)
+        rules.check_tags(body["Tags"])
+        if operation == "CreateTrainingJob":
+            rules.check_training(body)
+        if operation == "CreateTransformJob":
+            rules.check_transform(body)
+
+
+class TestHyperparameters:
+    def test_amazons_image_gets_amazons_names_and_strings(self):
+        (parameters,) = builtin.candidates(
+            settings(engine="sagemaker-builtin", hyperparameters={"epochs": "7"})
+        ).values()
+        assert parameters["epochs"] == "7"
+        assert parameters.keys() <= {*builtin.REQUIRED, *builtin.DEFAULTS}
+        assert set(builtin.REQUIRED) <= parameters.keys()
+        assert all(isinstance(value, str) and len(value) <= 256 for value in parameters.values())
+
+    @pytest.mark.parametrize("target", ["sales", "reference", "ratio"])
+    def test_the_target_of_the_settings_is_the_only_candidate(self, target):
+        assert list(builtin.candidates(settings(engine="sagemaker-builtin", target=target))) == [target]
+
+    def test_ours_are_refused_by_name(self):
+        with pytest.raises(ValueError, match="remove num_networks, seed from FORECAST_HYPERPARAMETERS"):
+            builtin.candidates(settings(hyperparameters={"seed": "1", "num_networks": "2", "epochs": "1"}))
+
+
+class TestLimits:
+    @pytest.mark.parametrize("region", ["us-east-1", "eu-central-1", "ap-northeast-1"])
+    def test_amazons_image_is_known_without_asking_anybody(self, region):
+        assert requests.builtin_image(region).endswith(f".dkr.ecr.{region}.amazonaws.com/forecasting-deepar:1")
+
+    def test_spot_without_checkpoints_ends_within_the_hour_that_amazon_allows(self):
+        body = builtin_training(True)["StoppingCondition"]
+        assert body == {"MaxRuntimeInSeconds": 3600, "MaxWaitTimeInSeconds": 3600}
+        assert builtin_training()["StoppingCondition"] == {"MaxRuntimeInSeconds": 5400}
+
+    def test_an_inference_configuration_that_does_not_fit_is_refused(self):
+        with pytest.raises(ValueError, match="at most 10240 fit"):
+            requests.transform(settings(), "m", "s3://a/", "s3://b", {"quantiles": ["0.5"] * 3000})
+
+
+def write() -> None:
+    """The golden files anew, with the reasons they had."""
+    for name, (_, body) in BODIES.items():
+        path, request = GOLDEN / f"{name}.json", body()
+        known = json.loads(path.read_text())["why"] if path.exists() else {}
+        why = {field: known.get(field, "") for field in fields(request)}
+        path.write_text(json.dumps({"request": request, "why": why}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    write()

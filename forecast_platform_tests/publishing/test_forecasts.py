@@ -1,0 +1,210 @@
+"""Publication: levels that add up, dates that stay on the grid, and a reason for whoever has no forecast."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from forecast_platform.engines.batch import ShardForecast
+from forecast_platform.lake.closures import Closing
+from forecast_platform.publishing.forecasts import LEVELS, forecast_rows, forecastable
+from forecast_platform.weeks import WEEK
+
+from .conftest import FRIDAY, SPECS, make_panel
+
+LEVELS3, COLUMNS = (0.1, 0.5, 0.9), ("p10", "p50", "p90")
+SERIES = [("2", "2"), ("2", "10"), ("10", "1"), ("10", "2"), ("x", "10")]
+HORIZON, SAMPLES = 4, 200
+
+
+@pytest.fixture(scope="module")
+def samples() -> np.ndarray:
+    return np.random.default_rng(1).normal(100, 20, (len(SERIES), SAMPLES, HORIZON))
+
+
+def shards(samples: np.ndarray, *sizes: int):
+    at = 0
+    for size in sizes:
+        part, names = samples[at : at + size], SERIES[at : at + size]
+        rows = pa.table({"store": [s for s, _ in names], "dept": [d for _, d in names]})
+        quantiles = np.moveaxis(np.quantile(part, LEVELS3, axis=1, method="hazen"), 0, 1)
+        yield ShardForecast(rows, part.mean(axis=1), quantiles, part)
+        at += size
+
+
+@pytest.fixture(scope="module")
+def rows(samples) -> pa.Table:
+    return forecast_rows(shards(samples, 2, 3), FRIDAY, LEVELS3, COLUMNS)
+
+
+def cell(rows: pa.Table, level: str, store: str | None, dept: str | None, horizon: int) -> dict:
+    (found,) = [
+        r for r in rows.to_pylist()
+        if (r["level"], r["store"], r["dept"], r["horizon"]) == (level, store, dept, horizon)
+    ]  # fmt: skip
+    return found
+
+
+def test_every_level_has_every_member_and_week_once(rows):
+    keys = [(r["level"], r["store"], r["dept"], r["horizon"]) for r in rows.to_pylist()]
+    members = (
+        [("series", s, d) for s, d in SERIES] + [("store", s, None) for s in ("10", "2", "x")]
+        + [("dept", None, d) for d in ("1", "10", "2")] + [("total", None, None)]
+    )  # fmt: skip
+    assert sorted(map(str, keys)) == sorted(str((*m, h)) for m in members for h in range(1, HORIZON + 1))
+    assert set(rows["level"].to_pylist()) == set(LEVELS)
+
+
+def test_means_add_up_on_every_level(rows, samples):
+    for h in range(1, HORIZON + 1):
+        total = cell(rows, "total", None, None, h)["mean"]
+        assert total == pytest.approx(samples[:, :, h - 1].mean(axis=1).sum(), rel=1e-12)
+        for level in ("series", "store", "dept"):
+            parts = [r["mean"] for r in rows.to_pylist() if (r["level"], r["horizon"]) == (level, h)]
+            assert sum(parts) == pytest.approx(total, rel=1e-12), level
+
+
+def test_totals_are_quantiles_of_summed_paths_not_sums_of_quantiles(rows, samples):
+    for h in range(1, HORIZON + 1):
+        found = cell(rows, "store", "10", None, h)
+        paths = samples[2] + samples[3]
+        assert [found[c] for c in COLUMNS] == pytest.approx(
+            np.quantile(paths[:, h - 1], LEVELS3, method="hazen").tolist()
+        )
+        whole = cell(rows, "total", None, None, h)
+        parts = [r for r in rows.to_pylist() if (r["level"], r["horizon"]) == ("series", h)]
+        assert sum(r["p10"] for r in parts) < whole["p10"] < whole["p50"] < whole["p90"] < sum(r["p90"] for r in parts)
+
+
+def test_series_come_as_the_batch_has_them(rows, samples):
+    found = [(r["store"], r["dept"]) for r in rows.to_pylist() if r["level"] == "series" and r["horizon"] == 1]
+    assert found == SERIES
+    series = [r for r in rows.to_pylist() if r["level"] == "series"]
+    assert [r["horizon"] for r in series] == [1, 2, 3, 4] * len(SERIES)
+    assert [r["mean"] for r in series] == pytest.approx(samples.mean(axis=1).ravel().tolist())
+    quantiles = np.moveaxis(np.quantile(samples, LEVELS3, axis=1, method="hazen"), 0, 1)
+    for i, column in enumerate(COLUMNS):
+        assert [r[column] for r in series] == pytest.approx(quantiles[:, i].ravel().tolist())
+
+
+@pytest.mark.parametrize("cutoff", [FRIDAY, dt.date(2023, 12, 31), dt.date(2024, 2, 28)], ids=["FRI", "SUN", "WED"])
+def test_target_weeks_keep_the_weekday(samples, cutoff):
+    rows = forecast_rows(shards(samples, 5), cutoff, LEVELS3, COLUMNS)
+    assert set(rows["forecast_week"].to_pylist()) == {cutoff}
+    for r in rows.to_pylist():
+        assert r["target_week"] == cutoff + r["horizon"] * WEEK
+        assert r["target_week"].weekday() == cutoff.weekday()
+
+
+@pytest.mark.parametrize("sizes", [(5,), (1, 1, 1, 1, 1), (4, 1)])
+def test_the_number_of_shards_changes_nothing(rows, samples, sizes):
+    order = [(c, "ascending") for c in ("level", "store", "dept", "horizon")]
+    one = forecast_rows(shards(samples, *sizes), FRIDAY, LEVELS3, COLUMNS).sort_by(order)
+    other = rows.sort_by(order)
+    for column in rows.column_names:
+        if column in ("mean", *COLUMNS):
+            np.testing.assert_allclose(one[column].to_numpy(), other[column].to_numpy(), rtol=1e-12)
+        else:
+            assert one[column].to_pylist() == other[column].to_pylist()
+
+
+def test_a_sum_of_series_never_below_0_is_not_widened_below_it(samples):
+    wide = {"store": 50.0, "dept": 50.0, "total": 50.0}
+    found = forecast_rows(shards(samples, 5), FRIDAY, LEVELS3, COLUMNS, wide)
+    assert min(r["p10"] for r in found.to_pylist() if r["level"] != "series") == 0
+    returned = samples.copy()
+    returned[0, 0] = -200.0  # of store 2 and department 2
+    found = forecast_rows(shards(returned, 5), FRIDAY, LEVELS3, COLUMNS, wide)
+    assert {r["store"] for r in found.to_pylist() if r["level"] == "store" and r["p10"] < 0} == {"2"}
+    assert cell(found, "total", None, None, 1)["p10"] == 0, "no path of the whole falls below 0"
+
+
+def test_the_rows_have_the_tables_types(rows):
+    schema = SPECS["forecasts"].schema
+    assert set(schema.names) - set(rows.column_names) == {"model_version", "as_known", "run_id", "created_at"}
+    for name in rows.column_names:
+        rows[name].cast(schema.field(name).type)
+        assert rows[name].type == schema.field(name).type, name
+
+
+def test_no_series_give_no_rows():
+    rows = forecast_rows([], FRIDAY, LEVELS3, COLUMNS)
+    assert len(rows) == 0
+    assert rows.column_names[:6] == ["forecast_week", "level", "store", "dept", "target_week", "horizon"]
+    for name in rows.column_names:
+        assert rows[name].type == SPECS["forecasts"].schema.field(name).type
+
+
+class TestForecastable:
+    PANEL = staticmethod(lambda: make_panel({
+        ("1", "1"): [1.0] * 10, ("1", "2"): [1.0] * 6 + [None] * 4, ("10", "1"): [1.0] + [None] * 9,
+        ("2", "1"): [1.0] + [None] * 8 + [2.0],
+    }))  # fmt: skip
+
+    def test_a_series_without_sales_for_active_weeks_has_a_reason_instead(self):
+        active, without = forecastable(self.PANEL(), active_weeks=4)
+        assert list(zip(active.store.tolist(), active.dept.tolist(), strict=True)) == [("1", "1"), ("2", "1")]
+        words = "closed: no sales for {} weeks, the last in the week of {}; a series is closed after 4"
+        assert without.to_pylist() == [
+            {"store": s, "dept": d, "last_week": week, "reason": words.format(idle, week)}
+            for s, d, week, idle in (("1", "2", FRIDAY + 5 * WEEK, 4), ("10", "1", FRIDAY, 9))
+        ]
+
+    @pytest.mark.parametrize("active_weeks", [1, 4, 5, 9, 10, 52])
+    def test_everyone_has_a_forecast_or_a_reason(self, active_weeks):
+        panel = self.PANEL()
+        active, without = forecastable(panel, active_weeks)
+        names = [*zip(active.store.tolist(), active.dept.tolist(), strict=True)]
+        names += [(r["store"], r["dept"]) for r in without.to_pylist()]
+        assert sorted(names) == sorted(zip(panel.store.tolist(), panel.dept.tolist(), strict=True))
+        assert (len(panel.weeks) - 1 - active.last < active_weeks).all()
+
+    def test_what_people_closed_has_their_reason_instead(self):
+        panel = self.PANEL().select(np.array([True, True, True, False]))
+        ahead = FRIDAY + 10 * WEEK
+
+        def ask(*said: Closing):
+            active, without = forecastable(panel, 52, 4, said)
+            return list(zip(active.store.tolist(), active.dept.tolist(), strict=True)), without.to_pylist(), active
+
+        left, without, _ = ask(Closing("1", None, ahead, None, "lease ended", "ana"))
+        assert left == [("2", "1")]
+        assert [(r["store"], r["dept"]) for r in without] == [("1", "1"), ("1", "2")]
+        assert {r["reason"] for r in without} == {f"store closed from {ahead} by ana: lease ended"}
+        left, without, active = ask(Closing("1", "1", ahead + WEEK, ahead + 2 * WEEK, "refit", "bo"))
+        assert (len(left), without) == (3, [])
+        assert active.returns[0].tolist() == [1, 0, 0, 1], "closed in some of the weeks it is forecast as 0 in them"
+        over, elsewhere = (Closing(s, "1", FRIDAY, FRIDAY + 9 * WEEK, "refit", "bo") for s in ("1", "9"))
+        for said in (over, elsewhere):
+            assert len(ask(said)[0]) == 3
+
+    def test_zeros_of_ours_do_not_keep_a_series_open(self):
+        panel = self.PANEL()
+        filled = np.isnan(panel.sales)
+        known = replace(panel, sales=np.nan_to_num(panel.sales), filled=filled)
+        for active_weeks in (4, 52):
+            assert forecastable(known, active_weeks)[1] == forecastable(panel, active_weeks)[1]
+
+    def test_reasons_fit_their_table_also_when_there_are_none(self):
+        for active_weeks in (4, 52):
+            _, without = forecastable(self.PANEL(), active_weeks)
+            for name in without.column_names:
+                assert without[name].type == SPECS["no_forecast"].schema.field(name).type
+
+
+def test_sums_are_widened_about_their_median_and_series_are_not() -> None:
+    rng = np.random.default_rng(0)
+    samples = rng.normal(100, 10, (5, 40, 4))
+    plain = forecast_rows(shards(samples, 2, 3), FRIDAY, LEVELS3, COLUMNS)
+    wide = forecast_rows(shards(samples, 2, 3), FRIDAY, LEVELS3, COLUMNS, {"store": 2.0, "dept": 3.0, "total": 4.0})
+    for factor, level in ((1, "series"), (2, "store"), (3, "dept"), (4, "total")):
+        a, b = (t.filter(pa.compute.equal(t["level"], level)) for t in (plain, wide))
+        assert a["p50"] == b["p50"]
+        assert a["mean"] == b["mean"]
+        for column in ("p10", "p90"):
+            before, after = (np.array(t[column]) - np.array(t["p50"]) for t in (a, b))
+            np.testing.assert_allclose(after, factor * before)
