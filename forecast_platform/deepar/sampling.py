@@ -23,7 +23,7 @@ from forecast_platform.deepar.model import Model
 from forecast_platform.deepar.network import DeepARNetwork
 from forecast_platform.deepar.randomness import keys_apart, series_keys, uniforms
 from forecast_platform.deepar.series import SeriesSet
-from forecast_platform.deepar.windows import Batch, WindowSource
+from forecast_platform.deepar.windows import WindowBatch, WindowSource
 
 DEFAULT_QUANTILES = ("0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7", "0.8", "0.9")
 OUTPUT_TYPES = ("mean", "quantiles", "samples")
@@ -132,7 +132,7 @@ def _chunk(model: Model, paths: int) -> int:
     return max(1, DECODE_COLUMNS // drawn)
 
 
-def _windows(model: Model, series: SeriesSet, size: int, device: str) -> Batch:
+def _windows(model: Model, series: SeriesSet, size: int, device: str) -> WindowBatch:
     """Context and horizon of every series, filled up with copies of the first one.
 
     The batch has at least `size` columns: matrix products then have one shape whatever the set's size, and a
@@ -222,7 +222,7 @@ class _Decoder:
         self.z = self.history[before:]
         self.draws = self.z if self.family.scaled_output else torch.zeros_like(self.z)
 
-    def encode(self, batch: Batch) -> _Encoded:
+    def encode(self, batch: WindowBatch) -> _Encoded:
         """Run the context and the first forecast step, which depend on no path, once per series."""
         context, net = self.model.hyperparameters.context_length, self.net
         static = net.static_features(batch.log_scale, batch.cat)

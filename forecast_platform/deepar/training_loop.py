@@ -11,12 +11,12 @@ from forecast_platform.deepar import checkpoints
 from forecast_platform.deepar.hyperparameters import ContractError, HyperParameters
 from forecast_platform.deepar.likelihoods import Likelihood, get_likelihood
 from forecast_platform.deepar.network import DeepARNetwork, NetworkShape
-from forecast_platform.deepar.windows import Batch, WindowSource
+from forecast_platform.deepar.windows import WindowBatch, WindowSource
 
 WINDOWS_AHEAD = 512  # cut in one go, which costs the same forty calls as a single batch
 
 
-def window_loss(network: DeepARNetwork, family: Likelihood, batch: Batch, keep: Tensor | None) -> Tensor:
+def window_loss(network: DeepARNetwork, family: Likelihood, batch: WindowBatch, keep: Tensor | None) -> Tensor:
     """Negative log-likelihood per observed cell of context and horizon; unobserved cells have no part."""
     static = network.static_features(batch.log_scale, batch.cat)
     raw = network(batch.varying, static, keep)

@@ -43,7 +43,7 @@ class Standardiser:
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
+class WindowBatch:
     """Inputs of B windows of T steps, and their targets.
 
     varying (T, 2L + F, B) as network.py orders it; log_scale, scale (B,); z, observed (T, B): targets in
@@ -57,10 +57,10 @@ class Batch:
     observed: Tensor
     cat: Tensor | None
 
-    def columns(self, at: slice) -> Batch:
+    def columns(self, at: slice) -> WindowBatch:
         """Those of the windows, as views."""
         each = (self.log_scale[at], self.scale[at], self.z[:, at], self.observed[:, at])
-        return Batch(self.varying[..., at], *each, None if self.cat is None else self.cat[at])
+        return WindowBatch(self.varying[..., at], *each, None if self.cat is None else self.cat[at])
 
 
 class WindowSource:
@@ -134,7 +134,7 @@ class WindowSource:
         """F: time features, age and dynamic features."""
         return self.calendar.shape[1] + 1 + len(self.moments.feat_mean)
 
-    def windows(self, which: Tensor, start: Tensor) -> Batch:
+    def windows(self, which: Tensor, start: Tensor) -> WindowBatch:
         """Windows of series `which` (B,) with forecast starts `start` (B,), positions in the series."""
         steps = self.context + self.horizon
         span = self.pad + self.horizon
@@ -162,7 +162,7 @@ class WindowSource:
         if not self.scaled:
             log_scale = torch.zeros_like(scale)
         cat = None if self.cat is None else self.cat[which]
-        return Batch(torch.cat(parts, 1), log_scale, scale, z, seen, cat)
+        return WindowBatch(torch.cat(parts, 1), log_scale, scale, z, seen, cat)
 
     def _scale(self, cut: Tensor, mask: Tensor, which: Tensor, start: Tensor) -> Tensor:
         """Mean absolute observed value of the scaling window; where that is empty or 0, of the whole history before;

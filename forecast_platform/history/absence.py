@@ -61,7 +61,7 @@ def judge(panel: Panel, no_row: NoRow, active_weeks: int) -> Absence:
             reported, "unknown" none.
         active_weeks: a series without a row for so many weeks is closed, and nothing is said of its cells.
     """
-    seen = _Seen.of(panel, active_weeks)
+    seen = _Reports.of(panel, active_weeks)
     closed = _closed(panel, seen)
     if no_row == "unknown":
         return Absence(np.zeros_like(seen.row), closed)
@@ -88,7 +88,7 @@ def interpret(panel: Panel, no_row: NoRow, active_weeks: int) -> Panel:
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _Reports:
     """What was reported, all (N, T) but for store and stores.
 
     row: a row. gap: none in the series' life, though its store reported. alive: in its life. before: position of the
@@ -106,7 +106,7 @@ class _Seen:
     others: Mask
 
     @classmethod
-    def of(cls, panel: Panel, active_weeks: int) -> _Seen:
+    def of(cls, panel: Panel, active_weeks: int) -> _Reports:
         row = panel.observed
         weeks = np.arange(row.shape[1])
         before = np.maximum.accumulate(np.where(row, weeks, -1), axis=1)
@@ -136,7 +136,7 @@ def _by(group: NDArray[np.int64], count: int, cells: Mask | Floats) -> Floats:
     return total
 
 
-def _habit(panel: Panel, seen: _Seen) -> Mask:
+def _habit(panel: Panel, seen: _Reports) -> Mask:
     """Whether leaving weeks out is a habit of the series, by what is known at its last row."""
     rows, gaps = seen.so_far(seen.row), seen.so_far(seen.gap)
     weeks = np.maximum(rows + gaps, 1)
@@ -159,7 +159,7 @@ def _habit(panel: Panel, seen: _Seen) -> Mask:
     return np.asarray((weeks >= WEEKS) & (times >= TIMES) & (often | by_chance))
 
 
-def _writes_zeros(panel: Panel, seen: _Seen) -> Mask:
+def _writes_zeros(panel: Panel, seen: _Reports) -> Mask:
     """Whether the series or its store writes zeros at least as often as it leaves weeks out."""
     zero = panel.sales == 0
     zeros, gaps = (np.cumsum(cells, axis=1) for cells in (zero, seen.gap))
@@ -168,7 +168,7 @@ def _writes_zeros(panel: Panel, seen: _Seen) -> Mask:
     return np.asarray(((zeros > 0) & (zeros >= gaps)) | ((by_store[0] > 0) & (by_store[0] >= by_store[1])))
 
 
-def _closed(panel: Panel, seen: _Seen) -> Mask:
+def _closed(panel: Panel, seen: _Reports) -> Mask:
     """Weeks in which the series' whole store sold nothing, against its habits, while other stores reported."""
     count = len(seen.reported)
     sold = np.nan_to_num(panel.sales) != 0

@@ -8,7 +8,7 @@ from forecast_platform import deepar
 from forecast_platform.deepar.likelihoods import get_likelihood
 from forecast_platform.deepar.network import DeepARNetwork, NetworkShape
 from forecast_platform.deepar.training_loop import window_loss
-from forecast_platform.deepar.windows import Batch
+from forecast_platform.deepar.windows import WindowBatch
 
 from .conftest import make_hp, make_series
 
@@ -120,7 +120,7 @@ def test_a_value_under_the_mask_never_matters(name):
     losses, grads = [], []
     for hidden in (0.0, 0.5, 0.99):
         masked = torch.where(observed > 0, z, torch.full_like(z, hidden))
-        batch = Batch(varying, torch.zeros(B), torch.ones(B), masked, observed, cat)
+        batch = WindowBatch(varying, torch.zeros(B), torch.ones(B), masked, observed, cat)
         loss = window_loss(net, family, batch, None)
         losses.append(float(loss.detach()))
         grads.append(torch.autograd.grad(loss, net.w_out)[0])
@@ -139,7 +139,7 @@ def test_the_loss_is_the_mean_over_observed_cells_only():
     observed[2, 1] = observed[5, 3] = 1.0
     z[2, 1] = 10.0
     cat = torch.zeros(B, 2, dtype=torch.long)
-    batch = Batch(varying, torch.zeros(B), torch.full((B,), 2.0), z, observed, cat)
+    batch = WindowBatch(varying, torch.zeros(B), torch.full((B,), 2.0), z, observed, cat)
     loss = window_loss(net, family, batch, None)
     assert float(loss.detach()) == pytest.approx((10 / 2 + 4 / 2) / 2)
 

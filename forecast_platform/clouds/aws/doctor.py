@@ -263,12 +263,12 @@ def _quotas() -> Iterator[dict[str, Any]]:
 
 def _caps(settings: Settings) -> str:
     from forecast_platform.clouds.aws.storage import Storage
-    from forecast_platform.engines.sagemaker.cost import Ledger
+    from forecast_platform.engines.sagemaker.cost import Spending
 
     def now() -> dt.datetime:
         return dt.datetime.now(dt.UTC)
 
-    ledger = Ledger(Storage(settings.storage_url), settings.prices, settings.max_job_usd, settings.max_month_usd, now)
+    ledger = Spending(Storage(settings.storage_url), settings.prices, settings.max_job_usd, settings.max_month_usd, now)
     seconds = settings.max_job_minutes * 60
     worst = {
         "a training": ledger.usd(settings.train_instance, 1, seconds),

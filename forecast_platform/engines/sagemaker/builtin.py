@@ -102,7 +102,7 @@ class _Fit:
         return np.concatenate([part.quantiles for part in parts]), lead
 
 
-def train_into(
+def train_builtin(
     engine: SageMakerEngine,
     building: Path,
     key: str,

@@ -41,7 +41,7 @@ class Entry:
     settled: bool
 
 
-class Ledger:
+class Spending:
     """Prices, caps and the month's spend.
 
     Args:

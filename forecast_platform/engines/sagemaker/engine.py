@@ -34,7 +34,7 @@ from forecast_platform.engines.base import inference_config
 from forecast_platform.engines.batch import Batch, BatchError, read_batch
 from forecast_platform.engines.sagemaker import builtin, requests
 from forecast_platform.engines.sagemaker.container import training as container_training
-from forecast_platform.engines.sagemaker.cost import Ledger
+from forecast_platform.engines.sagemaker.cost import Spending
 from forecast_platform.engines.sagemaker.jobs import Jobs
 from forecast_platform.engines.sagemaker.records import Rules, check_batch
 from forecast_platform.engines.sagemaker.specs import TRAIN, TRANSFORM, Spec
@@ -72,7 +72,7 @@ class SageMakerEngine:
     @functools.cached_property
     def jobs(self) -> Jobs:
         s = self.settings
-        ledger = Ledger(self.storage, s.prices, s.max_job_usd, s.max_month_usd, self._now)
+        ledger = Spending(self.storage, s.prices, s.max_job_usd, s.max_month_usd, self._now)
         return Jobs(self.storage, ledger, self._sleep, self._now)
 
     @functools.cached_property
@@ -109,7 +109,7 @@ class SageMakerEngine:
                 building = self.models / f"{key}.building"
                 shutil.rmtree(building, ignore_errors=True)
                 building.mkdir()
-                make = builtin.train_into if self.builtin else container_training.train_into
+                make = builtin.train_builtin if self.builtin else container_training.train_in_job
                 make(self, building, key, panel, candidates, num_samples, progress)
                 self._commit(key, building)
         return TrainedModel.load(self.models / key)

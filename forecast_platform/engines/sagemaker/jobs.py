@@ -18,7 +18,7 @@ from typing import Any
 from forecast_platform.clouds.aws.clients import client
 from forecast_platform.clouds.aws.storage import Storage
 from forecast_platform.engines.base import EngineError
-from forecast_platform.engines.sagemaker.cost import Ledger
+from forecast_platform.engines.sagemaker.cost import Spending
 from forecast_platform.engines.sagemaker.decision import BUSY, Cause, answer, decide, job_name
 from forecast_platform.engines.sagemaker.job_logs import LogTail
 from forecast_platform.engines.sagemaker.specs import (
@@ -55,7 +55,7 @@ class Jobs:
     """
 
     def __init__(
-        self, storage: Storage, ledger: Ledger, sleep: Callable[[float], None], now: Callable[[], dt.datetime]
+        self, storage: Storage, ledger: Spending, sleep: Callable[[float], None], now: Callable[[], dt.datetime]
     ) -> None:
         self._storage, self._ledger, self._sleep, self._now = storage, ledger, sleep, now
         self.charges: list[Charge] = []

@@ -52,13 +52,13 @@ class Outlook:
     """
 
     reference: Floats
-    seen: _Seen
+    seen: _KnownWeeks
     weights: Floats
 
     @classmethod
     def of(cls, panel: Panel, reference: Floats) -> Outlook:
         """The outlook of N series over T weeks, ending at the cutoff."""
-        seen = _Seen.of(panel, reference)
+        seen = _KnownWeeks.of(panel, reference)
         return cls(reference, seen, _weights(seen)[:, seen.dept])
 
     def as_of(self, week: int, among: slice) -> Floats:
@@ -103,7 +103,7 @@ def aligned_last_year(history: Panel, horizon: int, quantiles: Sequence[float]) 
     return np.asarray(centre[:, None, :] + z[None, :, None] * width[:, None, :])
 
 
-def _weights(seen: _Seen) -> Floats:
+def _weights(seen: _KnownWeeks) -> Floats:
     """How far each department goes by each way, shape (K, D), summing to 1 over the ways: the less one would have erred
     from origins in the history, the further. They are alike where the history is too short to try them."""
     count = len(WINDOWS) * len(BELIEFS) * len(CALMS)
@@ -123,7 +123,7 @@ def _weights(seen: _Seen) -> Floats:
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _KnownWeeks:
     """The weeks after the first year: known (N, T - YEAR), where both sales and reference are; sold and reference, of
     the same shape, 0 elsewhere; log_reference, everywhere; store, dept (N,), positions of each series' own."""
 
@@ -135,7 +135,7 @@ class _Seen:
     dept: NDArray[np.int64]
 
     @classmethod
-    def of(cls, panel: Panel, reference: Floats) -> _Seen:
+    def of(cls, panel: Panel, reference: Floats) -> _KnownWeeks:
         sold, base = panel.sales[:, YEAR:], reference[:, YEAR : len(panel.weeks)]
         known = ~np.isnan(sold) & ~np.isnan(base)
         _, store = np.unique(panel.store, return_inverse=True)

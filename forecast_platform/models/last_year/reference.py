@@ -121,7 +121,7 @@ def last_year(
         raise ValueError(f"horizon is {horizon}; the reference reaches 1 .. {MAX_HORIZON} weeks ahead")
     back = one_year_back(panel.weeks, horizon, panel.events if events is None else events)
     known = len(panel.weeks)
-    seen = _Seen.of(panel)
+    seen = _Observed.of(panel)
     own, shape = _components(seen, back, 1)
     part = _fitted_mix(seen, own, shape)[:, None] if mix is None else np.asarray(mix)
     reference = np.where(np.isnan(own), shape, (1 - part) * own + part * shape)
@@ -142,7 +142,7 @@ def last_year(
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _Observed:
     """What was observed: N series of D departments over T weeks.
 
     sales (N, T), 0 where not observed; observed (N, T), 0 or 1; store, dept (N,), positions of each series' own;
@@ -157,7 +157,7 @@ class _Seen:
     traded: NDArray[np.float64]
 
     @classmethod
-    def of(cls, panel: Panel) -> _Seen:
+    def of(cls, panel: Panel) -> _Observed:
         sales, observed = np.nan_to_num(panel.sales), panel.observed.astype(float)
         _, store = np.unique(panel.store, return_inverse=True)
         _, dept = np.unique(panel.dept, return_inverse=True)
@@ -176,7 +176,9 @@ class _Seen:
         return cls(sales, observed, store, dept, department, traded)
 
 
-def _components(seen: _Seen, back: NDArray[np.float64], years: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _components(
+    seen: _Observed, back: NDArray[np.float64], years: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Each series' own source weeks, and its share of its department times the department's, shapes (N, T + H).
 
     Args:
@@ -199,7 +201,7 @@ def _components(seen: _Seen, back: NDArray[np.float64], years: int) -> tuple[NDA
     return own, share * shape * _store_pulse(seen, back, around)
 
 
-def _store_pulse(seen: _Seen, back: NDArray[np.float64], around: NDArray[np.float64]) -> NDArray[np.float64]:
+def _store_pulse(seen: _Observed, back: NDArray[np.float64], around: NDArray[np.float64]) -> NDArray[np.float64]:
     """How much more a series' store sold in the source weeks than its departments' sales elsewhere explain, beside the
     weeks around them, shape (N, T + H): a store has weather, roadworks and local feasts of its own."""
     beside = np.maximum(seen.department, 0)[seen.dept] * seen.observed
@@ -222,7 +224,7 @@ def _around(weeks: int, total: int, years: int, reach: int) -> NDArray[np.float6
     return np.asarray(np.abs(distance) <= reach, dtype=float)
 
 
-def _fitted_mix(seen: _Seen, own: NDArray[np.float64], shape: NDArray[np.float64]) -> NDArray[np.float64]:
+def _fitted_mix(seen: _Observed, own: NDArray[np.float64], shape: NDArray[np.float64]) -> NDArray[np.float64]:
     """The department's part that would have had the least absolute error in the history, shape (N,): half the
     department's own best and half that of all, because one department's history is short."""
     known = seen.sales.shape[1]
@@ -243,7 +245,7 @@ def _fitted_mix(seen: _Seen, own: NDArray[np.float64], shape: NDArray[np.float64
     return np.asarray(np.clip((best + common) / 2, 0.2, 0.9)[seen.dept])
 
 
-def _level_of_last_year(seen: _Seen, total: int) -> NDArray[np.float64]:
+def _level_of_last_year(seen: _Observed, total: int) -> NDArray[np.float64]:
     """What turns the year before last into terms of last year: the ratio of both years' sales over half a year to each
     side, in weeks observed in both, shape (N, total). NaN where those are few."""
     known = seen.sales.shape[1]

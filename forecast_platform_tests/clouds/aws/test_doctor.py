@@ -21,7 +21,7 @@ from click.testing import CliRunner
 from forecast_platform.cli import main
 from forecast_platform.clouds.aws import doctor
 from forecast_platform.clouds.aws.storage import Storage, StorageError
-from forecast_platform.engines.sagemaker.cost import Ledger
+from forecast_platform.engines.sagemaker.cost import Spending
 from forecast_platform.settings import Settings
 
 TRUST = {
@@ -276,7 +276,7 @@ def test_the_command_shows_every_line_and_fails_on_findings(
             monkeypatch.setenv(f"FORECAST_{name.upper()}", value)
     now = dt.datetime.now(dt.UTC)
     settings = Settings(**installation)
-    Ledger(Storage(settings.storage_url), {}, 10, 200, lambda: now).reserve("forecast-x", "ml.c5.2xlarge", 1, 3600)
+    Spending(Storage(settings.storage_url), {}, 10, 200, lambda: now).reserve("forecast-x", "ml.c5.2xlarge", 1, 3600)
     sound = CliRunner().invoke(main, ["doctor", "--profile", "aws"])
     assert sound.exit_code == 0, sound.output
     assert sound.output.count("ok ") == 14

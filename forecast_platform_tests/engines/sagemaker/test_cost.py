@@ -12,14 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from forecast_platform.clouds.aws.storage import Storage
-from forecast_platform.engines.sagemaker.cost import PRICES, Ledger, SpendRefused
+from forecast_platform.engines.sagemaker.cost import PRICES, Spending, SpendRefused
 
 NOW = dt.datetime(2026, 11, 24, 12, tzinfo=dt.UTC)
 C5 = "ml.c5.2xlarge"
 
 
-def ledger(job: float = 10, month: float = 100, now: dt.datetime = NOW, prices: Any = None) -> Ledger:
-    return Ledger(Storage("s3://drop/p"), prices or {}, job, month, lambda: now)
+def ledger(job: float = 10, month: float = 100, now: dt.datetime = NOW, prices: Any = None) -> Spending:
+    return Spending(Storage("s3://drop/p"), prices or {}, job, month, lambda: now)
 
 
 def stored() -> dict[str, dict[str, Any]]:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from forecast_platform.clouds.aws import clients
 from forecast_platform.clouds.aws.storage import Storage
 from forecast_platform.engines.sagemaker import job_logs, jobs
-from forecast_platform.engines.sagemaker.cost import Ledger, SpendRefused
+from forecast_platform.engines.sagemaker.cost import Spending, SpendRefused
 from forecast_platform.engines.sagemaker.decision import MAX_ATTEMPTS, Cause, State, answer, cause_of, decide, job_name
 from forecast_platform.engines.sagemaker.jobs import JobError, Jobs
 from forecast_platform.engines.sagemaker.specs import TRAIN, TRANSFORM, Spec
@@ -201,7 +201,7 @@ def now() -> dt.datetime:
 
 def make_jobs(clock: Clock, job_usd: float = 10, month_usd: float = 100, when: Callable[[], dt.datetime] = now) -> Jobs:
     storage = Storage("s3://drop/p")
-    return Jobs(storage, Ledger(storage, {}, job_usd, month_usd, when), clock, when)
+    return Jobs(storage, Spending(storage, {}, job_usd, month_usd, when), clock, when)
 
 
 @pytest.fixture

@@ -16,16 +16,16 @@ from forecast_platform_tests.sagemaker_emulator.emulator import Emulator
 
 __all__ = ["emulator"]  # a fixture
 
-# Each is a method of Jobs or Ledger; the worker dies just before it or just after it.
+# Each is a method of Jobs or Spending; the worker dies just before it or just after it.
 POINTS = [
-    ("Ledger.reserve", "before"),
-    ("Ledger.reserve", "after"),
+    ("Spending.reserve", "before"),
+    ("Spending.reserve", "after"),
     ("Jobs._create", "before"),
     ("Jobs._create", "after"),
     ("Jobs._wait", "before"),
     ("Jobs._wait", "after"),
-    ("Ledger.settle", "before"),
-    ("Ledger.settle", "after"),
+    ("Spending.settle", "before"),
+    ("Spending.settle", "after"),
 ]
 WORKER = """
 import os, signal, sys
@@ -33,7 +33,7 @@ from forecast_platform.engines.sagemaker import cost, jobs
 from forecast_platform_tests.engines.sagemaker.test_jobs import Clock, make_jobs, training, transform
 
 owner, name = sys.argv[2].split(".")
-where = {"Jobs": jobs.Jobs, "Ledger": cost.Ledger}[owner]
+where = {"Jobs": jobs.Jobs, "Spending": cost.Spending}[owner]
 real = getattr(where, name)
 
 def dying(*given, **named):

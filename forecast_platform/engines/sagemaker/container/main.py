@@ -33,7 +33,7 @@ _ROOT = "/opt/ml"
 _FAILURE_CHARACTERS = 1024  # SageMaker cuts FailureReason there
 
 
-class JobError(ValueError):
+class JobRefused(ValueError):
     """The job's request is at fault; the message says what to change."""
 
 
@@ -71,7 +71,7 @@ def train(base: Path) -> int:
         try:
             _train(base)
             return 0
-        except (JobError, deepar.ContractError, TooLittleHistory, PanelFileError) as error:
+        except (JobRefused, deepar.ContractError, TooLittleHistory, PanelFileError) as error:
             code, text = 2, f"ClientError: {error}"
     except Stopped:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -97,12 +97,12 @@ def _train(base: Path) -> None:
     hyperparameters = _config(base, "hyperparameters")
     hosts = _config(base, "resourceconfig").get("hosts", [])
     if len(hosts) > 1:
-        raise JobError(f"the job has {len(hosts)} hosts and this image trains on one: set InstanceCount to 1")
+        raise JobRefused(f"the job has {len(hosts)} hosts and this image trains on one: set InstanceCount to 1")
     channels = _config(base, "inputdataconfig")
     for name, channel in channels.items():
         mode = channel.get("TrainingInputMode", "File")
         if mode == "Pipe":
-            raise JobError(f"channel {name} comes as a pipe; set TrainingInputMode to File or FastFile")
+            raise JobRefused(f"channel {name} comes as a pipe; set TrainingInputMode to File or FastFile")
     checkpoint = None
     if configured := _config(base, "checkpointconfig"):
         local = Path(configured.get("LocalPath") or f"{_ROOT}/checkpoints")
@@ -110,7 +110,7 @@ def _train(base: Path) -> None:
     platform = hyperparameters.pop(PLATFORM_TRAINING, "0") == "1"
     allowed = ("panel",) if platform else ("train", "test")
     if allowed[0] not in channels or not set(channels) <= set(allowed):
-        raise JobError(
+        raise JobRefused(
             f"the job's channels are {', '.join(sorted(channels)) or 'none'}; it takes {allowed[0]}"
             + (" alone" if platform else " and, to be scored, test")
         )
@@ -147,9 +147,9 @@ def _train_platform(base: Path, checkpoint: Path | None) -> None:
         asked = json.loads((channel / "training.json").read_bytes())
         key, candidates, samples, version = (asked[n] for n in ("key", "candidates", "num_samples", "code_version"))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise JobError(f"training.json in channel panel can't be used: {error!r}") from error
+        raise JobRefused(f"training.json in channel panel can't be used: {error!r}") from error
     if version != code_version():
-        raise JobError(
+        raise JobRefused(
             f"the platform has code {version} and this image {code_version()}, whose models would differ: build "
             "and push the image of the platform's version (make image), and name it in FORECAST_IMAGE"
         )
@@ -157,9 +157,9 @@ def _train_platform(base: Path, checkpoint: Path | None) -> None:
     try:
         found = training_key(panel, candidates, samples)
     except (ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
-        raise JobError(f"the panel can't be trained on as training.json asks: {error!r}") from error
+        raise JobRefused(f"the panel can't be trained on as training.json asks: {error!r}") from error
     if found != key:
-        raise JobError(f"channel panel is the training {found}, training.json asks for {key}: upload both again")
+        raise JobRefused(f"channel panel is the training {found}, training.json asks for {key}: upload both again")
     check_history(panel, candidates)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -195,9 +195,9 @@ def _config(base: Path, name: str) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except ValueError as error:
-        raise JobError(f"{path} is not JSON: {error}") from error
+        raise JobRefused(f"{path} is not JSON: {error}") from error
     if not isinstance(found, dict):
-        raise JobError(f"{path} holds no JSON object")
+        raise JobRefused(f"{path} holds no JSON object")
     return found
 
 

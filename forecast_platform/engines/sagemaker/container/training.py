@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _MAX_RECORD = 64 << 20  # bytes of training.json; a real one has some thousand
 
 
-def train_into(
+def train_in_job(
     engine: SageMakerEngine,
     building: Path,
     key: str,
