@@ -33,9 +33,10 @@ from forecast_platform.history.panel import Panel
 from forecast_platform.models import choose as selection
 from forecast_platform.models.backtest import scored_window
 from forecast_platform.models.calibration import volume
+from forecast_platform.models.combine import combine, least_sales
 from forecast_platform.models.last_year import outlook, reference
 from forecast_platform.models.metrics import score
-from forecast_platform.models.target import RATIO, SALES, Target, build_target, combine, least_sales
+from forecast_platform.models.target import RATIO, SALES, Target, build_target
 from forecast_platform.settings import Settings
 from forecast_platform.weeks import WEEK
 

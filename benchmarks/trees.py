@@ -57,7 +57,7 @@ def median(history: Panel, horizon: int, seed: int) -> Floats:
     booster = lgb.train(given, data, ROUNDS)
     x, _ = _features(_ahead(target, horizon), horizon, codes, target.offset)
     ratio = np.asarray(booster.predict(x, num_threads=1)).reshape(len(history), horizon)
-    return target.in_sales(ratio[:, None])[:, 0]
+    return ratio * target.unit - target.offset[:, None]
 
 
 def _ahead(target: Target, horizon: int) -> Panel:

@@ -12,9 +12,8 @@ import numpy as np
 from forecast_platform.engines.batch import Batch, write_batch
 from forecast_platform.history.covariates import complete, divide_exposure
 from forecast_platform.history.panel import Panel
-from forecast_platform.history.silence import probability_of_return
-from forecast_platform.models.calibration import volume
 from forecast_platform.models.choose import COUNTS, Plans, Progress, target_of
+from forecast_platform.models.combine import Combination
 from forecast_platform.models.target import build_target
 from forecast_platform.models.trained import TrainedModel
 from forecast_platform.settings import Settings
@@ -28,9 +27,8 @@ def prepare_batch(model: TrainedModel, panel: Panel, folder: Path, shards: int) 
     if model.target == COUNTS:  # returns, or weeks divided by open days, may have come since it was trained
         counts = np.maximum(np.round(view.panel.sales), 0)
         view = replace(view, panel=replace(view.panel, sales=counts))
-    widths = model.calibration.widths(volume(panel.sales), horizon)
-    returns = probability_of_return(panel, horizon) if panel.returns is None else panel.returns
-    return write_batch(folder, ready, view, model.categories, shards, model.share, widths, returns), notices
+    combination = Combination.of_target(view, ready).trusting(panel, model.share, model.calibration)
+    return write_batch(folder, ready, view, model.categories, shards, combination), notices
 
 
 def inference_config(num_samples: int, quantiles: Sequence[float]) -> dict[str, Any]:

@@ -17,10 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from forecast_platform.history.covariates import exposure_ahead
 from forecast_platform.history.panel import Panel
+from forecast_platform.models.combine import Combination
 from forecast_platform.models.encoding import Categories, ragged
-from forecast_platform.models.target import Target, in_sales, least_sales, sales_paths, sales_quantiles
+from forecast_platform.models.target import Target
+
+_BY_WEEK = ("unit", "offset", "lead", "widths", "returns")  # fields of Combination of shape (N, H)
 
 
 class BatchError(RuntimeError):
@@ -35,9 +37,8 @@ class Batch:
 
     @property
     def manifest(self) -> pa.Table:
-        """One row per series: shard, line, store, dept, last_week, sha256 of the input line, and what turns the
-        network's outputs into sales (see models/target.py): unit, offset, lead and width for each week ahead, exposure
-        included, the network's share, the least that is forecast and the probability that the series returns."""
+        """One row per series: shard, line, store, dept, last_week, sha256 of the input line, and its part of the
+        Combination (models/combine.py) that makes a forecast of the network's outputs."""
         return pq.read_table(self.folder / "manifest.parquet")
 
     def shards(self) -> list[tuple[Path, Path]]:
@@ -67,9 +68,7 @@ def write_batch(
     target: Target,
     categories: Categories,
     shards: int,
-    share: float = 1.0,
-    widths: NDArray[np.float64] | None = None,
-    returns: NDArray[np.float64] | None = None,
+    combination: Combination | None = None,
 ) -> Batch:
     """Input shards and manifest for all series of `panel`, which ends at the cutoff, as the network's `target`.
 
@@ -77,9 +76,7 @@ def write_batch(
 
     Args:
         panel: with its exposure, where the target was built from the divided panel.
-        share: the network's part of the median.
-        widths: factors of the intervals, shape (N, H); None: 1.
-        returns: the probability that each series sells in the weeks ahead, shape (N, H); None: 1.
+        combination: how outputs become sales; None: the network alone.
     """
     building = folder.with_name(folder.name + ".building")
     shutil.rmtree(building, ignore_errors=True)
@@ -101,8 +98,7 @@ def write_batch(
         )
     # orjson writes NaN as null, which is how DeepAR spells a missing value.
     lines = [orjson.dumps(record, option=orjson.OPT_SERIALIZE_NUMPY) for record in records]
-    exposure = exposure_ahead(panel, target.unit.shape[1])
-    opened = np.ones_like(target.unit) if exposure is None else exposure
+    how = combination or Combination.of_target(target, panel)
     shard_of = np.arange(len(panel)) * min(shards, len(panel)) // len(panel)
     line_of = np.arange(len(panel)) - np.searchsorted(shard_of, shard_of)
     for shard in np.unique(shard_of):
@@ -116,13 +112,9 @@ def write_batch(
             "dept": pa.array(panel.dept.tolist()),
             "last_week": pa.array(panel.weeks[panel.last_row].astype("datetime64[D]")),
             "sha256": pa.array([hashlib.sha256(line).hexdigest() for line in lines]),
-            "unit": _lists(target.unit * opened),
-            "offset": _lists(target.offset[:, None] * opened),
-            "lead": _lists(target.lead * opened),
-            "width": _lists(np.ones_like(target.unit) if widths is None else widths),
-            "returns": _lists(np.ones_like(target.unit) if returns is None else returns),
-            "share": pa.array(np.full(len(panel), share)),
-            "least": pa.array(least_sales(panel.sales)),
+            **{name: _lists(getattr(how, name)) for name in _BY_WEEK},
+            "share": pa.array(np.full(len(panel), how.share)),
+            "least": pa.array(how.least),
         }
     )
     pq.write_table(manifest, building / "manifest.parquet")
@@ -174,18 +166,17 @@ def read_batch(batch: Batch, quantiles: tuple[float, ...], horizon: int) -> Iter
         crossed = (np.diff(q, axis=1) < 0).any(axis=(1, 2))
         if crossed.any():
             raise BatchError(f"{output}: line {crossed.argmax() + 1}: quantiles cross")
-        if "returns" not in rows.column_names:
+        if not set(_BY_WEEK) <= set(rows.column_names):
             raise BatchError(f"{batch.folder} was written by an earlier version; run batch_predictions again")
-        unit, offset, lead, width, returns = (
-            np.array(rows[c].to_pylist()) for c in ("unit", "offset", "lead", "width", "returns")
+        how = Combination(
+            share=rows["share"][0].as_py(),
+            least=rows["least"].to_numpy(),
+            **{name: np.array(rows[name].to_pylist()) for name in _BY_WEEK},
         )
-        q, samples = (in_sales(x, unit, offset) for x in (q, samples))
-        median, share = q[:, quantiles.index(0.5)], rows["share"][0].as_py()
-        least = rows["least"].to_numpy()
         stores, depts = (rows[c].to_pylist() for c in ("store", "dept"))
         keys = [f"{store}\0{dept}" for store, dept in zip(stores, depts, strict=True)]
-        samples = sales_paths(samples, median, lead, share, width, least, returns, keys)
-        q = sales_quantiles(q, quantiles, lead, share, width, least, returns)
+        samples = how.paths(samples, q[:, quantiles.index(0.5)], keys)
+        q = how.quantiles(q, quantiles)
         yield ShardForecast(rows, samples.mean(axis=1), q, samples)
 
 

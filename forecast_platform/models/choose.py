@@ -19,12 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forecast_platform import deepar
-from forecast_platform.history.covariates import complete, divide_exposure, multiply_exposure
+from forecast_platform.history.covariates import complete, divide_exposure
 from forecast_platform.history.panel import Panel
 from forecast_platform.history.silence import probability_of_return
 from forecast_platform.models.backtest import Forecaster, scored_window
 from forecast_platform.models.baselines import seasonal_naive
 from forecast_platform.models.calibration import Calibration, Window, volume
+from forecast_platform.models.combine import Combination, in_sales, least_sales
 from forecast_platform.models.encoding import Categories, to_series_set
 from forecast_platform.models.last_year.reference import YEAR
 from forecast_platform.models.metrics import Scores, score
@@ -35,10 +36,8 @@ from forecast_platform.models.target import (
     SALES,
     Target,
     build_target,
-    least_sales,
     origins,
     ratio_possible,
-    sales_quantiles,
 )
 from forecast_platform.settings import Settings
 
@@ -222,8 +221,8 @@ def network_forecast(
             output_types=("quantiles",),
         )
     assert result.quantiles is not None
-    in_sales = target.in_sales(result.quantiles.astype(np.float64))
-    return multiply_exposure(in_sales, ready, horizon), multiply_exposure(target.lead, ready, horizon)
+    alone = Combination.of_target(target, ready)
+    return in_sales(result.quantiles.astype(np.float64), alone.unit, alone.offset), alone.lead
 
 
 def shipped_forecaster(
@@ -237,10 +236,8 @@ def shipped_forecaster(
         told(choice.judgement.why)
         levels = sorted({*quantiles, 0.5})
         found, lead = network_forecast(choice.name, asked[choice.name], history, horizon, levels, num_samples, progress)
-        widths = choice.calibration.widths(volume(history.sales), horizon)
-        least = least_sales(history.sales)
-        returns = probability_of_return(history, horizon)
-        combined = sales_quantiles(found, levels, lead, choice.share, widths, least, returns)
+        combination = Combination.of_sales(lead).trusting(history, choice.share, choice.calibration)
+        combined = combination.quantiles(found, levels)
         return combined[:, [levels.index(q) for q in quantiles]]
 
     return forecast
@@ -341,8 +338,9 @@ class _Trial:
     dept: NDArray[np.str_]
 
     def forecast(self, share: float) -> NDArray[np.float64]:
-        widths, least = np.ones_like(self.lead), least_sales(self.history)
-        return sales_quantiles(self.network, LEVELS, self.lead, share, widths, least, self.returns)
+        alone = Combination.of_sales(self.lead)
+        how = dataclasses.replace(alone, share=share, least=least_sales(self.history), returns=self.returns)
+        return how.quantiles(self.network, LEVELS)
 
     def scores(self, share: float) -> Scores:
         return score(self.y, self.mask, self.forecast(share), LEVELS, self.history)

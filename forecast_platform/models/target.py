@@ -27,7 +27,6 @@ from numpy.typing import NDArray
 from forecast_platform.history.covariates import Covariates, Declaration
 from forecast_platform.history.holidays import Event, retail_events
 from forecast_platform.history.panel import Panel
-from forecast_platform.history.silence import fade_paths, fade_quantiles
 from forecast_platform.models.last_year.outlook import Outlook
 from forecast_platform.models.last_year.reference import MAX_HORIZON, YEAR, last_year, one_year_back, worth_lining_up
 
@@ -69,60 +68,6 @@ class Target:
     def features(self) -> Floats | None:
         """Shape (F, N, weeks of the panel + H)."""
         return None if self.panel.covariates is None else self.panel.covariates.values
-
-    def in_sales(self, outputs: Floats) -> Floats:
-        """Outputs of the network, shape (N, K, H), in sales."""
-        return in_sales(outputs, self.unit, np.broadcast_to(self.offset[:, None], self.unit.shape))
-
-
-def in_sales(outputs: Floats, unit: Floats, offset: Floats) -> Floats:
-    """Outputs of the network, shape (N, K, H), K quantiles or paths, in sales; unit and offset have shape (N, H)."""
-    return np.asarray(outputs * unit[:, None] - offset[:, None])
-
-
-def combine(forecast: Floats, median: Floats, lead: Floats, share: float, widths: Floats, least: Floats) -> Floats:
-    """The network's quantiles or paths moved to a median it shares with the reference, and spread about it.
-
-    Args:
-        forecast: shape (N, K, H), in sales; median, lead and widths (1: as they are) are (N, H).
-        share: the network's part of the median.
-        least: shape (N,), from `least_sales`.
-    """
-    centre = share * median + (1 - share) * lead
-    spread = centre[:, None] + (forecast - median[:, None]) * widths[:, None]
-    return np.maximum(spread, least[:, None, None]) + 0.0  # which makes 0 of -0
-
-
-def sales_quantiles(
-    network: Floats, levels: Sequence[float], lead: Floats, share: float, widths: Floats, least: Floats, returns: Floats
-) -> Floats:
-    """What is forecast, as quantiles: `combine`, faded where a series has stopped. Backtests judge what this gives.
-
-    Args:
-        network: the network's quantiles in sales, shape (N, Q, H). levels: Q of them, ascending, with 0.5.
-        returns: shape (N, H), from silence.probability_of_return.
-    """
-    median = network[:, list(levels).index(0.5)]
-    return fade_quantiles(combine(network, median, lead, share, widths, least), levels, returns)
-
-
-def sales_paths(
-    network: Floats,
-    median: Floats,
-    lead: Floats,
-    share: float,
-    widths: Floats,
-    least: Floats,
-    returns: Floats,
-    keys: Sequence[str],
-) -> Floats:
-    """The same for sample paths (N, S, H), about the network's median (N, H); keys name the series."""
-    return fade_paths(combine(network, median, lead, share, widths, least), returns, keys)
-
-
-def least_sales(history: Floats) -> Floats:
-    """What no forecast of a series goes below, shape (N,): 0 unless its history (N, T) knows returns above sales."""
-    return np.where((history < 0).any(axis=1), -np.inf, 0.0)
 
 
 def ratio_possible(panel: Panel, context_length: int, horizon: int) -> bool:

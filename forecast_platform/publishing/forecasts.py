@@ -14,7 +14,7 @@ from forecast_platform.engines.batch import ShardForecast
 from forecast_platform.history.panel import Panel
 from forecast_platform.history.silence import probability_of_return
 from forecast_platform.lake.closures import Closing
-from forecast_platform.models.target import least_sales
+from forecast_platform.models.combine import least_sales
 from forecast_platform.weeks import WEEK
 
 LEVELS = ("series", "store", "dept", "total")

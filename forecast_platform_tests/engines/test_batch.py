@@ -14,8 +14,9 @@ from forecast_platform import deepar
 from forecast_platform.engines.batch import Batch, BatchError, read_batch, write_batch
 from forecast_platform.history.covariates import Covariates, Declaration, divide_exposure
 from forecast_platform.history.panel import Panel
+from forecast_platform.models.combine import Combination, combine, in_sales, least_sales
 from forecast_platform.models.encoding import Categories, to_series_set
-from forecast_platform.models.target import SALES, Target, build_target, combine, least_sales
+from forecast_platform.models.target import SALES, Target, build_target
 
 QUANTILES, HORIZON, SAMPLES = (0.1, 0.5, 0.9), 3, 4
 
@@ -137,7 +138,7 @@ class TestExposure:
         assert manifest["unit"].to_pylist()[:2] == [[1.0, 1.0, 1.0], [0.5, 0.0, 1.0]]
         last = panel.sales[1, -1]
         assert manifest["lead"].to_pylist()[1] == [last / 2, 0.0, last]
-        assert manifest["width"].to_pylist() == [[1.0] * 3] * 5, "a share of the days has intervals in proportion"
+        assert manifest["widths"].to_pylist() == [[1.0] * 3] * 5, "a share of the days has intervals in proportion"
         assert self.batch(tmp_path / "b", panel).manifest["unit"].to_pylist() == [[1.0] * 3] * 5
 
 
@@ -153,8 +154,13 @@ class TestCombined:
         unit, offset, lead = rng.uniform(90, 110, (5, 3)), rng.uniform(1, 9, 5), rng.uniform(500, 999, (5, 3))
         return Target(panel, lambda: (panel,), unit, offset, lead)
 
+    def combination(self, panel: Panel, target: Target, **more: np.ndarray) -> Combination:
+        alone = Combination.of_target(target, panel)
+        least = least_sales(panel.sales)
+        return dataclasses.replace(alone, share=self.SHARE, widths=self.WIDTHS, least=least, **more)
+
     def read(self, folder: Path, panel: Panel, target: Target, shards: int = 2) -> dict[str, np.ndarray]:
-        batch = write_batch(folder, panel, target, Categories.of(panel), shards, self.SHARE, self.WIDTHS)
+        batch = write_batch(folder, panel, target, Categories.of(panel), shards, self.combination(panel, target))
         finish(batch)
         parts = read(batch)
         return {name: np.concatenate([getattr(p, name) for p in parts]) for name in ("mean", "quantiles", "samples")}
@@ -165,7 +171,8 @@ class TestCombined:
             "quantiles": np.array([list(a["quantiles"].values()) for a in answers]),
             "samples": np.array([a["samples"] for a in answers]),
         }
-        network = {name: target.in_sales(values) for name, values in network.items()}
+        offset = np.broadcast_to(target.offset[:, None], target.unit.shape)
+        network = {name: in_sales(values, target.unit, offset) for name, values in network.items()}
         median = network["quantiles"][:, 1]
         least = least_sales(panel.sales)
         found = {n: combine(x, median, target.lead, self.SHARE, self.WIDTHS, least) for n, x in network.items()}
@@ -180,7 +187,9 @@ class TestCombined:
 
     def test_a_series_that_has_stopped_fades_in_quantiles_paths_and_mean(self, tmp_path, panel, target):
         returns = np.array([[1, 1, 1], [0, 0, 0], [0.25, 0.5, 0.75], [1, 1, 1], [1, 0, 1]])
-        batch = write_batch(tmp_path / "a", panel, target, Categories.of(panel), 2, self.SHARE, self.WIDTHS, returns)
+        batch = write_batch(
+            tmp_path / "a", panel, target, Categories.of(panel), 2, self.combination(panel, target, returns=returns)
+        )
         finish(batch)
         parts, expected = read(batch), self.expected(panel, target)
         found = {name: np.concatenate([getattr(p, name) for p in parts]) for name in expected}

@@ -7,12 +7,11 @@ import datetime as dt
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from forecast_platform.history.covariates import Covariates, Declaration
 from forecast_platform.history.panel import Panel
 from forecast_platform.models import target as module
+from forecast_platform.models.combine import in_sales
 from forecast_platform.models.last_year.outlook import Outlook
 from forecast_platform.models.last_year.reference import YEAR, last_year, worth_lining_up
 from forecast_platform.models.target import (
@@ -24,15 +23,18 @@ from forecast_platform.models.target import (
     SALES,
     SHORTEST_AHEAD,
     SIZE,
+    Target,
     build_target,
-    combine,
-    in_sales,
-    least_sales,
     origins,
     ratio_possible,
 )
 
 WEEKS, HORIZON = 100, 12
+
+
+def alone(target: Target, outputs: np.ndarray) -> np.ndarray:
+    """Outputs of the network in sales."""
+    return in_sales(outputs, target.unit, np.broadcast_to(target.offset[:, None], target.unit.shape))
 
 
 @pytest.fixture
@@ -69,7 +71,7 @@ def test_sales_are_sales(years: Panel):
     target = build_target(years, HORIZON, SALES)
     assert target.panel is years
     outputs = np.arange(6 * 3 * HORIZON, dtype=float).reshape(6, 3, HORIZON)
-    np.testing.assert_array_equal(target.in_sales(outputs), outputs)
+    np.testing.assert_array_equal(alone(target, outputs), outputs)
     last = [*years.sales[:5, -1], years.sales[5, 39]]
     np.testing.assert_array_equal(target.lead, np.repeat(np.array(last)[:, None], HORIZON, axis=1))
 
@@ -79,7 +81,7 @@ def test_the_reference_as_a_feature_leaves_sales_and_leads_as_beside_the_ratio(y
     np.testing.assert_array_equal(target.panel.sales, years.sales)
     np.testing.assert_array_equal(target.lead, ratio.lead)
     outputs = np.arange(6 * 3 * HORIZON, dtype=float).reshape(6, 3, HORIZON)
-    np.testing.assert_array_equal(target.in_sales(outputs), outputs)
+    np.testing.assert_array_equal(alone(target, outputs), outputs)
     assert target.panel.covariates.names == ratio.panel.covariates.names
     np.testing.assert_array_equal(target.features[:, :, WEEKS - MEMORY :], ratio.features)
     np.testing.assert_array_equal(target.features[0, :, :YEAR], with_promo(years).covariates.values[0, :, :YEAR])
@@ -93,7 +95,7 @@ def test_the_ratio_of_known_weeks_in_sales_are_the_sales(years: Panel):
 def test_the_ratio_of_1_is_the_outlook(years: Panel):
     target = build_target(years, HORIZON, RATIO)
     assert target.panel.weeks.tolist() == years.weeks[-MEMORY:].tolist()
-    np.testing.assert_allclose(target.in_sales(np.ones((6, 1, HORIZON)))[:, 0], target.lead)
+    np.testing.assert_allclose(alone(target, np.ones((6, 1, HORIZON)))[:, 0], target.lead)
     np.testing.assert_array_equal(target.lead, outlook_of(years, WEEKS, slice(WEEKS, None)))
     assert (target.unit > target.offset[:, None]).all()
     assert (target.offset > 0).all()
@@ -168,41 +170,6 @@ def test_ratios_that_are_no_measure_are_cut(years: Panel):
     target = build_target(Panel(years.store, years.dept, years.weeks, sales), HORIZON, RATIO)
     assert np.nanmax(target.panel.sales) <= 5
     assert np.nanmin(target.panel.sales) >= -5
-
-
-NO_LEAST = np.full(4, -np.inf)
-
-
-class TestCombine:
-    @settings(derandomize=True, deadline=None, max_examples=30)
-    @given(seed=st.integers(0, 999), share=st.floats(0, 1), width=st.floats(0.5, 3))
-    def test_the_median_moves_and_the_distances_from_it_are_the_networks_times_the_width(self, seed, share, width):
-        rng = np.random.default_rng(seed)
-        network, lead = np.sort(rng.normal(0, 100, (4, 5, HORIZON)), axis=1), rng.normal(0, 100, (4, HORIZON))
-        found = combine(network, network[:, 2], lead, share, np.full((4, HORIZON), width), NO_LEAST)
-        np.testing.assert_allclose(found[:, 2], share * network[:, 2] + (1 - share) * lead, atol=1e-9)
-        np.testing.assert_allclose(found - found[:, [2]], (network - network[:, [2]]) * width, atol=1e-9)
-        assert (np.diff(found, axis=1) >= -1e-9).all()
-
-    def test_the_network_alone_is_left_as_it_is(self):
-        network = np.arange(12.0).reshape(1, 3, 4)
-        np.testing.assert_array_equal(
-            combine(network, network[:, 1], np.full((1, 4), 9.0), 1.0, np.ones((1, 4)), NO_LEAST[:1]), network
-        )
-
-    def test_each_series_and_week_has_a_width_of_its_own(self):
-        network = np.array([[[8.0, 8.0], [10.0, 10.0], [14.0, 14.0]]])
-        found = combine(network, network[:, 1], np.zeros((1, 2)), 1.0, np.array([[1.0, 0.5]]), NO_LEAST[:1])
-        np.testing.assert_array_equal(found, [[[8, 9], [10, 10], [14, 12]]])
-
-    def test_a_series_that_never_was_below_0_is_not_forecast_below_it(self):
-        least = least_sales(np.array([[0.0, np.nan, 5.0], [np.nan, -1e-3, 5.0]]))
-        network = np.array([[[-3.0], [1.0], [4.0]]] * 2)
-        ones = np.ones((2, 1))
-        found = combine(network, network[:, 1], ones, 1.0, ones, least)
-        np.testing.assert_array_equal(found[:, :, 0], [[0, 1, 4], [-3, 1, 4]])
-        none = combine(np.full((1, 1, 1), -0.0), np.zeros((1, 1)), -ones[:1] * 0, 0.0, ones[:1], least[:1])
-        assert not np.signbit(none).any(), "nobody is shown -0"
 
 
 class TestFeatures:
