@@ -31,6 +31,7 @@ from benchmarks.measure import QUANTILES, Floats, timed
 from benchmarks.protocol import CUTOFFS, HORIZON, MIN_WEEKS
 from forecast_platform.history.panel import Panel
 from forecast_platform.models import choose as selection
+from forecast_platform.models import networks, registry
 from forecast_platform.models.backtest import scored_window
 from forecast_platform.models.calibration import volume
 from forecast_platform.models.combine import combine, least_sales
@@ -42,7 +43,7 @@ from forecast_platform.weeks import WEEK
 
 # Beside the protocol's own; none of them is one of those.
 ROLLING = tuple(str(dt.date(2011, 9, 2) + 14 * k * WEEK) for k in range(4))
-USUAL_SHARE = selection.USUAL_SHARE[RATIO]
+USUAL_SHARE = networks.USUAL_SHARE[RATIO]
 _MIDDLE = QUANTILES.index(0.5)
 
 
@@ -107,11 +108,11 @@ def _steps() -> Iterator[Trial]:
 STEPS = tuple(_steps())
 # One network has all the windows of both, or one network's; it knows the size of the week.
 _ONE = {"num_networks": "1", "blind_features": "0"}
-_WINDOWS, _REPEATS = "selection.TRAIN_WINDOWS", "selection.CASE_REPEATS"
-_NETWORKS = int(selection.SHIPPED[RATIO]["num_networks"])
-_EACH = {**selection.TRAIN_WINDOWS, RATIO: selection.TRAIN_WINDOWS[RATIO] // _NETWORKS}
-_HALF = {**selection.TRAIN_WINDOWS, RATIO: selection.TRAIN_WINDOWS[RATIO] // 2}
-_TWICE = {**selection.TRAIN_WINDOWS, RATIO: 2 * selection.TRAIN_WINDOWS[RATIO]}
+_WINDOWS, _REPEATS = "networks.TRAIN_WINDOWS", "networks.CASE_REPEATS"
+_NETWORKS = int(networks.SHIPPED[RATIO]["num_networks"])
+_EACH = {**networks.TRAIN_WINDOWS, RATIO: networks.TRAIN_WINDOWS[RATIO] // _NETWORKS}
+_HALF = {**networks.TRAIN_WINDOWS, RATIO: networks.TRAIN_WINDOWS[RATIO] // 2}
+_TWICE = {**networks.TRAIN_WINDOWS, RATIO: 2 * networks.TRAIN_WINDOWS[RATIO]}
 
 
 def by_volume(panel: Panel, horizon: int, kind: str) -> Target:
@@ -137,18 +138,18 @@ TAKEN_OUT = (
         given={"blind_features": "0", "num_dynamic_feat": "ignore"},
     ),
     Trial({"all networks know the size of the week": USUAL_SHARE}, given={"blind_features": "0"}),
-    Trial({"one network, windows of both": USUAL_SHARE}, {_REPEATS: _NETWORKS * selection.CASE_REPEATS}, _ONE),
+    Trial({"one network, windows of both": USUAL_SHARE}, {_REPEATS: _NETWORKS * networks.CASE_REPEATS}, _ONE),
     Trial({"one network, windows of one": USUAL_SHARE}, {_WINDOWS: _EACH}, _ONE),
     Trial({"half of the training": USUAL_SHARE}, {_WINDOWS: _HALF}),
-    Trial({"twice the training": USUAL_SHARE}, {_WINDOWS: _TWICE, _REPEATS: 2 * selection.CASE_REPEATS}),
+    Trial({"twice the training": USUAL_SHARE}, {_WINDOWS: _TWICE, _REPEATS: 2 * networks.CASE_REPEATS}),
     Trial({"Gaussian instead of Student's t": USUAL_SHARE}, given={"likelihood": "gaussian"}),
-    Trial({"cases drawn by volume": USUAL_SHARE}, {"selection.build_target": by_volume}),
+    Trial({"cases drawn by volume": USUAL_SHARE}, {"networks.build_target": by_volume}),
     Trial({"with LightGBM, a third each": 2 / 3}, partner=trees.median),
     Trial({"12 weeks of context instead of 4": USUAL_SHARE}, given={"context_length": "12"}),
     Trial({"no year before last in the reference": USUAL_SHARE}, {SECOND: 0.0}),
     Trial({"time features": USUAL_SHARE}, given={"time_features": "auto"}),
     Trial({"sales instead of the ratio": 1.0}, candidate=SALES),
-    Trial({"sales with a lag skip": 1.0}, candidate=selection.SKIP),
+    Trial({"sales with a lag skip": 1.0}, candidate=networks.SKIP),
 )
 TRIALS = (*STEPS, SHIPPED, *TAKEN_OUT)
 
@@ -178,21 +179,21 @@ def run(trial: Trial, panel: Panel, cutoff: dt.date, given: Mapping[str, str]) -
         return {metric: result[metric] for metric in ("wape", "wql", "coverage80")}
 
     seconds: list[float] = []
-    fit = selection.fit
+    fit = networks.fit
 
     def timed_fit(*args: Any) -> Any:
         trained, spent = timed(lambda: fit(*args))
         seconds.append(spent)
         return trained
 
-    with replaced({**trial.replaced, "selection.fit": timed_fit}):
+    with replaced({**trial.replaced, "networks.fit": timed_fit}):
         if trial.candidate is None:
             lead = build_target(history, HORIZON, RATIO).lead
             point = np.repeat(lead[:, None], len(QUANTILES), axis=1)
             return {"part": "reference", "scores": {row: scores(point, lead, s) for row, s in trial.rows.items()}}
-        shipped = selection.plans(Settings.model_construct(), HORIZON)[trial.candidate]  # whatever the environment says
+        shipped = registry.plans(Settings.model_construct(), HORIZON)[trial.candidate]  # whatever the environment says
         parameters = {**shipped, **trial.given, **given}
-        found, lead = selection.network_forecast(trial.candidate, parameters, history, HORIZON, QUANTILES)
+        found, lead = networks.network_forecast(trial.candidate, parameters, history, HORIZON, QUANTILES)
         if trial.partner:
             other, spent = timed(lambda p=trial.partner: p(history, HORIZON, int(parameters["seed"])))  # type: ignore[misc]
             seconds.append(spent)

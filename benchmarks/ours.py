@@ -23,9 +23,9 @@ from benchmarks.measure import PATHS, QUANTILES, Floats, Job, Outcome, answer, t
 from forecast_platform import deepar, selection
 from forecast_platform.cli import main as command_line
 from forecast_platform.deepar import sampling, training  # noqa: F401 - so that loading them counts as import
-from forecast_platform.models.baselines import seasonal_naive
 from forecast_platform.models.encoding import to_series_set
 from forecast_platform.models.last_year.outlook import aligned_last_year
+from forecast_platform.models.last_year.week import seasonal_naive
 from forecast_platform.models.target import RATIO, build_target
 from forecast_platform.settings import Settings
 

@@ -29,7 +29,7 @@ from forecast_platform.demo import (
 )
 from forecast_platform.lake.lake import Lake
 from forecast_platform.models.backtest import backtest
-from forecast_platform.models.baselines import seasonal_naive
+from forecast_platform.models.last_year.week import seasonal_naive
 
 LAST = dt.date(2025, 10, 31)
 CUT = dt.date(2025, 10, 3)

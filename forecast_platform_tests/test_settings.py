@@ -14,7 +14,7 @@ from pydantic_settings import SettingsError
 
 from forecast_platform.history.covariates import Declaration, Declarations
 from forecast_platform.landing.dialects import PRESETS
-from forecast_platform.models.choose import plans
+from forecast_platform.models.registry import plans
 from forecast_platform.settings import OTHER_VARIABLES, Settings, get_settings, home
 
 

@@ -61,10 +61,11 @@ def backtest(
     import pyarrow.parquet as pq
 
     from forecast_platform.models import choose as selection
+    from forecast_platform.models import registry
     from forecast_platform.models.backtest import backtest as run_backtest
     from forecast_platform.models.backtest import summary_table, to_json
-    from forecast_platform.models.baselines import seasonal_naive
     from forecast_platform.models.last_year.outlook import aligned_last_year
+    from forecast_platform.models.last_year.week import seasonal_naive
     from forecast_platform.settings import Settings
 
     changes: dict[str, Any] = {
@@ -86,7 +87,7 @@ def backtest(
     }
     settings = Settings(**changes)
     panel = read_panel(data, settings)
-    candidates = selection.plans(settings, horizon, seed)
+    candidates = registry.plans(settings, horizon, seed)
     with Bar() as show:
 
         def tell(message: str) -> None:

@@ -12,8 +12,9 @@ import numpy as np
 from forecast_platform.engines.batch import Batch, write_batch
 from forecast_platform.history.covariates import complete, divide_exposure
 from forecast_platform.history.panel import Panel
-from forecast_platform.models.choose import COUNTS, Plans, Progress, target_of
+from forecast_platform.models.candidate import Plans, Progress
 from forecast_platform.models.combine import Combination
+from forecast_platform.models.networks import COUNTS, target_of
 from forecast_platform.models.target import build_target
 from forecast_platform.models.trained import TrainedModel
 from forecast_platform.settings import Settings

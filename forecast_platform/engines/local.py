@@ -13,7 +13,9 @@ from forecast_platform import deepar
 from forecast_platform.engines.base import inference_config, prepare_batch
 from forecast_platform.engines.batch import Batch, BatchError
 from forecast_platform.history.panel import Panel
-from forecast_platform.models.choose import Plans, Progress, one_thread, plans
+from forecast_platform.models.candidate import Plans, Progress
+from forecast_platform.models.networks import one_thread
+from forecast_platform.models.registry import plans
 from forecast_platform.models.trained import ModelLost, TrainedModel, check_history, train_into, training_key
 from forecast_platform.settings import Settings
 

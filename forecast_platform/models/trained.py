@@ -18,18 +18,10 @@ from forecast_platform import deepar
 from forecast_platform.history.covariates import complete, divide_exposure
 from forecast_platform.history.panel import Panel
 from forecast_platform.models.calibration import Calibration
-from forecast_platform.models.choose import (
-    MIN_OBSERVATIONS,
-    Judgement,
-    Plans,
-    Progress,
-    choose,
-    fit,
-    target_of,
-    trainable,
-    with_epochs,
-)
+from forecast_platform.models.candidate import Plans, Progress
+from forecast_platform.models.choose import Judgement, choose
 from forecast_platform.models.encoding import Categories, digest
+from forecast_platform.models.networks import MIN_OBSERVATIONS, fit, target_of, trainable, with_epochs
 from forecast_platform.models.target import SALES, build_target
 from forecast_platform.weeks import WEEK, WeekCalendar
 

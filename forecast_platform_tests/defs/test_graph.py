@@ -17,7 +17,7 @@ from dagster._core.definitions.partitions.context import partition_loading_conte
 from forecast_platform import definitions
 from forecast_platform.definitions import defs
 from forecast_platform.demo import Retailer, history_files, week_file
-from forecast_platform.models.choose import SHIPPED, SKIP
+from forecast_platform.models.networks import SHIPPED, SKIP
 from forecast_platform.models.target import SALES
 from forecast_platform.weeks import key
 from forecast_platform_tests.conftest import HistoryHome, contents, landing_day, snapshots, weeks_of

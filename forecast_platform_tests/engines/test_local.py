@@ -21,10 +21,13 @@ from forecast_platform.engines.local import LocalEngine
 from forecast_platform.history.covariates import Covariates, Declaration
 from forecast_platform.history.panel import Panel
 from forecast_platform.models import choose as selection
+from forecast_platform.models import networks
 from forecast_platform.models import trained as module
 from forecast_platform.models.calibration import Calibration
-from forecast_platform.models.choose import COUNTS, SKIP, Choice, Judgement, plans, shipped_forecaster
+from forecast_platform.models.choose import Choice, Judgement, shipped_forecaster
 from forecast_platform.models.encoding import to_series_set
+from forecast_platform.models.networks import COUNTS, SKIP
+from forecast_platform.models.registry import plans
 from forecast_platform.models.target import RATIO, REFERENCE, SALES, build_target
 from forecast_platform.models.trained import TooLittleHistory, TrainedModel, training_panel, training_week
 from forecast_platform.settings import Settings
@@ -453,7 +456,7 @@ def test_the_choice_is_asked_for_as_the_backtest_asks(tmp_path, monkeypatch):
 
     for place in (module, selection):
         monkeypatch.setattr(place, "choose", played)
-        monkeypatch.setattr(selection, "TRAIN_WINDOWS", dict.fromkeys(selection.TRAIN_WINDOWS, 400))
+        monkeypatch.setattr(networks, "TRAIN_WINDOWS", dict.fromkeys(networks.TRAIN_WINDOWS, 400))
     given = {name: {k: v for k, v in c.items() if k != "epochs"} for name, c in candidates("auto").items()}
     model = LocalEngine(tmp_path).train(PANEL, given)
     shipped_forecaster(given, 10, told=lambda line: None)(PANEL, 4, QUANTILES)

@@ -20,8 +20,8 @@ from forecast_platform.history.holidays import Event
 from forecast_platform.history.panel import Panel
 from forecast_platform.history.panel_file import NAME, PanelFileError, load_panel, save_panel
 from forecast_platform.models import trained
-from forecast_platform.models.choose import plans
 from forecast_platform.models.encoding import digest
+from forecast_platform.models.registry import plans
 from forecast_platform.settings import Settings
 
 names = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=6)

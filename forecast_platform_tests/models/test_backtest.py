@@ -15,7 +15,7 @@ import pytest
 
 from forecast_platform.history.panel import Panel
 from forecast_platform.models.backtest import backtest, summary_table, to_json
-from forecast_platform.models.baselines import seasonal_naive
+from forecast_platform.models.last_year.week import seasonal_naive
 
 REPO = Path(__file__).parents[2]
 WALMART = Path(os.environ.get("FORECAST_WALMART_DIR") or REPO.parent / "shared" / "data" / "walmart")

@@ -11,21 +11,15 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from forecast_platform import deepar, selection
+from forecast_platform import deepar
 from forecast_platform.history.covariates import Covariates, Declaration
 from forecast_platform.history.panel import Panel
+from forecast_platform.models import choose as selection
+from forecast_platform.models import networks
 from forecast_platform.models.calibration import Calibration
-from forecast_platform.models.choose import (
-    AUTO,
-    COUNTS,
-    LEVELS,
-    SHIPPED,
-    SKIP,
-    choose,
-    network_forecast,
-    plans,
-    shipped_forecaster,
-)
+from forecast_platform.models.choose import LEVELS, choose, shipped_forecaster
+from forecast_platform.models.networks import COUNTS, SHIPPED, SKIP, network_forecast
+from forecast_platform.models.registry import AUTO, plans
 from forecast_platform.models.target import RATIO, REFERENCE, SALES, origins
 from forecast_platform.settings import Settings
 
@@ -98,7 +92,7 @@ def play(monkeypatch: pytest.MonkeyPatch, answer: Play) -> list[tuple[str, int]]
         spread = half * (np.array(quantiles) - 0.5)[None, :, None]
         return median[:, None] + spread, np.asarray(lead)
 
-    monkeypatch.setattr(selection, "network_forecast", found)
+    monkeypatch.setattr(networks, "network_forecast", found)
     return asked
 
 
@@ -138,18 +132,18 @@ class TestPlans:
     def test_epochs_of_ones_own_are_kept_and_else_fewer_for_more_series(self, name):
         few, many = seasonal().select(np.arange(12) < 3), seasonal()
         given = candidates(name)[name]
-        assert selection.with_epochs(name, given, few) == given
+        assert networks.with_epochs(name, given, few) == given
         open_ = {key: value for key, value in given.items() if key != "epochs"}
-        epochs = [int(selection.with_epochs(name, open_, panel)["epochs"]) for panel in (few, many)]
+        epochs = [int(networks.with_epochs(name, open_, panel)["epochs"]) for panel in (few, many)]
         assert epochs[0] >= epochs[1] >= (1 if name == RATIO else 10)
 
     def test_the_ratio_sees_a_case_at_most_five_times_and_a_large_retailer_some_windows_only(self, monkeypatch):
         given = {"num_networks": "2"}
-        assert selection.with_epochs(RATIO, given, seasonal())["epochs"] == "5"
+        assert networks.with_epochs(RATIO, given, seasonal())["epochs"] == "5"
         cases = len(seasonal()) * len(origins(seasonal()))
         for windows, epochs in ((4 * cases, "2"), (cases, "1"), (10, "1")):
-            monkeypatch.setitem(selection.TRAIN_WINDOWS, RATIO, windows)
-            assert selection.with_epochs(RATIO, given, seasonal())["epochs"] == epochs
+            monkeypatch.setitem(networks.TRAIN_WINDOWS, RATIO, windows)
+            assert networks.with_epochs(RATIO, given, seasonal())["epochs"] == epochs
 
 
 class TestChoice:

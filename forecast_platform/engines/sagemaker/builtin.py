@@ -26,8 +26,11 @@ from forecast_platform.engines.batch import write_batch
 from forecast_platform.engines.sagemaker.records import Rules, write_training
 from forecast_platform.history.covariates import complete, divide_exposure
 from forecast_platform.history.panel import Panel
-from forecast_platform.models.choose import Parameters, Plans, Progress, choose, plans, target_of, trainable
+from forecast_platform.models.candidate import Parameters, Plans, Progress
+from forecast_platform.models.choose import choose
 from forecast_platform.models.encoding import Categories
+from forecast_platform.models.networks import target_of, trainable
+from forecast_platform.models.registry import plans
 from forecast_platform.models.target import REFERENCE, Target, build_target, holidays_of
 from forecast_platform.models.trained import TrainedModel
 from forecast_platform.settings import Settings

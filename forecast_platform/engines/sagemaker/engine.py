@@ -39,7 +39,8 @@ from forecast_platform.engines.sagemaker.jobs import Jobs
 from forecast_platform.engines.sagemaker.records import Rules, check_batch
 from forecast_platform.engines.sagemaker.specs import TRAIN, TRANSFORM, Spec
 from forecast_platform.history.panel import Panel
-from forecast_platform.models.choose import Plans, Progress, plans
+from forecast_platform.models.candidate import Plans, Progress
+from forecast_platform.models.registry import plans
 from forecast_platform.models.trained import ModelLost, TrainedModel, check_history, code_version, training_key
 from forecast_platform.settings import Settings
 

@@ -14,8 +14,8 @@ from forecast_platform import deepar
 from forecast_platform.deepar.records import parse_line
 from forecast_platform.engines.batch import Batch
 from forecast_platform.history.panel import Panel
-from forecast_platform.models.choose import MIN_OBSERVATIONS, target_of
 from forecast_platform.models.encoding import Categories, to_series_set
+from forecast_platform.models.networks import MIN_OBSERVATIONS, target_of
 from forecast_platform.models.target import feature_count
 from forecast_platform.models.trained import TrainedModel
 

@@ -20,7 +20,7 @@ from forecast_platform.engines.local import LocalEngine
 from forecast_platform.engines.sagemaker.container import main as container
 from forecast_platform.history.panel_file import save_panel
 from forecast_platform.models import trained
-from forecast_platform.models.choose import plans
+from forecast_platform.models.registry import plans
 from forecast_platform.settings import Settings
 from forecast_platform_tests.deepar.conftest import make_series
 from forecast_platform_tests.engines.test_local import make_panel

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from forecast_platform.history.panel import Panel
 from forecast_platform.models.backtest import backtest
-from forecast_platform.models.baselines import seasonal_naive
 from forecast_platform.models.last_year import outlook as module
 from forecast_platform.models.last_year.outlook import DEPARTMENT, DOUBT, STORE, Outlook, aligned_last_year
 from forecast_platform.models.last_year.reference import MAX_HORIZON, YEAR, last_year
+from forecast_platform.models.last_year.week import seasonal_naive
 from forecast_platform_tests.models.last_year.test_reference import (
     QUANTILES,
     panel_of,

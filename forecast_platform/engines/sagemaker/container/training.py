@@ -17,7 +17,7 @@ from forecast_platform import deepar
 from forecast_platform.engines.base import EngineError
 from forecast_platform.history.panel import Panel
 from forecast_platform.history.panel_file import save_panel
-from forecast_platform.models.choose import Plans, Progress
+from forecast_platform.models.candidate import Plans, Progress
 from forecast_platform.models.trained import TrainedModel, code_version
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import norm
 
 from forecast_platform.history.panel import Panel
-from forecast_platform.models.baselines import MIN_DIFFERENCES, seasonal_naive
+from forecast_platform.models.last_year.week import MIN_DIFFERENCES, seasonal_naive
 
 LEVELS = (0.1, 0.5, 0.9)
 

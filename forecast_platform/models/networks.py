@@ -1,0 +1,222 @@
+"""DeepAR's candidates: networks on sales, on counts, and on the ratio to last year's outlook.
+
+Letters: N series, Q quantile levels, H weeks ahead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from forecast_platform import deepar
+from forecast_platform.history.covariates import complete, divide_exposure
+from forecast_platform.history.panel import Panel
+from forecast_platform.models.candidate import Parameters, Progress, Said
+from forecast_platform.models.combine import Combination, in_sales
+from forecast_platform.models.encoding import Categories, to_series_set
+from forecast_platform.models.last_year.reference import YEAR
+from forecast_platform.models.target import (
+    BLIND_FEATURES,
+    RATIO,
+    REFERENCE,
+    SALES,
+    Target,
+    build_target,
+    origins,
+    ratio_possible,
+)
+
+SKIP, COUNTS = "sales, lag skip", "sales, counts"
+# The networks the platform ships, in SageMaker's names; what differs from SageMaker's defaults was measured
+# (docs/ablations.md).
+_SALES = {
+    "context_length": "12",
+    "learning_rate": "0.005",
+    "learning_rate_schedule": "cosine",
+    "num_layers": "1",
+    "embedding_dimension": "4",
+    "num_networks": "2",
+}
+SHIPPED: dict[str, dict[str, str]] = {
+    SALES: _SALES,
+    # Where the last weeks say all there is, a straight line from them is hard to beat.
+    SKIP: {**_SALES, "lag_skip": "on"},
+    # Pieces, of which few are sold in a week and often none.
+    COUNTS: {**_SALES, "likelihood": "negative-binomial"},
+    # What Amazon's built-in DeepAR can be given: its own target, the reference as a feature.
+    REFERENCE: {**_SALES, "num_networks": "1"},
+    # A ratio to last year has no season and no size left to learn.
+    RATIO: {
+        **_SALES,
+        "context_length": "4",
+        "num_cells": "16",
+        "embedding_dimension": "1",
+        "scaling_length": "26",
+        "time_features": "ignore",
+        "lag_support": "24",
+        "num_networks": "2",
+        "blind_features": str(BLIND_FEATURES),
+        "training_windows": "last",
+    },
+}
+TRAIN_WINDOWS = {SALES: 200_000, REFERENCE: 200_000, RATIO: 400_000}  # of all networks together
+REPEATS, CASE_REPEATS = 2, 5
+# DeepAR's own lower limit (SageMaker: "at least 300 observations across all training time series").
+MIN_OBSERVATIONS = 300
+# The network's usual part of the median. Last year's week knows the season: it gets half, where that costs next to
+# nothing. The last value knows only the level, which is noise where the level stands still: it gets none.
+USUAL_SHARE = {RATIO: 0.5, REFERENCE: 0.5, SALES: 0.0}
+SHARE_TOLERANCE = {RATIO: 0.02, REFERENCE: 0.02, SALES: 0.005}
+LARGE_COUNT = 100.0  # from here on counts are as good as any number
+
+
+@dataclass(frozen=True)
+class Network:
+    """One of SHIPPED. See candidate.Candidate."""
+
+    name: str
+    learns: bool = True
+
+    @property
+    def parameters(self) -> Mapping[str, str]:
+        return SHIPPED[self.name]
+
+    @property
+    def usual_share(self) -> float:
+        # A distribution of counts is none any more when it is moved, so there the network leads alone.
+        return 1.0 if self.name == COUNTS else USUAL_SHARE[target_of(self.name)]
+
+    @property
+    def share_tolerance(self) -> float | None:
+        return None if self.name == COUNTS else SHARE_TOLERANCE[target_of(self.name)]
+
+    def unable(self, history: Panel, horizon: int, parameters: Parameters) -> str:
+        if self.name == COUNTS and not _small_counts(history):
+            return "sales are not small whole numbers"
+        since = YEAR if target_of(self.name) == RATIO else 0
+        context = int(parameters["context_length"])
+        if target_of(self.name) != SALES and not ratio_possible(history, context, horizon):
+            need = YEAR + context + horizon
+            return f"needs {need} weeks, of them a year to refer to; there are {len(history.weeks)}"
+        seen = history.observed[:, since:]
+        long = seen.shape[1] - seen.argmax(axis=1) >= horizon
+        known = int(seen[long].sum())
+        return "" if known >= MIN_OBSERVATIONS else f"{known} observations to train on, {MIN_OBSERVATIONS} are needed"
+
+    def forecast(
+        self,
+        parameters: Parameters,
+        history: Panel,
+        horizon: int,
+        quantiles: Sequence[float],
+        num_samples: int = 100,
+        progress: Progress | None = None,
+    ) -> Said:
+        return network_forecast(self.name, parameters, history, horizon, quantiles, num_samples, progress)
+
+
+def target_of(name: str) -> str:
+    """What a candidate forecasts: SALES, REFERENCE or RATIO."""
+    return SALES if name in (SKIP, COUNTS) else name
+
+
+def trainable(panel: Panel, parameters: Parameters) -> Panel:
+    """The series DeepAR trains on: those of at least prediction_length weeks. The others are only forecast."""
+    return panel.select((len(panel.weeks) - panel.first) >= int(parameters["prediction_length"]))
+
+
+def with_epochs(name: str, parameters: Parameters, panel: Panel) -> dict[str, str]:
+    """Hyperparameters with `epochs` where none are given: enough for TRAIN_WINDOWS windows, but no more than REPEATS
+    for each there is, or the networks would learn a small retailer by heart. An epoch is one window a series, or one
+    of each case."""
+    windows = TRAIN_WINDOWS[target_of(name)] // int(parameters.get("num_networks", "1"))
+    if target_of(name) == RATIO:
+        epochs = min(round(windows / (len(panel) * len(origins(panel)))), CASE_REPEATS)
+        return {"epochs": str(max(epochs, 1)), **parameters}
+    windows = min(windows, REPEATS * int(panel.observed.sum()))
+    return {"epochs": str(min(max(windows // len(panel), 10), 1000)), **parameters}
+
+
+def training_set(parameters: Parameters, target: Target) -> tuple[deepar.SeriesSet, Categories]:
+    """What a network is trained on, of the series long enough to train on, and their categories."""
+    panels = [trainable(case, parameters) for case in target.cases()]
+    categories = Categories.of(*panels)
+
+    def series(panel: Panel) -> deepar.SeriesSet:
+        features = None if panel.covariates is None else panel.covariates.values[:, :, : len(panel.weeks)]
+        return to_series_set(panel, categories, features)
+
+    return deepar.SeriesSet.concatenate([series(panel) for panel in panels if len(panel)]), categories
+
+
+def fit(
+    parameters: Parameters, target: Target, progress: Progress | None = None, checkpoint: Any = None
+) -> tuple[deepar.Model, Categories]:
+    """Train on `training_set`; its categories are the model's coding."""
+    series, categories = training_set(parameters, target)
+
+    def report(done: int, total: int, metrics: dict[str, float]) -> None:
+        if progress:
+            progress("train", done, total)
+
+    with one_thread():
+        model = deepar.train(
+            series, deepar.HyperParameters.parse(dict(parameters)), progress=report, checkpoint=checkpoint
+        )
+    return model, categories
+
+
+def network_forecast(
+    name: str,
+    parameters: Parameters,
+    history: Panel,
+    horizon: int,
+    quantiles: Sequence[float],
+    num_samples: int = 100,
+    progress: Progress | None = None,
+) -> Said:
+    """Train a candidate on the history it is given and sample: quantiles (N, Q, H) of the network alone and the
+    reference's forecast (N, H), both in sales."""
+    ready, _ = complete(history, horizon)
+    target = build_target(divide_exposure(ready), horizon, target_of(name))
+    chosen = {**with_epochs(name, parameters, history), "prediction_length": str(horizon)}
+    model, categories = fit(chosen, target, progress)
+    with one_thread():
+        result = deepar.predict(
+            model,
+            to_series_set(target.panel, categories, target.features),
+            num_samples=num_samples,
+            quantiles=tuple(f"{q:g}" for q in quantiles),
+            seed=int(parameters["seed"]),
+            output_types=("quantiles",),
+        )
+    assert result.quantiles is not None
+    alone = Combination.of_target(target, ready)
+    return in_sales(result.quantiles.astype(np.float64), alone.unit, alone.offset), alone.lead
+
+
+def _small_counts(panel: Panel) -> bool:
+    """Whether sales are whole numbers from 0, mostly small ones, and will be given to the network as they are."""
+    sales = panel.sales[panel.observed]
+    whole = bool((sales >= 0).all() and (sales == np.floor(sales)).all())
+    return whole and panel.exposure is None and float(np.median(sales)) < LARGE_COUNT
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Networks this small lose more to threads waiting for each other than they gain; cores are for other processes."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+NETWORKS = tuple(Network(name) for name in SHIPPED)

@@ -1,0 +1,31 @@
+"""The candidates there are, by name, and which of them an installation tries."""
+
+from __future__ import annotations
+
+from forecast_platform.models.candidate import Candidate
+from forecast_platform.models.networks import COUNTS, NETWORKS, SKIP
+from forecast_platform.models.target import RATIO, SALES
+from forecast_platform.models.without_learning import WITHOUT_LEARNING
+from forecast_platform.settings import Settings
+
+_ALL: tuple[Candidate, ...] = (*NETWORKS, *WITHOUT_LEARNING)
+CANDIDATES = {candidate.name: candidate for candidate in _ALL}
+# Tried where the settings name none.
+AUTO = (SALES, SKIP, COUNTS, RATIO, *(candidate.name for candidate in WITHOUT_LEARNING))
+
+
+def plans(settings: Settings, prediction_length: int = 0, seed: int | None = None) -> dict[str, dict[str, str]]:
+    """The candidates by an installation's settings, with their hyperparameters (strings, as SageMaker wants them)."""
+    names: tuple[str, ...] = AUTO if settings.target == "auto" else (settings.target,)
+    if "likelihood" in settings.hyperparameters:
+        names = tuple(name for name in names if name != COUNTS)  # which differs from SALES in nothing else
+    asked = {
+        "prediction_length": str(prediction_length or settings.prediction_length),
+        "seed": str(settings.seed if seed is None else seed),
+    }
+    own = {"context_length": str(settings.context_length)} if settings.context_length else {}
+    of_networks = {"time_freq": "1W", **asked, **own, **settings.hyperparameters}
+    return {
+        name: {**CANDIDATES[name].parameters, **of_networks} if CANDIDATES[name].learns else dict(asked)
+        for name in names
+    }
