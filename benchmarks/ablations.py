@@ -72,9 +72,13 @@ class Trial:
         return next(iter(self.rows))
 
 
-LAST_YEAR, PULSE, SECOND = "series.target.last_year", "series.reference.STORE_PULSE", "series.reference.SECOND_YEAR"
+LAST_YEAR, PULSE, SECOND = (
+    "models.target.last_year",
+    "models.last_year.reference.STORE_PULSE",
+    "models.last_year.reference.SECOND_YEAR",
+)
 WINDOWS, BELIEFS, CALMS, STORE, DEPARTMENT, TRIM = (
-    f"series.outlook.{name}" for name in ("WINDOWS", "BELIEFS", "CALMS", "STORE", "DEPARTMENT", "TRIM")
+    f"models.last_year.outlook.{name}" for name in ("WINDOWS", "BELIEFS", "CALMS", "STORE", "DEPARTMENT", "TRIM")
 )
 
 
@@ -108,7 +112,7 @@ def _steps() -> Iterator[Trial]:
 STEPS = tuple(_steps())
 # One network has all the windows of both, or one network's; it knows the size of the week.
 _ONE = {"num_networks": "1", "blind_features": "0"}
-_WINDOWS, _REPEATS = "networks.TRAIN_WINDOWS", "networks.CASE_REPEATS"
+_WINDOWS, _REPEATS = "models.networks.TRAIN_WINDOWS", "models.networks.CASE_REPEATS"
 _NETWORKS = int(networks.SHIPPED[RATIO]["num_networks"])
 _EACH = {**networks.TRAIN_WINDOWS, RATIO: networks.TRAIN_WINDOWS[RATIO] // _NETWORKS}
 _HALF = {**networks.TRAIN_WINDOWS, RATIO: networks.TRAIN_WINDOWS[RATIO] // 2}
@@ -132,7 +136,7 @@ def by_volume(panel: Panel, horizon: int, kind: str) -> Target:
 SHIPPED = Trial({"as shipped": USUAL_SHARE, "the reference alone": 0.0, "the network alone": 1.0}, calibrated=True)
 TAKEN_OUT = (
     Trial({"another seed": USUAL_SHARE}, given={"seed": "1"}),
-    Trial({"no damping of small weeks": USUAL_SHARE}, {"series.target.DAMPING": 0.0}),
+    Trial({"no damping of small weeks": USUAL_SHARE}, {"models.target.DAMPING": 0.0}),
     Trial(
         {"no network knows the size of the week": USUAL_SHARE},
         given={"blind_features": "0", "num_dynamic_feat": "ignore"},
@@ -143,7 +147,7 @@ TAKEN_OUT = (
     Trial({"half of the training": USUAL_SHARE}, {_WINDOWS: _HALF}),
     Trial({"twice the training": USUAL_SHARE}, {_WINDOWS: _TWICE, _REPEATS: 2 * networks.CASE_REPEATS}),
     Trial({"Gaussian instead of Student's t": USUAL_SHARE}, given={"likelihood": "gaussian"}),
-    Trial({"cases drawn by volume": USUAL_SHARE}, {"networks.build_target": by_volume}),
+    Trial({"cases drawn by volume": USUAL_SHARE}, {"models.networks.build_target": by_volume}),
     Trial({"with LightGBM, a third each": 2 / 3}, partner=trees.median),
     Trial({"12 weeks of context instead of 4": USUAL_SHARE}, given={"context_length": "12"}),
     Trial({"no year before last in the reference": USUAL_SHARE}, {SECOND: 0.0}),
@@ -186,7 +190,7 @@ def run(trial: Trial, panel: Panel, cutoff: dt.date, given: Mapping[str, str]) -
         seconds.append(spent)
         return trained
 
-    with replaced({**trial.replaced, "networks.fit": timed_fit}):
+    with replaced({**trial.replaced, "models.networks.fit": timed_fit}):
         if trial.candidate is None:
             lead = build_target(history, HORIZON, RATIO).lead
             point = np.repeat(lead[:, None], len(QUANTILES), axis=1)

@@ -14,10 +14,10 @@ from forecast_platform.defs.panels import KNOWN, known_panel
 from forecast_platform.defs.partitions import OWNERS, PINNED, as_known, history, weekly, weeks_of
 from forecast_platform.defs.resources import Platform, lake_connection
 from forecast_platform.defs.stage import Stage
-from forecast_platform.engines import base
+from forecast_platform.engines.base import EngineError
 from forecast_platform.lake.lake import run_columns
-from forecast_platform.models import trained
 from forecast_platform.models.pinning import pinned_training
+from forecast_platform.models.trained import ModelLost, TrainedModel, training_panel, training_week
 
 
 @dg.asset(
@@ -39,13 +39,13 @@ def deepar_model(
     pin = context.run.tags.get(PINNED) or settings.model_name
     try:
         if pin:
-            trained = lake.read("models", columns=["version", "trained_as_of", "training_digest"]).to_pylist()
-            model = platform.engine.model(pinned_training(trained, pin, week))
+            known = lake.read("models", columns=["version", "trained_as_of", "training_digest"]).to_pylist()
+            model = platform.engine.model(pinned_training(known, pin, week))
             why = f"pinned by {PINNED if PINNED in context.run.tags else 'FORECAST_MODEL_NAME'}; when trained: "
         else:
             model = _train(stage, platform, duckdb, week, mode)
             why = ""
-    except (ValueError, trained.ModelLost, base.EngineError) as error:
+    except (ValueError, ModelLost, EngineError) as error:
         raise dg.Failure(str(error), stage.receipt(platform.engine), allow_retries=False) from error
     judgement = model.judgement
     row = {
@@ -87,17 +87,24 @@ def deepar_model(
             why=why + judgement.why,
             training_seconds=round(model.train_seconds, 1),
             training_windows=model.train_windows,
-            artifact=dg.MetadataValue.path(str(model.artifact)),
             hyperparameters=dg.MetadataValue.json(model.hyperparameters),
-            loss=pictures.loss_curve(model.loss_curve),
             dashboard=dg.MetadataValue.url(f"{settings.dashboard_url}/runs#models"),
+            **_artifact(model),
             **stage.receipt(platform.engine),
         )
         | column_lineage("deepar_model")
     )
 
 
-def _train(stage: Stage, platform: Platform, duckdb: DuckDBResource, week: dt.date, mode: str) -> trained.TrainedModel:
+def _artifact(model: TrainedModel) -> dict[str, dg.MetadataValue]:
+    """Where the network is and how it learned; nothing of a candidate that does not learn."""
+    if not model.learns:
+        return {}
+    path = dg.MetadataValue.path(str(model.artifact))
+    return {"artifact": path, "loss": pictures.loss_curve(model.loss_curve)}
+
+
+def _train(stage: Stage, platform: Platform, duckdb: DuckDBResource, week: dt.date, mode: str) -> TrainedModel:
     """The model in force at the week: stored, or trained now. Raises ValueError or EngineError when it can't be."""
     settings = platform.settings
     try:
@@ -106,6 +113,6 @@ def _train(stage: Stage, platform: Platform, duckdb: DuckDBResource, week: dt.da
             panel = known_panel(con, week, mode, settings)
     except ValueError as error:
         raise ValueError(f"up to {week}, as known {mode}: {error}") from error
-    trained_as_of = trained.training_week(week, settings.calendar, settings.retrain_every_weeks)
-    panel = trained.training_panel(panel, trained_as_of, candidates)
+    trained_as_of = training_week(week, settings.calendar, settings.retrain_every_weeks)
+    panel = training_panel(panel, trained_as_of, candidates)
     return platform.engine.train(panel, candidates, stage.progress, settings.num_samples)

@@ -9,21 +9,29 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from forecast_platform.engines.batch import Batch, write_batch
+from forecast_platform.engines.batch import Batch, write_batch, write_said
 from forecast_platform.history.covariates import complete, divide_exposure
 from forecast_platform.history.panel import Panel
 from forecast_platform.models.candidate import Plans, Progress
 from forecast_platform.models.combine import Combination
 from forecast_platform.models.networks import COUNTS, target_of
+from forecast_platform.models.registry import CANDIDATES
 from forecast_platform.models.target import build_target
 from forecast_platform.models.trained import TrainedModel
 from forecast_platform.settings import Settings
+
+# What is asked of a candidate that forecasts without a network: paths are drawn between these quantiles.
+SAID = (0.001, 0.005, *(k / 100 for k in range(1, 100)), 0.995, 0.999)
 
 
 def prepare_batch(model: TrainedModel, panel: Panel, folder: Path, shards: int) -> tuple[Batch, tuple[str, ...]]:
     """Engine.prepare, the same wherever DeepAR runs."""
     horizon = int(model.hyperparameters["prediction_length"])
     ready, notices = complete(panel, horizon, wanted=model.features)
+    if not model.learns:
+        said, lead = CANDIDATES[model.target].forecast(model.hyperparameters, panel, horizon, SAID)
+        combination = Combination.of_sales(lead).trusting(panel, model.share, model.calibration)
+        return write_said(folder, panel, said, SAID, combination, shards), notices
     view = build_target(divide_exposure(ready), horizon, target_of(model.target), model.holidays)
     if model.target == COUNTS:  # returns, or weeks divided by open days, may have come since it was trained
         counts = np.maximum(np.round(view.panel.sales), 0)

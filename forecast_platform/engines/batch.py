@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,10 +78,6 @@ def write_batch(
         panel: with its exposure, where the target was built from the divided panel.
         combination: how outputs become sales; None: the network alone.
     """
-    building = folder.with_name(folder.name + ".building")
-    shutil.rmtree(building, ignore_errors=True)
-    (building / "input").mkdir(parents=True)
-    (building / "output").mkdir()
     seen = target.panel
     values, indptr = ragged(seen)
     cat = categories.encode(seen).tolist()
@@ -99,11 +95,34 @@ def write_batch(
     # orjson writes NaN as null, which is how DeepAR spells a missing value.
     lines = [orjson.dumps(record, option=orjson.OPT_SERIALIZE_NUMPY) for record in records]
     how = combination or Combination.of_target(target, panel)
+    return _write(folder, panel, lines, how, shards)
+
+
+def write_said(
+    folder: Path,
+    panel: Panel,
+    quantiles: NDArray[np.float64],
+    levels: Sequence[float],
+    combination: Combination,
+    shards: int,
+) -> Batch:
+    """The same of a candidate that forecasts without a network: its quantiles (N, Q, H) are the input, and `draw` makes
+    the outputs of them."""
+    names = [f"{level:g}" for level in levels]
+    lines = [orjson.dumps({"quantiles": dict(zip(names, rows, strict=True))}) for rows in quantiles.tolist()]
+    return _write(folder, panel, lines, combination, shards)
+
+
+def _write(folder: Path, panel: Panel, lines: Sequence[bytes], how: Combination, shards: int) -> Batch:
+    building = folder.with_name(folder.name + ".building")
+    shutil.rmtree(building, ignore_errors=True)
+    (building / "input").mkdir(parents=True)
+    (building / "output").mkdir()
     shard_of = np.arange(len(panel)) * min(shards, len(panel)) // len(panel)
     line_of = np.arange(len(panel)) - np.searchsorted(shard_of, shard_of)
     for shard in np.unique(shard_of):
         members = np.flatnonzero(shard_of == shard)
-        (building / "input" / f"shard-{shard:03d}.json").write_bytes(b"".join(lines[i] + b"\n" for i in members))
+        (building / "input" / f"shard-{shard:03d}.json").write_bytes(b"".join(lines[int(i)] + b"\n" for i in members))
     manifest = pa.table(
         {
             "shard": pa.array([f"shard-{s:03d}.json" for s in shard_of]),
@@ -178,6 +197,31 @@ def read_batch(batch: Batch, quantiles: tuple[float, ...], horizon: int) -> Iter
         samples = how.paths(samples, q[:, quantiles.index(0.5)], keys)
         q = how.quantiles(q, quantiles)
         yield ShardForecast(rows, samples.mean(axis=1), q, samples)
+
+
+def draw(source: Path, output: Path, config: Mapping[str, Any], seed: int) -> int:
+    """Answer the lines of `write_said` as DeepAR answers its own: quantiles and sample paths. Returns how many.
+
+    A path of a series is drawn by its quantiles week by week, evenly over the whole distribution: of S paths each S-th
+    part holds one. A series' paths depend on its line and the seed alone.
+
+    Args:
+        config: num_samples and quantiles, as in inference_config.
+    """
+    count, wanted = int(config["num_samples"]), [float(q) for q in config["quantiles"]]
+    answers = []
+    for line in source.read_bytes().splitlines():
+        said = orjson.loads(line)["quantiles"]
+        levels, values = np.array([float(level) for level in said]), np.array(list(said.values()))
+        rng = np.random.default_rng([seed, int.from_bytes(hashlib.sha256(line).digest()[:8])])
+        steps = rng.permuted(np.tile(np.arange(count), (values.shape[1], 1)), axis=1)
+        chance = (steps + rng.random(steps.shape)) / count  # (H, S)
+        paths = np.stack([np.interp(u, levels, week) for u, week in zip(chance, values.T, strict=True)], axis=1)
+        answer = {name: np.array([np.interp(q, levels, week) for week in values.T])
+                  for q, name in zip(wanted, config["quantiles"], strict=True)}  # fmt: skip
+        answers.append(orjson.dumps({"quantiles": answer, "samples": paths}, option=orjson.OPT_SERIALIZE_NUMPY))
+    output.write_bytes(b"".join(answer + b"\n" for answer in answers))
+    return len(answers)
 
 
 def _lists(values: NDArray[np.float64]) -> pa.Array:

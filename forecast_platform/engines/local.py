@@ -11,7 +11,7 @@ from filelock import FileLock
 
 from forecast_platform import deepar
 from forecast_platform.engines.base import inference_config, prepare_batch
-from forecast_platform.engines.batch import Batch, BatchError
+from forecast_platform.engines.batch import Batch, BatchError, draw
 from forecast_platform.history.panel import Panel
 from forecast_platform.models.candidate import Plans, Progress
 from forecast_platform.models.networks import one_thread
@@ -76,13 +76,16 @@ class LocalEngine:
         progress: Progress | None = None,
     ) -> int:
         """See Engine.transform."""
-        network = deepar.load_artifact(model.artifact)
+        network = deepar.load_artifact(model.artifact) if model.learns else None
         config = inference_config(num_samples, quantiles)
         shards = batch.shards()
         lines = 0
         for number, (source, output) in enumerate(shards, 1):
             with one_thread():
-                lines += deepar.transform(network, source, output, config, seed=seed)
+                if network is None:
+                    lines += draw(source, output, config, seed)
+                else:
+                    lines += deepar.transform(network, source, output, config, seed=seed)
             if progress:
                 progress("predict", number, len(shards))
         return lines

@@ -132,7 +132,9 @@ def trainable(panel: Panel, parameters: Parameters) -> Panel:
 def with_epochs(name: str, parameters: Parameters, panel: Panel) -> dict[str, str]:
     """Hyperparameters with `epochs` where none are given: enough for TRAIN_WINDOWS windows, but no more than REPEATS
     for each there is, or the networks would learn a small retailer by heart. An epoch is one window a series, or one
-    of each case."""
+    of each case. Candidates that do not learn have none."""
+    if name not in SHIPPED:
+        return dict(parameters)
     windows = TRAIN_WINDOWS[target_of(name)] // int(parameters.get("num_networks", "1"))
     if target_of(name) == RATIO:
         epochs = min(round(windows / (len(panel) * len(origins(panel)))), CASE_REPEATS)

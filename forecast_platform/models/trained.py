@@ -11,7 +11,7 @@ import functools
 import hashlib
 import json
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from forecast_platform import deepar
@@ -22,6 +22,7 @@ from forecast_platform.models.candidate import Plans, Progress
 from forecast_platform.models.choose import Judgement, choose
 from forecast_platform.models.encoding import Categories, digest
 from forecast_platform.models.networks import MIN_OBSERVATIONS, fit, target_of, trainable, with_epochs
+from forecast_platform.models.registry import CANDIDATES
 from forecast_platform.models.target import SALES, build_target
 from forecast_platform.weeks import WEEK, WeekCalendar
 
@@ -36,11 +37,11 @@ class TooLittleHistory(ValueError):
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A trained model on disk: model.tar.gz and training.json in `folder`.
+    """A model on disk: training.json and, of a candidate that learns, model.tar.gz in `folder`.
 
     Attributes:
-        target: the candidate chosen, a key of selection.SHIPPED.
-        share, calibration: how its forecasts are combined with the reference's and widened (selection.Choice).
+        target: the candidate chosen, a key of registry.CANDIDATES.
+        share, calibration: how its forecasts are combined with the lead's and widened (choose.Choice).
         features: covariates it was trained with, in order.
         holidays: events it was given as features of their own, see build_target.
     """
@@ -62,6 +63,11 @@ class TrainedModel:
     loss_curve: list[float] = field(default_factory=list)
     train_seconds: float = 0.0
     train_windows: int = 0
+
+    @property
+    def learns(self) -> bool:
+        """Whether there is an artifact to forecast with; else the candidate forecasts straight from the history."""
+        return CANDIDATES[self.target].learns
 
     @property
     def artifact(self) -> Path:
@@ -141,7 +147,7 @@ def training_panel(panel: Panel, trained_as_of: dt.date, candidates: Plans) -> P
         return panel
     earlier = panel.until(trained_as_of)
     first = next(iter(candidates.values()))
-    need = int(first["context_length"]) + 2 * int(first["prediction_length"])
+    need = int(first.get("context_length", 0)) + 2 * int(first["prediction_length"])
     enough = len(earlier.weeks) >= need and trainable(earlier, first).observed.sum() >= MIN_OBSERVATIONS
     return earlier if enough else panel
 
@@ -161,7 +167,9 @@ def training_key(panel: Panel, candidates: Plans, num_samples: int) -> str:
 
 
 def check_history(panel: Panel, candidates: Plans) -> None:
-    """Raises TooLittleHistory when no candidate could be trained."""
+    """Raises TooLittleHistory when no candidate could be trained, if any is to be."""
+    if not any(CANDIDATES[name].learns for name in candidates):
+        return
     first = next(iter(candidates.values()))
     need = int(first["context_length"]) + int(first["prediction_length"])
     observations = int(trainable(panel, first).observed.sum())
@@ -182,21 +190,16 @@ def train_into(
     num_samples: int = 100,
     checkpoint: Path | None = None,
 ) -> None:
-    """Choose among the candidates, train the chosen one on everything, and write model.tar.gz and training.json."""
+    """Choose among the candidates, train the chosen one on everything, and write training.json."""
     choice = choose(panel, candidates, num_samples, progress)
     parameters = with_epochs(choice.name, candidates[choice.name], panel)
-    horizon = int(parameters["prediction_length"])
-    ready, _ = complete(panel, horizon)
-    view = build_target(divide_exposure(ready), horizon, target_of(choice.name))
-    started = time.perf_counter()
-    model, categories = fit(parameters, view, progress, checkpoint)
-    version = deepar.save_artifact(model, folder / "model.tar.gz")
-    TrainedModel(
+    ready, _ = complete(panel, int(parameters["prediction_length"]))
+    record = TrainedModel(
         folder=folder,
-        version=version,
+        version=f"{choice.name}-{key[:12]}",
         digest=key,
         trained_as_of=panel.weeks[-1].astype(dt.date),
-        categories=categories,
+        categories=Categories.of(panel),
         hyperparameters=dict(parameters),
         series=len(panel),
         observations=int(panel.observed.sum()),
@@ -204,8 +207,28 @@ def train_into(
         target=choice.name,
         share=choice.share,
         calibration=choice.calibration,
+    )
+    if record.learns:
+        record = _trained(record, ready, progress, checkpoint)
+    record.save()
+
+
+def _trained(record: TrainedModel, ready: Panel, progress: Progress | None, checkpoint: Path | None) -> TrainedModel:
+    """Train the network and write model.tar.gz.
+
+    Args:
+        ready: the panel, from `complete`.
+    """
+    started = time.perf_counter()
+    horizon = int(record.hyperparameters["prediction_length"])
+    view = build_target(divide_exposure(ready), horizon, target_of(record.target))
+    model, categories = fit(record.hyperparameters, view, progress, checkpoint)
+    return replace(
+        record,
+        version=deepar.save_artifact(model, record.artifact),
+        categories=categories,
         features=ready.covariates.names if ready.covariates else (),
         loss_curve=[float(loss) for loss in model.loss_curve],
         train_seconds=time.perf_counter() - started,
         train_windows=int(model.train_windows),
-    ).save()
+    )

@@ -31,7 +31,7 @@ from filelock import FileLock
 from forecast_platform.clouds.aws.storage import NotStored, Storage
 from forecast_platform.engines import base
 from forecast_platform.engines.base import inference_config
-from forecast_platform.engines.batch import Batch, BatchError, read_batch
+from forecast_platform.engines.batch import Batch, BatchError, draw, read_batch
 from forecast_platform.engines.sagemaker import builtin, requests
 from forecast_platform.engines.sagemaker.container import training as container_training
 from forecast_platform.engines.sagemaker.cost import Spending
@@ -123,8 +123,9 @@ class SageMakerEngine:
             with tempfile.TemporaryDirectory(prefix=f".{key}.", dir=self.models) as name:
                 arriving = Path(name) / key
                 try:
-                    for name in ("training.json", "model.tar.gz"):
-                        self.storage.get_file(f"models/{key}/{name}", arriving / name)
+                    self.storage.get_file(f"models/{key}/training.json", arriving / "training.json")
+                    if TrainedModel.load(arriving).learns:
+                        self.storage.get_file(f"models/{key}/model.tar.gz", arriving / "model.tar.gz")
                 except NotStored as error:
                     raise ModelLost(
                         f"{self.storage.uri(f'models/{key}')} holds no model; materialize deepar_model for its week "
@@ -135,8 +136,9 @@ class SageMakerEngine:
         return TrainedModel.load(folder)
 
     def _commit(self, key: str, building: Path) -> None:
-        for name in ("model.tar.gz", "training.json"):  # the last one makes it a model
-            self.storage.put_file(building / name, f"models/{key}/{name}")
+        if TrainedModel.load(building).learns:
+            self.storage.put_file(building / "model.tar.gz", f"models/{key}/model.tar.gz")
+        self.storage.put_file(building / "training.json", f"models/{key}/training.json")  # which makes it a model
         building.rename(self.models / key)
         self.storage.delete(f"models/{key}/checkpoints")
 
@@ -162,11 +164,14 @@ class SageMakerEngine:
             BatchError: an output does not fit its input; it is removed, so that another run makes a new attempt.
             JobError, SpendRefused: see Jobs.ensure.
         """
-        week = batch.folder.name
-        key = self.run_transform(
-            model.digest, model.version, model.trained_as_of, Rules.of_model(model), batch, f"transforms/{week}",
-            inference_config(num_samples, quantiles), seed,
-        )  # fmt: skip
+        week, config = batch.folder.name, inference_config(num_samples, quantiles)
+        if model.learns:
+            key = self.run_transform(
+                model.digest, model.version, model.trained_as_of, Rules.of_model(model), batch, f"transforms/{week}",
+                config, seed,
+            )  # fmt: skip
+        else:
+            key = self._draw(model, batch, f"transforms/{week}", config, seed)
         lines = sum(len(part.rows) for part in self.verified(key, batch, quantiles, model.hyperparameters))
         pointer = json.dumps({"key": key}).encode()
         self.storage.put_bytes(f"transforms/{week}/batch.json", pointer)
@@ -174,6 +179,16 @@ class SageMakerEngine:
         if progress:
             progress("predict", len(batch.shards()), len(batch.shards()))
         return lines
+
+    def _draw(self, model: TrainedModel, batch: Batch, root: str, config: dict[str, Any], seed: int) -> str:
+        """`run_transform` for a candidate without a network: done here, a job would cost more than the work."""
+        twin = _twin(batch, root, model.digest, model.version, config, seed)
+        for source, output in batch.shards():
+            draw(source, output, config, seed)
+        for name in ("input", "output"):
+            self.storage.upload_folder(batch.folder / name, f"{twin}/{name}")
+        self.storage.put_file(batch.folder / "manifest.parquet", f"{twin}/manifest.parquet")
+        return twin
 
     def batch(self, folder: Path) -> Batch:
         """See Engine.batch. The one here is taken only if it is the week's in storage, too."""
@@ -265,9 +280,7 @@ class SageMakerEngine:
             artifact: storage key of the model.tar.gz; empty: the stored model's.
         """
         check_batch(batch, rules)
-        content = hashlib.sha256((batch.folder / "manifest.parquet").read_bytes())
-        content.update(json.dumps([key, version, config, seed], sort_keys=True).encode())
-        twin = f"{root}/{content.hexdigest()[:20]}"
+        twin = _twin(batch, root, key, version, config, seed)
         self.storage.upload_folder(batch.folder / "input", f"{twin}/input")
         self.storage.put_file(batch.folder / "manifest.parquet", f"{twin}/manifest.parquet")
         last = max(batch.manifest["last_week"].to_pylist())
@@ -304,3 +317,10 @@ class SageMakerEngine:
         except BatchError:
             self.storage.delete(f"{twin}/output")
             raise
+
+
+def _twin(batch: Batch, root: str, key: str, version: str, config: dict[str, Any], seed: int) -> str:
+    """Storage key of the folder that holds a batch and its outputs: equal work has an equal one."""
+    content = hashlib.sha256((batch.folder / "manifest.parquet").read_bytes())
+    content.update(json.dumps([key, version, config, seed], sort_keys=True).encode())
+    return f"{root}/{content.hexdigest()[:20]}"

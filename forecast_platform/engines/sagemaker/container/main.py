@@ -165,12 +165,14 @@ def _train_platform(base: Path, checkpoint: Path | None) -> None:
         folder = Path(name)
         train_into(folder, key, panel, candidates, _Progress(), samples, checkpoint)
         trained = TrainedModel.load(folder)
-        deepar.save_artifact(deepar.load_artifact(trained.artifact), base / "model")
+        if trained.learns:
+            deepar.save_artifact(deepar.load_artifact(trained.artifact), base / "model")
         output = base / "output" / "data"
         output.mkdir(parents=True, exist_ok=True)
         (output / "training.json").write_bytes((folder / "training.json").read_bytes())
     _say(f"{trained.target}: {trained.judgement.why}")
-    _say(f"#quality_metric: host=algo-1, train final_loss <loss>={trained.loss_curve[-1]:.10g}")
+    if trained.learns:
+        _say(f"#quality_metric: host=algo-1, train final_loss <loss>={trained.loss_curve[-1]:.10g}")
     _say(f"model {trained.version}")
 
 

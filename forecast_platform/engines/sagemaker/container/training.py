@@ -48,11 +48,13 @@ def train_in_job(
     received = building / "received"
     engine.storage.get_file(model, received / "model.tar.gz")
     engine.storage.get_file(output, received / "output.tar.gz")
-    # SageMaker packs as it likes; packed anew, equal models are equal bytes. Reading it checks hashes and version.
-    version = deepar.save_artifact(deepar.load_artifact(received / "model.tar.gz"), building / "model.tar.gz")
     (building / "training.json").write_bytes(member(received / "output.tar.gz", "training.json"))
-    shutil.rmtree(received)
     trained = TrainedModel.load(building)
+    version = trained.version
+    if trained.learns:
+        # SageMaker packs as it likes; packed anew, equal models are equal bytes. Reading it checks hashes and version.
+        version = deepar.save_artifact(deepar.load_artifact(received / "model.tar.gz"), building / "model.tar.gz")
+    shutil.rmtree(received)
     if (trained.digest, trained.version) != (key, version):
         raise EngineError(
             f"{engine.storage.uri(output)} describes model {trained.version} of {trained.digest}; {version} of {key} "
