@@ -167,10 +167,9 @@ class Settings(BaseSettings):
     hyperparameters: dict[str, str] = Field(
         default_factory=dict, description="DeepAR hyperparameters that override the shipped ones (all values strings)"
     )
-    target: Literal["auto", "sales", "reference", "ratio"] = Field(
+    target: Literal["auto", "sales", "reference", "ratio", "aligned_last_year", "last_year", "recent_level"] = Field(
         "auto",
-        description="what is forecast: sales, sales with last year as a feature (reference) or their ratio; "
-        "auto: chosen by backtests",
+        description="the candidate that forecasts, see docs/models.md; auto: of those able the best in backtests",
     )
     transform_shards: int = Field(2, ge=1, description="input shards of a batch prediction")
     model_name: str = Field("", description="pins the model of this version, instead of training; see the models table")

@@ -46,14 +46,15 @@ class Combination:
 
     @classmethod
     def of_target(cls, target: Target, panel: Panel) -> Combination:
-        """The candidate alone: its outputs in sales and nothing more.
+        """The candidate alone: its outputs in sales, and nothing below the least of them.
 
         Args:
             panel: the one that the target was built from, before it was divided by its exposure.
         """
         opened = exposure_ahead(panel, target.unit.shape[1])
         times = np.ones_like(target.unit) if opened is None else opened
-        return cls._alone(target.unit * times, target.offset[:, None] * times, target.lead * times)
+        alone = cls._alone(target.unit * times, target.offset[:, None] * times, target.lead * times)
+        return replace(alone, least=least_sales(panel.sales))
 
     @classmethod
     def of_sales(cls, lead: Floats) -> Combination:

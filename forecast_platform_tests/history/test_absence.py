@@ -18,8 +18,7 @@ from forecast_platform.history.covariates import Covariates, Declaration
 from forecast_platform.history.panel import Panel
 from forecast_platform.settings import Settings
 from forecast_platform.weeks import WEEK
-
-from .conftest import FRIDAY, connect, landed, make_panel, show_cleaned
+from forecast_platform_tests.history.conftest import FRIDAY, connect, landed, make_panel, show_cleaned
 
 SHAPES = Path(__file__).parents[1] / "field_cases" / "shapes"
 RNG = np.random.default_rng(0)

@@ -22,10 +22,9 @@ from forecast_platform.history.cleaning import (
 from forecast_platform.history.versions import EVER
 from forecast_platform.lake.lake import Lake
 from forecast_platform.weeks import WEEK
+from forecast_platform_tests.history.conftest import CLEAN, FRIDAY, SPECS, Landed, connect, landed, show_cleaned
 from forecast_platform_tests.history.versions import Delivery
 from forecast_platform_tests.history.versions import versions as rule_of_versions
-
-from .conftest import CLEAN, FRIDAY, SPECS, Landed, connect, landed, show_cleaned
 
 
 def clean(versions, last: int, first: int = 0, active_weeks: int = 52, start: dt.date = FRIDAY) -> dict:

@@ -26,8 +26,7 @@ from forecast_platform.history.covariates import (
 from forecast_platform.history.panel import Panel
 from forecast_platform.landing.kinds import FEATURES_SCHEMA
 from forecast_platform.weeks import WEEK
-
-from .conftest import FRIDAY, make_panel
+from forecast_platform_tests.history.conftest import FRIDAY, make_panel
 
 H = 3
 NAN = np.nan

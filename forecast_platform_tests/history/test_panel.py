@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from forecast_platform.history.panel import Panel, natural_key
 from forecast_platform.weeks import WEEK
-
-from .conftest import FRIDAY, make_panel
+from forecast_platform_tests.history.conftest import FRIDAY, make_panel
 
 cells = st.dictionaries(
     st.tuples(st.sampled_from(["1", "2", "10", "x", "007"]), st.sampled_from(["3", "20", "b"]), st.integers(0, 30)),

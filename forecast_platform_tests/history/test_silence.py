@@ -25,8 +25,7 @@ from forecast_platform.history.silence import (
 )
 from forecast_platform.publishing.forecasts import forecastable
 from forecast_platform.settings import Settings
-
-from .conftest import SPECS, make_panel
+from forecast_platform_tests.history.conftest import SPECS, make_panel
 
 SHAPES = Path(__file__).parents[1] / "field_cases" / "shapes"
 HORIZON = 12

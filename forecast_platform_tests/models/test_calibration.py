@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forecast_platform.models.calibration import BANDS, CLASSES, Calibration, Window, volume
-from forecast_platform.models.target import combine
+from forecast_platform.models.combine import combine
 
 LEVELS = tuple(k / 10 for k in range(1, 10))
 Z = np.array([NormalDist().inv_cdf(q) for q in LEVELS])

@@ -13,8 +13,7 @@ from forecast_platform.deepar import ContractError
 from forecast_platform.history.covariates import Covariates, Declaration
 from forecast_platform.history.holidays import Event
 from forecast_platform.models.encoding import Categories, digest, ragged, to_series_set
-
-from .conftest import FRIDAY, make_panel
+from forecast_platform_tests.history.conftest import FRIDAY, make_panel
 
 
 def test_codes_are_dense_and_in_natural_order(panel):

@@ -13,8 +13,7 @@ from forecast_platform.engines.batch import ShardForecast
 from forecast_platform.lake.closures import Closing
 from forecast_platform.publishing.forecasts import LEVELS, forecast_rows, forecastable
 from forecast_platform.weeks import WEEK
-
-from .conftest import FRIDAY, SPECS, make_panel
+from forecast_platform_tests.history.conftest import FRIDAY, SPECS, make_panel
 
 LEVELS3, COLUMNS = (0.1, 0.5, 0.9), ("p10", "p50", "p90")
 SERIES = [("2", "2"), ("2", "10"), ("10", "1"), ("10", "2"), ("x", "10")]

@@ -1,0 +1,100 @@
+"""Candidates that learn nothing: able or not in words, honest quantiles, and served like any other."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+
+from forecast_platform.engines.batch import read_batch
+from forecast_platform.engines.local import LocalEngine
+from forecast_platform.history.panel import Panel
+from forecast_platform.models.choose import choose
+from forecast_platform.models.registry import CANDIDATES, plans
+from forecast_platform.models.trained import TrainedModel
+from forecast_platform.settings import Settings
+
+LEVELS = (0.1, 0.5, 0.9)
+NAMES = [name for name, candidate in CANDIDATES.items() if not candidate.learns]
+
+
+def panel_of(sales: np.ndarray) -> Panel:
+    n, weeks = sales.shape
+    store, dept = np.arange(n) // 3 + 1, np.arange(n) % 3 + 1
+    return Panel(
+        store.astype(str), dept.astype(str), np.datetime64("2021-01-01") + 7 * np.arange(weeks), sales, events=()
+    )
+
+
+@pytest.fixture
+def pieces() -> Panel:
+    """Articles that sell now and then, at rates of their own, for two and a half years."""
+    rng = np.random.default_rng(4)
+    return panel_of(rng.poisson(np.linspace(0.3, 4, 12)[:, None], (12, 130)).astype(float))
+
+
+def asked(name: str, horizon: int = 4) -> dict[str, dict[str, str]]:
+    return plans(Settings(target=name, prediction_length=horizon))
+
+
+def test_each_can_be_asked_for_by_name():
+    assert set(get_args(Settings.model_fields["target"].annotation)) == {"auto", *CANDIDATES} - {
+        "sales, lag skip", "sales, counts",
+    }  # fmt: skip
+    for name in NAMES:
+        assert list(asked(name)) == [name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_quantiles_ascend_for_every_series_and_week(pieces: Panel, name: str):
+    said, lead = CANDIDATES[name].forecast({}, pieces, 5, LEVELS)
+    assert said.shape == (12, 3, 5)
+    assert np.isfinite(said).all()
+    assert (np.diff(said, axis=1) >= 0).all()
+    np.testing.assert_array_equal(lead, said[:, 1])
+
+
+def test_who_cannot_says_what_is_missing(pieces: Panel):
+    short = pieces.until(pieces.weeks[20].astype(dt.date))
+    assert CANDIDATES["last_year"].unable(short, 4, {}) == "needs 52 weeks; there are 21"
+    assert CANDIDATES["aligned_last_year"].unable(short, 4, {}) == "needs 56 weeks; there are 21"
+    assert CANDIDATES["recent_level"].unable(short, 4, {}) == ""
+    why = choose(pieces, plans(Settings(target="auto", prediction_length=4)) | {}, 20, windows=1).judgement.why
+    assert "recent_level" in why
+
+
+def test_the_recent_level_is_that_of_the_last_weeks(pieces: Panel):
+    said, _ = CANDIDATES["recent_level"].forecast({}, pieces, 2, LEVELS)
+    last = np.quantile(pieces.sales[:, -26:], LEVELS, axis=1, method="hazen").T
+    np.testing.assert_array_equal(said, np.repeat(last[:, :, None], 2, axis=2))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_chosen_kept_and_served(pieces: Panel, name: str, tmp_path: Path):
+    """Through the engine: no artifact, a record that says so, the same rows however many shards."""
+    local = LocalEngine(tmp_path / "models")
+    model = local.train(pieces, asked(name))
+    assert (model.target, model.learns, model.share) == (name, False, 1.0)
+    assert not model.artifact.exists()
+    assert TrainedModel.load(model.folder) == model
+    assert local.train(pieces, asked(name)) == model
+    found = []
+    for shards in (1, 5):
+        batch, _ = local.prepare(model, pieces, tmp_path / f"batch{shards}", shards)
+        assert local.transform(model, batch, 200, LEVELS, seed=3) == len(pieces)
+        parts = list(read_batch(batch, LEVELS, 4))
+        found.append((np.concatenate([p.quantiles for p in parts]), np.concatenate([p.samples for p in parts])))
+    (quantiles, paths), again = found
+    np.testing.assert_array_equal(quantiles, again[0])
+    np.testing.assert_array_equal(paths, again[1])
+    said, _ = CANDIDATES[name].forecast({}, pieces, 4, LEVELS)
+    assert (quantiles >= 0).all()
+    if not model.calibration.edges:  # else intervals are widened
+        np.testing.assert_allclose(quantiles, np.maximum(said, 0), atol=1e-9)
+    # Paths are the distribution that the quantiles say, and each series has its own.
+    between = (paths >= quantiles[:, [0]] - 1e-9) & (paths <= quantiles[:, [2]] + 1e-9)
+    assert between.mean() >= 0.79
+    assert np.abs(np.corrcoef(paths[:, :, 0])[~np.eye(12, dtype=bool)]).max() < 0.4
