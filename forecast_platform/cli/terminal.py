@@ -132,16 +132,18 @@ def report(outcome: Outcome, title: str = "") -> None:
 def print_forecast(runner: Runner, week: dt.date) -> None:
     import pyarrow as pa
 
+    columns = runner.settings.quantile_columns
+    shown = tuple(dict.fromkeys((columns[0], "p50", columns[-1])))
     rows = runner.platform.lake.query(
-        """
-        SELECT level, store, dept, target_week, horizon, p10, p50, p90
+        f"""
+        SELECT level, store, dept, target_week, horizon, {", ".join(shown)}
         FROM forecasts WHERE forecast_week = ? AND (level = 'total' OR (level = 'series' AND horizon = 1))
         ORDER BY level = 'total' DESC, TRY_CAST(store AS INT), store, TRY_CAST(dept AS INT), dept, target_week
         LIMIT 20
-        """,
+        """,  # noqa: S608 (column names are ours)
         [week],
     )
-    for column in ("p10", "p50", "p90"):  # digits by size, alike in a column
+    for column in shown:  # digits by size, alike in a column
         told = pa.array(figures(rows[column].to_pylist()))
         rows = rows.set_column(rows.column_names.index(column), column, told)
     echo_table(rows, "table", 20)

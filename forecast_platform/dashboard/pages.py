@@ -69,10 +69,10 @@ class View:
         self.wants_csv = query.get("format") == "csv"
         self.wanted_table = query.get("table", "")
 
-    @property
+    @functools.cached_property
     def columns(self) -> tuple[str, ...]:
-        """Columns of the published quantiles."""
-        return self.settings.quantile_columns
+        """Columns of the quantiles that the week's forecast was published with, whichever are published now."""
+        return ask.quantile_columns(self.state, self.week)
 
     @functools.cached_property
     def events(self) -> tuple[Event, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
+import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -103,6 +104,15 @@ def history(state: State, scope: Scope, first: dt.date, last: dt.date) -> Rows:
             FROM cleaned_series WHERE week BETWEEN ? AND ? AND {where} GROUP BY week ORDER BY week""",  # noqa: S608
         [first, last, *parameters],
     )
+
+
+def quantile_columns(state: State, week: dt.date) -> tuple[str, ...]:
+    """Columns of the quantiles that the forecasts of a week were published with, ascending."""
+    names = [row["column_name"] for row in state.rows("DESCRIBE forecasts", [])]
+    names = sorted((n for n in names if re.fullmatch(r"p\d{1,2}", n)), key=lambda n: int(n[1:]))
+    counts = ", ".join(f"count({n}) AS {n}" for n in names)
+    (row,) = state.rows(f"SELECT {counts} FROM forecasts WHERE forecast_week = ?", [week])  # noqa: S608
+    return tuple(n for n in names if row[n])
 
 
 def forecast(state: State, scope: Scope, week: dt.date, columns: Sequence[str], events: Sequence[Event] = ()) -> Rows:
@@ -337,7 +347,7 @@ _SCORES = """
         / nullif(sum(CASE WHEN naive IS NOT NULL THEN abs(actual) END), 0) AS wape_where_naive,
     sum(naive_abs_error) / nullif(sum(CASE WHEN naive IS NOT NULL THEN abs(actual) END), 0) AS naive_wape,
     sum(error) / nullif(sum(abs(actual)), 0) AS bias,
-    avg(CASE WHEN in_interval THEN 1.0 ELSE 0.0 END) AS coverage,
+    avg(CASE WHEN in_interval THEN 1.0 WHEN NOT in_interval THEN 0.0 END) AS coverage,
     sum(quantile_loss) / nullif(sum(abs(actual)), 0) AS wql,
     count(*) AS forecasts, count(DISTINCT week) AS weeks"""
 
@@ -348,7 +358,9 @@ def calibration(
     """(level, share of sales at or below that quantile) of the series' forecasts for the last target weeks, and how
     many of those weeks there were."""
     where, parameters = scope.members("f")
-    shares = ", ".join(f"avg(CASE WHEN a.sales <= f.{c} THEN 1.0 ELSE 0.0 END) AS {c}" for c in columns)
+    shares = ", ".join(
+        f"avg(CASE WHEN a.sales <= f.{c} THEN 1.0 WHEN a.sales > f.{c} THEN 0.0 END) AS {c}" for c in columns
+    )
     ahead, more = ("AND f.horizon = ?", [horizon]) if horizon else ("", [])
     (row,) = state.rows(
         f"""SELECT {shares}, count(DISTINCT f.target_week) AS weeks FROM forecasts AS f
@@ -373,7 +385,7 @@ def review_queue(state: State, week: dt.date, scope: Scope | None = None, limit:
         WITH recent AS (
             SELECT store, dept, avg(error) AS mean_error, sum(abs_error) AS abs_error, sum(error) AS error,
                    sum(abs(actual)) AS actual, count(*) AS weeks,
-                   sum(CASE WHEN in_interval THEN 0 ELSE 1 END) AS outside
+                   sum(CASE WHEN NOT in_interval THEN 1 ELSE 0 END) AS outside
             FROM forecast_accuracy
             WHERE level = 'series' AND horizon = 1 AND week > ? AND week <= ? AND {where}
             GROUP BY store, dept
@@ -395,7 +407,7 @@ def review_queue(state: State, week: dt.date, scope: Scope | None = None, limit:
         ), reasons AS (
             SELECT c.store, c.dept, c.p50, c.change, w.actual, w.p50 AS forecast, w.in_interval,
                    r.weeks, r.outside, r.error / nullif(r.actual, 0) AS bias_share, r.mean_error,
-                   CASE WHEN w.in_interval THEN 0 ELSE coalesce(abs(w.error), 0) END AS miss,
+                   CASE WHEN NOT w.in_interval THEN abs(w.error) ELSE 0 END AS miss,
                    CASE WHEN r.weeks >= 4 AND abs(r.error) > {BIASED} * r.abs_error THEN abs(r.mean_error) ELSE 0 END
                        AS bias
             FROM change AS c
@@ -495,7 +507,7 @@ def heat_map(state: State, last: dt.date, measure: str, weeks: int) -> HeatMap:
     value = {
         "wape": "sum(abs_error) / nullif(sum(abs(actual)), 0)",
         "bias": "sum(error) / nullif(sum(abs(actual)), 0)",
-        "coverage": "avg(CASE WHEN in_interval THEN 1.0 ELSE 0.0 END)",
+        "coverage": "avg(CASE WHEN in_interval THEN 1.0 WHEN NOT in_interval THEN 0.0 END)",
     }[measure]
     span = [last - weeks * WEEK, last]
     rows = state.rows(

@@ -181,14 +181,13 @@ def interval_coverage(
     context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform], duckdb: DuckDBResource
 ) -> dg.AssetCheckResult:
     quantiles = platform.settings.quantiles
-    nominal = quantiles[-1] - quantiles[0]
     with lake_connection(platform, duckdb, "forecast_accuracy") as con:
         row = con.execute(
-            "SELECT avg(in_interval::INT), count(*) FROM forecast_accuracy "
+            "SELECT avg(in_interval::INT), count(in_interval), avg(coalesce(interval, ?)) FROM forecast_accuracy "
             "WHERE level = 'series' AND week BETWEEN ? AND ?",
-            [weeks_of(context)[0], weeks_of(context)[-1]],
+            [quantiles[-1] - quantiles[0], weeks_of(context)[0], weeks_of(context)[-1]],
         ).fetchone()
-    coverage, cells = row if row else (None, 0)
+    coverage, cells, nominal = row if row else (None, 0, None)
     if not cells:
         return dg.AssetCheckResult(passed=True, description="no earlier forecast of these weeks to score yet")
     return dg.AssetCheckResult(

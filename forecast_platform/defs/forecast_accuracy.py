@@ -38,7 +38,7 @@ def forecast_accuracy(
 ) -> dg.MaterializeResult:
     stage, weeks, settings, lake = Stage(context), weeks_of(context), platform.settings, platform.lake
     with duckdb.get_connection() as con:
-        found = rescore(lake, con, settings.quantiles, settings.quantile_columns, sold=weeks)
+        found = rescore(lake, con, sold=weeks)
         rows = found.filter(pc.is_in(found["week"], pa.array(weeks)))
         con.register("rows", rows)
         scores = con.execute(

@@ -56,7 +56,7 @@ def forecast_table(
     changed = lake.replace_weeks("forecasts", [week], rows)
     # Whatever the order of runs: weeks ahead that have been sold already are scored by what was published now.
     with duckdb.get_connection() as con:
-        scores = rescore(lake, con, settings.quantiles, settings.quantile_columns, published=[week])
+        scores = rescore(lake, con, published=[week])
     scored_again(context, sorted(set(scores["week"].to_pylist())), f"the forecast of {week} was published")
     metadata = {}
     if changed and landed and landed[0]:

@@ -233,6 +233,7 @@ def table_specs(quantile_columns: tuple[str, ...]) -> dict[str, TableSpec]:
                     ("abs_error", pa.float64()),
                     ("quantile_loss", pa.float64()),
                     ("in_interval", pa.bool_()),
+                    ("interval", pa.float64()),  # the share of sales it was to hold; of homes before: null
                     ("naive", pa.float64()),
                     ("naive_abs_error", pa.float64()),
                     ("model_version", _STR),

@@ -7,6 +7,7 @@ came to be: whoever changes one of the two calls `rescore` with the weeks change
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Sequence
 
 import duckdb
@@ -28,8 +29,9 @@ _ACCURACY = """
     )
     SELECT f.target_week AS week, f.forecast_week, f.horizon, f.level, f.store, f.dept, a.sales AS actual, f.mean,
            f.p50, f.p50 - a.sales AS error, abs(f.p50 - a.sales) AS abs_error,
-           ({losses}) / {n} AS quantile_loss,
-           a.sales BETWEEN f.{low} AND f.{high} AS in_interval,
+           ({losses}) / ({count}) AS quantile_loss,
+           a.sales BETWEEN coalesce({rising}) AND coalesce({falling}) AS in_interval,
+           {widest} - {narrowest} AS interval,
            n.sales AS naive, abs(n.sales - a.sales) AS naive_abs_error, f.model_version
     FROM forecasts AS f
     JOIN actual AS a
@@ -54,12 +56,7 @@ _TRIES = 20
 
 
 def rescore(
-    lake: Lake,
-    con: duckdb.DuckDBPyConnection,
-    quantiles: Sequence[float],
-    columns: Sequence[str],
-    published: Sequence[dt.date] = (),
-    sold: Sequence[dt.date] = (),
+    lake: Lake, con: duckdb.DuckDBPyConnection, published: Sequence[dt.date] = (), sold: Sequence[dt.date] = ()
 ) -> pa.Table:
     """Score every week again that a change concerns, and put the scores into `forecast_accuracy`.
 
@@ -82,31 +79,51 @@ def rescore(
         lake.attach(con, "forecasts", "cleaned_series", "forecast_accuracy")
         asked = {"published": _days(published), "sold": _days(sold)}
         weeks = [week for (week,) in con.execute(_CONCERNED, asked).fetchall()]
-        rows = score_weeks(con, weeks, quantiles, columns)
+        rows = score_weeks(con, weeks)
         lake.replace_weeks("forecast_accuracy", weeks, rows)
         if state == (lake.snapshot("forecasts"), lake.snapshot("cleaned_series")):
             return rows
     raise LakeError(f"forecasts or sales changed {_TRIES} times while they were scored; run forecast_accuracy again")
 
 
-def score_weeks(
-    con: duckdb.DuckDBPyConnection, weeks: Sequence[dt.date], quantiles: Sequence[float], columns: Sequence[str]
-) -> pa.Table:
+def score_weeks(con: duckdb.DuckDBPyConnection, weeks: Sequence[dt.date]) -> pa.Table:
     """Rows of `forecast_accuracy` for some target weeks.
 
-    `quantile_loss` is the mean over the published quantiles of 2 * pinball loss, so that sum(quantile_loss) /
-    sum(|actual|) is the mean wQL. `in_interval` is the outermost pair of quantiles. `naive` is the sales of 52 weeks
-    earlier, null where there were none.
+    Each forecast is scored by the quantiles it was published with, whichever are published now. `quantile_loss` is the
+    mean over them of 2 * pinball loss, so that sum(quantile_loss) / sum(|actual|) is the mean wQL. `in_interval` is
+    about the outermost pair, which was to hold the share `interval`. `naive` is the sales of 52 weeks earlier, null
+    where there were none.
 
     Args:
         con: connection the lake is attached to.
     """
-    losses = " + ".join(
-        f"2 * greatest({q!r} * (a.sales - f.{c}), ({q!r} - 1) * (a.sales - f.{c}))"
-        for q, c in zip(quantiles, columns, strict=True)
+    levels = quantile_levels(con)
+    names = list(levels)
+    sql = _ACCURACY.format(
+        losses=" + ".join(
+            f"coalesce(2 * greatest({q!r} * (a.sales - f.{c}), ({q!r} - 1) * (a.sales - f.{c})), 0)"
+            for c, q in levels.items()
+        ),
+        count=" + ".join(f"(f.{c} IS NOT NULL)::INT" for c in names),
+        rising=", ".join(f"f.{c}" for c in names),
+        falling=", ".join(f"f.{c}" for c in reversed(names)),
+        narrowest=_first_of(names, levels),
+        widest=_first_of(names[::-1], levels),
     )
-    sql = _ACCURACY.format(losses=losses, n=len(columns), low=columns[0], high=columns[-1])
     return con.sql(sql, params={"weeks": _days(weeks)}).to_arrow_table()
+
+
+def quantile_levels(con: duckdb.DuckDBPyConnection) -> dict[str, float]:
+    """Every quantile that was ever published, by its column of `forecasts`, ascending. Of a forecast those are null
+    that were not published then."""
+    names = [row[0] for row in con.execute("DESCRIBE forecasts").fetchall()]
+    found = sorted((int(name[1:]), name) for name in names if re.fullmatch(r"p\d{1,2}", name))
+    return {name: percent / 100 for percent, name in found}
+
+
+def _first_of(names: Sequence[str], levels: dict[str, float]) -> str:
+    """The level of the first of these quantiles that a forecast has, in SQL."""
+    return f"CASE {' '.join(f'WHEN f.{c} IS NOT NULL THEN {levels[c]!r}' for c in names)} END"
 
 
 def _days(weeks: Sequence[dt.date]) -> duckdb.Value:

@@ -63,7 +63,7 @@ def connection(sales: pd.DataFrame, published: pd.DataFrame) -> duckdb.DuckDBPyC
 
 def score(first: int = 0, last: int = 69, sales=None, published=None) -> pd.DataFrame:
     con = connection(actuals() if sales is None else sales, forecasts() if published is None else published)
-    rows = score_weeks(con, [FIRST + n * WEEK for n in range(first, last + 1)], LEVELS, COLUMNS)
+    rows = score_weeks(con, [FIRST + n * WEEK for n in range(first, last + 1)])
     assert set(rows.column_names) == set(SPECS["forecast_accuracy"].schema.names)
     rows.select(SPECS["forecast_accuracy"].schema.names).cast(SPECS["forecast_accuracy"].schema)
     return pd.DataFrame(rows.to_pylist())
@@ -171,12 +171,12 @@ def test_the_interval_holds_its_bounds(actual, inside):
 
 def test_nothing_to_score():
     con = connection(actuals(), forecasts())
-    rows = score_weeks(con, [FIRST], LEVELS, COLUMNS)
+    rows = score_weeks(con, [FIRST])
     assert len(rows) == 0
     assert set(rows.column_names) == set(SPECS["forecast_accuracy"].schema.names)
 
 
 def test_one_quantile_is_the_median():
-    con = connection(actuals(), forecasts())
-    rows = pd.DataFrame(score_weeks(con, [FIRST + n * WEEK for n in range(70)], (0.5,), ("p50",)).to_pylist())
+    rows = score(published=forecasts().assign(p10=None, p90=None))
+    assert (rows["interval"] == 0).all()
     assert rows["quantile_loss"].to_numpy() == pytest.approx(rows["abs_error"].to_numpy())

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from forecast_platform.lake.lake import Lake, LakeError
 from forecast_platform.publishing.accuracy import rescore, score_weeks
 from forecast_platform.weeks import WEEK
-from forecast_platform_tests.lake.conftest import QUANTILES, clean_rows, forecast_rows
+from forecast_platform_tests.lake.conftest import QUANTILES, clean_rows, forecast_rows, week
 
 LEVELS = (0.1, 0.5, 0.9)
 FIRST = dt.date(2024, 1, 5)
@@ -39,7 +39,7 @@ class Book:
 
     def score(self, **changed: list[dt.date]) -> None:
         with duckdb.connect() as con:
-            rescore(self.lake, con, LEVELS, QUANTILES, **changed)
+            rescore(self.lake, con, **changed)
 
     @property
     def scores(self) -> list[dict]:
@@ -52,7 +52,7 @@ class Book:
         with duckdb.connect() as con:
             self.lake.attach(con)
             weeks = [w for (w,) in con.execute("SELECT DISTINCT target_week FROM forecasts").fetchall()]
-            rows = score_weeks(con, weeks, LEVELS, QUANTILES).select(spec.schema.names).cast(spec.schema)
+            rows = score_weeks(con, weeks).select(spec.schema.names).cast(spec.schema)
         return rows.sort_by([(name, "ascending") for name in spec.key]).to_pylist()
 
 
@@ -138,3 +138,30 @@ def test_scoring_that_never_meets_a_quiet_moment_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(book.lake, "snapshot", lambda name: next(states))
     with pytest.raises(LakeError, match="run forecast_accuracy again"):
         book.score(sold=[WEEKS[1]])
+
+
+def test_each_forecast_is_scored_by_the_quantiles_it_was_published_with(tmp_path):
+    """p10 to p90 first, then p5 to p95 with p50 between: neither is judged by the other's columns."""
+    book, (first, second, third) = Book(tmp_path), [week(n) for n in range(3)]
+    book.publish(first, 100.0)
+    wider = ("p5", "p50", "p95")
+    book.lake = Lake.local(tmp_path / "lake", wider)
+    rows = forecast_rows(second, 100.0, targets=1, quantiles=wider)
+    book.lake.replace_weeks("forecasts", [second], rows)
+    book.sell(second, 130.0)
+    book.sell(third, 130.0)
+    found = {(r["week"], r["forecast_week"]): r for r in book.scores}
+    assert {k: round(r["interval"], 9) for k, r in found.items()} == {
+        (second, first): 0.8, (third, first): 0.8, (third, second): 0.9,
+    }  # fmt: skip
+    names = ("p5", "p10", "p50", "p90", "p95")
+    rows = Lake.local(tmp_path / "lake", names).read("forecasts").to_pylist()
+    published = {(r["forecast_week"], r["target_week"]): r for r in rows}
+    for (target, made), row in found.items():
+        said = published[made, target]
+        pairs = [(int(n[1:]) / 100, v) for n, v in said.items() if n in names and v is not None]
+        assert len(pairs) == 3
+        losses = [2 * max(q * (130 - v), (q - 1) * (130 - v)) for q, v in pairs]
+        assert row["quantile_loss"] == pytest.approx(sum(losses) / 3)
+        assert row["in_interval"] == (pairs[0][1] <= 130 <= pairs[-1][1])
+    assert book.scores == book.expected
