@@ -30,6 +30,7 @@ from urllib.parse import unquote, urlsplit
 import pyarrow as pa
 from filelock import FileLock, Timeout
 
+from forecast_platform.clouds.base import cloud_of
 from forecast_platform.failures import without_secrets
 from forecast_platform.history.lateness import ARRIVALS, arrivals, lateness
 from forecast_platform.lake.lake import Lake
@@ -162,15 +163,11 @@ def _report(lake: Lake, settings: Settings, since: dt.datetime, link: str) -> li
     ).to_pylist()
     if not rows or rows[0]["created_at"] is None or rows[0]["created_at"] < since:
         return []
-    row, page = rows[0], None
-    week, place = row["week"], f"reports/{row['week']}.html"
-    if settings.profile == "local":
-        page = settings.home / place
-        if not page.exists():  # published a moment ago: its page follows, and the notice with it
-            return []
-        place = str(page)
-    else:
-        place = f"{settings.storage_url.rstrip('/')}/{place}"
+    row = rows[0]
+    week = row["week"]
+    place, page = cloud_of(settings).kept(f"reports/{week}.html")
+    if page and not page.exists():  # published a moment ago: its page follows, and the notice with it
+        return []
     (without,) = lake.query("SELECT count(*) AS n FROM no_forecast WHERE forecast_week = ?", [week])["n"].to_pylist()
     text = (
         f"The forecast after the week of {week} is out: {row['series']:,} series, {row['total'] or 0:,.0f} in total "

@@ -14,29 +14,22 @@ from forecast_platform.cli.terminal import echo_table
 @click.option("--local", is_flag=True, help="DuckDB here, also where the profile (aws) would ask Athena")
 def query(sql: str, form: str, rows: int, local: bool) -> None:
     """Run SQL over the lake's tables and views, also while a pipeline writes: in Athena on profile aws, else here."""
-    from forecast_platform.lake.lake import Lake
+    from forecast_platform.clouds.base import cloud_of
     from forecast_platform.settings import get_settings
 
-    settings = get_settings()
-    if settings.profile == "aws" and not local:
-        from forecast_platform.clouds.aws.athena import Athena
-
-        answer = Athena(settings.workgroup, settings.database).query(sql)
-    else:
-        answer = Lake.of(settings).query(sql)
-    echo_table(answer, form, rows)
+    cloud = cloud_of(get_settings())
+    echo_table(cloud.lake.query(sql) if local else cloud.query(sql), form, rows)
 
 
 @click.command()
 def views() -> None:
     """Create or renew the lake's views in Athena (profile aws; the local profile has them always)."""
-    from forecast_platform.lake.lake import Lake
+    from forecast_platform.clouds.base import cloud_of
     from forecast_platform.settings import get_settings
 
     settings = get_settings()
-    if settings.profile != "aws":
+    names = cloud_of(settings).renew_views()
+    if not names:
         raise click.ClickException("profile local has its views always; on AWS set FORECAST_PROFILE=aws")
-    from forecast_platform.clouds.aws.athena import Athena, create_views
-
-    for name in create_views(Athena(settings.workgroup, settings.database), Lake.of(settings)):
+    for name in names:
         click.echo(f"{settings.database}.{name}")

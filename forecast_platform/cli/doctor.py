@@ -16,8 +16,8 @@ import click
 )
 def doctor(profile: Literal["local", "aws"] | None) -> None:
     """Check settings, access and versions; each finding says how to mend it."""
+    from forecast_platform.clouds.base import cloud_of, open_landing
     from forecast_platform.lake.lake import Lake
-    from forecast_platform.landing.place import open_landing
     from forecast_platform.runner import prepare_home
     from forecast_platform.settings import Settings, get_settings
 
@@ -26,7 +26,7 @@ def doctor(profile: Literal["local", "aws"] | None) -> None:
     def versions() -> str:
         core = importlib.metadata.version("dagster")
         wanted = f"0.{int(core.split('.')[1]) + 16}.{core.split('.')[2]}"
-        for package in ("dagster-duckdb", "dagster-aws") if settings.profile == "aws" else ("dagster-duckdb",):
+        for package in cloud_of(settings).beside:
             if (found := importlib.metadata.version(package)) != wanted:
                 raise RuntimeError(f"dagster {core} needs {package} {wanted}, not {found}: make clean install")
         return f"Python {sys.version.split()[0]}, dagster {core} with its integrations {wanted}"

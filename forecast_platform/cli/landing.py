@@ -271,14 +271,13 @@ def _what_landed() -> tuple[Ledger, set[str]]:
     for it."""
     import duckdb
 
-    from forecast_platform.lake.lake import Lake
+    from forecast_platform.clouds.base import open_lake, open_landing
     from forecast_platform.landing.ledger import Ledger
-    from forecast_platform.landing.place import open_landing
     from forecast_platform.landing.report import no_longer_lying
     from forecast_platform.settings import get_settings
 
     settings = get_settings()
-    lake = Lake.of(settings)
+    lake = open_lake(settings)
     ledger = Ledger.of(lake)
     con = lake.attach(duckdb.connect(), "raw_sales", "landings")
     try:

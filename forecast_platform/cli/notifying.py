@@ -12,8 +12,8 @@ import click
 def notify(test: bool) -> None:
     """Tell the targets of the setting notify what they were not told yet: failures, late weeks, refusals, reports."""
     from forecast_platform import notify as telling
+    from forecast_platform.clouds.base import open_lake
     from forecast_platform.failures import without_secrets
-    from forecast_platform.lake.lake import Lake
     from forecast_platform.settings import get_settings
 
     settings = get_settings()
@@ -23,7 +23,7 @@ def notify(test: bool) -> None:
             "nobody is to be told: set FORECAST_NOTIFY, e.g. to https://hooks.slack.com/services/... or mailto:me@here"
         )
     if not test:
-        lines = telling.tell_news(Lake.of(settings), settings, dt.datetime.now(dt.UTC))
+        lines = telling.tell_news(open_lake(settings), settings, dt.datetime.now(dt.UTC))
         click.echo("\n".join(lines) or "nothing new to tell")
         if any(line.startswith("could not tell") for line in lines):
             raise click.ClickException("not everyone could be told; it is tried again the next time")

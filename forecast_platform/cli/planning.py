@@ -10,7 +10,7 @@ import click
 from forecast_platform.figures import figure
 
 if TYPE_CHECKING:
-    from forecast_platform.lake.lake import Lake
+    pass
 
 
 @click.command()
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 def override(store: str, dept: str, week: str, value: float, reason: str, author: str, expires: str) -> None:
     """Put a figure of your own beside the forecast of STORE and DEPT for WEEK. The forecast itself stays as it is; the
     view forecast_with_overrides and the dashboard show both."""
-    from forecast_platform.lake.lake import Lake
+    from forecast_platform.clouds.base import open_lake
     from forecast_platform.lake.overrides import add_override
     from forecast_platform.settings import get_settings
 
     settings = get_settings()
     target = settings.calendar.parse(week)
     last = settings.calendar.parse(expires) if expires else target
-    lake = Lake.of(settings)
+    lake = open_lake(settings)
     add_override(lake, store, dept, target, value, reason, author, last, dt.datetime.now(dt.UTC))
     click.echo(f"store {store}, department {dept}, week of {target}: {figure(value)} beside the forecast, until {last}")
 
@@ -46,12 +46,12 @@ def override(store: str, dept: str, week: str, value: float, reason: str, author
 def close(store: str, dept: str | None, since: str, until: str, reason: str, author: str) -> None:
     """Close DEPT of STORE, or without DEPT the whole store: from the next run on it has no forecast but this reason,
     and is in no total. Forecasts made before stay as they are."""
+    from forecast_platform.clouds.base import open_lake
     from forecast_platform.lake.closures import Closing, add_closing
-    from forecast_platform.lake.lake import Lake
     from forecast_platform.settings import get_settings
 
     settings = get_settings()
-    lake = Lake.of(settings)
+    lake = open_lake(settings)
     first = settings.calendar.parse(since) if since else _next_week(lake)
     last = settings.calendar.parse(until) if until else None
     if last and last < first:
@@ -71,12 +71,12 @@ def close(store: str, dept: str | None, since: str, until: str, reason: str, aut
 @click.option("--author", required=True)
 def reopen(store: str, dept: str | None, since: str, reason: str, author: str) -> None:
     """Take back what `forecast close` said of STORE and DEPT, from a week on."""
+    from forecast_platform.clouds.base import open_lake
     from forecast_platform.lake import closures
-    from forecast_platform.lake.lake import Lake
     from forecast_platform.settings import get_settings
 
     settings = get_settings()
-    lake = Lake.of(settings)
+    lake = open_lake(settings)
     first = settings.calendar.parse(since) if since else _next_week(lake)
     closures.reopen(lake, store, dept, first, reason, author, dt.datetime.now(dt.UTC))
     what = f"store {store}" + (f", department {dept}" if dept else "")

@@ -63,7 +63,8 @@ def backfill(first: str, last: str, as_known_then: bool) -> None:
 def newest_complete(runner: Runner) -> dt.date:
     from forecast_platform.history.cleaning import newest_complete_week
 
-    week = newest_complete_week(runner.platform.lake, runner.settings.complete_share)
+    with runner.platform.lake.connection("cleaned_series") as con:
+        week = newest_complete_week(con, runner.settings.complete_share)
     if week is None:
         raise click.ClickException("the lake holds no complete week yet; bring sales in with: forecast import FILE...")
     return week

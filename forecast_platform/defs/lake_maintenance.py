@@ -14,11 +14,8 @@ def maintain_lake(context: dg.OpExecutionContext, platform: dg.ResourceParam[Pla
     keep = dt.timedelta(days=platform.settings.keep_states_days)
     report = maintain(platform.lake, keep, dt.datetime.now(dt.UTC))
     context.log.info(str(report))
-    if platform.settings.profile == "aws":
-        from forecast_platform.clouds.aws.athena import Athena, create_views
-
-        athena = Athena(platform.settings.workgroup, platform.settings.database)
-        context.log.info(f"views in Athena: {', '.join(create_views(athena, platform.lake))}")
+    if views := platform.cloud.renew_views():
+        context.log.info(f"views renewed: {', '.join(views)}")
     context.add_output_metadata(
         {
             "files_deleted": sum(t.deleted for t in report.tables),

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import dagster as dg
 
+from forecast_platform.clouds.aws.landing import S3Landing
 from forecast_platform.clouds.aws.queue import Message, Queue, QueueError
 from forecast_platform.defs.jobs import history_assets, ingest_history, weekly_forecast
 from forecast_platform.defs.partitions import PINNED, weekly
@@ -12,7 +13,7 @@ from forecast_platform.defs.resources import Platform
 from forecast_platform.history.cleaning import newest_complete_week
 from forecast_platform.landing.ledger import Ledger
 from forecast_platform.landing.peek import peek
-from forecast_platform.landing.place import Landing, LandingObject, S3Landing
+from forecast_platform.landing.place import Landing, LandingObject
 from forecast_platform.landing.trigger import TRIES, Memory, Request, keys_to_look_at, next_request, notice, uncleaned
 from forecast_platform.settings import Settings
 from forecast_platform.weeks import key
@@ -70,11 +71,7 @@ def landing_sensor(context: dg.SensorEvaluationContext, platform: dg.ResourcePar
     request = None
     if not busy:
         request = next_request(
-            memory,
-            settings.history_weeks,
-            ledger.newest_week,
-            lambda: newest_complete_week(lake, settings.complete_share),
-            newest_week,
+            memory, settings.history_weeks, ledger.newest_week, lambda: _newest_complete(platform), newest_week
         )
     if memory.given_up:
         context.log.error("; ".join(troubles))
@@ -85,6 +82,11 @@ def landing_sensor(context: dg.SensorEvaluationContext, platform: dg.ResourcePar
     waiting = ", ".join(sorted(memory.pending)[:5]) or "nothing"
     reason = f"a run is going; waiting for it: {waiting}" if busy else "nothing new landed"
     return dg.SensorResult(skip_reason="; ".join([reason, *troubles]), cursor=memory.dump())
+
+
+def _newest_complete(platform: Platform) -> dt.date | None:
+    with platform.lake.connection("cleaned_series") as con:
+        return newest_complete_week(con, platform.settings.complete_share)
 
 
 def _take_in_the_end(context: dg.SensorEvaluationContext, memory: Memory, now: dt.datetime) -> None:

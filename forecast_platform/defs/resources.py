@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 
 import duckdb
 from dagster_duckdb import DuckDBResource
 
+from forecast_platform.clouds.base import cloud_of, open_landing
 from forecast_platform.engines.base import Engine
 from forecast_platform.engines.local import LocalEngine
-from forecast_platform.lake.lake import Lake
-from forecast_platform.landing.place import Landing, open_landing
+from forecast_platform.landing.place import Landing
 from forecast_platform.settings import Settings, get_settings
 
 
@@ -21,28 +20,13 @@ class Platform:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.lake = Lake.of(settings)
+        self.cloud = cloud_of(settings)
+        self.lake = self.cloud.lake
         self.engine = build_engine(settings)
 
     @property
     def landing(self) -> Landing:
         return open_landing(self.settings.landing)
-
-    def keep(self, name: str, data: bytes) -> str:
-        """Keep a file for people under its name, whole or not at all: in $FORECAST_HOME, on AWS in the storage bucket.
-        Returns where it is."""
-        if self.settings.profile == "aws":
-            from forecast_platform.clouds.aws.storage import Storage
-
-            storage = Storage(self.settings.storage_url)
-            storage.put_bytes(name, data)
-            return storage.uri(name)
-        path = self.settings.home / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        building = path.with_name(f".{path.name}.{os.getpid()}")
-        building.write_bytes(data)
-        building.replace(path)
-        return str(path)
 
 
 def build_engine(settings: Settings) -> Engine:

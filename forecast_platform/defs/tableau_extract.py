@@ -33,7 +33,7 @@ def tableau_extract(
     stage = Stage(context)
     with lake_connection(platform, duckdb) as con:
         extract = hyper.write_extract(con, platform.settings.home / "exports" / "forecast.hyper")
-    kept = platform.keep("exports/forecast.hyper", extract.path.read_bytes())
+    kept = platform.cloud.keep("exports/forecast.hyper", extract.path.read_bytes())
     return dg.MaterializeResult(
         metadata=stage.metadata(
             file=dg.MetadataValue.path(kept),

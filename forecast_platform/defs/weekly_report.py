@@ -28,8 +28,8 @@ def weekly_report(context: dg.AssetExecutionContext, platform: dg.ResourceParam[
     stage, (week,) = Stage(context), weeks_of(context)
     with contextlib.closing(Source(platform.lake)) as source:
         report = write(source.state(), platform.settings, week)
-    html = platform.keep(f"reports/{week}.html", report.html.encode())
-    png = platform.keep(f"reports/{week}.png", report.png)
+    html = platform.cloud.keep(f"reports/{week}.html", report.html.encode())
+    png = platform.cloud.keep(f"reports/{week}.png", report.png)
     return dg.MaterializeResult(
         metadata=stage.metadata(
             subject=report.summary,

@@ -20,7 +20,6 @@ from forecast_platform.history.covariates import Declarations, attach
 from forecast_platform.history.holidays import events_for
 from forecast_platform.history.panel import Panel
 from forecast_platform.history.versions import BEGINNING, CALENDAR, EVER, FEATURES, VERSIONS
-from forecast_platform.lake.lake import Lake
 
 RECENT_WEEKS = 4
 ACTIVE_WEEKS = 52
@@ -256,15 +255,11 @@ def completeness(con: duckdb.DuckDBPyConnection, weeks: Sequence[dt.date]) -> li
     return result
 
 
-def newest_complete_week(lake: Lake, threshold: float) -> dt.date | None:
-    """The last week whose sales are complete, None while there is none."""
-    con = lake.attach(duckdb.connect(), "cleaned_series")
-    try:
-        newest_first = f"SELECT DISTINCT week FROM cleaned_series WHERE {_LANDED} ORDER BY week DESC"  # noqa: S608 (only our own SQL is composed)
-        weeks: list[dt.date] = [row[0] for row in con.execute(newest_first).fetchall()]
-        for week in weeks:
-            if completeness(con, [week])[0].complete(threshold):
-                return week
-        return None
-    finally:
-        con.close()
+def newest_complete_week(con: duckdb.DuckDBPyConnection, threshold: float) -> dt.date | None:
+    """The last week whose sales are complete, by `cleaned_series`; None while there is none."""
+    newest_first = f"SELECT DISTINCT week FROM cleaned_series WHERE {_LANDED} ORDER BY week DESC"  # noqa: S608 (only our own SQL is composed)
+    weeks: list[dt.date] = [row[0] for row in con.execute(newest_first).fetchall()]
+    for week in weeks:
+        if completeness(con, [week])[0].complete(threshold):
+            return week
+    return None

@@ -7,13 +7,14 @@ nothing, so a rerun leaves the table as it was.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 import random
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from pyiceberg.expressions import BooleanExpression
     from pyiceberg.table import FileScanTask, Table
 
-    from forecast_platform.settings import Settings
 
 # Measured on 300 weekly commits: at Iceberg's defaults a commit grew from .14 to .73 CPU s, with these it stays flat.
 _PROPERTIES = {
@@ -75,24 +75,6 @@ class Lake:
             return local_catalog(warehouse)
 
         return cls(opened, NAMESPACE, quantile_columns)
-
-    @classmethod
-    def glue(cls, warehouse: str, database: str, quantile_columns: Sequence[str]) -> Lake:
-        """The tables of a Glue database, their files below `warehouse` (s3://bucket/prefix)."""
-
-        def opened() -> Catalog:
-            from forecast_platform.clouds.aws.glue import Catalog
-
-            return Catalog(warehouse.rstrip("/"), database)
-
-        return cls(opened, database, quantile_columns)
-
-    @classmethod
-    def of(cls, settings: Settings) -> Lake:
-        """The lake of the settings' profile."""
-        if settings.profile == "local":
-            return cls.local(settings.warehouse, settings.quantile_columns)
-        return cls.glue(f"{settings.storage_url.rstrip('/')}/lake", settings.database, settings.quantile_columns)
 
     @property
     def catalog(self) -> Catalog:
@@ -221,6 +203,12 @@ class Lake:
         for view, sql in views.items():
             con.execute(f"CREATE OR REPLACE VIEW {view} AS {sql}")
         return con
+
+    @contextlib.contextmanager
+    def connection(self, *names: str) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection of one's own that shows these tables, see `attach`; closed afterwards."""
+        with duckdb.connect() as con:
+            yield self.attach(con, *names)
 
     def _plan(self, name: str) -> tuple[Table | None, list[FileScanTask]]:
         """A table's current state and the files of it; None and no files where it does not exist yet."""

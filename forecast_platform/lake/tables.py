@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from forecast_platform.levels import by_level_sql
+
 NAMESPACE = "forecast"
 LOCAL = "file://"  # begins a location on disk
 
@@ -390,13 +392,7 @@ VIEWS = {
               ON s.level = 'series' AND s.store = a.store AND s.dept = a.dept AND s.target_week = a.target_week
              AND a.expires >= s.forecast_week
         ), added AS (
-            SELECT 'series' AS level, store, dept, target_week, added FROM given
-            UNION ALL
-            SELECT 'store', store, NULL, target_week, sum(added) FROM given GROUP BY store, target_week
-            UNION ALL
-            SELECT 'dept', NULL, dept, target_week, sum(added) FROM given GROUP BY dept, target_week
-            UNION ALL
-            SELECT 'total', NULL, NULL, target_week, sum(added) FROM given GROUP BY target_week
+            SELECT level, store, dept, week AS target_week, value AS added FROM (__ADDED__)
         )
         SELECT f.*, o.value AS override, coalesce(o.value, f.p50 + coalesce(m.added, 0)) AS plan,
                o.reason AS override_reason, o.author AS override_author, o.expires AS override_expires
@@ -406,7 +402,7 @@ VIEWS = {
         LEFT JOIN added AS m
           ON m.level = f.level AND m.target_week = f.target_week
          AND m.store IS NOT DISTINCT FROM f.store AND m.dept IS NOT DISTINCT FROM f.dept
-    """,
+    """.replace("__ADDED__", by_level_sql("given", "target_week", "added")),
     "open_failures": """
         SELECT week, weeks, run_id, job, step, message, failed_at FROM run_failures WHERE mended_at IS NULL
     """,

@@ -17,10 +17,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from forecast_platform.levels import SUMS, Level
+
 BANDS, CLASSES = 3, 4
 _DOUBT = 100  # cells' worth of belief in the model's own width
 _NARROWEST, _WIDEST = 0.5, 3.0
-SUMS = ("store", "dept", "total")
 _WIDEST_SUM = 30.0  # thousands of series share a shock that each alone hardly feels
 
 Floats = NDArray[np.float64]
@@ -46,12 +47,12 @@ class Calibration:
     Attributes:
         factors: one row per band of the horizon, nearest first, one column per class of volume, smallest first.
         edges: volumes between the classes, ascending.
-        sums: factor of each of SUMS, on top of its series' own.
+        sums: factor of each of levels.SUMS, on top of its series' own.
     """
 
     factors: tuple[tuple[float, ...], ...] = ((1.0,),)
     edges: tuple[float, ...] = ()
-    sums: tuple[float, ...] = (1.0, 1.0, 1.0)
+    sums: tuple[float, ...] = (1.0,) * len(SUMS)
 
     @classmethod
     def fit(cls, windows: Sequence[Window], levels: Sequence[float]) -> Calibration:
@@ -73,7 +74,7 @@ class Calibration:
         found = cls(tuple(tuple(float(f) for f in row) for row in factors), tuple(float(e) for e in edges))
         return replace(found, sums=tuple(found._sum_factor(level, windows, levels) for level in SUMS))
 
-    def _sum_factor(self, level: str, windows: Sequence[Window], levels: Sequence[float]) -> float:
+    def _sum_factor(self, level: Level, windows: Sequence[Window], levels: Sequence[float]) -> float:
         """How much wider than that of independent series a sum's interval has to be to hold its share.
 
         Half widths of independent series add up by their squares.
@@ -94,7 +95,7 @@ class Calibration:
     @property
     def by_level(self) -> dict[str, float]:
         """The factor of each level of sums."""
-        return dict(zip(SUMS, self.sums, strict=True))
+        return dict(zip((level.name for level in SUMS), self.sums, strict=True))
 
     def widths(self, volume: Floats, horizon: int) -> Floats:
         """The factor of each series and week ahead, shape (N, horizon)."""
@@ -110,11 +111,10 @@ def volume(sales: Floats, weeks: int = 52) -> Floats:
     return np.asarray(np.where(seen, recent, 0).sum(axis=1) / np.maximum(seen.sum(axis=1), 1))
 
 
-def _sums(level: str, w: Window, values: Floats) -> Floats:
-    """Sums of (N, H) by store, by department or over all, shape (G, H)."""
-    names = {"store": w.store, "dept": w.dept, "total": np.zeros(len(values))}[level]
-    _, member = np.unique(names, return_inverse=True)
-    sums = np.zeros((member.max(initial=-1) + 1, values.shape[1]))
+def _sums(level: Level, w: Window, values: Floats) -> Floats:
+    """Sums of (N, H) by the groups of a level, shape (G, H)."""
+    groups, member = level.groups(w.store, w.dept)
+    sums = np.zeros((len(groups), values.shape[1]))
     np.add.at(sums, member, values)
     return sums
 

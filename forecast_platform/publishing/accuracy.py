@@ -14,18 +14,13 @@ import duckdb
 import pyarrow as pa
 
 from forecast_platform.lake.lake import Lake, LakeError
+from forecast_platform.levels import by_level_sql
 
 # A store's actual is the sum of all its observed series, also of those that opened after the forecast was made: the
 # planner's question is what the store sold.
 _ACCURACY = """
     WITH actual AS (
-        SELECT 'series' AS level, week, store, dept, sales FROM cleaned_series WHERE observed
-        UNION ALL
-        SELECT 'store', week, store, NULL, sum(sales) FROM cleaned_series WHERE observed GROUP BY week, store
-        UNION ALL
-        SELECT 'dept', week, NULL, dept, sum(sales) FROM cleaned_series WHERE observed GROUP BY week, dept
-        UNION ALL
-        SELECT 'total', week, NULL, NULL, sum(sales) FROM cleaned_series WHERE observed GROUP BY week
+        SELECT level, week, store, dept, value AS sales FROM ({actuals})
     )
     SELECT f.target_week AS week, f.forecast_week, f.horizon, f.level, f.store, f.dept, a.sales AS actual, f.mean,
            f.p50, f.p50 - a.sales AS error, abs(f.p50 - a.sales) AS abs_error,
@@ -100,6 +95,7 @@ def score_weeks(con: duckdb.DuckDBPyConnection, weeks: Sequence[dt.date]) -> pa.
     levels = quantile_levels(con)
     names = list(levels)
     sql = _ACCURACY.format(
+        actuals=by_level_sql("cleaned_series", "week", "sales", "observed"),
         losses=" + ".join(
             f"coalesce(2 * greatest({q!r} * (a.sales - f.{c}), ({q!r} - 1) * (a.sales - f.{c})), 0)"
             for c, q in levels.items()

@@ -14,10 +14,9 @@ from forecast_platform.engines.batch import ShardForecast
 from forecast_platform.history.panel import Panel
 from forecast_platform.history.silence import probability_of_return
 from forecast_platform.lake.closures import Closing
+from forecast_platform.levels import LEVELS, SUMS
 from forecast_platform.models.combine import least_sales
 from forecast_platform.weeks import WEEK
-
-LEVELS = ("series", "store", "dept", "total")
 
 
 def forecastable(
@@ -93,38 +92,28 @@ def forecast_rows(
     totals: dict[tuple[str, str, str], NDArray[np.float64]] = {}
     for shard in shards:
         store, dept = (np.array(shard.rows[c].to_pylist(), dtype=np.str_) for c in ("store", "dept"))
-        parts.append(_rows("series", store, dept, shard.mean, shard.quantiles, cutoff, columns))
-        _add(totals, "total", np.full(len(store), ""), shard.samples)
-        _add(totals, "store", store, shard.samples)
-        _add(totals, "dept", dept, shard.samples)
+        parts.append(_rows(LEVELS[0].name, store, dept, shard.mean, shard.quantiles, cutoff, columns))
+        for level in SUMS:
+            groups, member = level.groups(store, dept)
+            sums_of = np.zeros((len(groups), *shard.samples.shape[1:]))
+            np.add.at(sums_of, member, shard.samples)
+            for (of_store, of_dept), value in zip(groups.tolist(), sums_of, strict=True):
+                key = (level.name, of_store, of_dept)
+                totals[key] = totals[key] + value if key in totals else value
     if not totals:  # every series is closed
         none = np.zeros(0, dtype=np.str_)
-        return _rows("series", none, none, np.zeros((0, 0)), np.zeros((0, len(columns), 0)), cutoff, columns)
-    for level in LEVELS[1:]:
-        members = [key for key in totals if key[0] == level]
+        return _rows(LEVELS[0].name, none, none, np.zeros((0, 0)), np.zeros((0, len(columns), 0)), cutoff, columns)
+    for level in SUMS:
+        members = [key for key in totals if key[0] == level.name]
         paths = np.stack([totals[key] for key in members])  # (G, S, H)
         q = np.moveaxis(np.quantile(paths, quantiles, axis=1, method="hazen"), 0, 1)
         if sums:
             median = np.median(paths, axis=1)[:, None]
-            q = median + sums[level] * (q - median)
+            q = median + sums[level.name] * (q - median)
             q = np.maximum(q, least_sales(paths.reshape(len(paths), -1))[:, None, None])
         stores, depts = np.array([k[1] for k in members]), np.array([k[2] for k in members])
-        parts.append(_rows(level, stores, depts, paths.mean(axis=1), q, cutoff, columns))
+        parts.append(_rows(level.name, stores, depts, paths.mean(axis=1), q, cutoff, columns))
     return pa.concat_tables(parts)
-
-
-def _add(
-    totals: dict[tuple[str, str, str], NDArray[np.float64]],
-    level: str,
-    group: NDArray[np.str_],
-    samples: NDArray[np.float64],
-) -> None:
-    names, member = np.unique(group, return_inverse=True)
-    sums = np.zeros((len(names), *samples.shape[1:]))
-    np.add.at(sums, member, samples)
-    for name, value in zip(names.tolist(), sums, strict=True):
-        key = (level, name if level == "store" else "", name if level == "dept" else "")
-        totals[key] = totals[key] + value if key in totals else value
 
 
 def _rows(

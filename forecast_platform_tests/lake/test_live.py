@@ -17,6 +17,7 @@ import pytest
 from pyiceberg.exceptions import NoSuchNamespaceError
 
 from forecast_platform.clouds.aws.athena import Athena, create_views
+from forecast_platform.clouds.aws.glue import glue_lake
 from forecast_platform.lake.lake import Lake
 from forecast_platform.lake.tables import VIEWS
 from forecast_platform_tests.lake.conftest import QUANTILES, content, forecast_rows, one_week, week
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.skipif(not (URL and WORKGROUP), reason="needs an AWS ac
 
 
 def open_lake() -> Lake:
-    return Lake.glue(URL, DATABASE, QUANTILES)
+    return glue_lake(URL, DATABASE, QUANTILES)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import pytest
 from botocore.stub import Stubber
 from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException
 
+from forecast_platform.clouds.aws.glue import glue_lake
 from forecast_platform.lake.files import files_of
 from forecast_platform.lake.lake import Lake
 from forecast_platform.lake.maintenance import Report, TableReport, maintain
@@ -289,7 +290,7 @@ class TestInS3:
 
     @pytest.fixture
     def worn(self, s3) -> Lake:
-        return wear(Lake.glue("s3://drop/platform/lake", "retail", QUANTILES))
+        return wear(glue_lake("s3://drop/platform/lake", "retail", QUANTILES))
 
     @pytest.fixture
     def keys(self, s3):

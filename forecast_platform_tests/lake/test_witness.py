@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from forecast_platform.clouds.aws.glue import glue_lake
 from forecast_platform.demo import Retailer, history_files
 from forecast_platform.lake.lake import Lake
 from forecast_platform.lake.maintenance import maintain
@@ -129,7 +130,7 @@ def witness(request, tmp_path) -> Witness:
     request.getfixturevalue("s3")
     endpoint = request.getfixturevalue("endpoint")
     return Witness(
-        lambda quantiles: Lake.glue("s3://drop/lake", "retail", quantiles),
+        lambda quantiles: glue_lake("s3://drop/lake", "retail", quantiles),
         lambda table: f"icebergS3('{endpoint}/drop/lake/retail/{table}/', 'testing', 'testing')",
         tmp_path,
     )

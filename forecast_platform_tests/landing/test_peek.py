@@ -12,10 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from forecast_platform.clouds.base import open_landing
 from forecast_platform.landing import peek as looking
 from forecast_platform.landing.dialects import Dialect
 from forecast_platform.landing.peek import peek
-from forecast_platform.landing.place import Landing, LandingObject, open_landing
+from forecast_platform.landing.place import Landing, LandingObject
 from forecast_platform.weeks import WeekCalendar
 
 CALENDAR = WeekCalendar()

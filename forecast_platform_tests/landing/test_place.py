@@ -18,7 +18,9 @@ from typing import Any
 
 import pytest
 
-from forecast_platform.landing.place import FolderLanding, Landing, LandingError, LandingObject, S3Landing, open_landing
+from forecast_platform.clouds.aws.landing import S3Landing
+from forecast_platform.clouds.base import open_landing
+from forecast_platform.landing.place import FolderLanding, Landing, LandingError, LandingObject
 
 
 @pytest.fixture(params=["folder", "s3", "s3 without prefix"])

@@ -11,7 +11,8 @@ import pytest
 
 from forecast_platform.engines.batch import ShardForecast
 from forecast_platform.lake.closures import Closing
-from forecast_platform.publishing.forecasts import LEVELS, forecast_rows, forecastable
+from forecast_platform.levels import LEVELS
+from forecast_platform.publishing.forecasts import forecast_rows, forecastable
 from forecast_platform.weeks import WEEK
 from forecast_platform_tests.history.conftest import FRIDAY, SPECS, make_panel
 
@@ -55,7 +56,7 @@ def test_every_level_has_every_member_and_week_once(rows):
         + [("dept", None, d) for d in ("1", "10", "2")] + [("total", None, None)]
     )  # fmt: skip
     assert sorted(map(str, keys)) == sorted(str((*m, h)) for m in members for h in range(1, HORIZON + 1))
-    assert set(rows["level"].to_pylist()) == set(LEVELS)
+    assert set(rows["level"].to_pylist()) == {level.name for level in LEVELS}
 
 
 def test_means_add_up_on_every_level(rows, samples):

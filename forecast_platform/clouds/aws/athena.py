@@ -2,7 +2,7 @@
 
 Results are read by GetQueryResults, 1,000 rows a request. It needs no right to read the result bucket, works where the
 workgroup keeps results by itself, and tells null from an empty string. Whoever wants millions of rows reads the lake's
-files instead: `Lake.glue(...).query`, or `forecast query --local`.
+files instead: `glue_lake(...).query`, or `forecast query --local`.
 """
 
 from __future__ import annotations

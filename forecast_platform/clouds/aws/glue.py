@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -21,6 +21,7 @@ from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownExcept
 from pyiceberg.io.pyarrow import PyArrowFileIO
 
 from forecast_platform.clouds.aws.clients import client
+from forecast_platform.lake.lake import Lake
 
 if TYPE_CHECKING:
     from botocore.credentials import ReadOnlyCredentials
@@ -59,6 +60,11 @@ class Catalog(GlueCatalog):
 
     def _update_glue_table(self, *arguments: Any, **named: Any) -> None:
         _commit(lambda: super(Catalog, self)._update_glue_table(*arguments, **named))
+
+
+def glue_lake(warehouse: str, database: str, quantile_columns: Sequence[str]) -> Lake:
+    """The tables of a Glue database, their files below `warehouse` (s3://bucket/prefix)."""
+    return Lake(lambda: Catalog(warehouse.rstrip("/"), database), database, quantile_columns)
 
 
 def _file_io(credentials: ReadOnlyCredentials | None) -> FileIO:

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from forecast_platform.clouds.aws.athena import Athena, AthenaError, create_views, literal
 from forecast_platform.clouds.aws.clients import client
-from forecast_platform.lake.lake import Lake
+from forecast_platform.clouds.aws.glue import glue_lake
 from forecast_platform.lake.tables import VIEWS
 
 
@@ -109,7 +109,7 @@ class TestOverTheWire:
         assert athena.query("SELECT week FROM forecasts").schema == pa.schema([("week", pa.date32())])
 
     def test_views_are_made_over_tables_that_are_there_with_columns_athena_can_write_down(self, athena):
-        lake = Lake.glue("s3://drop/lake", "retail", ("p10", "p50", "p90"))
+        lake = glue_lake("s3://drop/lake", "retail", ("p10", "p50", "p90"))
         assert create_views(athena, lake) == list(VIEWS)
         tables = {found["Name"] for found in client("glue").get_tables(DatabaseName="retail")["TableList"]}
         assert set(lake.specs) <= tables

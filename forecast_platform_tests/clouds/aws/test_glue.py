@@ -21,6 +21,7 @@ from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownExcept
 
 from forecast_platform.clouds.aws import glue
 from forecast_platform.clouds.aws.clients import client
+from forecast_platform.clouds.aws.glue import glue_lake
 from forecast_platform.lake.duck import _dataset
 from forecast_platform.lake.lake import Lake, LakeError
 from forecast_platform_tests.lake import test_lake
@@ -40,7 +41,7 @@ WAREHOUSE, DATABASE, TABLE = "s3://drop/platform/lake", "retail", "cleaned_serie
 
 @pytest.fixture
 def another(s3) -> OpenLake:
-    return lambda quantiles: Lake.glue(WAREHOUSE, DATABASE, quantiles)
+    return lambda quantiles: glue_lake(WAREHOUSE, DATABASE, quantiles)
 
 
 @pytest.fixture

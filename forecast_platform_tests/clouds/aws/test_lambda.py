@@ -22,7 +22,7 @@ import pytest
 from forecast_platform.clouds.aws import lambda_function, package_lambda
 from forecast_platform.clouds.aws.events import EventError
 from forecast_platform.clouds.aws.lambda_function import Config, NotReported, lambda_handler, observations
-from forecast_platform.landing.place import S3Landing
+from forecast_platform.clouds.aws.landing import S3Landing
 from forecast_platform.settings import Settings
 from forecast_platform_tests.clouds.aws.test_events import eventbridge, forms, record
 from forecast_platform_tests.conftest import SMALL

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from forecast_platform.clouds.aws import queue as queues
+from forecast_platform.clouds.aws.landing import S3Landing
 from forecast_platform.clouds.aws.queue import Queue, QueueError
 from forecast_platform.landing import trigger
-from forecast_platform.landing.place import S3Landing
 from forecast_platform.settings import Settings
 from forecast_platform_tests.clouds.aws.test_events import record
 from forecast_platform_tests.conftest import SMALL

@@ -1,0 +1,36 @@
+"""AWS: Iceberg tables in Glue, files in S3, SQL in Athena. See clouds/base.py, Cloud."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+
+from forecast_platform.clouds.aws.athena import Athena, create_views
+from forecast_platform.clouds.aws.glue import glue_lake
+from forecast_platform.clouds.aws.storage import Storage
+from forecast_platform.settings import Settings
+
+
+class AwsCloud:
+    """See clouds/base.py, Cloud."""
+
+    beside: tuple[str, ...] = ("dagster-duckdb", "dagster-aws")
+
+    def __init__(self, settings: Settings) -> None:
+        self._url, self.database, self._workgroup = settings.storage_url, settings.database, settings.workgroup
+        self.lake = glue_lake(f"{self._url.rstrip('/')}/lake", self.database, settings.quantile_columns)
+
+    def keep(self, name: str, data: bytes) -> str:
+        storage = Storage(self._url)
+        storage.put_bytes(name, data)
+        return storage.uri(name)
+
+    def kept(self, name: str) -> tuple[str, Path | None]:
+        return f"{self._url.rstrip('/')}/{name}", None
+
+    def query(self, sql: str) -> pa.Table:
+        return Athena(self._workgroup, self.database).query(sql)
+
+    def renew_views(self) -> list[str]:
+        return list(create_views(Athena(self._workgroup, self.database), self.lake))

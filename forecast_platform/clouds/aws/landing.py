@@ -1,0 +1,138 @@
+"""Where files land on S3: a prefix of a bucket. See landing/place.py, Landing."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import functools
+import random
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from forecast_platform.clouds.aws.clients import client
+from forecast_platform.landing.kinds import KINDS
+from forecast_platform.landing.place import LandingError, LandingObject, checked_key, is_wanted, oldest_first
+
+TRIES = 5  # of one request, with waits that double and vary at random: some 8 seconds in all
+
+
+class S3Landing:
+    """A prefix of an S3 bucket. Credentials, region and endpoint (AWS_ENDPOINT_URL) are boto3's own business.
+
+    Args:
+        url: s3://bucket or s3://bucket/prefix.
+    """
+
+    def __init__(self, url: str) -> None:
+        bucket, _, prefix = url.removeprefix("s3://").partition("/")
+        if not bucket:
+            raise LandingError(f"{url} names no bucket; write s3://bucket/prefix")
+        self.bucket = bucket
+        self.prefix = prefix.strip("/") + "/" if prefix.strip("/") else ""
+        self.url = f"s3://{bucket}/{self.prefix}".rstrip("/")
+
+    @functools.cached_property
+    def _client(self) -> Any:
+        # Less patience than elsewhere on AWS: a sensor's tick has 60 seconds, and the next one tries again. Adaptive
+        # retries would add waits of their own to each request after a throttled one.
+        return client("s3", retries={"mode": "standard", "total_max_attempts": TRIES})
+
+    def list(self, known: Mapping[str, LandingObject] = {}) -> list[LandingObject]:
+        """See Landing.list. Listings carry the ETag, so `known` saves nothing here."""
+        with self._explained(self.url, "s3:ListBucket"):
+            return oldest_first(self._objects())
+
+    def look(self, keys: Iterable[str]) -> Sequence[LandingObject]:
+        """Those of the objects named by `keys` that lie here now, as `list` would show them.
+
+        Raises:
+            LandingError: one can't be looked at.
+        """
+        found = (self._look(key) for key in keys if is_wanted(key))
+        return oldest_first(obj for obj in found if obj)
+
+    def read(self, obj: LandingObject) -> bytes:
+        """See Landing.read. A transfer that breaks off or arrives damaged is tried again; botocore retries requests,
+        but not the bodies of their replies."""
+        from botocore.exceptions import FlexibleChecksumError, IncompleteReadError, ResponseStreamingError
+
+        where = {"Bucket": self.bucket, "Key": self.prefix + obj.key, "IfMatch": f'"{obj.version}"'}
+        with self._explained(obj.key, "s3:GetObject"):
+            for tries in range(1, TRIES):
+                with contextlib.suppress(FlexibleChecksumError, IncompleteReadError, ResponseStreamingError):
+                    return bytes(self._client.get_object(**where)["Body"].read())
+                time.sleep(random.uniform(0, 2**tries))  # noqa: S311, jitter is no secret
+            return bytes(self._client.get_object(**where)["Body"].read())
+
+    def part(self, obj: LandingObject, start: int, length: int) -> bytes:
+        """See Landing.part."""
+        wanted = f"bytes={start}-{min(start + length, obj.size) - 1}"
+        where = {"Bucket": self.bucket, "Key": self.prefix + obj.key, "IfMatch": f'"{obj.version}"', "Range": wanted}
+        if start >= obj.size or length <= 0:
+            return b""
+        with self._explained(obj.key, "s3:GetObject"):
+            return bytes(self._client.get_object(**where)["Body"].read())
+
+    def put(self, key: str, data: bytes) -> LandingObject:
+        """See Landing.put."""
+        where = {"Bucket": self.bucket, "Key": self.prefix + checked_key(key)}
+        with self._explained(key, "s3:PutObject and s3:GetObject"):
+            self._client.put_object(**where, Body=data)
+            head = self._client.head_object(**where)
+        return _s3_object(key, head["ETag"], head["ContentLength"], head["LastModified"])
+
+    def _look(self, key: str) -> LandingObject | None:
+        from botocore.exceptions import ClientError
+
+        with self._explained(key, "s3:GetObject and s3:ListBucket"):
+            try:
+                head = self._client.head_object(Bucket=self.bucket, Key=self.prefix + key)
+            except ClientError as error:
+                if error.response["Error"]["Code"] == "404":
+                    return None
+                raise
+        return _s3_object(key, head["ETag"], head["ContentLength"], head["LastModified"])
+
+    def _objects(self) -> Iterator[LandingObject]:
+        paginator = self._client.get_paginator("list_objects_v2")
+        root = {"Prefix": self.prefix, "Delimiter": "/"}
+        for place in (root, *({"Prefix": f"{self.prefix}{kind}/"} for kind in KINDS)):
+            for page in paginator.paginate(Bucket=self.bucket, **place):
+                for item in page.get("Contents", ()):
+                    key = item["Key"].removeprefix(self.prefix)
+                    if is_wanted(key):
+                        yield _s3_object(key, item["ETag"], item["Size"], item["LastModified"])
+
+    @contextlib.contextmanager
+    def _explained(self, what: str, permission: str) -> Iterator[None]:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            yield
+        except ClientError as error:
+            code = str(error.response.get("Error", {}).get("Code"))
+            advice = self._advice(code, permission)
+            raise LandingError(f"{what}: {advice} ({code} from {self.url})") from error
+        except BotoCoreError as error:
+            raise LandingError(
+                f"{what}: {error}; check the AWS credentials, AWS_REGION and AWS_ENDPOINT_URL of this process"
+            ) from error
+
+    def _advice(self, code: str, permission: str) -> str:
+        if code in ("NoSuchBucket", "404"):
+            return f"there is no bucket {self.bucket}; create it or set FORECAST_LANDING_URL"
+        if code in ("PreconditionFailed", "412", "NoSuchKey"):
+            return "it was replaced or removed since it was listed; look again"
+        if code in ("AccessDenied", "403", "AllAccessDisabled"):
+            return f"access denied; allow {permission} on the bucket to the identity this process runs as"
+        if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"):
+            return "the AWS credentials were refused; renew them"
+        if code in ("SlowDown", "503", "ServiceUnavailable", "ThrottlingException", "RequestLimitExceeded"):
+            return f"S3 asks to slow down; it was tried {TRIES} times, and the next look tries again"
+        return "S3 refused the request; see the code and try again"
+
+
+def _s3_object(key: str, etag: str, size: int, modified: dt.datetime) -> LandingObject:
+    moment = modified.astimezone(dt.UTC)
+    return LandingObject(key, etag.strip('"'), size, moment, moment)
