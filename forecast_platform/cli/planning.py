@@ -10,7 +10,7 @@ import click
 from forecast_platform.figures import figure
 
 if TYPE_CHECKING:
-    pass
+    from forecast_platform.lake.lake import Lake
 
 
 @click.command()

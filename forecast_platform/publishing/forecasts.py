@@ -5,18 +5,21 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from forecast_platform.engines.batch import ShardForecast
 from forecast_platform.history.panel import Panel
 from forecast_platform.history.silence import probability_of_return
 from forecast_platform.lake.closures import Closing
 from forecast_platform.levels import LEVELS, SUMS
 from forecast_platform.models.combine import least_sales
 from forecast_platform.weeks import WEEK
+
+if TYPE_CHECKING:
+    from forecast_platform.engines.batch import ShardForecast
 
 
 def forecastable(

@@ -1,0 +1,91 @@
+"""Who may import whom: each room of the house knows only those below it, so that a change touches one room."""
+
+from __future__ import annotations
+
+import ast
+import collections
+from pathlib import Path
+
+import forecast_platform
+
+ROOT = Path(forecast_platform.__file__).parent
+# Room -> what it may know. A module at the top is a room of its own. docs/architecture.md draws it.
+ALLOWED: dict[str, set[str]] = {
+    "weeks": set(),
+    "levels": set(),
+    "figures": set(),
+    "deepar": set(),
+    "history": {"weeks"},
+    "models": {"deepar", "history", "levels", "settings", "weeks"},
+    "lake": {"levels", "weeks"},
+    "landing": {"history", "lake", "weeks"},
+    "settings": {"history", "landing", "weeks"},
+    "publishing": {"history", "lake", "levels", "models", "weeks"},
+    "clouds": {"lake", "landing", "settings"},
+    "engines": {"clouds", "deepar", "history", "models", "settings"},
+    "homes": {"lake"},
+    "failures": {"lake"},
+    "demo": {"history", "weeks"},
+    "notify": {"clouds", "failures", "history", "lake", "settings", "weeks"},
+    "dashboard": {"figures", "history", "lake", "models", "settings", "weeks"},
+}
+PEOPLES = {"cli", "defs", "runner", "definitions"}  # where it all meets: they may know everything
+# Known, and meant to go: maintenance opens S3 itself; the doctor of AWS looks at SageMaker, too.
+EXCEPTIONS = {("lake/files.py", "clouds"), ("clouds/aws/doctor.py", "engines")}
+NO_DAGSTER = ALLOWED.keys() - {"dashboard"}  # which shows what its runs are doing
+NO_CLOUD = {"weeks", "levels", "deepar", "history", "models", "landing", "publishing"}
+
+
+def imports() -> list[tuple[str, str, str]]:
+    """(room, file, module imported), without what only type checkers read."""
+    found = []
+    for path in sorted(ROOT.rglob("*.py")):
+        name = path.relative_to(ROOT)
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+                node.body = []
+        for node in ast.walk(tree):
+            names = []
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names = [node.module]
+                if node.module == "forecast_platform":
+                    names = [f"forecast_platform.{each.name}" for each in node.names]
+            elif isinstance(node, ast.Import):
+                names = [each.name for each in node.names]
+            found += [(name.parts[0].removesuffix(".py"), str(name), each) for each in names]
+    return found
+
+
+def test_each_room_knows_only_those_below_it() -> None:
+    wrong, rooms = collections.defaultdict(set), set()
+    for room, file, module in imports():
+        rooms.add(room)
+        top, _, rest = module.partition(".")
+        other = rest.partition(".")[0]
+        if top != "forecast_platform" or not rest or other == room or room in PEOPLES:
+            continue
+        if other not in ALLOWED.get(room, set()) and (file, other) not in EXCEPTIONS:
+            wrong[room].add(f"{file} imports {module}")
+    assert not wrong, dict(wrong)
+    assert rooms - {"__init__"} == ALLOWED.keys() | PEOPLES, "a new room is to be given its place here"
+
+
+def test_the_exceptions_are_still_needed() -> None:
+    there = {(file, module.split(".")[1]) for _, file, module in imports() if module.startswith("forecast_platform.")}
+    assert there >= EXCEPTIONS
+
+
+def test_what_is_allowed_has_no_circle() -> None:
+    left = {room: set(known) for room, known in ALLOWED.items()}
+    while left:
+        done = {room for room, known in left.items() if not known & left.keys()}
+        assert done, f"a circle among {sorted(left)}"
+        left = {room: known for room, known in left.items() if room not in done}
+
+
+def test_only_the_asset_layer_knows_dagster_and_only_the_twins_a_cloud() -> None:
+    for room, file, module in imports():
+        top = module.partition(".")[0]
+        assert not (room in NO_DAGSTER and top.startswith("dagster")), f"{file} imports {module}"
+        assert not (room in NO_CLOUD and top in ("boto3", "botocore", "sagemaker")), f"{file} imports {module}"
