@@ -29,8 +29,8 @@ def settings_page() -> str:
     lines = [
         "# Settings",
         "",
-        "Each is `FORECAST_<NAME>` in the environment, or `name = value` in `$FORECAST_HOME/settings.toml`; the environment "
-        "wins. Unknown names are errors, with the nearest one. Written from `forecast_platform/settings.py`.",
+        "Each is `FORECAST_<NAME>` in the environment, or `name = value` in `$FORECAST_HOME/settings.toml`; the "
+        "environment wins. Unknown names are errors that say the nearest one. From `forecast_platform/settings.py`.",
     ]
     source = Path(module.__file__).read_text().splitlines()
     titles = {n: line.strip(" #") for n, line in enumerate(source) if re.match(r"    # [A-Z]", line)}
@@ -38,7 +38,7 @@ def settings_page() -> str:
     shown = None
     for name, field in Settings.model_fields.items():
         title = max((n for n in titles if n < at[name]), default=None)
-        if title != shown or shown is None and len(lines) == 3:
+        if title != shown or (shown is None and len(lines) == 3):
             heading = titles[title].split(". ")[0].rstrip(".") if title is not None else "Where"
             lines += ["", f"## {heading}", "", "| setting | default | |", "|---|---|---|"]
             shown = title

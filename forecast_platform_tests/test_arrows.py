@@ -27,9 +27,10 @@ ALLOWED: dict[str, set[str]] = {
     "failures": {"lake"},
     "demo": {"history", "weeks"},
     "notify": {"clouds", "failures", "history", "lake", "settings", "weeks"},
-    "dashboard": {"figures", "history", "lake", "models", "settings", "weeks"},
+    "dashboard": {"figures", "history", "lake", "models", "publishing", "settings", "weeks"},
+    "surface": {"clouds", "history", "levels", "models", "publishing", "settings"},
 }
-PEOPLES = {"cli", "defs", "runner", "definitions"}  # where it all meets: they may know everything
+PEOPLES = {"__init__", "cli", "defs", "runner", "definitions"}  # where it all meets: they may know everything
 # Known, and meant to go: maintenance opens S3 itself; the doctor of AWS looks at SageMaker, too.
 EXCEPTIONS = {("lake/files.py", "clouds"), ("clouds/aws/doctor.py", "engines")}
 NO_DAGSTER = ALLOWED.keys() - {"dashboard"}  # which shows what its runs are doing
@@ -68,7 +69,7 @@ def test_each_room_knows_only_those_below_it() -> None:
         if other not in ALLOWED.get(room, set()) and (file, other) not in EXCEPTIONS:
             wrong[room].add(f"{file} imports {module}")
     assert not wrong, dict(wrong)
-    assert rooms - {"__init__"} == ALLOWED.keys() | PEOPLES, "a new room is to be given its place here"
+    assert rooms == ALLOWED.keys() | PEOPLES, "a new room is to be given its place here"
 
 
 def test_the_exceptions_are_still_needed() -> None:

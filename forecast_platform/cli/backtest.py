@@ -60,13 +60,10 @@ def backtest(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from forecast_platform.models import choose as selection
-    from forecast_platform.models import registry
-    from forecast_platform.models.backtest import backtest as run_backtest
     from forecast_platform.models.backtest import summary_table, to_json
-    from forecast_platform.models.last_year.outlook import aligned_last_year
-    from forecast_platform.models.last_year.week import seasonal_naive
+    from forecast_platform.models.registry import plans
     from forecast_platform.settings import Settings
+    from forecast_platform.surface import run_backtest
 
     changes: dict[str, Any] = {
         **{name: _value(value) for name, value in map(pair, others)},
@@ -87,27 +84,21 @@ def backtest(
     }
     settings = Settings(**changes)
     panel = read_panel(data, settings)
-    candidates = registry.plans(settings, horizon, seed)
     with Bar() as show:
 
         def tell(message: str) -> None:
             click.echo(message, err=True)
 
-        results = run_backtest(
-            panel,
-            [settings.calendar.parse(c) for c in cutoffs],
-            horizon,
-            {
-                "deepar": selection.shipped_forecaster(candidates, settings.num_samples, show, tell),
-                "aligned_last_year": aligned_last_year,
-                "seasonal_naive": seasonal_naive,
-            },
-            quantiles=settings.quantiles,
-            progress=tell,
-        )
+        weeks = [settings.calendar.parse(c) for c in cutoffs]
+        results = run_backtest(panel, settings, weeks, horizon, seed, show, tell)
     click.echo(summary_table(results))
     if json_path:
-        report = {"data": str(data), "seed": seed, "hyperparameters": candidates, **to_json(results)}
+        report = {
+            "data": str(data),
+            "seed": seed,
+            "hyperparameters": plans(settings, horizon, seed),
+            **to_json(results),
+        }
         json_path.write_text(json.dumps(report, indent=1))
     if forecasts_path:
         pq.write_table(pa.concat_tables([r.forecasts for r in results]), forecasts_path)

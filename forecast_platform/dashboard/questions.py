@@ -20,6 +20,7 @@ from forecast_platform.history.cleaning import features_in_force, named_days
 from forecast_platform.history.covariates import Declarations
 from forecast_platform.history.holidays import Event
 from forecast_platform.models.last_year.reference import one_year_back
+from forecast_platform.publishing.scores import SCORES
 from forecast_platform.weeks import WEEK
 
 T = TypeVar("T")
@@ -306,7 +307,7 @@ def scores(
     where, parameters = _scored(scope, of_sum)
     ahead, more = ("AND horizon = ?", [horizon]) if horizon else ("", [])
     return state.rows(
-        f"""SELECT week, {_SCORES} FROM forecast_accuracy
+        f"""SELECT week, {SCORES} FROM forecast_accuracy
             WHERE week > ? AND week <= ? AND {where} {ahead} GROUP BY week ORDER BY week""",  # noqa: S608
         [last - weeks * WEEK, last, *parameters, *more],
     )
@@ -316,7 +317,7 @@ def scores_by_horizon(state: State, scope: Scope, last: dt.date, weeks: int = 13
     """Accuracy by weeks ahead, over the target weeks of the last `weeks`; see `scores`."""
     where, parameters = _scored(scope, of_sum)
     return state.rows(
-        f"""SELECT horizon, {_SCORES} FROM forecast_accuracy
+        f"""SELECT horizon, {SCORES} FROM forecast_accuracy
             WHERE week > ? AND week <= ? AND {where} GROUP BY horizon ORDER BY horizon""",  # noqa: S608
         [last - weeks * WEEK, last, *parameters],
     )
@@ -334,22 +335,11 @@ def recent(state: State, week: dt.date, scope: Scope | None = None) -> dict[str,
     were scored."""
     where, parameters = (scope or Scope()).members()
     (row,) = state.rows(
-        f"""SELECT {_SCORES} FROM forecast_accuracy
+        f"""SELECT {SCORES} FROM forecast_accuracy
             WHERE level = 'series' AND horizon = 1 AND week > ? AND week <= ? AND {where}""",  # noqa: S608
         [week - RECENT * WEEK, week, *parameters],
     )
     return row
-
-
-_SCORES = """
-    sum(abs_error) / nullif(sum(abs(actual)), 0) AS wape,
-    sum(CASE WHEN naive IS NOT NULL THEN abs_error END)
-        / nullif(sum(CASE WHEN naive IS NOT NULL THEN abs(actual) END), 0) AS wape_where_naive,
-    sum(naive_abs_error) / nullif(sum(CASE WHEN naive IS NOT NULL THEN abs(actual) END), 0) AS naive_wape,
-    sum(error) / nullif(sum(abs(actual)), 0) AS bias,
-    avg(CASE WHEN in_interval THEN 1.0 WHEN NOT in_interval THEN 0.0 END) AS coverage,
-    sum(quantile_loss) / nullif(sum(abs(actual)), 0) AS wql,
-    count(*) AS forecasts, count(DISTINCT week) AS weeks"""
 
 
 def calibration(

@@ -14,6 +14,7 @@ from forecast_platform.defs.partitions import OWNERS, scored_again, weekly, week
 from forecast_platform.defs.resources import Platform
 from forecast_platform.defs.stage import Stage
 from forecast_platform.publishing.accuracy import rescore
+from forecast_platform.publishing.scores import SCORES
 from forecast_platform.settings import get_settings
 from forecast_platform.weeks import key
 
@@ -42,12 +43,12 @@ def forecast_accuracy(
         rows = found.filter(pc.is_in(found["week"], pa.array(weeks)))
         con.register("rows", rows)
         scores = con.execute(
-            """
-            SELECT week, count(DISTINCT forecast_week) AS forecasts, sum(abs_error) / sum(abs(actual)) AS wape,
-                   sum(quantile_loss) / sum(abs(actual)) AS wql, avg(in_interval::INT) AS coverage,
-                   sum(naive_abs_error) / sum(abs(actual)) FILTER (naive IS NOT NULL) AS naive_wape
-            FROM rows WHERE level = 'series' GROUP BY week
-            """
+            f"""
+            SELECT week, forecast_weeks, wape, wql, coverage, naive_wape FROM (
+                SELECT week, count(DISTINCT forecast_week) AS forecast_weeks, {SCORES}
+                FROM rows WHERE level = 'series' GROUP BY week
+            )
+            """  # noqa: S608 (only our own SQL is composed)
         ).fetchall()
         shown = {}
         if scores:

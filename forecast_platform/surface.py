@@ -1,0 +1,182 @@
+"""The platform from Python: a home's forecasts, their accuracy, SQL and backtests, as pandas frames."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from forecast_platform.clouds.base import cloud_of
+from forecast_platform.levels import KEYS, LEVELS
+from forecast_platform.publishing.scores import SCORES
+from forecast_platform.settings import Settings, home
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from forecast_platform.history.panel import Panel
+    from forecast_platform.models.backtest import BacktestResult
+    from forecast_platform.models.candidate import Progress
+
+BY = ("week", "forecast_week", "horizon", "store", "dept", "model_version")
+
+
+class Home:
+    """One home, open for reading. Made by forecast_platform.open. Several may be open at once.
+
+    Attributes:
+        path: its folder. settings: what its settings.toml and the environment say.
+    """
+
+    def __init__(self, path: str | Path | None = None) -> None:
+        self.path = Path(path).expanduser().resolve() if path else home()
+        if not self.path.is_dir():
+            raise FileNotFoundError(f"{self.path} is no home of forecast_platform; make one with: forecast import FILE")
+        with _as_home(self.path):
+            self.settings = Settings()
+            self._cloud = cloud_of(self.settings)
+
+    def query(self, sql: str, parameters: Sequence[Any] | None = None) -> pd.DataFrame:
+        """Rows of one SELECT over the tables and views of docs/tables.md, in DuckDB.
+
+        Args:
+            parameters: of the `?` in the SQL.
+
+        Raises:
+            LakeError: the SQL is wrong, or does more than read.
+        """
+        frame: pd.DataFrame = self._cloud.lake.query(sql, parameters).to_pandas(date_as_object=False)
+        return frame
+
+    def forecasts(
+        self, week: dt.date | str | None = None, level: str = LEVELS[0].name, store: str = "", dept: str = ""
+    ) -> pd.DataFrame:
+        """What was forecast from a week: a row for each target week of each series, or of a level's sums.
+
+        Args:
+            week: the last week known then, as a date or in ISO format; None: the newest.
+            level: series, store, dept or total.
+            store, dept: only theirs.
+
+        Raises:
+            ValueError: no such level.
+        """
+        names = [each.name for each in LEVELS]
+        if level not in names:
+            raise ValueError(f"no level {level!r}; the levels are {', '.join(names)}")
+        where, given = ["level = ?"], [level]
+        if week is None:
+            where.append("forecast_week = (SELECT max(forecast_week) FROM forecasts)")
+        else:
+            where.append("forecast_week = CAST(? AS DATE)")
+            given.append(str(week))
+        for name, value in (("store", store), ("dept", dept)):
+            if value:
+                where.append(f"{name} = ?")
+                given.append(value)
+        return self.query(
+            f"SELECT * FROM forecasts WHERE {' AND '.join(where)} ORDER BY store, dept, target_week",  # noqa: S608
+            given,
+        )
+
+    def accuracy(self, by: str | Sequence[str] = "week", level: str = LEVELS[0].name) -> pd.DataFrame:
+        """How good the forecasts were that have met their sales: WAPE, wQL, coverage, bias, and last year's week.
+
+        Args:
+            by: columns to group by, of BY.
+            level: see `forecasts`.
+
+        Raises:
+            ValueError: no such column.
+        """
+        columns = [by] if isinstance(by, str) else list(by)
+        if wrong := [name for name in columns if name not in BY]:
+            raise ValueError(f"accuracy is told by {', '.join(BY)}; not by {', '.join(wrong)}")
+        keys = ", ".join(columns)
+        sql = f"SELECT {keys}, {SCORES} FROM forecast_accuracy WHERE level = ? GROUP BY {keys} ORDER BY {keys}"  # noqa: S608
+        return self.query(sql, [level])
+
+    def backtest(
+        self, sales: pd.DataFrame, cutoffs: Sequence[dt.date | str], horizon: int = 12, seed: int = 0
+    ) -> pd.DataFrame:
+        """What the platform would have forecast as of past weeks, scored beside forecasts without learning: a row for
+        each model and cutoff.
+
+        Args:
+            sales: columns store, dept, week and sales; a row a series and week.
+            cutoffs: last weeks known, as dates or in ISO format.
+            horizon: weeks ahead.
+
+        Raises:
+            ValueError: a column is missing, a series has a week twice, or a cutoff cannot be scored.
+        """
+        import pandas as pd
+        import pyarrow as pa
+
+        from forecast_platform.history.cleaning import build_panel
+        from forecast_platform.models.backtest import to_json
+
+        wanted = [*KEYS, "week", "sales"]
+        if lacking := [name for name in wanted if name not in sales.columns]:
+            raise ValueError(f"sales lack {', '.join(lacking)}; they have {', '.join(map(str, sales.columns))}")
+        frame = sales[wanted].astype({"store": str, "dept": str, "sales": float})
+        table = pa.table(
+            {
+                **{name: pa.array(frame[name].tolist(), pa.string()) for name in KEYS},
+                "week": pa.array(pd.to_datetime(frame["week"]).dt.date.tolist(), pa.date32()),
+                "sales": pa.array(frame["sales"], pa.float64(), from_pandas=True),
+            }
+        )
+        none = pa.table({name: [] for name in ("store", "dept", "week", "name", "value")})
+        no_days = pa.table({"name": [], "date": []})
+        s = self.settings
+        panel = build_panel(table, none, no_days, s.declarations, s.country, s.no_row, s.active_weeks)
+        results = run_backtest(panel, s, [dt.date.fromisoformat(str(c)[:10]) for c in cutoffs], horizon, seed)
+        rows = [
+            {"model": model, "cutoff": cutoff, **numbers}
+            for model, found in to_json(results).items()
+            for cutoff, numbers in found.items()
+        ]
+        return pd.DataFrame(rows).sort_values(["cutoff", "wape"], ignore_index=True)
+
+
+def run_backtest(
+    panel: Panel,
+    settings: Settings,
+    cutoffs: Sequence[dt.date],
+    horizon: int,
+    seed: int = 0,
+    progress: Progress | None = None,
+    tell: Callable[[str], None] = lambda line: None,
+) -> list[BacktestResult]:
+    """The shipped model (named deepar), aligned last year and the seasonal naive at each cutoff.
+
+    Raises:
+        BacktestRefused: see models.backtest.backtest.
+    """
+    from forecast_platform.models.backtest import backtest
+    from forecast_platform.models.choose import shipped_forecaster
+    from forecast_platform.models.last_year.outlook import aligned_last_year
+    from forecast_platform.models.last_year.week import seasonal_naive
+    from forecast_platform.models.registry import plans
+
+    shipped = shipped_forecaster(plans(settings, horizon, seed), settings.num_samples, progress, tell)
+    models = {"deepar": shipped, "aligned_last_year": aligned_last_year, "seasonal_naive": seasonal_naive}
+    return backtest(panel, cutoffs, horizon, models, quantiles=settings.quantiles, progress=tell)
+
+
+@contextmanager
+def _as_home(path: Path) -> Iterator[None]:
+    """Settings of this home, whatever the environment says."""
+    before = os.environ.get("FORECAST_HOME")
+    os.environ["FORECAST_HOME"] = str(path)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["FORECAST_HOME"]
+        else:
+            os.environ["FORECAST_HOME"] = before

@@ -1,0 +1,93 @@
+"""The platform from Python: what docs/python.md shows is run, and what it gives is what the tables hold."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import forecast_platform as fp
+from forecast_platform.demo import Retailer, week_file
+from forecast_platform.lake.lake import LakeError
+from forecast_platform_tests.conftest import SMALL, HistoryHome, landing_day, weeks_of
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+@pytest.fixture(scope="module")
+def home(history_home: HistoryHome, retailer: Retailer) -> Path:
+    """A home of which a week was forecast, and the next week's sales have landed."""
+    graph, weeks = history_home.restore(), weeks_of(retailer)
+    assert graph.week(weeks[-4]).success
+    graph.land(dict([week_file(retailer, weeks[-3])]), at=landing_day(weeks[-3]))
+    assert graph.history(weeks[-3], weeks[-3], ("raw_sales", "cleaned_series", "forecast_accuracy")).success
+    return graph.platform.settings.home
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    import json
+
+    for name, value in SMALL.items():
+        text = json.dumps(value) if isinstance(value, dict) else str(value)
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else text
+        monkeypatch.setenv(f"FORECAST_{name.upper()}", text)
+
+
+def test_the_page_runs_as_it_is_written(home: Path, small: None) -> None:
+    known = {"home": home}
+    for block in re.findall(r"```python\n(.*?)```", (DOCS / "python.md").read_text(), re.DOTALL):
+        exec(block, known)
+    ahead, total, one = (known[name] for name in ("ahead", "total", "one"))
+    assert len(ahead) == 12 * 4
+    assert len(total) == 4
+    assert total["p50"].sum() == pytest.approx(ahead["mean"].sum(), rel=0.2)
+    pd.testing.assert_frame_equal(
+        one, ahead[(ahead["store"] == "1") & (ahead["dept"] == "2")].reset_index(drop=True), check_dtype=False
+    )
+    assert list(known["said"].columns[:3]) == ["week", "horizon", "wape"]
+    assert known["said"]["forecasts"].sum() == 12
+    assert known["raw"]["rows"].sum() > 400
+    scores = known["scores"]
+    assert set(scores["model"]) == {"deepar", "aligned_last_year", "seasonal_naive"}
+    assert scores["wape"].between(0, 5).all()
+    assert scores["wape"].is_monotonic_increasing
+
+
+def test_accuracy_is_that_of_the_rows(home: Path) -> None:
+    p = fp.open(home)
+    rows = p.query("SELECT * FROM forecast_accuracy WHERE level = 'series'")
+    (found,) = p.accuracy().to_dict("records")
+    assert found["wape"] == pytest.approx(rows["abs_error"].sum() / rows["actual"].abs().sum())
+    assert found["wql"] == pytest.approx(rows["quantile_loss"].sum() / rows["actual"].abs().sum())
+    assert found["coverage"] == pytest.approx(rows["in_interval"].astype(float).mean())
+
+
+def test_two_homes_are_open_at_once_and_the_environment_stays_as_it_was(
+    home: Path, history_home: HistoryHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORECAST_HOME", "/nowhere")
+    full, empty = fp.open(home), fp.open(history_home.copy())
+    assert len(full.forecasts()) > 0
+    assert len(empty.forecasts()) == 0
+    assert full.forecasts(week=dt.date(1999, 1, 1)).empty
+    import os
+
+    assert os.environ["FORECAST_HOME"] == "/nowhere"
+
+
+def test_what_cannot_be_asked_is_said_in_words(home: Path, tmp_path: Path) -> None:
+    p = fp.open(home)
+    with pytest.raises(ValueError, match="no level 'region'; the levels are series, store, dept, total"):
+        p.forecasts(level="region")
+    with pytest.raises(ValueError, match="not by colour"):
+        p.accuracy(by="colour")
+    with pytest.raises(ValueError, match="sales lack dept, week; they have store, sales"):
+        p.backtest(pd.DataFrame({"store": ["1"], "sales": [1.0]}), ["2024-12-06"])
+    with pytest.raises(LakeError):
+        p.query("DROP TABLE forecasts")
+    with pytest.raises(FileNotFoundError, match="no home of forecast_platform; make one with: forecast import"):
+        fp.open(tmp_path / "none")
