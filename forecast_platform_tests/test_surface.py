@@ -49,7 +49,9 @@ def test_the_page_runs_as_it_is_written(home: Path, small: None) -> None:
         one, ahead[(ahead["store"] == "1") & (ahead["dept"] == "2")].reset_index(drop=True), check_dtype=False
     )
     assert list(known["said"].columns[:3]) == ["week", "horizon", "wape"]
-    assert known["said"]["forecasts"].sum() == 12
+    assert known["said"]["forecasts"].sum() == len(
+        known["p"].query("SELECT 1 FROM forecast_accuracy WHERE level = 'series'")
+    ) > 6  # fmt: skip
     assert known["raw"]["rows"].sum() > 400
     scores = known["scores"]
     assert set(scores["model"]) == {"deepar", "aligned_last_year", "seasonal_naive"}
