@@ -64,6 +64,7 @@ SOURCES: dict[str, dict[str, str]] = {
         "abs_error": "forecast_table.p50 cleaned_series.sales",
         "quantile_loss": "forecast_table.p50 cleaned_series.sales",
         "in_interval": "forecast_table.p50 cleaned_series.sales",
+        "interval": "forecast_table.p50",
         "naive": "cleaned_series.sales",
         "naive_abs_error": "cleaned_series.sales",
         "model_version": "forecast_table.model_version",

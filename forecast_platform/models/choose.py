@@ -25,7 +25,7 @@ from forecast_platform.models.combine import Combination, least_sales
 from forecast_platform.models.last_year.reference import YEAR
 from forecast_platform.models.last_year.week import seasonal_naive
 from forecast_platform.models.metrics import Scores, score
-from forecast_platform.models.registry import CANDIDATES
+from forecast_platform.models.registry import CANDIDATES, in_order
 from forecast_platform.models.target import RATIO
 
 # Trains a network somewhere and forecasts with it: the signature of `networks.network_forecast`.
@@ -107,6 +107,7 @@ def choose(
         forecast: where networks are trained; None: in this process.
         windows: held out, at most; each costs a training of every candidate that comes near the best.
     """
+    candidates = in_order(candidates)
     first = next(iter(candidates))
     horizon = min(int(candidates[first]["prediction_length"]), VALIDATION_WEEKS)
     # Where hardly more than a year is known, a shorter window leaves the ratio something to learn from.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from forecast_platform.models.candidate import Candidate
+from forecast_platform.models.candidate import Candidate, Parameters, Plans
 from forecast_platform.models.networks import COUNTS, NETWORKS, SKIP
 from forecast_platform.models.target import RATIO, SALES
 from forecast_platform.models.without_learning import WITHOUT_LEARNING
@@ -12,6 +12,11 @@ _ALL: tuple[Candidate, ...] = (*NETWORKS, *WITHOUT_LEARNING)
 CANDIDATES = {candidate.name: candidate for candidate in _ALL}
 # Tried where the settings name none.
 AUTO = (SALES, SKIP, COUNTS, RATIO, *(candidate.name for candidate in WITHOUT_LEARNING))
+
+
+def in_order(plans: Plans) -> dict[str, Parameters]:
+    """The same candidates in the order of CANDIDATES, networks first, however they came: by a file, say."""
+    return {name: plans[name] for name in CANDIDATES if name in plans}
 
 
 def plans(settings: Settings, prediction_length: int = 0, seed: int | None = None) -> dict[str, dict[str, str]]:

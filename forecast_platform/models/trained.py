@@ -22,7 +22,7 @@ from forecast_platform.models.candidate import Plans, Progress
 from forecast_platform.models.choose import Judgement, choose
 from forecast_platform.models.encoding import Categories, digest
 from forecast_platform.models.networks import MIN_OBSERVATIONS, fit, target_of, trainable, with_epochs
-from forecast_platform.models.registry import CANDIDATES
+from forecast_platform.models.registry import CANDIDATES, in_order
 from forecast_platform.models.target import SALES, build_target
 from forecast_platform.weeks import WEEK, WeekCalendar
 
@@ -146,7 +146,7 @@ def training_panel(panel: Panel, trained_as_of: dt.date, candidates: Plans) -> P
     if panel.position(trained_as_of) < 0:
         return panel
     earlier = panel.until(trained_as_of)
-    first = next(iter(candidates.values()))
+    first = next(iter(in_order(candidates).values()))
     need = int(first.get("context_length", 0)) + 2 * int(first["prediction_length"])
     enough = len(earlier.weeks) >= need and trainable(earlier, first).observed.sum() >= MIN_OBSERVATIONS
     return earlier if enough else panel
@@ -158,7 +158,7 @@ def training_key(panel: Panel, candidates: Plans, num_samples: int) -> str:
     Raises:
         ValueError: a covariate declared as known ahead is not, for the weeks ahead.
     """
-    first = next(iter(candidates.values()))
+    first = next(iter(in_order(candidates).values()))
     full = {name: with_epochs(name, parameters, panel) for name, parameters in candidates.items()}
     # Which columns can be used depends on the weeks ahead, and one may be covariate or exposure.
     ready, _ = complete(panel, int(first["prediction_length"]))
@@ -170,7 +170,7 @@ def check_history(panel: Panel, candidates: Plans) -> None:
     """Raises TooLittleHistory when no candidate could be trained, if any is to be."""
     if not any(CANDIDATES[name].learns for name in candidates):
         return
-    first = next(iter(candidates.values()))
+    first = next(iter(in_order(candidates).values()))
     need = int(first["context_length"]) + int(first["prediction_length"])
     observations = int(trainable(panel, first).observed.sum())
     if len(panel.weeks) < need or observations < MIN_OBSERVATIONS:

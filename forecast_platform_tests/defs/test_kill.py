@@ -82,7 +82,7 @@ def _run_and_die(home: str, landing: str, week: Any, place: str, when: str, tabl
 
 
 def _open(landing: str) -> Graph:
-    return Graph(Settings(**SMALL, landing_url=landing, retrain_every_weeks=1, target="sales"))
+    return Graph(Settings(**SMALL, landing_url=landing, retrain_every_weeks=1))
 
 
 class Killed:

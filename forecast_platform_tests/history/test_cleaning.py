@@ -299,10 +299,15 @@ class TestCompleteness:
 
     def test_newest_complete_week(self, tmp_path):
         lake = Lake.local(tmp_path / "lake", ("p50",))
-        assert newest_complete_week(lake, 0.8) is None
+
+        def newest(share: float) -> dt.date | None:
+            with lake.connection("cleaned_series") as con:
+                return newest_complete_week(con, share)
+
+        assert newest(0.8) is None
         whole = ["1a", "1b", "2a", "2b"]
         rows = self.lake_like({0: whole, 1: whole, 2: whole[:3], 4: ["1a"]})
         lake.replace_weeks("cleaned_series", [FRIDAY + w * WEEK for w in range(5)], rows)
-        assert newest_complete_week(lake, 0.8) == FRIDAY + WEEK
-        assert newest_complete_week(lake, 0.75) == FRIDAY + 2 * WEEK
-        assert newest_complete_week(lake, 0.1) == FRIDAY + 4 * WEEK
+        assert newest(0.8) == FRIDAY + WEEK
+        assert newest(0.75) == FRIDAY + 2 * WEEK
+        assert newest(0.1) == FRIDAY + 4 * WEEK

@@ -14,5 +14,5 @@ def test_each_row_is_a_test() -> None:
     rows = [line for line in section.splitlines() if line.startswith("| ") and not line.startswith("| what fails")]
     assert len(rows) >= 19
     for row in rows:
-        (found,) = re.findall(r"`(\w+/test_\w+\.py)` `(test_\w+)` \|$", row)
+        (found,) = re.findall(r"`([\w/]+/test_\w+\.py)` `(test_\w+)` \|$", row)
         assert f"def {found[1]}(" in (ROOT / "forecast_platform_tests" / found[0]).read_text(), row

@@ -14,6 +14,7 @@ import pytest
 from forecast_platform.demo import Retailer, history_files, week_file
 from forecast_platform.engines.sagemaker.engine import SageMakerEngine
 from forecast_platform.lake.tables import PROVENANCE
+from forecast_platform.models.registry import CANDIDATES
 from forecast_platform.settings import Settings
 from forecast_platform_tests.conftest import SMALL, weeks_of
 from forecast_platform_tests.defs.graph import Graph
@@ -111,3 +112,28 @@ def test_from_files_in_a_bucket_to_the_local_profile_s_very_forecasts(
     spent = [json.loads(s3.get_object(Bucket="drop", Key=item["Key"])["Body"].read())
              for item in s3.list_objects_v2(Bucket="drop", Prefix="storage/spend/")["Contents"]]  # fmt: skip
     assert len(spent) == len(billed)
+
+
+def test_a_candidate_that_learns_nothing_is_chosen_in_the_cloud_and_served_without_a_job(
+    sagemaker: Emulator, s3: Any, retailer: Retailer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here networks of one epoch lose. The choice is a training job, as ever; forecasting is no work for one."""
+    week = weeks_of(retailer)[-2]
+    graph = cloud(tmp_path / "cloud", monkeypatch, target="auto")
+    graph.land(history_files(retailer, week, dirty_rows=0))
+    assert graph.history(weeks_of(retailer)[0], week).success
+    result = graph.week(week)
+    assert result.success, result.failures
+    monkeypatch.setenv("FORECAST_HOME", str(tmp_path / "laptop"))
+    local = Graph(Settings(**{**SMALL, "target": "auto"}, transform_shards=AWS["transform_shards"]))
+    local.land(history_files(retailer, week, dirty_rows=0))
+    assert local.history(weeks_of(retailer)[0], week).success
+    assert local.week(week).success
+    assert published(graph) == published(local)
+    (model,) = published(graph)["models"]
+    assert not CANDIDATES[model["target"]].learns
+    assert {kind for kind, _ in sagemaker.jobs} == {"training"}
+    # Another machine finds model and outputs.
+    again = cloud(tmp_path / "elsewhere", monkeypatch, target="auto")
+    assert again.week(week, only=["forecast_table"]).success
+    assert published(again) == published(graph)

@@ -38,6 +38,6 @@ def test_deepar_may_run_in_this_process(home: Path):
 
 def test_what_people_keep_goes_to_the_bucket(home: Path, s3: Any):
     platform = Platform(Settings(**{**COMMON, "storage_url": "s3://drop/p"}))
-    assert platform.keep("reports/a.html", b"page") == "s3://drop/p/reports/a.html"
+    assert platform.cloud.keep("reports/a.html", b"page") == "s3://drop/p/reports/a.html"
     assert s3.get_object(Bucket="drop", Key="p/reports/a.html")["Body"].read() == b"page"
     assert not home.exists()

@@ -167,6 +167,8 @@ def _train_platform(base: Path, checkpoint: Path | None) -> None:
         trained = TrainedModel.load(folder)
         if trained.learns:
             deepar.save_artifact(deepar.load_artifact(trained.artifact), base / "model")
+        else:  # SageMaker keeps no model of an empty folder
+            (base / "model" / "training.json").write_bytes((folder / "training.json").read_bytes())
         output = base / "output" / "data"
         output.mkdir(parents=True, exist_ok=True)
         (output / "training.json").write_bytes((folder / "training.json").read_bytes())
