@@ -28,11 +28,11 @@ def show(con: duckdb.DuckDBPyConnection, spec: TableSpec, table: Table | None, t
         )
         return
     files = f"[{', '.join(map(literal, local))}]"
-    if len(table.schemas()) == 1:
+    if len(table.schemas()) == 1 and set(spec.schema.names) <= set(table.schema().column_names):
         rows = f"SELECT * FROM read_parquet({files}, hive_partitioning=false)"  # noqa: S608
     else:
-        # Files of before and after a change of columns differ; reading by name costs all their footers. The empty
-        # table brings the columns that no file has yet.
+        # Files of before and after a change of columns differ; reading by name costs all their footers. The empty table
+        # brings the columns that no file has yet: those of a new version, before it has written anything.
         con.from_arrow(nothing).create_view(f"_{spec.name}", replace=True)
         rows = (
             f"SELECT * FROM read_parquet({files}, hive_partitioning=false, union_by_name=true) "  # noqa: S608

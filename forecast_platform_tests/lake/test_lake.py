@@ -586,3 +586,12 @@ class LakeIsADictionary(RuleBasedStateMachine):
 
 TestLakeIsADictionary = LakeIsADictionary.TestCase
 TestLakeIsADictionary.settings = settings(max_examples=12, stateful_step_count=8, deadline=None, derandomize=True)
+
+
+def test_columns_that_came_with_a_new_version_are_there_before_anything_is_written(another):
+    """Nobody has to write first: pages and commands of a new version open the home of an old one."""
+    another(("p10", "p50", "p90")).replace_weeks("forecasts", [week(0)], forecast_rows(week(0), 5.0))
+    newer = another(("p5", "p50", "p95"))
+    found = newer.query("SELECT p5, p10, p50 FROM forecasts ORDER BY target_week")
+    assert found["p5"].null_count == len(found) == 2
+    assert found["p10"].null_count == 0
