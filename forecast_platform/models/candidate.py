@@ -23,12 +23,14 @@ Said = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 class Candidate(Protocol):
-    """Attributes:
-    name: in settings, tables and reports.
-    learns: it is trained, which an engine may do elsewhere, and leaves an artifact to forecast with.
-    parameters: its hyperparameters, as shipped.
-    usual_share: its usual part of the median; the rest is what is forecast without learning.
-    share_tolerance: what error more that usual part may cost in a backtest; None: its part is always the usual.
+    """One candidate.
+
+    Attributes:
+        name: in settings, tables and reports.
+        learns: it is trained, which an engine may do elsewhere, and leaves an artifact to forecast with.
+        parameters: its hyperparameters, as shipped.
+        usual_share: its usual part of the median; the rest is what is forecast without learning.
+        share_tolerance: what error more that usual part may cost in a backtest; None: its part is always the usual.
     """
 
     @property

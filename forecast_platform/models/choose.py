@@ -1,7 +1,7 @@
-"""Which network forecasts, how far it is trusted and how wide its intervals are: chosen by backtests before the cutoff.
+"""Which candidate forecasts, how far it is trusted and how wide its intervals are: chosen by backtests before the
+cutoff.
 
-No one target is best everywhere: the ratio to last year's week wins on seasonal retail and loses where last year says
-little.
+None is best everywhere: the ratio to last year's week wins on seasonal retail and loses where last year says little.
 
 Letters: N series, Q quantile levels, H weeks ahead.
 """
@@ -155,7 +155,7 @@ def choose(
     judgement = Judgement(
         "passed" if scores[best].wape <= naive.wape else "below_naive",
         f"WAPE / wQL over the {horizon} weeks after {cutoffs[0]}: {told}, "
-        f"last year's week {naive.wape:.4f} / {naive.wql:.4f}; "
+        f"the bar, last year's week as it is, {naive.wape:.4f} / {naive.wql:.4f}; "
         f"chosen by wQL{f', the mean of {tried} windows' if tried > 1 else ''}; {best}'s share {share:.2f}"
         + (f"; not able: {_in_words(unable)}" if unable else ""),
         cutoffs[0],
@@ -175,12 +175,12 @@ _MIDDLE = LEVELS.index(0.5)
 @dataclass(frozen=True)
 class _Trial:
     """A candidate's forecast of a window before the cutoff, of the series scored: actual sales and which cells count
-    (N, H), the network's quantiles (N, Q, H), the reference's forecast (N, H), the series' history (N, T), the
-    probability that each returns (N, H), store and department (N,)."""
+    (N, H), the candidate's quantiles (N, Q, H), what is forecast without learning (N, H), the series' history (N, T),
+    the probability that each returns (N, H), store and department (N,)."""
 
     y: NDArray[np.float64]
     mask: NDArray[np.bool_]
-    network: NDArray[np.float64]
+    said: NDArray[np.float64]
     lead: NDArray[np.float64]
     history: NDArray[np.float64]
     returns: NDArray[np.float64]
@@ -190,7 +190,7 @@ class _Trial:
     def forecast(self, share: float) -> NDArray[np.float64]:
         alone = Combination.of_sales(self.lead)
         how = dataclasses.replace(alone, share=share, least=least_sales(self.history), returns=self.returns)
-        return how.quantiles(self.network, LEVELS)
+        return how.quantiles(self.said, LEVELS)
 
     def scores(self, share: float) -> Scores:
         return score(self.y, self.mask, self.forecast(share), LEVELS, self.history)

@@ -17,7 +17,7 @@ from forecast_platform.history.covariates import complete, divide_exposure, mult
 from forecast_platform.history.panel import Panel
 from forecast_platform.models.candidate import Parameters, Progress, Said
 from forecast_platform.models.last_year.outlook import aligned_last_year
-from forecast_platform.models.last_year.reference import YEAR
+from forecast_platform.models.last_year.reference import MAX_HORIZON, YEAR
 from forecast_platform.models.last_year.week import seasonal_naive
 from forecast_platform.models.target import FIRST_ORIGIN
 
@@ -32,12 +32,13 @@ class WithoutLearning:
     """A forecast straight from the history. See candidate.Candidate.
 
     Attributes:
-        weeks: of history that it needs.
+        weeks: of history that it needs. horizon: weeks ahead that it reaches; 0: any.
     """
 
     name: str
     quantiles_of: Forecast
     weeks: int
+    horizon: int = 0
     learns: bool = False
     usual_share: float = 1.0
     share_tolerance: float | None = None
@@ -47,6 +48,8 @@ class WithoutLearning:
         return {}
 
     def unable(self, history: Panel, horizon: int, parameters: Parameters) -> str:
+        if self.horizon and horizon > self.horizon:
+            return f"reaches {self.horizon} weeks ahead; {horizon} are asked for"
         known = len(history.weeks)
         return "" if known >= self.weeks else f"needs {self.weeks} weeks; there are {known}"
 
@@ -75,7 +78,7 @@ def recent_level(history: Panel, horizon: int, quantiles: Sequence[float]) -> Fl
 
 
 WITHOUT_LEARNING = (
-    WithoutLearning("aligned_last_year", aligned_last_year, FIRST_ORIGIN),
+    WithoutLearning("aligned_last_year", aligned_last_year, FIRST_ORIGIN, MAX_HORIZON),
     WithoutLearning("last_year", seasonal_naive, YEAR),
     WithoutLearning("recent_level", recent_level, 1),
 )

@@ -200,7 +200,7 @@ class TestChoice:
         judgement = choose(self.PANEL, candidates()).judgement
         assert judgement.verdict == "below_naive"
         assert judgement.wape > judgement.naive_wape
-        assert f"last year's week {judgement.naive_wape:.4f} / {judgement.naive_wql:.4f}" in judgement.why
+        assert f"last year's week as it is, {judgement.naive_wape:.4f} / {judgement.naive_wql:.4f}" in judgement.why
 
     @pytest.mark.parametrize("name", OF_ANY_SALES)
     @pytest.mark.parametrize(("network_is", "lead_is", "share"), [(1.0, 2.0, 1.0), (2.0, 1.0, 0.0), (0.9, 1.1, 0.5)])

@@ -62,8 +62,21 @@ def test_who_cannot_says_what_is_missing(pieces: Panel):
     assert CANDIDATES["last_year"].unable(short, 4, {}) == "needs 52 weeks; there are 21"
     assert CANDIDATES["aligned_last_year"].unable(short, 4, {}) == "needs 56 weeks; there are 21"
     assert CANDIDATES["recent_level"].unable(short, 4, {}) == ""
-    why = choose(pieces, plans(Settings(target="auto", prediction_length=4)) | {}, 20, windows=1).judgement.why
-    assert "recent_level" in why
+    assert CANDIDATES["aligned_last_year"].unable(pieces, 47, {}) == "reaches 46 weeks ahead; 47 are asked for"
+    able = {**asked("recent_level"), **asked("aligned_last_year"), **asked("last_year")}
+    choice = choose(short, able)
+    assert choice.name == "recent_level"
+    assert "not able: aligned_last_year needs 56 weeks; there are 17; last_year needs" in choice.judgement.why
+
+
+@pytest.mark.parametrize("horizon", [1, 46, 47, 60])
+@pytest.mark.parametrize("name", NAMES)
+def test_who_says_nothing_against_it_forecasts(pieces: Panel, name: str, horizon: int):
+    if not CANDIDATES[name].unable(pieces, horizon, {}):
+        said, _ = CANDIDATES[name].forecast({}, pieces, horizon, LEVELS)
+        assert said.shape == (12, 3, horizon)
+    else:
+        assert (name, horizon > 46) == ("aligned_last_year", True)
 
 
 def test_the_recent_level_is_that_of_the_last_weeks(pieces: Panel):
