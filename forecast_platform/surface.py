@@ -28,16 +28,19 @@ class Home:
     """One home, open for reading. Made by forecast_platform.open. Several may be open at once.
 
     Attributes:
-        path: its folder. settings: what its settings.toml and the environment say.
+        path: its folder.
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
         self.path = Path(path).expanduser().resolve() if path else home()
+        missing = f"{self.path} is no home of forecast_platform; make one with: forecast import FILE"
         if not self.path.is_dir():
-            raise FileNotFoundError(f"{self.path} is no home of forecast_platform; make one with: forecast import FILE")
+            raise FileNotFoundError(missing)
         with _as_home(self.path):
-            self.settings = Settings()
-            self._cloud = cloud_of(self.settings)
+            self._settings = Settings()
+            self._cloud = cloud_of(self._settings)
+        if not self._cloud.begun():  # to be asked is no reason to make a lake
+            raise FileNotFoundError(missing)
 
     def query(self, sql: str, parameters: Sequence[Any] | None = None) -> pd.DataFrame:
         """Rows of one SELECT over the tables and views of docs/tables.md, in DuckDB.
@@ -132,7 +135,7 @@ class Home:
         )
         none = pa.table({name: [] for name in ("store", "dept", "week", "name", "value")})
         no_days = pa.table({"name": [], "date": []})
-        s = self.settings
+        s = self._settings
         panel = build_panel(table, none, no_days, s.declarations, s.country, s.no_row, s.active_weeks)
         results = run_backtest(panel, s, [dt.date.fromisoformat(str(c)[:10]) for c in cutoffs], horizon, seed)
         rows = [

@@ -93,3 +93,6 @@ def test_what_cannot_be_asked_is_said_in_words(home: Path, tmp_path: Path) -> No
         p.query("DROP TABLE forecasts")
     with pytest.raises(FileNotFoundError, match="no home of forecast_platform; make one with: forecast import"):
         fp.open(tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match="no home"):
+        fp.open(tmp_path)
+    assert list(tmp_path.iterdir()) == [], "nothing is made by asking"

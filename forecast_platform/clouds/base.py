@@ -26,6 +26,10 @@ class Cloud(Protocol):
     lake: Lake
     beside: tuple[str, ...]
 
+    def begun(self) -> bool:
+        """Whether there is a lake already."""
+        ...
+
     def keep(self, name: str, data: bytes) -> str:
         """Keep a file for people under its name, whole or not at all. Returns where it is."""
         ...

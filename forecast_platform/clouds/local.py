@@ -18,7 +18,11 @@ class LocalCloud:
 
     def __init__(self, settings: Settings) -> None:
         self.home = settings.home
+        self._warehouse = settings.warehouse
         self.lake = Lake.local(settings.warehouse, settings.quantile_columns)
+
+    def begun(self) -> bool:
+        return (self._warehouse / "catalog.db").exists()
 
     def keep(self, name: str, data: bytes) -> str:
         path = self.home / name

@@ -21,6 +21,9 @@ class AwsCloud:
         self._url, self.database, self._workgroup = settings.storage_url, settings.database, settings.workgroup
         self.lake = glue_lake(f"{self._url.rstrip('/')}/lake", self.database, settings.quantile_columns)
 
+    def begun(self) -> bool:
+        return True  # whoever deployed the stack made it
+
     def keep(self, name: str, data: bytes) -> str:
         storage = Storage(self._url)
         storage.put_bytes(name, data)
