@@ -269,8 +269,6 @@ def _ledger(runner: Runner) -> Ledger:
 def _what_landed() -> tuple[Ledger, set[str]]:
     """The ledger, and the files in force that no longer lie there. Dagster, which takes seconds to load, is not needed
     for it."""
-    import duckdb
-
     from forecast_platform.clouds.base import open_lake, open_landing
     from forecast_platform.landing.ledger import Ledger
     from forecast_platform.landing.report import no_longer_lying
@@ -279,11 +277,8 @@ def _what_landed() -> tuple[Ledger, set[str]]:
     settings = get_settings()
     lake = open_lake(settings)
     ledger = Ledger.of(lake)
-    con = lake.attach(duckdb.connect(), "raw_sales", "landings")
-    try:
+    with lake.connection("raw_sales", "landings") as con:
         return ledger, set(no_longer_lying(con, ledger, open_landing(settings.landing)))
-    finally:
-        con.close()
 
 
 def _moment(moment: dt.datetime) -> str:

@@ -60,11 +60,8 @@ def reopen(lake: Lake, store: str, dept: str | None, week: dt.date, reason: str,
         ClosureRefused: it is not closed at that week, or reason or author are missing.
     """
     _check(reason, author)
-    con = lake.attach(duckdb.connect(), "closures")
-    try:
+    with lake.connection("closures") as con:
         closed = closings(con)
-    finally:
-        con.close()
     ended = [c for c in closed if (c.store, c.dept) == (store, dept) and c.covers(week)]
     if not ended:
         others = ", ".join(f"{_name(c.store, c.dept)} from {c.from_week}" for c in closed) or "none"

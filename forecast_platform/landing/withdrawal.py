@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 
-import duckdb
 import pyarrow as pa
 
 from forecast_platform.history.versions import in_force
@@ -35,11 +34,8 @@ def withdraw(lake: Lake, entry: Entry, reason: str, author: str, now: dt.datetim
     weeks = [entry.first_week + i * WEEK for i in range((entry.last_week - entry.first_week).days // 7 + 1)]
 
     def rows() -> pa.Table:
-        con = lake.attach(duckdb.connect(), "raw_sales", "landings")
-        try:
+        with lake.connection("raw_sales", "landings") as con:
             return in_force(con, weeks[0], weeks[-1])
-        finally:
-            con.close()
 
     before = rows()
     values = {"status": WITHDRAWN, "withdrawn_at": now, "reason": reason, "author": author}
