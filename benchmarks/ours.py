@@ -20,12 +20,15 @@ import torch
 
 from benchmarks import protocol
 from benchmarks.measure import PATHS, QUANTILES, Floats, Job, Outcome, answer, timed
-from forecast_platform import deepar, selection
+from forecast_platform import deepar
 from forecast_platform.cli import main as command_line
 from forecast_platform.deepar import sampling, training  # noqa: F401 - so that loading them counts as import
+from forecast_platform.models.choose import shipped_forecaster
 from forecast_platform.models.encoding import to_series_set
 from forecast_platform.models.last_year.outlook import aligned_last_year
 from forecast_platform.models.last_year.week import seasonal_naive
+from forecast_platform.models.networks import training_set, with_epochs
+from forecast_platform.models.registry import plans
 from forecast_platform.models.target import RATIO, build_target
 from forecast_platform.settings import Settings
 
@@ -64,10 +67,10 @@ def plain(job: Job) -> Outcome:
 def network(job: Job) -> Outcome:
     sales = protocol.read_sales(_sales(job))
     history = protocol.old_enough(protocol.to_panel(sales), dt.date.fromisoformat(job.cutoff))
-    given = selection.plans(Settings(preset="walmart"), job.horizon, job.seed)[RATIO]
-    given = selection.with_epochs(RATIO, given, history)
+    given = plans(Settings(preset="walmart"), job.horizon, job.seed)[RATIO]
+    given = with_epochs(RATIO, given, history)
     target = build_target(history, job.horizon, RATIO)
-    series, categories = selection.training_set(given, target)
+    series, categories = training_set(given, target)
     outcome = _train_and_predict(job, series, to_series_set(target.panel, categories, target.features), given)
     return replace(outcome, quantiles=None)  # of the ratio, not of sales
 
@@ -96,12 +99,12 @@ def _train_and_predict(job: Job, train: deepar.SeriesSet, everyone: deepar.Serie
 def fev(job: Job) -> Outcome:
     panel = protocol.to_panel(protocol.read_sales(_sales(job)))
     history, cut, truth = protocol.fev_task(panel)
-    candidates = selection.plans(Settings(preset="walmart"), protocol.FEV_HORIZON, job.seed)
+    candidates = plans(Settings(preset="walmart"), protocol.FEV_HORIZON, job.seed)
     models = {
         "last_value": protocol.last_value,
         "seasonal_naive": seasonal_naive,
         "aligned_last_year": aligned_last_year,
-        "deepar": selection.shipped_forecaster(candidates),
+        "deepar": shipped_forecaster(candidates),
     }
     scores, seconds = {}, 0.0
     for name, forecaster in models.items():

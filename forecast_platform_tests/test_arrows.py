@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import collections
+import importlib
+import importlib.util
 from pathlib import Path
 
 import forecast_platform
@@ -90,3 +92,19 @@ def test_only_the_asset_layer_knows_dagster_and_only_the_twins_a_cloud() -> None
         top = module.partition(".")[0]
         assert not (room in NO_DAGSTER and top.startswith("dagster")), f"{file} imports {module}"
         assert not (room in NO_CLOUD and top in ("boto3", "botocore", "sagemaker")), f"{file} imports {module}"
+
+
+def test_what_benchmarks_import_is_there() -> None:
+    """They run in processes of their own, and only where there is data: a moved name would not be missed elsewhere."""
+    files = sorted((ROOT.parent / "benchmarks").glob("*.py"))
+    asked = [
+        (path.name, node.module, each.name)
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("forecast_platform")
+        for each in node.names
+    ]
+    assert len(asked) > 20
+    for file, module, name in asked:
+        there = hasattr(importlib.import_module(module), name) or importlib.util.find_spec(f"{module}.{name}")
+        assert there, f"benchmarks/{file} imports {name} from {module}"
