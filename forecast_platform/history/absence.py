@@ -12,7 +12,7 @@ weeks or less. What was not sold behind a closed door says nothing of the weeks 
 Every cell is decided by its own week and the weeks before. So what was decided at a cutoff is decided for good: a
 later week never rewrites it, a backtest knows no more than the graph did, and the order in which weeks land is all one.
 
-Letters: N series, T weeks, S stores.
+Letters: N series, T weeks.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forecast_platform.history.panel import Panel
+from forecast_platform.history.shards import WHOLE, Groups, Retailer
 
 NoRow = Literal["unknown", "zero", "auto"]
 UNKNOWN: NoRow = "unknown"
@@ -52,7 +53,7 @@ class Absence:
     closed: Mask
 
 
-def judge(panel: Panel, no_row: NoRow, active_weeks: int) -> Absence:
+def judge(panel: Panel, no_row: NoRow, active_weeks: int, retailer: Retailer = WHOLE) -> Absence:
     """Decide every cell by its week and those before.
 
     Args:
@@ -61,22 +62,28 @@ def judge(panel: Panel, no_row: NoRow, active_weeks: int) -> Absence:
             reported, "unknown" none.
         active_weeks: a series without a row for so many weeks is closed, and nothing is said of its cells.
     """
-    seen = _Reports.of(panel, active_weeks)
-    closed = _closed(panel, seen)
+    seen = _Reports.of(panel, active_weeks, retailer)
+    zeros, gaps = (np.cumsum(cells, axis=1) for cells in (panel.sales == 0, seen.gap))
+    seldom = _sells_nothing(panel, seen)
+    nothing, *by_store = retailer.sums((seen.store, np.log(seldom)), (seen.store, zeros), (seen.store, gaps))
+    quiet = (seen.sold == 0) & seen.others & (np.exp(nothing) <= CLOSED)
+    closed = quiet[seen.store.member] & seen.alive
     if no_row == "unknown":
         return Absence(np.zeros_like(seen.row), closed)
     filled = seen.gap & ~closed
     if no_row == "auto":
-        filled &= _habit(panel, seen) & ~_writes_zeros(panel, seen)
+        # Who writes zeros at least as often as weeks are left out means something else by the latter.
+        own, of_store = ((z > 0) & (z >= g) for z, g in ((zeros, gaps), by_store))
+        filled &= _habit(panel, seen) & ~(own | of_store[seen.store.member])
     return Absence(filled, closed)
 
 
-def interpret(panel: Panel, no_row: NoRow, active_weeks: int) -> Panel:
+def interpret(panel: Panel, no_row: NoRow, active_weeks: int, retailer: Retailer = WHOLE) -> Panel:
     """The panel to learn from: zeros where no row means zero, marked in `filled`; nothing where a store was closed.
 
     Closures are left alone where exposure (open days) is given, which says better when a store was closed.
     """
-    absence = judge(panel, no_row, active_weeks)
+    absence = judge(panel, no_row, active_weeks, retailer)
     sales = np.where(absence.filled, 0.0, panel.sales)
     closed = absence.closed
     if panel.exposure is not None:
@@ -89,51 +96,43 @@ def interpret(panel: Panel, no_row: NoRow, active_weeks: int) -> Panel:
 
 @dataclass(frozen=True)
 class _Reports:
-    """What was reported, all (N, T) but for store and stores.
+    """What was reported, all (N, T) but for the stores'.
 
     row: a row. gap: none in the series' life, though its store reported. alive: in its life. before: position of the
-    last row up to each week, -1 before there is one. store: (N,), position of each series' store; stores: how many.
-    reported: (S, T), the store has a row. others: (S, T), at least half of the other stores with living series have
-    one.
+    last row up to each week, -1 before there is one. store: each series'. sold, others: (stores, T), how many of its
+    series sold; whether at least half of the other stores with living series have a row.
     """
 
     row: Mask
     gap: Mask
     alive: Mask
     before: NDArray[np.int64]
-    store: NDArray[np.int64]
-    reported: Mask
+    store: Groups
+    sold: Floats
     others: Mask
 
     @classmethod
-    def of(cls, panel: Panel, active_weeks: int) -> _Reports:
+    def of(cls, panel: Panel, active_weeks: int, retailer: Retailer) -> _Reports:
         row = panel.observed
         weeks = np.arange(row.shape[1])
         before = np.maximum.accumulate(np.where(row, weeks, -1), axis=1)
         alive = (before >= 0) & (weeks - before < active_weeks)
-        names, store = np.unique(panel.store, return_inverse=True)
-        rows, living = (_by(store, len(names), mask) for mask in (row, alive))
+        store = Groups.of(panel.store)
+        every = retailer.every((store, row), (store, alive), (store, np.nan_to_num(panel.sales) != 0))
+        open_stores, heard = ((each.whole > 0).sum(axis=0) for each in (every[1], every[0]))
+        rows, living, sold = (each.of_groups(store) for each in every)
         reported = rows > 0
-        open_stores, heard = (living > 0).sum(axis=0), reported.sum(axis=0)
         rest = open_stores - (living > 0)
         others = (rest > 0) & (2 * (heard - reported) >= rest)
         # A store's only living series has no other to bear witness that the store reported; the other stores have.
-        sole = living[store] - alive == 0
-        gap = alive & ~row & np.where(sole, others[store], reported[store])
-        return cls(row, gap, alive, before, store, reported, others)
+        sole = living[store.member] - alive == 0
+        gap = alive & ~row & np.where(sole, others[store.member], reported[store.member])
+        return cls(row, gap, alive, before, store, sold, others)
 
     def so_far(self, cells: Mask | Floats) -> Floats:
         """The sum of a series' cells up to its last row, so that a silence that goes on is no part of its habits."""
         total = np.cumsum(cells, axis=1, dtype=np.float64)
         return np.where(self.before >= 0, np.take_along_axis(total, np.maximum(self.before, 0), axis=1), 0.0)
-
-
-def _by(group: NDArray[np.int64], count: int, cells: Mask | Floats) -> Floats:
-    """Sums of the rows of each group, shape (count, T). A group's rows follow each other, as a panel's stores do."""
-    total = np.zeros((count, cells.shape[1]))
-    starts = np.flatnonzero(np.diff(group, prepend=-1))
-    total[group[starts]] = np.add.reduceat(cells, starts, axis=0, dtype=np.float64)
-    return total
 
 
 def _habit(panel: Panel, seen: _Reports) -> Mask:
@@ -159,18 +158,8 @@ def _habit(panel: Panel, seen: _Reports) -> Mask:
     return np.asarray((weeks >= WEEKS) & (times >= TIMES) & (often | by_chance))
 
 
-def _writes_zeros(panel: Panel, seen: _Reports) -> Mask:
-    """Whether the series or its store writes zeros at least as often as it leaves weeks out."""
-    zero = panel.sales == 0
-    zeros, gaps = (np.cumsum(cells, axis=1) for cells in (zero, seen.gap))
-    count = seen.store.max() + 1
-    by_store = [_by(seen.store, count, cells)[seen.store] for cells in (zeros, gaps)]
-    return np.asarray(((zeros > 0) & (zeros >= gaps)) | ((by_store[0] > 0) & (by_store[0] >= by_store[1])))
-
-
-def _closed(panel: Panel, seen: _Reports) -> Mask:
-    """Weeks in which the series' whole store sold nothing, against its habits, while other stores reported."""
-    count = len(seen.reported)
+def _sells_nothing(panel: Panel, seen: _Reports) -> Floats:
+    """How probable it is that each series sells nothing in a week, by its habits known before; 1 where it has none."""
     sold = np.nan_to_num(panel.sales) != 0
     known = seen.row | seen.gap
     # A series' habit as of its last sale, so that a long closure does not become one.
@@ -182,9 +171,7 @@ def _closed(panel: Panel, seen: _Reports) -> Mask:
 
     seldom = 1 - (then(sold) + 1) / (then(known) + 2)
     seldom = np.concatenate([np.ones((len(seldom), 1)), seldom[:, :-1]], axis=1)  # known before the week
-    nothing = np.exp(_by(seen.store, count, np.where(seen.alive & (last >= 0), np.log(seldom), 0.0)))
-    quiet = (_by(seen.store, count, sold) == 0) & seen.others & (nothing <= CLOSED)
-    return np.asarray(quiet[seen.store] & seen.alive)
+    return np.where(seen.alive & (last >= 0), seldom, 1.0)
 
 
 def told(panel: Panel) -> str:

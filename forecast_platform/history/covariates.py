@@ -21,7 +21,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from forecast_platform.history.panel import Panel
+from forecast_platform.history.panel import Panel, natural_key
+from forecast_platform.history.shards import WHOLE, Groups, Retailer
 
 Floats = NDArray[np.float64]
 
@@ -217,14 +218,19 @@ def _index(names: pa.ChunkedArray, among: NDArray[np.str_]) -> NDArray[np.int64]
 
 
 def complete(
-    panel: Panel, horizon: int, wanted: Sequence[str] | None = None, active_weeks: int = YEAR
+    panel: Panel,
+    horizon: int,
+    wanted: Sequence[str] | None = None,
+    active_weeks: int = YEAR,
+    retailer: Retailer = WHOLE,
 ) -> tuple[Panel, tuple[str, ...]]:
     """The panel with covariates and exposure of T + horizon weeks, without a gap.
 
     A gap takes its column's fill rule; where there is none, one in the history takes the value before it (else the
     first one, else 0), and one in the weeks ahead is an error, or leaves out a column that nobody declared. Columns
     known only in the past are shifted by the horizon: week t holds the value of week t - horizon, which is known too
-    for the last week ahead. Series without sales for `active_weeks` weeks need no values ahead.
+    for the last week ahead. Series without sales for `active_weeks` weeks need no values ahead. Exposure comes in units
+    of the usual one, the median of all positive ones up to the panel's end; 0 is a closed week.
 
     For one cutoff, the panel's end: first `until`, then `complete`. The columns are then known for all their weeks, so
     `covariates.values[:, :, :T]` is what a network trains on and `covariates.values` what it forecasts with.
@@ -241,8 +247,12 @@ def complete(
         ValueError: a value ahead is missing, naming column, week and store; or a wanted column is not there.
     """
     given = panel.covariates if wanted is None else _ordered(panel.covariates, wanted)
-    covariates, notices = _complete(panel, given, horizon, active_weeks, wanted is not None)
-    exposure, undivided = _complete(panel, panel.exposure, horizon, active_weeks, False)
+    covariates, notices = _complete(panel, given, horizon, active_weeks, wanted is not None, retailer)
+    exposure, undivided = _complete(panel, panel.exposure, horizon, active_weeks, False, retailer)
+    if exposure is not None:
+        known = exposure.values[0][:, : len(panel.weeks)]
+        usual = retailer.median(known[known > 0]) or 1.0
+        exposure = dataclasses.replace(exposure, values=np.maximum(exposure.values, 0) / usual)
     notices += [f"sales are not divided: {notice}" for notice in undivided]
     return dataclasses.replace(panel, covariates=covariates, exposure=exposure), tuple(notices)
 
@@ -262,7 +272,7 @@ def _ordered(given: Covariates | None, wanted: Sequence[str]) -> Covariates | No
 
 
 def _complete(
-    panel: Panel, given: Covariates | None, horizon: int, active_weeks: int, keep: bool
+    panel: Panel, given: Covariates | None, horizon: int, active_weeks: int, keep: bool, retailer: Retailer
 ) -> tuple[Covariates | None, list[str]]:
     """`complete` for some columns. `keep`: continue a column that nobody declared instead of leaving it out."""
     if given is None:
@@ -277,7 +287,7 @@ def _complete(
     for i, column in enumerate(given.columns):
         gaps = np.isnan(values[i])
         if column.fill is None and column.known:
-            trouble = _trouble(panel, column, gaps, active)
+            trouble = _trouble(panel, column, gaps, active, retailer)
             if trouble and column.declared:
                 raise ValueError(trouble)
             if trouble:
@@ -294,23 +304,28 @@ def _complete(
     return Covariates(columns, values[kept]) if kept else None, notices
 
 
-def _trouble(panel: Panel, column: Declaration, gaps: NDArray[np.bool_], active: NDArray[np.bool_]) -> str | None:
+def _trouble(
+    panel: Panel, column: Declaration, gaps: NDArray[np.bool_], active: NDArray[np.bool_], retailer: Retailer
+) -> str | None:
     """Why a column known ahead can't be used, given its gaps (N, T + H): where it ends, and what to land."""
     weeks = len(panel.weeks)
     rule = f'declare in the setting covariates what a missing value means: {column.name} = "known:0" or "known:last"'
-    if not column.declared and gaps[:, :weeks][panel.observed].sum() > 0.5 * panel.observed.sum():
+    everywhere, stores = Groups.one(len(panel)), Groups.of(panel.store)
+    ahead, observed = gaps[:, weeks:] & active[:, None], panel.observed
+    cells = np.stack([(gaps[:, :weeks] & observed).sum(axis=1), observed.sum(axis=1)], axis=1)
+    of_all, lacking, open_series = retailer.every((everywhere, cells), (stores, ahead), (stores, active))
+    if not column.declared and of_all.whole[0, 0] > 0.5 * of_all.whole[0, 1]:
         return f"{column.name} has no value in most weeks of the history; {rule}"
-    ahead, store, dept = gaps[active, weeks:], panel.store[active], panel.dept[active]
-    if not ahead.any():
+    if not lacking.whole.any():
         return None
     dates = panel.weeks[-1] + 7 * (1 + np.arange(ahead.shape[1]))
-    first = int(ahead.any(axis=0).argmax())
-    rows = np.flatnonzero(ahead[:, first])
-    stores = list(dict.fromkeys(store[rows].tolist()))
-    where = f"store {stores[0]}"
-    if not ahead[store == stores[0], first].all():
-        where += f", department {dept[rows[0]]}"
-    others = len(stores) - 1
+    first = int(lacking.whole.any(axis=0).argmax())
+    at = sorted(np.flatnonzero(lacking.whole[:, first]), key=lambda i: natural_key(str(lacking.names[i])))
+    where = f"store {lacking.names[at[0]]}"
+    rows = np.flatnonzero(ahead[:, first] & (panel.store == lacking.names[at[0]]))
+    if lacking.whole[at[0], first] < open_series.whole[at[0]] and len(rows):
+        where += f", department {panel.dept[rows[0]]}"
+    others = len(at) - 1
     if others:
         where += f", and {others} other {'store' if others == 1 else 'stores'}"
     missing = f"{column.name} has no value for the week of {dates[first]} ({where})"
@@ -332,8 +347,8 @@ def _widened(values: Floats, width: int) -> Floats:
 
 
 def divide_exposure(panel: Panel) -> Panel:
-    """Sales of weeks of the usual exposure, which is the median of all positive ones up to the panel's end; a week
-    without any is missing. A series that never sold while open keeps its sales.
+    """Sales of weeks of the usual exposure; a week without any is missing. A series that never sold while open keeps
+    its sales.
 
     Args:
         panel: from `complete`. Without exposure it is returned as it is.
@@ -343,7 +358,7 @@ def divide_exposure(panel: Panel) -> Panel:
     """
     if panel.exposure is None:
         return panel
-    share = _share(panel.exposure, len(panel.weeks))[:, : len(panel.weeks)]
+    share = panel.exposure.values[0][:, : len(panel.weeks)]
     sales = np.where(share > 0, panel.sales / np.where(share > 0, share, 1), np.nan)
     never = np.isnan(sales).all(axis=1)
     sales[never] = panel.sales[never]
@@ -368,15 +383,7 @@ def exposure_ahead(panel: Panel, horizon: int) -> Floats | None:
     if panel.exposure is None:
         return None
     weeks = len(panel.weeks)
-    return _share(panel.exposure, weeks)[:, weeks : weeks + horizon]
-
-
-def _share(exposure: Covariates, weeks: int) -> Floats:
-    """Exposure in units of the usual one, shape (N, T + A); 0 where closed."""
-    days = exposure.values[0]
-    seen = days[:, :weeks]
-    usual = np.median(seen[seen > 0]) if (seen > 0).any() else 1.0
-    return np.asarray(np.maximum(days, 0) / usual)
+    return np.asarray(panel.exposure.values[0][:, weeks : weeks + horizon])
 
 
 def describe(panel: Panel, landed: Collection[str]) -> str:

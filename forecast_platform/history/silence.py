@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from forecast_platform.history.absence import INTERMITTENT, TIMES
 from forecast_platform.history.panel import Panel
+from forecast_platform.history.shards import WHOLE, Groups, Retailer
 
 LATE = 4  # weeks for which a store without any row is late; after that they count
 EDGES = np.array([1, 2, 3, 4, 6, 9, 13, 19, 28, 40])  # missed sales from which silences are told apart
@@ -51,16 +52,15 @@ class Silence:
     rate: Floats
 
     @classmethod
-    def of(cls, panel: Panel) -> Silence:
+    def of(cls, panel: Panel, retailer: Retailer = WHOLE) -> Silence:
         sold = np.nan_to_num(panel.sales) > 0
-        names, store = np.unique(panel.store, return_inverse=True)
-        reported = np.zeros((len(names), len(panel.weeks)), dtype=bool)
-        np.logical_or.at(reported, store, panel.observed)
-        anybody: Mask = np.asarray(reported.any(axis=0))
+        stores = Groups.of(panel.store)
+        rows, anybody = retailer.sums((stores, panel.observed), (Groups.one(len(panel)), panel.observed))
+        reported, store = rows > 0, stores.member
         silent = np.zeros(reported.shape)  # weeks a whole store has been silent while others reported
         for t in range(len(panel.weeks)):
-            before = silent[:, t - 1] if t else np.zeros(len(names))
-            silent[:, t] = np.where(reported[:, t], 0, before + float(anybody[t]))
+            before = silent[:, t - 1] if t else np.zeros(len(stores))
+            silent[:, t] = np.where(reported[:, t], 0, before + float(anybody[0, t] > 0))
         counts = reported[store].astype(float)
         if panel.exposure is not None:  # a week without an open day is no silence
             counts[panel.exposure.values[0][:, : counts.shape[1]] == 0] = 0
@@ -92,7 +92,7 @@ class Silence:
         return np.asarray(self.rate > 1 / INTERMITTENT)
 
 
-def returning(silence: Silence, horizon: int) -> Floats:
+def returning(silence: Silence, horizon: int, retailer: Retailer = WHOLE) -> Floats:
     """The probability that a silence ends within 1 .. H weeks, from all of the history; beside a living series, whose
     rate would bring a sale only now and then. Shape (2, len(EDGES), H): of intermittent and steady series, by degree.
     """
@@ -107,26 +107,26 @@ def returning(silence: Silence, horizon: int) -> Floats:
     known = week[:, None] + ahead <= weeks - 1
     ended = known & (following[:, None] <= ahead)
     alive = known * (1 - (1 - silence.rate[series, week])[:, None] ** ahead)
-    returned, expected = np.zeros((2, 2, len(EDGES), horizon))
-    at = silence.steady[series, week].astype(int), degree[series, week]
-    np.add.at(returned, at, ended)
-    np.add.at(expected, at, alive)
+    kinds = Groups(np.arange(2 * len(EDGES)), silence.steady[series, week] * len(EDGES) + degree[series, week])
+    shape = (2, len(EDGES), horizon)
+    returned, expected = (each.reshape(shape) for each in retailer.sums((kinds, ended), (kinds, alive)))
     prior = (1 / (1 + (EDGES / 3) ** 2))[:, None]
     share = np.clip((returned + PRIOR * prior) / (expected + PRIOR), 0, 1)
     # The longer one waits the more return; the longer the silence the fewer.
     return np.asarray(np.minimum.accumulate(np.maximum.accumulate(share, axis=2), axis=1))
 
 
-def probability_of_return(panel: Panel, horizon: int) -> Floats:
+def probability_of_return(panel: Panel, horizon: int, retailer: Retailer = WHOLE) -> Floats:
     """The probability that each series sells again by each week ahead, or never stopped, shape (N, H); 1 where it is
     not out of the ordinary that it did not sell lately. Never falls with the weeks ahead.
 
     Args:
-        panel: ends at the cutoff and holds all series, those that ended long ago too: they are the evidence.
+        panel: ends at the cutoff and holds, with the rest of the retailer, all series, those that ended long ago too:
+            they are the evidence.
     """
-    silence = Silence.of(panel)
+    silence = Silence.of(panel, retailer)
     degree = silence.degree[:, -1]
-    chance = returning(silence, horizon)[silence.steady[:, -1].astype(int), np.maximum(degree, 0)]
+    chance = returning(silence, horizon, retailer)[silence.steady[:, -1].astype(int), np.maximum(degree, 0)]
     # Silences of at least this length from which the series did return.
     ending = np.zeros_like(silence.sold)
     ending[:, 1:] = silence.sold[:, 1:] & (silence.weeks[:, :-1] >= np.maximum(silence.weeks[:, -1:], 1))
@@ -171,7 +171,7 @@ def fade_paths(paths: Floats, returns: Floats, keys: Sequence[str]) -> Floats:
     return faded
 
 
-def stopping(panel: Panel) -> pa.Table:
+def stopping(panel: Panel, retailer: Retailer = WHOLE) -> pa.Table:
     """The series out of the ordinary silent at the panel's end: store, dept, last_week (of a sale), silent_weeks,
     probability_of_return (within the horizon) and share_of_sales (of the retailer's sales in the year up to then).
 
@@ -183,11 +183,12 @@ def stopping(panel: Panel) -> pa.Table:
     """
     if panel.returns is None:
         raise ValueError("the panel does not say which series return; it comes from publishing.forecastable")
-    silence = Silence.of(panel)
+    silence = Silence.of(panel, retailer)
     stopped = (silence.degree[:, -1] >= 0) & (panel.returns[:, -1] < 1)
     last = len(panel.weeks) - 1 - silence.sold[:, ::-1].argmax(axis=1)
     year = np.maximum(np.nan_to_num(panel.sales[:, -52:]), 0).sum(axis=1)
     at = np.flatnonzero(stopped)
+    whole = float(retailer.total(year)) or 1.0
     return pa.table(
         {
             "store": pa.array(panel.store[at].tolist(), pa.string()),
@@ -195,6 +196,6 @@ def stopping(panel: Panel) -> pa.Table:
             "last_week": pa.array(panel.weeks[last[at]].astype("datetime64[D]"), pa.date32()),
             "silent_weeks": pa.array(np.round(silence.weeks[at, -1]).astype(np.int64)),
             "probability_of_return": pa.array(panel.returns[at, -1]),
-            "share_of_sales": pa.array(year[at] / (year.sum() or 1.0)),
+            "share_of_sales": pa.array(year[at] / whole),
         }
     )

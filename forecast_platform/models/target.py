@@ -27,8 +27,16 @@ from numpy.typing import NDArray
 from forecast_platform.history.covariates import Covariates, Declaration
 from forecast_platform.history.holidays import Event, retail_events
 from forecast_platform.history.panel import Panel
+from forecast_platform.history.shards import WHOLE, Retailer
 from forecast_platform.models.last_year.outlook import Outlook
-from forecast_platform.models.last_year.reference import MAX_HORIZON, YEAR, last_year, one_year_back, worth_lining_up
+from forecast_platform.models.last_year.reference import (
+    MAX_HORIZON,
+    YEAR,
+    last_year,
+    one_year_back,
+    times,
+    worth_lining_up,
+)
 
 SALES, REFERENCE, RATIO = "sales", "reference", "ratio"
 _LARGEST_RATIO = 5.0
@@ -75,7 +83,9 @@ def ratio_possible(panel: Panel, context_length: int, horizon: int) -> bool:
     return horizon <= MAX_HORIZON and len(panel.weeks) >= YEAR + context_length + horizon
 
 
-def build_target(panel: Panel, horizon: int, kind: str, holidays: Sequence[str] = ()) -> Target:
+def build_target(
+    panel: Panel, horizon: int, kind: str, holidays: Sequence[str] = (), retailer: Retailer = WHOLE
+) -> Target:
     """The target of a panel that ends at its cutoff.
 
     Args:
@@ -89,7 +99,7 @@ def build_target(panel: Panel, horizon: int, kind: str, holidays: Sequence[str] 
     """
     n, known = len(panel), len(panel.weeks)
     if holidays:
-        return _with_holidays(build_target(panel, horizon, kind), panel, horizon, holidays)
+        return _with_holidays(build_target(panel, horizon, kind, retailer=retailer), panel, horizon, holidays)
     if kind == SALES:
         last = panel.sales[np.arange(n), panel.last]
         return Target(
@@ -97,9 +107,9 @@ def build_target(panel: Panel, horizon: int, kind: str, holidays: Sequence[str] 
         )
     if known <= YEAR:
         raise ValueError(f"{known} weeks of history have no last year to refer to; use the target {SALES!r}")
-    panel = dataclasses.replace(panel, events=worth_lining_up(panel))
-    reference = last_year(panel, horizon)
-    outlook = Outlook.of(panel, reference)
+    panel = dataclasses.replace(panel, events=worth_lining_up(panel, retailer))
+    reference = last_year(panel, horizon, retailer=retailer)
+    outlook = Outlook.of(panel, reference, retailer)
     lead = outlook.as_of(known, slice(known, None))
     if kind == REFERENCE:
         view = dataclasses.replace(panel, covariates=_features(panel, horizon, reference, 0), exposure=None)
@@ -187,7 +197,7 @@ def _features(panel: Panel, horizon: int, reference: Floats, since: int) -> Cova
     if panel.covariates is not None:
         known = len(panel.weeks)
         back = one_year_back(panel.weeks, horizon, panel.events)
-        then = panel.covariates.values[:, :, :known] @ back
+        then = times(panel.covariates.values[:, :, :known], back)
         for declaration, now, before in zip(panel.covariates.columns, panel.covariates.values, then, strict=True):
             columns += [declaration, dataclasses.replace(declaration, name=f"{declaration.name}_last_year")]
             values += [now[:, since:], before[:, since:]]

@@ -12,7 +12,7 @@ import pytest
 
 from forecast_platform import deepar
 from forecast_platform.engines.batch import Batch, BatchError, read_batch, write_batch
-from forecast_platform.history.covariates import Covariates, Declaration, divide_exposure
+from forecast_platform.history.covariates import Covariates, Declaration, complete, divide_exposure
 from forecast_platform.history.panel import Panel
 from forecast_platform.models.combine import Combination, combine, in_sales, least_sales
 from forecast_platform.models.encoding import Categories, to_series_set
@@ -118,7 +118,7 @@ class TestExposure:
     def given(self, panel):
         days = np.full((1, 5, 12 + HORIZON), 6.0)
         days[0, 1, 12:] = [3, 0, 6]
-        return dataclasses.replace(panel, exposure=Covariates((Declaration("open_days"),), days))
+        return complete(dataclasses.replace(panel, exposure=Covariates((Declaration("open_days"),), days)), HORIZON)[0]
 
     def batch(self, folder, panel) -> Batch:
         target = build_target(divide_exposure(panel), HORIZON, SALES)
@@ -221,7 +221,9 @@ class TestCombined:
     def test_with_exposure_every_part_is_of_the_days_open(self, tmp_path, panel, target):
         days = np.full((1, 5, 12 + HORIZON), 6.0)
         days[0, :, 12:] = [3, 0, 6]
-        opened = dataclasses.replace(panel, exposure=Covariates((Declaration("open_days"),), days))
+        opened, _ = complete(
+            dataclasses.replace(panel, exposure=Covariates((Declaration("open_days"),), days)), HORIZON
+        )
         found, expected = self.read(tmp_path / "a", opened, target), self.expected(panel, target)
         for name, values in expected.items():
             np.testing.assert_allclose(found[name], values * [0.5, 0, 1], err_msg=name)

@@ -341,7 +341,7 @@ class TestExposure:
         panel = two_stores(10)
         days = rng.integers(0, 8, (1, 4, 10 + H)).astype(float)
         days[0, 0, 0] = 6
-        given_ = dataclasses.replace(panel, exposure=Covariates((Declaration("open_days"),), days))
+        given_, _ = complete(dataclasses.replace(panel, exposure=Covariates((Declaration("open_days"),), days)), H)
         divided = divide_exposure(given_)
         share = days[0] / np.median(days[0, :, :10][days[0, :, :10] > 0])
         opened = ~np.isnan(divided.sales)
@@ -373,7 +373,7 @@ class TestExposure:
         with pytest.raises(ValueError, match=rf"open_days has no value for the week of {FRIDAY + 8 * WEEK} \(store 1"):
             ready(panel, rows, Declarations.of("none", "open_days"))
         got, _ = ready(panel, rows, Declarations.of({"open_days": "known:6"}, "open_days"))
-        assert got.exposure.values[0, 0, -1] == 6
+        assert got.exposure.values[0, 0, -1] == 1, "as many days as usual"
 
 
 def test_a_line_says_what_is_used_as_what():

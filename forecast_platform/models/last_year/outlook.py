@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forecast_platform.history.panel import Panel
+from forecast_platform.history.shards import WHOLE, Groups, Retailer
 from forecast_platform.models.last_year.reference import YEAR, last_year, worth_lining_up
 
 Floats = NDArray[np.float64]
@@ -56,10 +57,10 @@ class Outlook:
     weights: Floats
 
     @classmethod
-    def of(cls, panel: Panel, reference: Floats) -> Outlook:
+    def of(cls, panel: Panel, reference: Floats, retailer: Retailer = WHOLE) -> Outlook:
         """The outlook of N series over T weeks, ending at the cutoff."""
-        seen = _KnownWeeks.of(panel, reference)
-        return cls(reference, seen, _weights(seen)[:, seen.dept])
+        seen = _KnownWeeks.of(panel, reference, retailer)
+        return cls(reference, seen, _weights(seen, retailer)[:, seen.depts.member])
 
     def as_of(self, week: int, among: slice) -> Floats:
         """The weeks `among`, before or after, as forecast when `week` weeks were known, in sales.
@@ -71,11 +72,12 @@ class Outlook:
         if week <= YEAR:
             return reference
         levels, slopes = zip(*self.seen.ways(week - YEAR), strict=True)
-        level, slope = np.einsum("kn,kn->n", self.weights, np.array(levels)), np.array(slopes) @ self.weights
+        level = np.einsum("kn,kn->n", self.weights, np.array(levels))
+        slope = (np.array(slopes)[:, None] * self.weights).sum(axis=0)
         return np.asarray(np.exp(level[:, None] + slope[:, None] * np.log(reference)))
 
 
-def aligned_last_year(history: Panel, horizon: int, quantiles: Sequence[float]) -> Floats:
+def aligned_last_year(history: Panel, horizon: int, quantiles: Sequence[float], retailer: Retailer = WHOLE) -> Floats:
     """The outlook of a reference to last year with quantiles, without learning: a baseline for backtests.
 
     Intervals are normal, from the spread of sales about the same forecast of the last year of the history, per series
@@ -88,35 +90,36 @@ def aligned_last_year(history: Panel, horizon: int, quantiles: Sequence[float]) 
         ValueError: see `last_year`.
     """
     known = len(history.weeks)
-    reference = last_year(history, horizon, events=worth_lining_up(history))
-    every = Outlook.of(history, reference).as_of(known, slice(None))
+    reference = last_year(history, horizon, events=worth_lining_up(history, retailer), retailer=retailer)
+    every = Outlook.of(history, reference, retailer).as_of(known, slice(None))
     last = np.abs(history.sales[np.arange(len(history)), history.last])[:, None]
     centre = np.where(np.isnan(every), last, every)[:, known:]
     error = np.clip((history.sales / every[:, :known])[:, -YEAR:] - 1, -1, 1)
     count = (~np.isnan(error)).sum(axis=1)
     squares = np.where(np.isnan(error), 0, error) ** 2
     # Of all series, the middle one: articles that sell now and then are as far off as can be, and no measure of others.
-    pooled = float(np.median((squares.sum(axis=1) / np.maximum(count, 1))[count > 0])) if count.any() else 0.04
+    found = retailer.median((squares.sum(axis=1) / np.maximum(count, 1))[count > 0])
+    pooled = 0.04 if found is None else found
     spread = np.sqrt((squares.sum(axis=1) + 8 * pooled) / (count + 8))
     z = np.array([NormalDist().inv_cdf(q) for q in quantiles])
     width = np.abs(centre) * spread[:, None]
     return np.asarray(centre[:, None, :] + z[None, :, None] * width[:, None, :])
 
 
-def _weights(seen: _KnownWeeks) -> Floats:
+def _weights(seen: _KnownWeeks, retailer: Retailer) -> Floats:
     """How far each department goes by each way, shape (K, D), summing to 1 over the ways: the less one would have erred
     from origins in the history, the further. They are alike where the history is too short to try them."""
     count = len(WINDOWS) * len(BELIEFS) * len(CALMS)
-    errors = np.zeros((count, seen.dept.max() + 1))
+    erred = np.zeros((len(seen.sold), count))
     weeks = seen.sold.shape[1]
     for origin in range(weeks - STEP, max(STEP, weeks - 2 * YEAR) - 1, -STEP):
         ahead = slice(origin, origin + AHEAD)
         logs, known, sold = seen.log_reference[:, ahead], seen.known[:, ahead], seen.sold[:, ahead]
-        for row, (level, slope) in zip(errors, seen.ways(origin), strict=True):
-            off = np.abs(sold - np.exp(level[:, None] + slope * logs)) * known
-            row += np.bincount(seen.dept, weights=off.sum(axis=1))
+        for column, (level, slope) in zip(erred.T, seen.ways(origin), strict=True):
+            column += (np.abs(sold - np.exp(level[:, None] + slope * logs)) * known).sum(axis=1)
+    errors, size = retailer.sums((seen.depts, erred), (seen.depts, np.abs(seen.sold).sum(axis=1)))
+    errors = errors.T
     least = errors.min(axis=0)
-    size = np.bincount(seen.dept, weights=np.abs(seen.sold).sum(axis=1))
     unit = np.maximum(least, 1e-6 * size)
     weights = np.exp(-SHARPNESS * (errors - least) / np.where(unit > 0, unit, 1))
     return np.asarray(weights / weights.sum(axis=0))
@@ -125,43 +128,43 @@ def _weights(seen: _KnownWeeks) -> Floats:
 @dataclass(frozen=True)
 class _KnownWeeks:
     """The weeks after the first year: known (N, T - YEAR), where both sales and reference are; sold and reference, of
-    the same shape, 0 elsewhere; log_reference, everywhere; store, dept (N,), positions of each series' own."""
+    the same shape, 0 elsewhere; log_reference, everywhere; stores, depts, each series' own; of_stores, of_depts, their
+    sold and reference, shape (2, groups, T - YEAR)."""
 
     known: NDArray[np.bool_]
     sold: Floats
     reference: Floats
     log_reference: Floats
-    store: NDArray[np.int64]
-    dept: NDArray[np.int64]
+    stores: Groups
+    depts: Groups
+    of_stores: Floats
+    of_depts: Floats
 
     @classmethod
-    def of(cls, panel: Panel, reference: Floats) -> _KnownWeeks:
+    def of(cls, panel: Panel, reference: Floats, retailer: Retailer) -> _KnownWeeks:
         sold, base = panel.sales[:, YEAR:], reference[:, YEAR : len(panel.weeks)]
         known = ~np.isnan(sold) & ~np.isnan(base)
-        _, store = np.unique(panel.store, return_inverse=True)
-        _, dept = np.unique(panel.dept, return_inverse=True)
-        return cls(known, np.where(known, sold, 0), np.where(known, base, 0), np.log(base), store, dept)
+        both = np.stack([np.where(known, sold, 0), np.where(known, base, 0)], axis=1)
+        stores, depts = Groups.of(panel.store), Groups.of(panel.dept)
+        of_stores, of_depts = (np.moveaxis(each, 1, 0) for each in retailer.sums((stores, both), (depts, both)))
+        return cls(known, both[:, 0], both[:, 1], np.log(base), stores, depts, of_stores, of_depts)
 
     def ways(self, origin: int) -> Iterator[tuple[Floats, float]]:
         """Each way's level (N,) and slope, by what is known before a week."""
         for window in WINDOWS:
             weeks = slice(max(origin - window, 0), origin)
-            sold, reference = self.sold[:, weeks], self.reference[:, weeks]
-            rest = STORE * _growth_of(self.store, sold, reference) + DEPARTMENT * _growth_of(self.dept, sold, reference)
-            ratio, count = _trimmed(sold, reference), self.known[:, weeks].sum(axis=1)
+            store, dept = (
+                np.log(np.clip(_trimmed(*totals[:, :, weeks]), *GROUP_RANGE))[groups.member]
+                for totals, groups in ((self.of_stores, self.stores), (self.of_depts, self.depts))
+            )
+            rest = STORE * store + DEPARTMENT * dept
+            ratio = _trimmed(self.sold[:, weeks], self.reference[:, weeks])
+            count = self.known[:, weeks].sum(axis=1)
             usable = (ratio > 0) & (count > 0)
             own = np.where(usable, np.log(np.clip(np.where(usable, ratio, 1), *OWN_RANGE)), rest)
             size = self.log_reference[:, weeks].mean(axis=1)
             for belief, calm in itertools.product(BELIEFS, CALMS):
                 yield rest + belief * count / (count + DOUBT) * (own - rest) + calm * size, 1 - calm
-
-
-def _growth_of(group: NDArray[np.int64], sold: Floats, reference: Floats) -> Floats:
-    """The logarithm of the growth of each series' group, shape (N,)."""
-    totals = np.zeros((2, group.max() + 1, sold.shape[1]))
-    for total, each in zip(totals, (sold, reference), strict=True):
-        np.add.at(total, group, each)
-    return np.asarray(np.log(np.clip(_trimmed(*totals), *GROUP_RANGE))[group])
 
 
 def _trimmed(sold: Floats, reference: Floats) -> Floats:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from forecast_platform.history.holidays import Event, retail_events
 from forecast_platform.history.panel import Panel
+from forecast_platform.history.shards import WHOLE, Groups, Retailer
 
 YEAR = 52
 SHARE_WEEKS = 6  # weeks to each side of t' over which the share of the department is taken
@@ -65,6 +66,17 @@ def one_year_back(
     return weights
 
 
+def times(cells: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`cells @ weights`, (..., T) by (T, M), with few weights in a column. A row's numbers are its own to the last bit:
+    those of a matrix product depend on how many rows there are."""
+    sources = np.count_nonzero(weights, axis=0).max(initial=0)
+    at = np.argsort(weights == 0, axis=0, kind="stable")[:sources]  # the weeks that count, in order, then some of 0
+    total = np.zeros((*cells.shape[:-1], weights.shape[1]))
+    for source, weight in zip(at, np.take_along_axis(weights, at, axis=0), strict=True):
+        total += cells[..., source] * weight
+    return total
+
+
 def _nearest(end: dt.date, events: Sequence[Event]) -> tuple[dt.date, dt.date] | None:
     """The event in whose weeks the week ending at `end` lies, its date this year and last year; None otherwise."""
     best: tuple[int, dt.date, dt.date] | None = None
@@ -77,7 +89,7 @@ def _nearest(end: dt.date, events: Sequence[Event]) -> tuple[dt.date, dt.date] |
     return (best[1], best[2]) if best else None
 
 
-def worth_lining_up(panel: Panel) -> tuple[Event, ...]:
+def worth_lining_up(panel: Panel, retailer: Retailer = WHOLE) -> tuple[Event, ...]:
     """The panel's events less those that the history speaks against: lined up, the weeks near them would have been
     further from last year's own sales than weeks 52 weeks apart. Not every retailer sells by every holiday.
 
@@ -87,22 +99,26 @@ def worth_lining_up(panel: Panel) -> tuple[Event, ...]:
     events = retail_events(*ends) if panel.events is None else panel.events
     sales, observed = np.nan_to_num(panel.sales), panel.observed.astype(float)
     apart = one_year_back(panel.weeks, 0, ())
-    then, there = sales @ apart, observed * (observed @ apart > 0.99)
+    then, there = times(sales, apart), observed * (times(observed, apart) > 0.99)
     total = (then * there).sum(axis=1)
     grown = np.where(total > 0, (sales * there).sum(axis=1) / np.where(total > 0, total, 1), 1.0)[:, None]
-    kept = []
-    for event in events:
+    errors = np.zeros((len(panel), len(events), 2))  # of each series: lined up, and 52 weeks apart
+    for i, event in enumerate(events):
         back = one_year_back(panel.weeks, 0, (event,))
         near = (back != apart).any(axis=0) & (back.sum(axis=0) > 0.99)
-        both = (there * (observed @ back > 0.99))[:, near]
-        errors = [np.abs(sales - grown * (sales @ b))[:, near] * both for b in (back, apart)]
-        if errors[0].sum() <= errors[1].sum():
-            kept.append(event)
-    return tuple(kept)
+        both = (there * (times(observed, back) > 0.99))[:, near]
+        for k, source in enumerate((back, apart)):
+            errors[:, i, k] = (np.abs(sales - grown * times(sales, source))[:, near] * both).sum(axis=1)
+    lined_up, as_it_is = retailer.total(errors).T
+    return tuple(event for event, keep in zip(events, lined_up <= as_it_is, strict=True) if keep)
 
 
 def last_year(
-    panel: Panel, horizon: int, mix: float | None = None, events: Sequence[Event] | None = None
+    panel: Panel,
+    horizon: int,
+    mix: float | None = None,
+    events: Sequence[Event] | None = None,
+    retailer: Retailer = WHOLE,
 ) -> NDArray[np.float64]:
     """The reference of every series for all known weeks and `horizon` weeks ahead.
 
@@ -121,9 +137,9 @@ def last_year(
         raise ValueError(f"horizon is {horizon}; the reference reaches 1 .. {MAX_HORIZON} weeks ahead")
     back = one_year_back(panel.weeks, horizon, panel.events if events is None else events)
     known = len(panel.weeks)
-    seen = _Observed.of(panel)
+    seen = _Observed.of(panel, retailer)
     own, shape = _components(seen, back, 1)
-    part = _fitted_mix(seen, own, shape)[:, None] if mix is None else np.asarray(mix)
+    part = _fitted_mix(seen, own, shape, retailer)[:, None] if mix is None else np.asarray(mix)
     reference = np.where(np.isnan(own), shape, (1 - part) * own + part * shape)
     if known + horizon > 2 * YEAR:
         own, shape = _components(seen, back[:, :known] @ back, 2)
@@ -145,35 +161,37 @@ def last_year(
 class _Observed:
     """What was observed: N series of D departments over T weeks.
 
-    sales (N, T), 0 where not observed; observed (N, T), 0 or 1; store, dept (N,), positions of each series' own;
-    department (D, T), its sum, series that are missing made up for; traded (D, T), 1 where any of it was observed.
+    sales (N, T), 0 where not observed; observed (N, T), 0 or 1; depts, each series' own; department (D, T), its sum,
+    series that are missing made up for; traded (D, T), 1 where any of it was observed; pulse (N, T), how much more each
+    series' store sold than its departments' sales elsewhere explain.
     """
 
     sales: NDArray[np.float64]
     observed: NDArray[np.float64]
-    store: NDArray[np.int64]
-    dept: NDArray[np.int64]
+    depts: Groups
     department: NDArray[np.float64]
     traded: NDArray[np.float64]
+    pulse: NDArray[np.float64]
 
     @classmethod
-    def of(cls, panel: Panel) -> _Observed:
+    def of(cls, panel: Panel, retailer: Retailer) -> _Observed:
         sales, observed = np.nan_to_num(panel.sales), panel.observed.astype(float)
-        _, store = np.unique(panel.store, return_inverse=True)
-        _, dept = np.unique(panel.dept, return_inverse=True)
-        department, traded = np.zeros((2, dept.max() + 1, len(panel.weeks)))
-        np.add.at(department, dept, sales)
-        np.maximum.at(traded, dept, observed)
+        stores, depts = Groups.of(panel.store), Groups.of(panel.dept)
         # A series that was not observed in the midst of its life (a closed store, a missing report) is missing from the
         # sum, which would halve a department of two stores: the others stand in for it, by its usual part.
         weeks = np.arange(len(panel.weeks))
         alive = (weeks >= panel.first[:, None]) & (weeks <= panel.last[:, None])
         usual = (np.abs(sales).sum(axis=1) / observed.sum(axis=1))[:, None]
-        there, whole = np.zeros((2, *department.shape))
-        np.add.at(there, dept, usual * observed)
-        np.add.at(whole, dept, usual * alive)
+        department, rows, there, whole = retailer.sums(
+            (depts, sales), (depts, panel.observed), (depts, usual * observed), (depts, usual * alive)
+        )
         department *= np.divide(whole, there, out=np.ones_like(whole), where=there > 0.1 * whole)
-        return cls(sales, observed, store, dept, department, traded)
+        beside = np.maximum(department, 0)[depts.member] * observed
+        total = beside.sum(axis=1)
+        share = np.clip(sales.sum(axis=1) / np.where(total > 0, total, np.inf), 0, 1)
+        sold, expected = retailer.sums((stores, sales), (stores, beside * share[:, None]))
+        pulse = np.where(expected > 0, sold / np.where(expected > 0, expected, 1), 1.0)
+        return cls(sales, observed, depts, department, (rows > 0).astype(float), pulse[stores.member])
 
 
 def _components(
@@ -186,36 +204,31 @@ def _components(
     """
     # Sales of the department in the weeks the series was observed in: what its share is a share of.
     around = _around(back.shape[0], back.shape[1], years, SHARE_WEEKS)
-    beside = seen.department[seen.dept] * seen.observed
-    own_part, beside_part = seen.sales @ around, beside @ around
+    beside = seen.department[seen.depts.member] * seen.observed
+    own_part, beside_part = times(seen.sales, around), times(beside, around)
     # A share needs a few weeks; where the year has too few, the share of the whole history stands in.
-    few = (seen.observed @ around < 4) | (beside_part <= 0)
+    few = (times(seen.observed, around) < 4) | (beside_part <= 0)
     whole = beside.sum(axis=1)
     whole = seen.sales.sum(axis=1) / np.where(whole > 0, whole, np.nan)
     share = np.where(few, whole[:, None], own_part / np.where(few, 1, beside_part))
     # Weights of the source weeks in which anything of the department was observed; then likewise of the series.
-    traded = seen.traded @ back
-    shape = np.where(traded > 0.5, (seen.department @ back) / np.where(traded > 0, traded, 1), np.nan)[seen.dept]
-    own = seen.observed @ back
-    own = np.where(own > 0.5, (seen.sales @ back) / np.where(own > 0, own, 1), np.nan)
+    traded = times(seen.traded, back)
+    shape = np.where(traded > 0.5, times(seen.department, back) / np.where(traded > 0, traded, 1), np.nan)[
+        seen.depts.member
+    ]
+    own = times(seen.observed, back)
+    own = np.where(own > 0.5, times(seen.sales, back) / np.where(own > 0, own, 1), np.nan)
     return own, share * shape * _store_pulse(seen, back, around)
 
 
 def _store_pulse(seen: _Observed, back: NDArray[np.float64], around: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How much more a series' store sold in the source weeks than its departments' sales elsewhere explain, beside the
-    weeks around them, shape (N, T + H): a store has weather, roadworks and local feasts of its own."""
-    beside = np.maximum(seen.department, 0)[seen.dept] * seen.observed
-    total = beside.sum(axis=1)
-    share = np.clip(seen.sales.sum(axis=1) / np.where(total > 0, total, np.inf), 0, 1)
-    sold, expected = np.zeros((2, seen.store.max() + 1, seen.sales.shape[1]))
-    np.add.at(sold, seen.store, seen.sales)
-    np.add.at(expected, seen.store, beside * share[:, None])
-    pulse = np.where(expected > 0, sold / np.where(expected > 0, expected, 1), 1.0)
+    """The pulse of each series' store in the source weeks, beside the weeks around them, shape (N, T + H): a store has
+    weather, roadworks and local feasts of its own."""
     weight, weeks = back.sum(axis=0), around.sum(axis=0)
-    usual = (pulse @ around) / np.maximum(weeks, 1)
-    ratio = (pulse @ back) / np.where(weight > 0.5, weight, 1) / np.where(usual > 0, usual, 1)
+    usual = times(seen.pulse, around) / np.maximum(weeks, 1)
+    ratio = times(seen.pulse, back) / np.where(weight > 0.5, weight, 1) / np.where(usual > 0, usual, 1)
     ratio = np.where((weight > 0.5) & (usual > 0), np.clip(ratio, 0.5, 2.0), 1.0)
-    return np.asarray(ratio[seen.store] ** STORE_PULSE)
+    return np.asarray(ratio**STORE_PULSE)
 
 
 def _around(weeks: int, total: int, years: int, reach: int) -> NDArray[np.float64]:
@@ -224,7 +237,9 @@ def _around(weeks: int, total: int, years: int, reach: int) -> NDArray[np.float6
     return np.asarray(np.abs(distance) <= reach, dtype=float)
 
 
-def _fitted_mix(seen: _Observed, own: NDArray[np.float64], shape: NDArray[np.float64]) -> NDArray[np.float64]:
+def _fitted_mix(
+    seen: _Observed, own: NDArray[np.float64], shape: NDArray[np.float64], retailer: Retailer
+) -> NDArray[np.float64]:
     """The department's part that would have had the least absolute error in the history, shape (N,): half the
     department's own best and half that of all, because one department's history is short."""
     known = seen.sales.shape[1]
@@ -233,16 +248,17 @@ def _fitted_mix(seen: _Observed, own: NDArray[np.float64], shape: NDArray[np.flo
     usable = (seen.observed[:, weeks] > 0) & ~np.isnan(own) & ~np.isnan(shape)
     sales, own, shape = (np.where(usable, x, 0) for x in (seen.sales[:, weeks], own, shape))
     parts = np.linspace(0, 1, 11)
-    error = np.zeros((len(parts), len(seen.department)))
-    for row, part in zip(error, parts, strict=True):
+    error = np.zeros((len(sales), len(parts)))
+    for column, part in zip(error.T, parts, strict=True):
         mixed = (1 - part) * own + part * shape
         total = mixed.sum(axis=1)
         grown = np.where(total > 0, sales.sum(axis=1) / np.where(total > 0, total, 1), 1.0)
-        np.add.at(row, seen.dept, np.abs(sales - grown[:, None] * mixed).sum(axis=1))
-    if not error.any():
-        return np.full(len(seen.dept), 0.5)
-    best, common = parts[error.argmin(axis=0)], parts[error.sum(axis=1).argmin()]
-    return np.asarray(np.clip((best + common) / 2, 0.2, 0.9)[seen.dept])
+        column[:] = np.abs(sales - grown[:, None] * mixed).sum(axis=1)
+    by_dept, together = retailer.sums((seen.depts, error), (Groups.one(len(error)), error))
+    if not together.any():
+        return np.full(len(error), 0.5)
+    best, common = parts[by_dept.argmin(axis=1)], parts[together[0].argmin()]
+    return np.asarray(np.clip((best + common) / 2, 0.2, 0.9)[seen.depts.member])
 
 
 def _level_of_last_year(seen: _Observed, total: int) -> NDArray[np.float64]:
@@ -253,7 +269,7 @@ def _level_of_last_year(seen: _Observed, total: int) -> NDArray[np.float64]:
     pair = seen.observed[:, YEAR:] * seen.observed[:, :-YEAR]
     last[:, YEAR:], before[:, :-YEAR] = pair, pair
     one, two = (_around(known, total, years, HALF_YEAR) for years in (1, 2))
-    sold_last, sold_before = (seen.sales * last) @ one, (seen.sales * before) @ two
-    usable = (last @ one >= 4) & (sold_last > 0) & (sold_before > 0)
+    sold_last, sold_before = times(seen.sales * last, one), times(seen.sales * before, two)
+    usable = (times(last, one) >= 4) & (sold_last > 0) & (sold_before > 0)
     ratio = np.where(usable, sold_last / np.where(usable, sold_before, 1), np.nan)
     return np.asarray(np.clip(ratio, 0.2, 5.0))
