@@ -14,8 +14,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-CONFIG_VERSION = 1
-
 DEFAULTS: dict[str, str] = {
     "cardinality": "auto",
     "num_dynamic_feat": "auto",
@@ -109,7 +107,6 @@ class HyperParameters:
     lag_skip: str = "off"
     blind_features: int = 0
     training_windows: str = "all"
-    version: int = CONFIG_VERSION
 
     def __post_init__(self) -> None:
         for name, low, high in _INT_RANGES:
@@ -145,10 +142,6 @@ class HyperParameters:
             raise ContractError(
                 f"test_quantiles is {list(self.test_quantiles)}; give at least one number above 0 and below 1"
             )
-        if self.version != CONFIG_VERSION:
-            raise ContractError(
-                f"hyperparameters have version {self.version}; this code reads version {CONFIG_VERSION}"
-            )
 
     @classmethod
     def parse(cls, values: Mapping[str, str]) -> HyperParameters:
@@ -181,8 +174,6 @@ class HyperParameters:
         out: dict[str, str] = {}
         for f in fields(self):
             value = getattr(self, f.name)
-            if f.name == "version":
-                continue
             if isinstance(value, tuple):
                 out[f.name] = json.dumps(list(value))
             else:

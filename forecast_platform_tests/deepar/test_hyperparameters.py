@@ -115,11 +115,6 @@ def test_bad_values_are_named(changes, message):
         HyperParameters.parse(NEEDED | changes)
 
 
-def test_a_config_of_another_version_is_refused():
-    with pytest.raises(ContractError, match="version 2; this code reads version 1"):
-        HyperParameters(12, 12, 10, "1W", version=2)
-
-
 def test_contract_modules_import_without_torch():
     code = (
         "import sys; import forecast_platform.deepar as d; import forecast_platform.deepar.records;"
