@@ -37,6 +37,7 @@ from forecast_platform.deepar.windows import Standardiser
 SCHEMA = 1
 _CONFIG, _WEIGHTS = "model.json", "model.safetensors"
 _LATER = ("num_networks", "lag_skip", "blind_features", "training_windows")
+_GONE = {"scaling_power": "1.0"}  # named as before, so that models keep their version; one of another value is refused
 _MAX_MEMBER = 1 << 30  # a model is far below this; an archive that claims more is refused unread
 
 
@@ -203,7 +204,7 @@ def _content(model: Model) -> dict[str, Any]:
     # Left out at their defaults, so that models from before they existed keep their version.
     settings = {k: v for k, v in given.items() if k not in _LATER or v != EXTENSIONS[k]}
     return {
-        "hyperparameters": settings,
+        "hyperparameters": settings | _GONE,
         "cardinality": list(model.cardinality),
         "num_dynamic_feat": model.num_dynamic_feat,
         "lags": list(model.lags),
@@ -238,7 +239,8 @@ def _stack(networks: list[DeepARNetwork]) -> nn.Module:
 
 
 def _build(content: dict[str, Any], tensors: dict[str, Tensor]) -> Model:
-    hp = HyperParameters.parse(content["hyperparameters"])
+    given: dict[str, str] = content["hyperparameters"]
+    hp = HyperParameters.parse({k: v for k, v in given.items() if _GONE.get(k) != v})
     m = content["moments"]
     moments = Standardiser(
         float(m["log_scale_mean"]),

@@ -153,7 +153,6 @@ def _windows(model: Model, series: SeriesSet, size: int, device: str) -> WindowB
         scaled=model.likelihood.scaled_input,
         moments=model.moments,
         scaling_length=hp.scaling_length,
-        scaling_power=hp.scaling_power,
         time_features=hp.time_features == "auto",
         device=device,
     )

@@ -84,7 +84,6 @@ def train(
         scaled=get_likelihood(hp.likelihood).scaled_input,
         moments=moments,
         scaling_length=hp.scaling_length,
-        scaling_power=hp.scaling_power,
         time_features=hp.time_features == "auto",
         device=device,
     )

@@ -153,7 +153,6 @@ class WindowSource:
 
     Args:
         scaling_length: steps before the forecast start whose mean size is the scale; 0 for the context.
-        scaling_power: 1 for the scale itself; below 1 it is shrunk towards 1, the more the fewer values it rests on.
         time_features: False leaves calendar and age at 0.
     """
 
@@ -168,12 +167,11 @@ class WindowSource:
         scaled: bool,
         moments: Standardiser,
         scaling_length: int = 0,
-        scaling_power: float = 1.0,
         time_features: bool = True,
         device: str | torch.device = "cpu",
     ) -> None:
         self.context, self.horizon, self.scaled = context, horizon, scaled
-        self.scaling_length, self.scaling_power = scaling_length or context, scaling_power
+        self.scaling_length = scaling_length or context
         self.device = torch.device(device)
         self.moments = moments
         self.pad = max(context + max(lags), self.scaling_length)
@@ -259,8 +257,4 @@ class WindowSource:
             known = ~past.isnan() & (torch.arange(self.width, device=self.device) < (self.pad + start[flat])[:, None])
             total = torch.where(known, past, 0.0).abs().sum(1)
             scale[flat] = total / known.sum(1).clamp(min=1)
-        scale = torch.where(scale > 0, scale, 1.0)
-        if self.scaling_power == 1.0:
-            return scale
-        # Four values' worth of doubt: a level seen in few of them counts less.
-        return scale ** (self.scaling_power * count / (count + 4.0))
+        return torch.where(scale > 0, scale, 1.0)

@@ -33,7 +33,6 @@ def test_names_and_defaults_are_sagemakers():
         "learning_rate_schedule",
         "gradient_clip",
         "scaling_length",
-        "scaling_power",
         "time_features",
         "lag_support",
         "num_networks",
