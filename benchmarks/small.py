@@ -1,8 +1,8 @@
 """What single ingredients are worth where there is little data or promotions: python -m benchmarks.small.
 
-Trials as in benchmarks.ablations, on pieces of a retailer: of Walmart some departments of some stores, of the orange
-juice (Dominick's, Montgomery 1997: units by store and brand, with price, coupon and advertisement known ahead) all brands
-of some stores. Results: benchmarks/results/ablations_small.json; the page is docs/ablations.md.
+Trials as in benchmarks.ablations, on pieces of a retailer: of Walmart some departments of some stores; of the orange
+juice (Dominick's, Montgomery 1997: units by store and brand, with price, coupon and advertisement known ahead) all
+brands of some stores. Results: benchmarks/results/ablations_small.json; the page is docs/ablations.md.
 """
 
 from __future__ import annotations
