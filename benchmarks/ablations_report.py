@@ -56,8 +56,8 @@ they choose. At the earliest cutoffs the history is too short for a backtest, an
 _SMALL = """\
 ## Little data, and promotions
 
-The same, for {pieces} pieces of retailers: of Walmart {least} to {most} series, some departments of one to four stores, by
-the seeds {seeds}; of Dominick's orange juice (units by store and brand, with price, coupon and advertisement
+The same, for {pieces} pieces of retailers: of Walmart {least} to {most} series, some departments of one to four stores,
+by the seeds {seeds}; of Dominick's orange juice (units by store and brand, with price, coupon and advertisement
 known ahead) all brands of one to seven stores. By `python -m benchmarks.small`, {date}, at commit {commit}, on {cores}
 cores of {cpu}. A window is a piece at a cutoff; changes are in percent of the shipped model's error there, the middle
 one of all windows, and at how many of them a row errs more. What another seed changes is chance.
@@ -195,21 +195,22 @@ def _small(small: Mapping[str, Any]) -> str:
     )
     lines = []
     for part, alone in (("reference", "the reference alone"), ("network", "reference and networks")):
+        metrics = ("wape", "wql") if part == "network" else ("wape",)
         scores: dict[str, dict[tuple[Any, ...], Mapping[str, float]]] = {}
         for run in (run for run in runs if run["part"] == part):
             for row, found in run["scores"].items():
                 scores.setdefault(row, {})[run["data"], run["seed"], run["cutoff"]] = found
-        base, *rows = scores
-        for row in rows:
+        for row, errors in scores.items():
+            shipped = next(iter(scores.values()))
+            if errors is shipped:
+                continue
             cells = [f"{alone}: {row}"]
             for data in datas:
-                for metric in ("wape", "wql")[: 1 if part == "reference" else 2]:
-                    was = [
-                        (found[metric], scores[base][at][metric]) for at, found in scores[row].items() if at[0] == data
-                    ]
-                    change = median(100 * (one / other - 1) for one, other in was)
-                    cells.append(f"{change:+.1f}%, {sum(one > other for one, other in was)} of {len(was)}")
-                cells += ["-"] if part == "reference" else []
+                for metric in metrics:
+                    pairs = [(found[metric], shipped[at][metric]) for at, found in errors.items() if at[0] == data]
+                    change = median(100 * (one / other - 1) for one, other in pairs)
+                    cells.append(f"{change:+.1f}%, {sum(one > other for one, other in pairs)} of {len(pairs)}")
+                cells += ["-"] * (2 - len(metrics))
             lines.append(cells)
     heads = ["", *(f"{metric}, {data}" for data in datas for metric in ("WAPE", "wQL"))]
     return text + "\n" + _table(heads, lines)
