@@ -29,6 +29,7 @@ from benchmarks.__main__ import ROOT, SCRATCH, Data, commit, machine
 from benchmarks.ablations_report import AS_IS, CALIBRATED
 from benchmarks.measure import QUANTILES, Floats, timed
 from benchmarks.protocol import CUTOFFS, HORIZON, MIN_WEEKS
+from forecast_platform.history.covariates import complete
 from forecast_platform.history.panel import Panel
 from forecast_platform.models import choose as selection
 from forecast_platform.models import networks, registry
@@ -38,6 +39,7 @@ from forecast_platform.models.combine import combine, least_sales
 from forecast_platform.models.last_year import outlook, reference
 from forecast_platform.models.metrics import score
 from forecast_platform.models.target import RATIO, SALES, Target, build_target
+from forecast_platform.models.trained import code_version
 from forecast_platform.settings import Settings
 from forecast_platform.weeks import WEEK
 
@@ -192,7 +194,7 @@ def run(trial: Trial, panel: Panel, cutoff: dt.date, given: Mapping[str, str]) -
 
     with replaced({**trial.replaced, "models.networks.fit": timed_fit}):
         if trial.candidate is None:
-            lead = build_target(history, HORIZON, RATIO).lead
+            lead = build_target(complete(history, HORIZON)[0], HORIZON, RATIO).lead
             point = np.repeat(lead[:, None], len(QUANTILES), axis=1)
             return {"part": "reference", "scores": {row: scores(point, lead, s) for row, s in trial.rows.items()}}
         shipped = registry.plans(Settings.model_construct(), HORIZON)[trial.candidate]  # whatever the environment says
@@ -221,10 +223,7 @@ def fingerprint(trial: Trial, cutoff: str, data: Data) -> str:
     content = hashlib.sha256(json.dumps(decides).encode())
     if trial.partner:
         content.update(Path(trees.__file__).read_bytes())
-    package = ROOT / "forecast_platform"
-    files = [f for part in ("deepar", "series", "evaluation") for f in (package / part).glob("*.py")]
-    for path in (package / "models/choose.py", *sorted(files)):
-        content.update(path.read_bytes())
+    content.update(code_version().encode())
     return content.hexdigest()[:16]
 
 
@@ -270,7 +269,8 @@ def main(arguments: Sequence[str]) -> int:
             print(f"[{number}/{len(todo)}] {cutoff}, {trial.name}: WAPE {wape:.4f}, {spent:.0f} CPU s", flush=True)
         runs.append(kept[mark])
     _write(store, {**about, "runs": runs})
-    ablations_report.write(ablations_report.Results(runs=runs, **about), page)
+    small = None if quick else ablations_report.small_results(ROOT)
+    ablations_report.write(ablations_report.Results(runs=runs, **about), page, small)
     print(page)
     return 0
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 from benchmarks import report
@@ -52,6 +53,16 @@ they choose. At the earliest cutoffs the history is too short for a backtest, an
 
 """
 
+_SMALL = """\
+## Little data, and promotions
+
+The same, for {pieces} pieces of retailers: of Walmart {least} to {most} series, some departments of one to four stores,
+by the seeds {seeds}; of Dominick's orange juice (units by store and brand, with price, coupon and advertisement
+known ahead) all brands of one to seven stores. By `python -m benchmarks.small`, {date}, at commit {commit}, on {cores}
+cores of {cpu}. A window is a piece at a cutoff; changes are in percent of the shipped model's error there, the middle
+one of all windows, and at how many of them a row errs more. What another seed changes is chance.
+"""
+
 
 @dataclass(frozen=True)
 class Results:
@@ -88,13 +99,26 @@ class Results:
         return self.mean(row, metric) - self.mean(base, metric)
 
 
-def write(results: Results, page: Path) -> None:
+def rewrite(root: Path) -> None:
+    """The page from the results there are."""
+    kept = json.loads((root / "benchmarks" / "results" / "ablations.json").read_text())
+    write(Results(**kept), root / "docs" / "ablations.md", small_results(root))
+
+
+def small_results(root: Path) -> Mapping[str, Any] | None:
+    """What benchmarks.small kept."""
+    kept = root / "benchmarks" / "results" / "ablations_small.json"
+    return json.loads(kept.read_text()) if kept.exists() else None
+
+
+def write(results: Results, page: Path, small: Mapping[str, Any] | None = None) -> None:
     """The page and, beside it, its picture."""
     images = page.parent / "images"
     images.mkdir(parents=True, exist_ok=True)
     alt = "change in WAPE: of the reference step by step, and of the network with one thing otherwise"
     picture = report.themed_picture(images, "ablations", alt, lambda ink: _draw(results, ink))
     parts = [_head(results), picture, _reference(results), _network(results), _calibration(results)]
+    parts += [_small(small)] if small else []
     page.write_text("\n\n".join(parts) + "\n")
 
 
@@ -155,6 +179,41 @@ def _calibration(results: Results) -> str:
         lines.append([f"mean of {len(chosen)} rolling", "-", *cells(chosen)])
     heads = ["cutoff", "network's share", "80% coverage", "calibrated", "wQL", "calibrated"]
     return _CALIBRATION + _table(heads, lines)
+
+
+def _small(small: Mapping[str, Any]) -> str:
+    runs = small["runs"]
+    datas = list(dict.fromkeys(run["data"] for run in runs))
+    pieces = {(run["data"], run["seed"]): run["series"] for run in runs}
+    text = _SMALL.format(
+        pieces=len(pieces),
+        least=min(n for (data, _), n in pieces.items() if data == datas[0]),
+        most=max(n for (data, _), n in pieces.items() if data == datas[0]),
+        seeds=", ".join(str(seed) for data, seed in pieces if data == datas[0]),
+        **{key: small[key] for key in ("date", "commit")},
+        **small["machine"],
+    )
+    lines = []
+    for part, alone in (("reference", "the reference alone"), ("network", "reference and networks")):
+        metrics = ("wape", "wql") if part == "network" else ("wape",)
+        scores: dict[str, dict[tuple[Any, ...], Mapping[str, float]]] = {}
+        for run in (run for run in runs if run["part"] == part):
+            for row, found in run["scores"].items():
+                scores.setdefault(row, {})[run["data"], run["seed"], run["cutoff"]] = found
+        for row, errors in scores.items():
+            shipped = next(iter(scores.values()))
+            if errors is shipped:
+                continue
+            cells = [f"{alone}: {row}"]
+            for data in datas:
+                for metric in metrics:
+                    pairs = [(found[metric], shipped[at][metric]) for at, found in errors.items() if at[0] == data]
+                    change = median(100 * (one / other - 1) for one, other in pairs)
+                    cells.append(f"{change:+.1f}%, {sum(one > other for one, other in pairs)} of {len(pairs)}")
+                cells += ["-"] * (2 - len(metrics))
+            lines.append(cells)
+    heads = ["", *(f"{metric}, {data}" for data in datas for metric in ("WAPE", "wQL"))]
+    return text + "\n" + _table(heads, lines)
 
 
 def _compared(results: Results, part: str, row: str) -> list[str]:

@@ -96,7 +96,7 @@ def test_only_the_asset_layer_knows_dagster_and_only_the_twins_a_cloud() -> None
 
 def test_what_benchmarks_import_is_there() -> None:
     """They run in processes of their own, and only where there is data: a moved name would not be missed elsewhere."""
-    files = sorted((ROOT.parent / "benchmarks").glob("*.py"))
+    files = sorted((ROOT.parent / "benchmarks").rglob("*.py"))
     asked = [
         (path.name, node.module, each.name)
         for path in files

@@ -26,12 +26,11 @@ from torch import Tensor
 from benchmarks.measure import PATHS, QUANTILES, Floats, Job, Outcome, answer, forecast_table, timed
 from benchmarks.peers.lightning import QUIET
 from forecast_platform import deepar
-from forecast_platform.deepar.arithmetic import quiet_denormals
+from forecast_platform.deepar.artifact import Model, network_shape
 from forecast_platform.deepar.likelihoods import get_likelihood
-from forecast_platform.deepar.model import Model, network_shape
-from forecast_platform.deepar.network import DeepARNetwork
-from forecast_platform.deepar.training_loop import Adam, window_loss
-from forecast_platform.deepar.windows import Batch, Standardiser, WindowSource
+from forecast_platform.deepar.network import DeepARNetwork, quiet_denormals
+from forecast_platform.deepar.training import Adam, window_loss
+from forecast_platform.deepar.windows import Standardiser, WindowBatch, WindowSource
 
 CONTEXT, BATCH, EMBEDDING, CELLS = 12, 128, 10, 40
 STEPS = 100
@@ -198,7 +197,7 @@ class Windows:
     """Each series' last window, cut by GluonTS and by ours."""
 
     theirs: dict[str, Tensor]
-    ours: Batch
+    ours: WindowBatch
 
     @classmethod
     def last(cls, job: Job, sales: Sales, series: deepar.SeriesSet) -> Windows:
@@ -222,7 +221,7 @@ class Windows:
     def take(self, which: Tensor) -> Windows:
         b = self.ours
         assert b.cat is not None
-        part = Batch(
+        part = WindowBatch(
             b.varying[..., which], b.log_scale[which], b.scale[which], b.z[:, which], b.observed[:, which], b.cat[which]
         )
         return Windows({name: value[which] for name, value in self.theirs.items()}, part)

@@ -12,22 +12,20 @@ from forecast_platform.deepar.hyperparameters import ContractError, HyperParamet
 from forecast_platform.deepar.series import SeriesSet
 
 if TYPE_CHECKING:
-    from forecast_platform.deepar.artifact import load_artifact, save_artifact
-    from forecast_platform.deepar.batch_transform import transform
-    from forecast_platform.deepar.model import Model
+    from forecast_platform.deepar.artifact import Model, load_artifact, save_artifact
     from forecast_platform.deepar.records import read_records, write_records
-    from forecast_platform.deepar.sampling import Forecast, predict
+    from forecast_platform.deepar.sampling import Forecast, predict, transform
     from forecast_platform.deepar.training import train
 
 _LAZY = {
     "Forecast": "sampling",
-    "Model": "model",
+    "Model": "artifact",
     "load_artifact": "artifact",
     "predict": "sampling",
     "read_records": "records",
     "save_artifact": "artifact",
     "train": "training",
-    "transform": "batch_transform",
+    "transform": "sampling",
     "write_records": "records",
 }
 

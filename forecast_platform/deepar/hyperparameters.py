@@ -14,8 +14,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-CONFIG_VERSION = 1
-
 DEFAULTS: dict[str, str] = {
     "cardinality": "auto",
     "num_dynamic_feat": "auto",
@@ -39,7 +37,6 @@ EXTENSIONS: dict[str, str] = {
     "learning_rate_schedule": "constant",
     "gradient_clip": "10.0",
     "scaling_length": "0",
-    "scaling_power": "1.0",
     "time_features": "auto",
     "lag_support": "0",
     "num_networks": "1",
@@ -50,8 +47,7 @@ EXTENSIONS: dict[str, str] = {
 """Ours, beyond SageMaker.
 
 - seed of the training; learning_rate_schedule "constant" or "cosine" decay to zero; gradient_clip, the largest norm.
-- scaling_length: steps a series' scale is the mean of, 0 for the context; scaling_power: what it is taken to. For
-  targets that are ratios around 1, whose level of lately lasts only in part.
+- scaling_length: steps a series' scale is the mean of, 0 for the context.
 - time_features "ignore" leaves out calendar and age, for targets with no season left.
 - lag_support: steps by which the longest series must exceed a lag for it to be used, so that training has seen it.
 - num_networks: networks trained from seed, seed + 1, ...; a forecast is the mixture of theirs.
@@ -102,14 +98,12 @@ class HyperParameters:
     learning_rate_schedule: str = "constant"
     gradient_clip: float = 10.0
     scaling_length: int = 0
-    scaling_power: float = 1.0
     time_features: str = "auto"
     lag_support: int = 0
     num_networks: int = 1
     lag_skip: str = "off"
     blind_features: int = 0
     training_windows: str = "all"
-    version: int = CONFIG_VERSION
 
     def __post_init__(self) -> None:
         for name, low, high in _INT_RANGES:
@@ -119,7 +113,6 @@ class HyperParameters:
             raise ContractError(f"learning_rate is {self.learning_rate}; it must be above 0 and at most 1")
         if not self.gradient_clip > 0.0 or math.isinf(self.gradient_clip):
             raise ContractError(f"gradient_clip is {self.gradient_clip}; it must be above 0 and finite")
-        _within("scaling_power", self.scaling_power, 0.0, 1.0)
         _one_of("time_features", self.time_features, ("auto", "ignore"))
         if self.early_stopping_patience is not None:
             _within("early_stopping_patience", self.early_stopping_patience, 1, 10**6)
@@ -144,10 +137,6 @@ class HyperParameters:
         if not self.test_quantiles or not all(0.0 < q < 1.0 for q in self.test_quantiles):
             raise ContractError(
                 f"test_quantiles is {list(self.test_quantiles)}; give at least one number above 0 and below 1"
-            )
-        if self.version != CONFIG_VERSION:
-            raise ContractError(
-                f"hyperparameters have version {self.version}; this code reads version {CONFIG_VERSION}"
             )
 
     @classmethod
@@ -181,8 +170,6 @@ class HyperParameters:
         out: dict[str, str] = {}
         for f in fields(self):
             value = getattr(self, f.name)
-            if f.name == "version":
-                continue
             if isinstance(value, tuple):
                 out[f.name] = json.dumps(list(value))
             else:
@@ -319,7 +306,6 @@ _PARSERS: dict[str, Any] = {
     "learning_rate_schedule": _text,
     "gradient_clip": _float,
     "scaling_length": _int,
-    "scaling_power": _float,
     "time_features": _text,
     "lag_support": _int,
     "num_networks": _int,

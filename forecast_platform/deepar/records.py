@@ -19,9 +19,8 @@ from typing import Any
 import numpy as np
 import orjson
 
-from forecast_platform.deepar.features import Frequency
 from forecast_platform.deepar.hyperparameters import ContractError
-from forecast_platform.deepar.series import SeriesSet
+from forecast_platform.deepar.series import Frequency, SeriesSet
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 

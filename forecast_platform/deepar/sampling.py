@@ -1,27 +1,31 @@
-"""Ancestral sampling: the context once per series, then H steps over all sample paths.
+"""Forecasts of a set of series, or of a file of them (batch transform), by ancestral sampling: the context once per
+series, then H steps over all sample paths.
 
-Everything that does not depend on the sampled path (calendar, static features, lags that reach behind the
-cutoff) is projected beforehand per series and broadcast over paths. A step then costs the recurrent product,
-the few lags a path feeds itself, the cell and the draw. Dimension letters as in network.py.
+Everything that does not depend on the sampled path (calendar, static features, lags that reach behind the cutoff) is
+projected beforehand per series and broadcast over paths. A step then costs the recurrent product, the few lags a path
+feeds itself, the cell and the draw. Dimension letters as in network.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import orjson
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
-from forecast_platform.deepar.arithmetic import large_products, quiet_denormals
+from forecast_platform.deepar.artifact import Model
 from forecast_platform.deepar.hyperparameters import ContractError
-from forecast_platform.deepar.lstm_layer import lstm_step
-from forecast_platform.deepar.model import Model
-from forecast_platform.deepar.network import DeepARNetwork
+from forecast_platform.deepar.network import DeepARNetwork, large_products, lstm_step, quiet_denormals
 from forecast_platform.deepar.randomness import keys_apart, series_keys, uniforms
+from forecast_platform.deepar.records import read_records, write_lines
 from forecast_platform.deepar.series import SeriesSet
 from forecast_platform.deepar.windows import WindowBatch, WindowSource
 
@@ -31,6 +35,7 @@ OUTPUT_TYPES = ("mean", "quantiles", "samples")
 # gets the same bits wherever in a batch it stands.
 BLOCK = 64
 DECODE_COLUMNS = 3200  # paths decoded together: more would leave the cache, fewer pay more for each call
+TRANSFORMED_AT_ONCE = 4000  # series forecast and written: bounds memory when samples are asked for
 
 Floats = NDArray[np.float32]
 
@@ -148,7 +153,6 @@ def _windows(model: Model, series: SeriesSet, size: int, device: str) -> WindowB
         scaled=model.likelihood.scaled_input,
         moments=model.moments,
         scaling_length=hp.scaling_length,
-        scaling_power=hp.scaling_power,
         time_features=hp.time_features == "auto",
         device=device,
     )
@@ -290,3 +294,70 @@ def _quantiles(paths: Floats, levels: list[float]) -> Floats:
     below = paths[:, :, low]
     out: Floats = (below + (paths[:, :, np.minimum(low + 1, last)] - below) * part).transpose(1, 2, 0)
     return out
+
+
+@dataclass(frozen=True)
+class InferenceConfig:
+    """The shape and defaults of DEEPAR_INFERENCE_CONFIG."""
+
+    num_samples: int = 100
+    output_types: tuple[str, ...] = ("mean", "quantiles")
+    quantiles: tuple[str, ...] = DEFAULT_QUANTILES
+
+    @classmethod
+    def parse(cls, config: Mapping[str, Any] | None) -> InferenceConfig:
+        """Raises ContractError for unknown keys and bad values."""
+        given = dict(config or {})
+        unknown = set(given) - {"num_samples", "output_types", "quantiles"}
+        if unknown:
+            raise ContractError(
+                f"the inference configuration has {sorted(unknown)[0]!r}; "
+                "it takes num_samples, output_types and quantiles"
+            )
+        for name in ("output_types", "quantiles"):
+            if name in given and not isinstance(given[name], (list, tuple)):
+                raise ContractError(f"{name} is {given[name]!r}; it must be an array")
+        out = cls(
+            given.get("num_samples", 100),
+            tuple(given.get("output_types", cls.output_types)),
+            tuple(str(q) for q in given.get("quantiles", DEFAULT_QUANTILES)),
+        )
+        check_request(out.num_samples, out.quantiles, out.output_types)
+        return out
+
+
+def transform(
+    model: Model,
+    input_path: str | os.PathLike[str],
+    output_path: str | os.PathLike[str],
+    config: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+) -> int:
+    """Forecast every line of `input_path` into `output_path`; returns the number of lines.
+
+    Every line is checked before anything is forecast, and the output takes its name only when it is whole.
+    Raises ContractError naming the line and rule; then nothing is written.
+    """
+    wanted = InferenceConfig.parse(config)
+    series = model.prepare(read_records(input_path, model.hyperparameters.time_freq))
+    lines = predictions(model, series, wanted, seed, device)
+    return write_lines((orjson.dumps(p, option=orjson.OPT_SERIALIZE_NUMPY) for p in lines), Path(output_path))
+
+
+def predictions(
+    model: Model, series: SeriesSet, config: InferenceConfig, seed: int = 0, device: str = "cpu"
+) -> Iterator[dict[str, Any]]:
+    """The response objects of `series`, in order: {"mean": .., "quantiles": {"0.1": ..}, "samples": ..}."""
+    for low in range(0, len(series), TRANSFORMED_AT_ONCE):
+        part = series.take(range(low, min(low + TRANSFORMED_AT_ONCE, len(series))))
+        forecast = predict(model, part, config.num_samples, config.quantiles, seed, config.output_types, device=device)
+        for i in range(len(part)):
+            out: dict[str, Any] = {}
+            if forecast.mean is not None:
+                out["mean"] = forecast.mean[i]
+            if forecast.quantiles is not None:
+                out["quantiles"] = dict(zip(config.quantiles, forecast.quantiles[i], strict=True))
+            if forecast.samples is not None:
+                out["samples"] = forecast.samples[i]
+            yield out

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import ablations, report
+from benchmarks import ablations, ablations_report, protocol, report, small
 from benchmarks.protocol import CUTOFFS
 from forecast_platform.models.last_year import outlook, reference
 
@@ -70,3 +70,23 @@ def test_the_steps_end_with_what_ships_and_names_are_put_back() -> None:
 def test_no_rolling_cutoff_is_one_of_the_protocol() -> None:
     assert len({*ablations.ROLLING}) == 4
     assert not {*ablations.ROLLING} & {*CUTOFFS}
+
+
+def test_pieces_are_chosen_by_their_seed_and_their_table_counts_what_errs_more(tmp_path: Path) -> None:
+    write_sales(tmp_path)
+    panel = protocol.to_panel(protocol.read_sales(tmp_path / "sales.csv"))
+    piece = small.Piece.of(small.WALMART, panel, 0, 2, 3)
+    assert len(piece.panel) == 6
+    again, other = (small.Piece.of(small.WALMART, panel, seed, 2, 3).panel for seed in (0, 1))
+    assert [*piece.panel.dept] == [*again.dept]
+    assert [*zip(piece.panel.store, piece.panel.dept, strict=True)] != [*zip(other.store, other.dept, strict=True)]
+
+    errors = {"as shipped": (0.10, 0.20, 0.30), "another": (0.11, 0.19, 0.33)}
+    runs = [
+        {"data": small.WALMART, "seed": 0, "series": 6, "cutoff": str(at), "part": "reference",
+         "scores": {row: {"wape": error[at]}}}
+        for row, error in errors.items() for at in range(3)
+    ]  # fmt: skip
+    about = {"machine": {"cores": 1, "cpu": "a CPU"}, "date": "2026-01-01", "commit": "1234567", "runs": runs}
+    page = ablations_report._small(about)
+    assert "| the reference alone: another | +10.0%, 2 of 3 | - |" in page

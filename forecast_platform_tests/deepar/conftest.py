@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from forecast_platform import deepar
-from forecast_platform.deepar.model import Model
+from forecast_platform.deepar.artifact import Model
 
 
 @pytest.fixture(autouse=True)

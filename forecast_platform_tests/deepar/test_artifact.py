@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from forecast_platform import deepar
-from forecast_platform.deepar import ContractError
+from forecast_platform.deepar import ContractError, artifact
 
 from .conftest import make_hp, make_series
 
@@ -117,6 +117,15 @@ def test_an_artifact_from_before_several_networks_loads_and_keeps_its_version(tm
     assert len(model.networks) == 1
     got = deepar.predict(model, make_series(), 4000).quantiles[:2, [0, 8], 0]
     assert got == pytest.approx(np.array(OLD_P10_P90), rel=0.02)
+
+
+def test_a_model_of_a_setting_that_is_gone_is_refused_unless_it_made_no_difference(model, saved):
+    config = json.loads(unpack(saved)["model.json"])
+    assert config["hyperparameters"]["scaling_power"] == "1.0"
+    content = {k: v for k, v in config.items() if k not in ("schema", "version", "weights_sha256")}
+    content["hyperparameters"]["scaling_power"] = "0.7"
+    with pytest.raises(ContractError, match="no hyperparameter 'scaling_power'"):
+        artifact._build(content, model.networks[0].state_dict())
 
 
 def test_the_archive_names_nobody_and_no_time(saved):

@@ -14,7 +14,7 @@ import torch
 
 from forecast_platform import deepar
 from forecast_platform.deepar import ContractError, SeriesSet
-from forecast_platform.deepar.model import Model
+from forecast_platform.deepar.artifact import Model
 
 from .conftest import make_hp, make_series, train_and_kill
 

@@ -33,7 +33,6 @@ def test_names_and_defaults_are_sagemakers():
         "learning_rate_schedule",
         "gradient_clip",
         "scaling_length",
-        "scaling_power",
         "time_features",
         "lag_support",
         "num_networks",
@@ -113,11 +112,6 @@ def test_a_bare_unit_is_one_of_it():
 def test_bad_values_are_named(changes, message):
     with pytest.raises(ContractError, match=message):
         HyperParameters.parse(NEEDED | changes)
-
-
-def test_a_config_of_another_version_is_refused():
-    with pytest.raises(ContractError, match="version 2; this code reads version 1"):
-        HyperParameters(12, 12, 10, "1W", version=2)
 
 
 def test_contract_modules_import_without_torch():

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from forecast_platform.deepar import ContractError, SeriesSet, read_records, write_records
 from forecast_platform.deepar.records import from_lines, from_objects
-from forecast_platform.deepar.series import check_dynamic_feat
 
 GOOD = {"start": "2010-02-05 00:00:00", "target": [1.0, None, 3], "cat": [0, 1]}
 
@@ -156,43 +155,6 @@ def test_writing_is_deterministic_and_leaves_no_temporary_file(tmp_path):
     assert (tmp_path / "a.json.gz").read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["a.json.gz"]
     assert b"NaN" not in gzip.decompress(before)
-
-
-def test_dynamic_feat_length_follows_the_mode():
-    def build(length):
-        return SeriesSet.from_arrays(["2010-02-05"], [[1, 2, 3]], dynamic_feat=[np.ones((1, length))])
-
-    check_dynamic_feat(build(3), 2, inference=False)
-    check_dynamic_feat(build(5), 2, inference=True)
-    with pytest.raises(ContractError, match=r"series 0: .* 5 values .* training .* len\(target\) = 3"):
-        check_dynamic_feat(build(5), 2, inference=False)
-    with pytest.raises(ContractError, match=r"4 values .* inference .* prediction_length = 5"):
-        check_dynamic_feat(build(4), 2, inference=True)
-
-
-def test_from_arrays_copies_and_checks():
-    target = np.array([1.0, 2.0], dtype=np.float32)
-    series = SeriesSet.from_arrays(["2010-02-05"], (target, [0, 2]))
-    series.values[0] = 9
-    assert target[0] == 1
-    with pytest.raises(ContractError, match="1 start times were given for 2 targets"):
-        SeriesSet.from_arrays(["2010-02-05"], [[1], [2]])
-    with pytest.raises(ContractError, match="series 1: target is empty"):
-        SeriesSet.from_arrays(["2010-02-05"] * 2, [[1], []])
-    with pytest.raises(ContractError, match="dynamic_feat has a missing or infinite value at position 1"):
-        SeriesSet.from_arrays(["2010-02-05"], [[1, 2]], dynamic_feat=[[[1, np.nan]]])
-    with pytest.raises(ContractError, match="whole numbers"):
-        SeriesSet.from_arrays(["2010-02-05"], [[1]], cat=[[0.5]])
-
-
-def test_take_keeps_each_series_together():
-    series = SeriesSet.from_arrays(
-        ["2010-02-05"] * 3, [[1], [2, 3], [4, 5, 6]], [[0], [1], [2]], [np.full((2, n), n) for n in (1, 2, 3)]
-    )
-    part = series.take([2, 0])
-    assert part.values.tolist() == [4, 5, 6, 1]
-    assert part.cat.tolist() == [[2], [0]]
-    assert part.features(0).tolist() == [[3, 3, 3], [3, 3, 3]]
 
 
 def test_objects_of_a_request_are_checked_like_lines():

@@ -6,8 +6,8 @@ import torch
 
 from forecast_platform import deepar
 from forecast_platform.deepar import ContractError, SeriesSet
-from forecast_platform.deepar.training_data import check_training_data, forecast_starts
-from forecast_platform.deepar.windows import WindowSource
+from forecast_platform.deepar.training import evaluate, rmse, score, weighted_quantile_loss
+from forecast_platform.deepar.windows import WindowSource, check_training_data
 
 from .conftest import make_hp, make_series, train_and_kill
 
@@ -70,15 +70,8 @@ def test_the_last_windows_are_those_the_series_end_with(series, monkeypatch):
         assert torch.equal(start, lengths[which] - horizon)
 
 
-def test_sets_in_a_row_are_one_set(series):
-    parts = [series.take(range(3)), series.take(range(3, len(series)))]
-    whole = SeriesSet.concatenate(parts)
-    assert deepar.train(whole, make_hp()).version == deepar.train(series, make_hp()).version
-    assert [whole.name(i) for i in range(len(whole))] == [series.name(i) for i in range(len(series))]
-
-
 def test_adam_is_torchs():
-    from forecast_platform.deepar.training_loop import Adam
+    from forecast_platform.deepar.training import Adam
 
     generator = torch.Generator().manual_seed(0)
     mine, theirs = (torch.linspace(-1, 1, 50, dtype=torch.float64) for _ in range(2))
@@ -180,7 +173,7 @@ def test_a_checkpoint_of_another_run_is_refused(series, tmp_path):
 
 
 def test_early_stopping_returns_the_lowest_loss_weights(series):
-    from forecast_platform.deepar.training_loop import TrainingLoop
+    from forecast_platform.deepar.training import TrainingLoop
 
     hp = make_hp(epochs=60, early_stopping_patience=2, learning_rate=0.1)
     kept = []
@@ -222,16 +215,6 @@ def test_the_log_lines_are_sagemakers(series):
 def test_an_epoch_is_about_one_window_per_series(series):
     model = deepar.train(series, make_hp(mini_batch_size=5, epochs=2))
     assert model.train_windows == 2 * 3 * 5  # ceil(12 / 5) batches of 5
-
-
-def test_windows_start_after_an_observed_value_and_end_inside_the_series():
-    nan = np.nan
-    series = SeriesSet.from_arrays(
-        ["2010-02-05"] * 4, [np.ones(10), [nan, nan, *np.ones(8)], np.ones(4), [nan, nan, nan, 1]]
-    )
-    first, last = forecast_starts(series, 4)
-    assert first.tolist() == [1, 3, 1, 4]
-    assert last.tolist() == [6, 6, 1, 4]
 
 
 def test_short_series_are_ignored_in_training(series):
@@ -287,3 +270,45 @@ def test_negative_values_train_and_forecast(series):
     negative = rebuilt(series, targets=(-series.values, series.indptr))
     model = deepar.train(negative, make_hp(epochs=30))
     assert (np.median(deepar.predict(model, negative).mean, axis=1) < 0).mean() > 0.9
+
+
+ACTUAL = np.array([[1.0, 2.0], [np.nan, -4.0]])
+
+
+def test_rmse_by_hand():
+    assert rmse(ACTUAL, np.array([[0.0, 4.0], [9.0, -2.0]])) == pytest.approx(np.sqrt((1 + 4 + 4) / 3))
+
+
+def test_weighted_quantile_loss_by_hand():
+    forecast = np.array([[0.0, 4.0], [9.0, -2.0]])
+    # errors 1, -2, -2 at tau 0.9: 0.9 + 0.2 + 0.2, over |1| + |2| + |-4|
+    assert weighted_quantile_loss(ACTUAL, forecast, 0.9) == pytest.approx(2 * 1.3 / 7)
+    assert np.isnan(weighted_quantile_loss(np.zeros((1, 2)), forecast[:1], 0.5))
+
+
+def test_scores_have_sagemakers_names():
+    got = score(ACTUAL, np.zeros((2, 2)), np.zeros((2, 2, 2)), (0.1, 0.5))
+    assert list(got) == [
+        "RMSE",
+        "mean_absolute_QuantileLoss",
+        "mean_wQuantileLoss",
+        "wQuantileLoss[0.1]",
+        "wQuantileLoss[0.5]",
+    ]
+    assert got["mean_wQuantileLoss"] == pytest.approx((got["wQuantileLoss[0.1]"] + got["wQuantileLoss[0.5]"]) / 2)
+
+
+def test_evaluation_withholds_the_last_values(model, series):
+    got = evaluate(model, series)
+    hidden = series.values.copy()
+    ends = series.indptr[1:, None] - 6 + np.arange(6)
+    actual = hidden[ends]
+    forecast = deepar.predict(model, series.without_last(6), quantiles=("0.5",))
+    assert got["RMSE"] == pytest.approx(rmse(actual, forecast.mean))
+    assert got["wQuantileLoss[0.5]"] == pytest.approx(weighted_quantile_loss(actual, forecast.quantiles[:, 0], 0.5))
+
+
+def test_a_test_series_must_be_longer_than_the_horizon(model):
+    short = SeriesSet.from_arrays(["2010-02-05"], [[1.0] * 6], [[0, 0]])
+    with pytest.raises(ContractError, match="more than prediction_length = 6 values; it has 6"):
+        evaluate(model, short)

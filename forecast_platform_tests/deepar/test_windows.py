@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-import datetime as dt
-
 import numpy as np
 import pytest
 import torch
 
 from forecast_platform.deepar import SeriesSet
-from forecast_platform.deepar.features import Calendar, Frequency, calendar_features, lags_for
-from forecast_platform.deepar.windows import Standardiser, WindowSource
+from forecast_platform.deepar.windows import Standardiser, WindowSource, forecast_starts
 
 from .conftest import make_series
 
@@ -123,87 +120,21 @@ def test_dynamic_features_are_standardised_and_aligned():
     assert batch.varying[:, -1, 0].numpy() == pytest.approx(expected, abs=1e-5)
 
 
-def test_weekly_features_are_day_of_month_and_iso_week():
-    days = [dt.date(2010, 2, 5) + dt.timedelta(7 * k) for k in range(400)]
-    got = calendar_features(np.array(days, dtype="datetime64[D]").astype(np.int64), Frequency.parse("1W"))
-    want = [((d.day - 1) / 30 - 0.5, (d.isocalendar().week - 1) / 52 - 0.5) for d in days]
-    assert got == pytest.approx(np.array(want), abs=1e-6)
-
-
-@pytest.mark.parametrize("freq", ["1M", "3M", "1W", "1D", "2H", "15min"])
-def test_calendar_features_stay_in_range_and_follow_each_start(freq):
-    f = Frequency.parse(freq)
-    start = np.array(["2011-12-30T05:30:00", "2012-02-29T23:00:00"], dtype="datetime64[s]")
-    calendar = Calendar.build(start, f, before=9, last=np.array([50, 40]))
-    assert calendar.table.shape[1] == f.num_features
-    assert np.abs(calendar.table).max() <= 0.5
-    for i in range(2):
-        for t in (-9, 0, 17, 40):
-            ordinal = f.ordinals(start[i : i + 1]) + t * f.step
-            row = calendar.table[calendar.first[i] + calendar.stride * t]
-            assert np.array_equal(row, calendar_features(ordinal, f)[0])
-
-
-def test_minute_features_by_the_clock():
-    moment = dt.datetime(2012, 2, 29, 17, 45)
-    ordinal = np.array([moment], dtype="datetime64[m]").astype(np.int64)
-    got = calendar_features(ordinal, Frequency.parse("15min"))[0] + 0.5
-    want = [moment.weekday() / 6, 28 / 30, (moment.timetuple().tm_yday - 1) / 365, 17 / 23, 45 / 59]
-    assert got == pytest.approx(want, abs=1e-6)
-
-
-def test_aligned_series_share_a_calendar_row_a_step():
-    start = np.array(["2010-02-05", "2010-02-12"], dtype="datetime64[s]")
-    calendar = Calendar.build(start, Frequency.parse("1W"), before=2, last=np.array([10, 10]))
-    assert calendar.stride == 1
-    assert len(calendar.table) == 2 + 10 + 1 + 1
-
-
-def test_lags_per_frequency():
-    assert lags_for("1W", 1000) == (*range(1, 9), 12, 51, 52, 53, 103, 104, 105, 155, 156, 157)
-    assert lags_for("1W", 104) == (*range(1, 9), 12, 51, 52, 53, 103)
-    assert lags_for("1W", 1) == (1,)
-    assert {12, 24, 36} <= set(lags_for("1M", 100))
-    assert {7, 14, 364, 365} <= set(lags_for("1D", 1000))
-    assert {24, 168, 8736} <= set(lags_for("1H", 10000))
-    assert {4, 96, 672} <= set(lags_for("15min", 10000))
-    assert {26, 52} <= set(lags_for("2W", 1000))
-
-
-def test_times_keep_the_weekday_of_the_start():
-    start = np.array(["2010-02-05T00:00:00"], dtype="datetime64[s]")
-    assert Frequency.parse("1W").times(start, np.array([3]))[0] == np.datetime64("2010-02-26")
-    assert Frequency.parse("2M").times(start, np.array([6]))[0] == np.datetime64("2011-02")
-
-
-def test_a_longer_scaling_window_reaches_behind_the_context_and_is_shrunk_towards_one():
+def test_a_longer_scaling_window_reaches_behind_the_context():
     series = SeriesSet.from_arrays(["2010-02-05"], [np.arange(1.0, 61)])
 
-    def scale(length, power, start=40):
+    def scale(length):
         source = WindowSource(
-            series,
-            time_freq="1W",
-            lags=LAGS,
-            context=6,
-            horizon=4,
-            scaled=True,
-            moments=NONE,
-            scaling_length=length,
-            scaling_power=power,
+            series, time_freq="1W", lags=LAGS, context=6, horizon=4, scaled=True, moments=NONE, scaling_length=length
         )
-        batch = source.windows(torch.tensor([0]), torch.tensor([start]))
+        batch = source.windows(torch.tensor([0]), torch.tensor([40]))
         # Whatever the scale, the targets and lags stay where they are.
-        assert torch.equal(batch.z[:, 0], torch.arange(start - 5.0, start + 5).clamp(min=0))
-        assert torch.allclose(
-            batch.varying[:, 0, 0] * batch.scale[0], torch.arange(start - 6.0, start + 4).clamp(min=0)
-        )
+        assert torch.equal(batch.z[:, 0], torch.arange(35.0, 45))
+        assert torch.allclose(batch.varying[:, 0, 0] * batch.scale[0], torch.arange(34.0, 44))
         return float(batch.scale[0])
 
-    assert scale(0, 1.0) == pytest.approx(np.mean(np.arange(35, 41)))
-    assert scale(26, 1.0) == pytest.approx(np.mean(np.arange(15, 41)))
-    assert scale(26, 0.7) == pytest.approx(np.mean(np.arange(15, 41)) ** (0.7 * 26 / 30), rel=1e-5)
-    # Three values in the window: the less is known, the nearer to 1.
-    assert scale(26, 0.7, start=3) == pytest.approx(2.0 ** (0.7 * 3 / 7), rel=1e-5)
+    assert scale(0) == pytest.approx(np.mean(np.arange(35, 41)))
+    assert scale(26) == pytest.approx(np.mean(np.arange(15, 41)))
 
 
 def test_time_features_can_be_left_out():
@@ -217,3 +148,13 @@ def test_time_features_can_be_left_out():
     assert torch.equal(
         with_them.windows(*at).varying[:, : 2 * len(LAGS)], without.windows(*at).varying[:, : 2 * len(LAGS)]
     )
+
+
+def test_windows_start_after_an_observed_value_and_end_inside_the_series():
+    nan = np.nan
+    series = SeriesSet.from_arrays(
+        ["2010-02-05"] * 4, [np.ones(10), [nan, nan, *np.ones(8)], np.ones(4), [nan, nan, nan, 1]]
+    )
+    first, last = forecast_starts(series, 4)
+    assert first.tolist() == [1, 3, 1, 4]
+    assert last.tolist() == [6, 6, 1, 4]

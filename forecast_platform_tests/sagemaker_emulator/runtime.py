@@ -24,12 +24,7 @@ from pathlib import Path
 from typing import IO, Any
 
 MODULE = "forecast_platform.engines.sagemaker.container.main"
-_PRELOADED = [
-    "torch",
-    "forecast_platform.engines.base",
-    "forecast_platform.deepar.training",
-    "forecast_platform.deepar.batch_transform",
-]
+_PRELOADED = ["torch", "forecast_platform.engines.base", "forecast_platform.deepar.training"]
 _LAYOUT = ("input/config", "input/data", "model", "output/data", "checkpoints")
 
 

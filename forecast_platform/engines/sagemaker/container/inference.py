@@ -30,8 +30,8 @@ import orjson
 from forecast_platform.deepar.hyperparameters import ContractError
 
 if TYPE_CHECKING:
-    from forecast_platform.deepar.batch_transform import InferenceConfig
-    from forecast_platform.deepar.model import Model
+    from forecast_platform.deepar.artifact import Model
+    from forecast_platform.deepar.sampling import InferenceConfig
 
 BLOCK = 512  # lines a worker takes at once: what the network encodes together
 
@@ -55,7 +55,7 @@ class Workers:
         import torch
 
         from forecast_platform import deepar
-        from forecast_platform.deepar.batch_transform import InferenceConfig
+        from forecast_platform.deepar.sampling import InferenceConfig
 
         torch.set_num_threads(1)
         _Worker.config = _from_environment("DEEPAR_INFERENCE_CONFIG", {}, dict)
@@ -142,8 +142,8 @@ def _ready() -> None:
 
 def _forecast_lines(lines: Sequence[bytes], first: int) -> bytes:
     """One JSON object a line. Raises ContractError naming the line, the first of which has the number `first`."""
-    from forecast_platform.deepar.batch_transform import InferenceConfig
     from forecast_platform.deepar.records import from_lines
+    from forecast_platform.deepar.sampling import InferenceConfig
 
     if not any(line.strip() for line in lines):
         return b""  # the end of a request whose other lines are elsewhere
@@ -153,8 +153,8 @@ def _forecast_lines(lines: Sequence[bytes], first: int) -> bytes:
 
 def _forecast_request(body: bytes) -> bytes:
     """An endpoint's request. Raises ContractError naming the instance."""
-    from forecast_platform.deepar.batch_transform import InferenceConfig
     from forecast_platform.deepar.records import from_objects
+    from forecast_platform.deepar.sampling import InferenceConfig
 
     try:
         request = orjson.loads(body)
@@ -170,7 +170,7 @@ def _forecast_request(body: bytes) -> bytes:
 
 
 def _forecast(records: Any, config: InferenceConfig) -> list[bytes]:
-    from forecast_platform.deepar.batch_transform import predictions
+    from forecast_platform.deepar.sampling import predictions
 
     series = _Worker.model.prepare(records)
     made = predictions(_Worker.model, series, config, _Worker.seed)
