@@ -18,11 +18,10 @@ import pyarrow.compute as pc
 from forecast_platform.history.absence import AUTO, NoRow, interpret, judge
 from forecast_platform.history.covariates import Declarations, attach
 from forecast_platform.history.holidays import events_for
-from forecast_platform.history.panel import Panel
+from forecast_platform.history.panel import ACTIVE_WEEKS, Panel
 from forecast_platform.history.versions import BEGINNING, CALENDAR, EVER, FEATURES, VERSIONS
 
 RECENT_WEEKS = 4
-ACTIVE_WEEKS = 52
 
 # Each observation covers the grid from its own week to the week before the series' next one, or until the series
 # counts as closed. So a gap is a row with null sales, and a closed series stops having rows.

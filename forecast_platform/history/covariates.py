@@ -35,7 +35,6 @@ PLANNED = (
     "public_holidays", "holiday_days",
 )  # fmt: skip
 EXPOSURE = "open_days"
-YEAR = 52  # weeks after its last sale a series counts as closed, and nobody plans for it
 
 AUTO, NONE, LAST = "auto", "none", "last"
 _DECLARATION = re.compile(r"(known|past)(?::(.+))?")
@@ -216,15 +215,13 @@ def _index(names: pa.ChunkedArray, among: NDArray[np.str_]) -> NDArray[np.int64]
     return np.asarray(pc.fill_null(found, -1).to_numpy(), dtype=np.int64)
 
 
-def complete(
-    panel: Panel, horizon: int, wanted: Sequence[str] | None = None, active_weeks: int = YEAR
-) -> tuple[Panel, tuple[str, ...]]:
+def complete(panel: Panel, horizon: int, wanted: Sequence[str] | None = None) -> tuple[Panel, tuple[str, ...]]:
     """The panel with covariates and exposure of T + horizon weeks, without a gap.
 
     A gap takes its column's fill rule; where there is none, one in the history takes the value before it (else the
     first one, else 0), and one in the weeks ahead is an error, or leaves out a column that nobody declared. Columns
     known only in the past are shifted by the horizon: week t holds the value of week t - horizon, which is known too
-    for the last week ahead. Series without sales for `active_weeks` weeks need no values ahead.
+    for the last week ahead. Closed series, those without sales for `panel.active_weeks` weeks, need no values ahead.
 
     For one cutoff, the panel's end: first `until`, then `complete`. The columns are then known for all their weeks, so
     `covariates.values[:, :, :T]` is what a network trains on and `covariates.values` what it forecasts with.
@@ -241,8 +238,8 @@ def complete(
         ValueError: a value ahead is missing, naming column, week and store; or a wanted column is not there.
     """
     given = panel.covariates if wanted is None else _ordered(panel.covariates, wanted)
-    covariates, notices = _complete(panel, given, horizon, active_weeks, wanted is not None)
-    exposure, undivided = _complete(panel, panel.exposure, horizon, active_weeks, False)
+    covariates, notices = _complete(panel, given, horizon, wanted is not None)
+    exposure, undivided = _complete(panel, panel.exposure, horizon, False)
     notices += [f"sales are not divided: {notice}" for notice in undivided]
     return dataclasses.replace(panel, covariates=covariates, exposure=exposure), tuple(notices)
 
@@ -261,9 +258,7 @@ def _ordered(given: Covariates | None, wanted: Sequence[str]) -> Covariates | No
     return Covariates(tuple(given.columns[i] for i in at), given.values[at])
 
 
-def _complete(
-    panel: Panel, given: Covariates | None, horizon: int, active_weeks: int, keep: bool
-) -> tuple[Covariates | None, list[str]]:
+def _complete(panel: Panel, given: Covariates | None, horizon: int, keep: bool) -> tuple[Covariates | None, list[str]]:
     """`complete` for some columns. `keep`: continue a column that nobody declared instead of leaving it out."""
     if given is None:
         return None, []
@@ -272,7 +267,7 @@ def _complete(
     past = ~given.known
     values[past, :, horizon:] = values[past, :, :weeks]
     values[past, :, :horizon] = np.nan
-    active = weeks - 1 - panel.last_row < active_weeks
+    active = weeks - 1 - panel.last_row < panel.active_weeks
     kept, notices = [], []
     for i, column in enumerate(given.columns):
         gaps = np.isnan(values[i])
