@@ -18,7 +18,8 @@ from forecast_platform.dashboard.questions import Rows, Scope, State
 from forecast_platform.dashboard.rendering import number, sentence
 from forecast_platform.dashboard.stages import ASSETS, Stages
 from forecast_platform.dashboard.troubles import Findings, troubles
-from forecast_platform.history.holidays import Event, events_for
+from forecast_platform.history.holidays import Event
+from forecast_platform.history.panel import natural_key
 from forecast_platform.settings import Settings
 from forecast_platform.weeks import WEEK
 
@@ -76,9 +77,8 @@ class View:
 
     @functools.cached_property
     def events(self) -> tuple[Event, ...]:
-        """The holidays the model lines up: the landed calendar's, the country's where none has landed."""
-        first = self.week - 52 * (ask.YEARS_SHOWN + 1) * WEEK
-        return _events(first, self.week, tuple(ask.landed_calendar(self.state)), self.settings.country)
+        """The holidays that the week's forecast was given to line up."""
+        return ask.events(self.state, self.week, self.settings.country)
 
     @functools.cached_property
     def findings(self) -> Findings:
@@ -242,7 +242,7 @@ def heatmap(view: View) -> dict[str, Any]:
     stores, depts = (
         (found.stores, found.depts)
         if order == "money"
-        else (sorted(found.stores, key=ask.natural), sorted(found.depts, key=ask.natural))
+        else (sorted(found.stores, key=natural_key), sorted(found.depts, key=natural_key))
     )
     rows = [
         {
@@ -392,11 +392,6 @@ def runs(view: View) -> dict[str, Any]:
     }
 
 
-@functools.lru_cache(16)
-def _events(first: dt.date, last: dt.date, days: tuple[tuple[str, dt.date], ...], country: str) -> tuple[Event, ...]:
-    return events_for(first, last, days, country)
-
-
 def _must_exist(view: View) -> None:
     """Refuse a store or department that there is not, naming some that there are."""
     scope = view.scope
@@ -491,7 +486,7 @@ def _covariate_chart(view: View, name: str, values: Mapping[dt.date, float | Non
 
 
 def _holidays(view: View, weeks: Sequence[dt.date]) -> list[Mark]:
-    """The holidays that the model lines up, at the week each lies in."""
+    """The holidays that the model was given, at the week each lies in."""
     found: dict[int, str] = {}
     for event in view.events:
         for day in event.dates:

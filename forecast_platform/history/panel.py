@@ -143,5 +143,5 @@ def _codes(column: pa.ChunkedArray) -> tuple[NDArray[np.str_], NDArray[np.int64]
 
 
 def natural_key(value: str) -> tuple[int, float, str]:
-    """Sort key that puts numbers in number order before text."""
-    return (0, float(value), "") if value.isascii() and value.isdigit() else (1, 0.0, value)
+    """Sort key that puts numbers in number order before text, and no two names in the same place."""
+    return (0, float(value), value) if value.isascii() and value.isdigit() else (1, 0.0, value)
