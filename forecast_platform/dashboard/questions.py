@@ -21,7 +21,7 @@ from forecast_platform.history.covariates import Declarations
 from forecast_platform.history.holidays import Event
 from forecast_platform.history.panel import natural_key
 from forecast_platform.models.last_year.reference import one_year_back
-from forecast_platform.publishing.scores import SCORES
+from forecast_platform.scores import SCORE, SCORES
 from forecast_platform.weeks import WEEK
 
 T = TypeVar("T")
@@ -493,14 +493,9 @@ class HeatMap:
 
 def heat_map(state: State, last: dt.date, measure: str, weeks: int) -> HeatMap:
     """WAPE, bias or coverage of every series over the last weeks, one week ahead."""
-    value = {
-        "wape": "sum(abs_error) / nullif(sum(abs(actual)), 0)",
-        "bias": "sum(error) / nullif(sum(abs(actual)), 0)",
-        "coverage": "avg(CASE WHEN in_interval THEN 1.0 WHEN NOT in_interval THEN 0.0 END)",
-    }[measure]
     span = [last - weeks * WEEK, last]
     rows = state.rows(
-        f"""SELECT store, dept, {value} AS value, sum(abs(actual)) AS actual, sum(abs_error) AS off
+        f"""SELECT store, dept, {SCORE[measure]} AS value, sum(abs(actual)) AS actual, sum(abs_error) AS off
             FROM forecast_accuracy WHERE level = 'series' AND horizon = 1 AND week > ? AND week <= ?
             GROUP BY store, dept""",  # noqa: S608
         span,

@@ -11,6 +11,8 @@ from typing import Any
 import dagster as dg
 import duckdb
 
+from forecast_platform.scores import scores_sql
+
 BLUE, GREY = "#1f6fb4", "#4a4a4a"
 
 
@@ -87,16 +89,19 @@ def worst_series(con: duckdb.DuckDBPyConnection, week: dt.date) -> dg.MarkdownMe
     return _table(("store", "dept", "sold", "forecast", "off by"), rows, "no forecast made one week before")
 
 
-def coverage_by_horizon(con: duckdb.DuckDBPyConnection, columns: Sequence[str]) -> dg.MarkdownMetadataValue:
-    """How many of the sales lay inside their interval, by weeks ahead; of the rows registered as `rows`."""
+def coverage_by_horizon(con: duckdb.DuckDBPyConnection) -> dg.MarkdownMetadataValue:
+    """How many of the sales lay inside their interval, by weeks ahead, and how many were to: forecasts made before the
+    quantiles changed had another interval. Of the rows registered as `rows`."""
     found = con.execute(
-        "SELECT horizon, avg(in_interval::INT) FROM rows WHERE level = 'series' GROUP BY horizon ORDER BY horizon"
+        f"""SELECT horizon, {scores_sql("coverage", "held")} FROM rows
+            WHERE level = 'series' AND in_interval IS NOT NULL GROUP BY horizon ORDER BY horizon"""  # noqa: S608 (only our own SQL is composed)
     ).fetchall()
-    low, high = columns[0], columns[-1]
-    wanted = (int(high[1:]) - int(low[1:])) / 100
-    figure, axes = _axes(f"share of sales inside {low} to {high}, by weeks ahead (should be {wanted:.0%})")
-    axes.bar([h for h, _ in found], [share for _, share in found], color=BLUE, width=0.7)
-    axes.axhline(wanted, color=GREY, linestyle=":", linewidth=1.5)
+    if not found:
+        return dg.MarkdownMetadataValue("no forecast with an interval")
+    horizons, shares, held = zip(*found, strict=True)
+    figure, axes = _axes("share of sales inside the published interval, by weeks ahead (dotted: as it should be)")
+    axes.bar(horizons, shares, color=BLUE, width=0.7)
+    axes.plot(horizons, held, color=GREY, linestyle=":", linewidth=1.5)
     axes.set_ylim(0, 1)
     axes.set_xlabel("weeks ahead")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
