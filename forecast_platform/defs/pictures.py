@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import datetime as dt
 import io
 from collections.abc import Sequence
@@ -11,7 +12,9 @@ from typing import Any
 import dagster as dg
 import duckdb
 
+from forecast_platform.lake.lake import Lake
 from forecast_platform.scores import scores_sql
+from forecast_platform.settings import Settings
 
 BLUE, GREY = "#1f6fb4", "#4a4a4a"
 
@@ -43,29 +46,19 @@ def loss_curve(losses: Sequence[float]) -> dg.MarkdownMetadataValue:
     return _markdown(figure, "training loss by epoch")
 
 
-def total_with_fan(
-    con: duckdb.DuckDBPyConnection, week: dt.date, columns: Sequence[str], years: float = 2
-) -> dg.MarkdownMetadataValue:
-    """History of the total and its forecast: p50 with the outermost quantiles as a fan."""
-    low, high = columns[0], columns[-1]
-    past = con.execute(
-        "SELECT week, sum(sales) FROM cleaned_series WHERE observed AND week <= ? AND week > ? "
-        "GROUP BY week ORDER BY week",
-        [week, week - dt.timedelta(weeks=52 * years)],
-    ).fetchall()
-    ahead = con.execute(
-        f"""SELECT target_week, p50, {low}, {high} FROM forecasts
-            WHERE forecast_week = ? AND level = 'total' ORDER BY target_week""",  # noqa: S608 (column names are ours)
-        [week],
-    ).fetchall()
-    figure, axes = _axes(f"total sales and forecast from the week of {week} ({low} to {high})")
-    axes.plot(*zip(*past, strict=True), color=GREY, linewidth=1.2, label="sales")
-    if ahead:
-        weeks, p50, lower, upper = zip(*ahead, strict=True)
-        axes.fill_between(weeks, lower, upper, color=BLUE, alpha=0.25, linewidth=0)
-        axes.plot([past[-1][0], *weeks], [past[-1][1], *p50], color=BLUE, linewidth=1.6, linestyle="--", label="p50")
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value / 1e6:,.1f}M" if abs(value) >= 1e5 else f"{value:,.0f}")
-    axes.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
+def total_with_fan(lake: Lake, settings: Settings, week: dt.date) -> dg.MarkdownMetadataValue:
+    """The total's sales and its forecast, as the dashboard draws them."""
+    from forecast_platform.dashboard.pages import BadView, View, total_fan
+    from forecast_platform.dashboard.source import Source
+
+    try:
+        with contextlib.closing(Source(lake)) as source:
+            fan = total_fan(View(source.state(), settings, {"week": str(week)}))
+    except BadView as error:  # every series is closed
+        return dg.MarkdownMetadataValue(str(error))
+    figure, axes = _axes(f"total sales and forecast from the week of {week}")
+    fan.draw(axes)
+    axes.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), ncols=5)
     return _markdown(figure, f"total sales and forecast from {week}")
 
 
