@@ -34,8 +34,8 @@ ALLOWED: dict[str, set[str]] = {
     "surface": {"clouds", "history", "levels", "models", "publishing", "scores", "settings"},
 }
 PEOPLES = {"__init__", "cli", "defs", "runner", "definitions"}  # where it all meets: they may know everything
-# Known, and meant to go: maintenance opens S3 itself; the doctor of AWS looks at SageMaker, too.
-EXCEPTIONS = {("lake/files.py", "clouds"), ("clouds/aws/doctor.py", "engines")}
+# Known, and meant to go: maintenance opens S3 itself.
+EXCEPTIONS = {("lake/files.py", "clouds")}
 NO_DAGSTER = ALLOWED.keys() - {"dashboard"}  # which shows what its runs are doing
 NO_CLOUD = {"weeks", "levels", "scores", "deepar", "history", "models", "landing", "publishing"}
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
-import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -20,6 +19,7 @@ from forecast_platform.history.cleaning import events_given, features_in_force, 
 from forecast_platform.history.covariates import Declarations
 from forecast_platform.history.holidays import Event
 from forecast_platform.history.panel import natural_key
+from forecast_platform.lake.tables import QUANTILE
 from forecast_platform.models.last_year.reference import one_year_back
 from forecast_platform.scores import SCORE, SCORES
 from forecast_platform.weeks import WEEK
@@ -105,7 +105,7 @@ def history(state: State, scope: Scope, first: dt.date, last: dt.date) -> Rows:
 def quantile_columns(state: State, week: dt.date) -> tuple[str, ...]:
     """Columns of the quantiles that the forecasts of a week were published with, ascending."""
     names = [row["column_name"] for row in state.rows("DESCRIBE forecasts", [])]
-    names = sorted((n for n in names if re.fullmatch(r"p\d{1,2}", n)), key=lambda n: int(n[1:]))
+    names = sorted((n for n in names if QUANTILE.fullmatch(n)), key=lambda n: int(n[1:]))
     counts = ", ".join(f"count({n}) AS {n}" for n in names)
     (row,) = state.rows(f"SELECT {counts} FROM forecasts WHERE forecast_week = ?", [week])  # noqa: S608
     return tuple(n for n in names if row[n])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -10,6 +11,7 @@ from forecast_platform.levels import by_level_sql
 from forecast_platform.scores import scores_sql
 
 NAMESPACE = "forecast"
+QUANTILE = re.compile(r"p\d{1,2}")  # a column of a published quantile; which there are, the settings say
 LOCAL = "file://"  # begins a location on disk
 
 _DAY = pa.date32()
