@@ -57,13 +57,11 @@ def prepare_home(settings: Settings) -> None:
     Raises:
         LakeError: it is half a home, shares files with another, or is being moved.
     """
-    from forecast_platform.lake.guard import check, hold
+    from forecast_platform.clouds.base import cloud_of
 
-    if settings.profile == "local":
-        check(settings.warehouse)
-        settings.warehouse.mkdir(parents=True, exist_ok=True)
-        _used[settings.home] = hold(settings.warehouse)
-        os.set_inheritable(_used[settings.home].fileno(), True)  # `forecast ui` becomes Dagster's process
+    if held := cloud_of(settings).hold():
+        _used[settings.home] = held
+        os.set_inheritable(held.fileno(), True)  # `forecast ui` becomes Dagster's process
     settings.dagster_home.mkdir(parents=True, exist_ok=True)
     if not (settings.dagster_home / "dagster.yaml").exists():
         shutil.copy(Path(__file__).with_name("dagster.yaml"), settings.dagster_home / "dagster.yaml")

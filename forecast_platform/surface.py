@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from forecast_platform.clouds.base import cloud_of
 from forecast_platform.levels import KEYS, LEVELS
-from forecast_platform.publishing.scores import SCORES
+from forecast_platform.scores import SCORES
 from forecast_platform.settings import Settings, home
 
 if TYPE_CHECKING:

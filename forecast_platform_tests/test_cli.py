@@ -25,6 +25,7 @@ from forecast_platform.cli.troubles import in_words
 from forecast_platform.lake.lake import Lake, any_of
 from forecast_platform.landing.ledger import Entry
 from forecast_platform.settings import get_settings
+from forecast_platform_tests import help_texts
 
 QUICK = {
     "FORECAST_HYPERPARAMETERS": '{"epochs": "1", "num_cells": "8", "num_networks": "1"}',
@@ -327,10 +328,15 @@ def test_a_forecast_says_which_files_it_is_without(tmp_path: Path) -> None:
     assert unread(runner) == "", "said after the forecast that followed, once is enough"
 
 
+def test_what_help_says_is_changed_on_purpose_only() -> None:
+    told = "the help of a command changed; if it was to: python -m forecast_platform_tests.help_texts"
+    assert help_texts.FILE.read_text() == help_texts.help_texts(), told
+
+
 def test_doctor_passes_on_a_sound_home_and_names_a_bad_setting(home: Path) -> None:
     sound = forecast("doctor", cwd=home, home=home, **QUICK)
     assert sound.returncode == 0, sound.stdout
-    assert sound.stdout.count("ok ") == 6
+    assert sound.stdout.count("ok ") == 7
     bad = forecast("doctor", cwd=home, home=home, **{**QUICK, "FORECAST_COMPLETE_SHARE": "2"})
     assert bad.returncode == 1
     assert "FORECAST_COMPLETE_SHARE" in bad.stderr

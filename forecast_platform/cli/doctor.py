@@ -5,9 +5,42 @@ from __future__ import annotations
 import importlib.metadata
 import shutil
 import sys
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
+
+if TYPE_CHECKING:
+    from forecast_platform.lake.lake import Lake
+    from forecast_platform.settings import Settings
+
+
+def upgrade(settings: Settings, lake: Lake) -> str:
+    """What an earlier version of the platform left in this home, and what comes of it: all of it is taken over.
+
+    Raises:
+        LakeError: a newer version wrote to the lake.
+    """
+    from forecast_platform.models.trained import code_of, code_version
+
+    found = []
+    if lacking := lake.lacking():
+        tables = "; ".join(f"{name}: {', '.join(columns)}" for name, columns in lacking.items())
+        found.append(f"its tables get their new columns when they are next used, until then those are empty ({tables})")
+    newest = lake.query("SELECT version, training_digest FROM models ORDER BY week DESC LIMIT 1").to_pylist()
+    for model in newest:
+        code = code_of(settings.models / model["training_digest"])
+        if code is not None and code != code_version():
+            found.append(
+                f"the code that decides a model is not that of {model['version']}, so the next run trains once anew; "
+                "forecasts that are published stay"
+            )
+    loggers = settings.dagster_home / "dagster.yaml"
+    if loggers.exists() and "forecast_platform.aws" in loggers.read_text():
+        found.append(
+            f"to see the logs of jobs in Dagster, set managed_python_loggers: [forecast_platform] in {loggers}; "
+            "forecast_platform.aws is gone"
+        )
+    return f"made by an earlier version: {'. '.join(found)}" if found else "nothing here is of another version"
 
 
 @click.command()
@@ -16,17 +49,17 @@ import click
 )
 def doctor(profile: Literal["local", "aws"] | None) -> None:
     """Check settings, access and versions; each finding says how to mend it."""
-    from forecast_platform.clouds.base import cloud_of, open_landing
-    from forecast_platform.lake.lake import Lake
+    from forecast_platform.clouds.base import cloud_of
     from forecast_platform.runner import prepare_home
     from forecast_platform.settings import Settings, get_settings
 
     settings = Settings(profile=profile) if profile else get_settings()
+    cloud = cloud_of(settings)
 
     def versions() -> str:
         core = importlib.metadata.version("dagster")
         wanted = f"0.{int(core.split('.')[1]) + 16}.{core.split('.')[2]}"
-        for package in cloud_of(settings).beside:
+        for package in cloud.beside:
             if (found := importlib.metadata.version(package)) != wanted:
                 raise RuntimeError(f"dagster {core} needs {package} {wanted}, not {found}: make clean install")
         return f"Python {sys.version.split()[0]}, dagster {core} with its integrations {wanted}"
@@ -47,29 +80,18 @@ def doctor(profile: Literal["local", "aws"] | None) -> None:
             raise RuntimeError(f"{settings.home} has {free:.1f} GB free; give it 2 GB, or move it with FORECAST_HOME")
         return f"{settings.home} is writable, {free:.0f} GB free"
 
-    def landing() -> str:
-        return f"{settings.landing}: {len(open_landing(settings.landing).list())} files"
-
-    def lake() -> str:
-        rows = Lake.local(settings.warehouse, settings.quantile_columns).query(
-            "SELECT (SELECT count(*) FROM raw_sales), (SELECT max(week) FROM cleaned_series), "
-            "(SELECT max(forecast_week) FROM forecasts)"
-        )
-        count, week, forecast = (column[0].as_py() for column in rows.columns)
-        return f"{settings.warehouse}: {count:,} raw rows, newest week {week}, newest forecast {forecast}"
-
     def contract() -> str:
         c = settings.contract
         names = dict(c.columns) or "canonical"
         return f"{c.name}: weeks end on {settings.calendar.weekday_name}, dates as {c.date_format}, columns {names}"
 
     checks = {"versions": versions, "torch": torch, "home": home, "contract": contract}
-    if settings.profile == "aws":
-        from forecast_platform.clouds.aws import doctor as aws
+    checks |= cloud.checks()
+    if settings.engine_name != "local":
+        from forecast_platform.engines.sagemaker import doctor as sagemaker
 
-        checks |= aws.checks(settings)
-    else:
-        checks |= {"landing": landing, "lake": lake}
+        checks |= sagemaker.checks(settings)
+    checks["upgrade"] = lambda: upgrade(settings, cloud.lake)
     failures = 0
     for name, check in checks.items():
         try:

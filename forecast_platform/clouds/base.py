@@ -5,8 +5,9 @@ A cloud is chosen here, by the setting `profile`. Whoever needs one is given it;
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Any, Protocol
 
 import pyarrow as pa
 
@@ -25,6 +26,18 @@ class Cloud(Protocol):
 
     lake: Lake
     beside: tuple[str, ...]
+
+    def hold(self) -> IO[Any] | None:
+        """Say that this process uses the lake, where that has to be said, until the file is closed or the process ends.
+
+        Raises:
+            LakeError: it is half a home, shares files with another, or is being moved.
+        """
+        ...
+
+    def checks(self) -> dict[str, Callable[[], str]]:
+        """What `forecast doctor` asks, by name: each says what is well, or raises what is wrong and how to mend it."""
+        ...
 
     def begun(self) -> bool:
         """Whether there is a lake already."""

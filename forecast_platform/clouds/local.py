@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO, Any
 
 import pyarrow as pa
 
+from forecast_platform.lake.guard import check, hold
 from forecast_platform.lake.lake import Lake
 from forecast_platform.settings import Settings
 
@@ -18,8 +21,29 @@ class LocalCloud:
 
     def __init__(self, settings: Settings) -> None:
         self.home = settings.home
-        self._warehouse = settings.warehouse
+        self._warehouse, self._landing = settings.warehouse, settings.landing
         self.lake = Lake.local(settings.warehouse, settings.quantile_columns)
+
+    def hold(self) -> IO[Any]:
+        check(self._warehouse)
+        self._warehouse.mkdir(parents=True, exist_ok=True)
+        return hold(self._warehouse)
+
+    def checks(self) -> dict[str, Callable[[], str]]:
+        return {"landing": self._check_landing, "lake": self._check_lake}
+
+    def _check_landing(self) -> str:
+        from forecast_platform.clouds.base import open_landing
+
+        return f"{self._landing}: {len(open_landing(self._landing).list())} files"
+
+    def _check_lake(self) -> str:
+        rows = self.lake.query(
+            "SELECT (SELECT count(*) FROM raw_sales), (SELECT max(week) FROM cleaned_series), "
+            "(SELECT max(forecast_week) FROM forecasts)"
+        )
+        count, week, forecast = (column[0].as_py() for column in rows.columns)
+        return f"{self._warehouse}: {count:,} raw rows, newest week {week}, newest forecast {forecast}"
 
     def begun(self) -> bool:
         return (self._warehouse / "catalog.db").exists()

@@ -10,10 +10,19 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 from forecast_platform.figures import figure, figures
 
 WIDTH, NARROW = 960, 400
+# Where no style sheet reaches: colour, dashes and width of a line by its style.
+BLUE = "#0067b1"
+INKS = {
+    "actual": ("#16202c", "-", 1.2),
+    "forecast": (BLUE, "--", 1.6),
+    "previous": ("#6b7684", ":", 1.2),
+    "override": ("#a34700", "-.", 1.2),
+}
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 14, 34
 Number = float | None
 Place = Callable[[float], float]  # of a value or position on the picture
@@ -44,6 +53,35 @@ class Mark:
 
     position: int
     name: str
+
+
+@dataclass(frozen=True)
+class Fan:
+    """What the picture of a forecast shows, on whatever it is drawn: sales, the forecast, its intervals, holidays."""
+
+    weeks: Sequence[dt.date] = ()
+    lines: Sequence[Line] = ()
+    bands: Sequence[Band] = ()
+    marks: Sequence[Mark] = ()
+
+    def svg(self, title: str) -> str:
+        return time_chart(title, self.weeks, self.lines, self.bands, self.marks, from_zero=True)
+
+    def draw(self, axes: Any) -> None:
+        """The same on axes of matplotlib, for pictures in mails and runs."""
+        for k, band in enumerate(self.bands):
+            axes.fill_between(*_known(self.weeks, band.low, band.high), color=BLUE, alpha=0.2 + 0.1 * k, linewidth=0,
+                              label=band.name)  # fmt: skip
+        for line in self.lines:
+            color, dashes, width = INKS[line.style]
+            axes.plot(*_known(self.weeks, line.values), color=color, linestyle=dashes, linewidth=width, label=line.name)
+        axes.set_ylim(bottom=min(0, *axes.get_ylim()))
+        axes.yaxis.set_major_formatter(lambda value, _: short(value))
+
+
+def _known(weeks: Sequence[dt.date], *columns: Sequence[Number]) -> list[list[Any]]:
+    """Weeks and values for matplotlib: NaN where a column has none, which breaks its line."""
+    return [list(weeks), *([math.nan if v is None else v for v in column] for column in columns)]
 
 
 def short(value: Number) -> str:

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from forecast_platform.dashboard import questions as ask
-from forecast_platform.dashboard.charts import Band, Line, Mark, bars, calibration_chart, sparkline, time_chart
+from forecast_platform.dashboard.charts import Band, Fan, Line, Mark, bars, calibration_chart, sparkline, time_chart
 from forecast_platform.dashboard.questions import Rows, Scope, State
 from forecast_platform.dashboard.rendering import number, sentence
 from forecast_platform.dashboard.stages import ASSETS, Stages
 from forecast_platform.dashboard.troubles import Findings, troubles
-from forecast_platform.history.holidays import Event, events_for
+from forecast_platform.history.holidays import Event
+from forecast_platform.history.panel import natural_key
 from forecast_platform.settings import Settings
 from forecast_platform.weeks import WEEK
 
@@ -76,9 +77,8 @@ class View:
 
     @functools.cached_property
     def events(self) -> tuple[Event, ...]:
-        """The holidays the model lines up: the landed calendar's, the country's where none has landed."""
-        first = self.week - 52 * (ask.YEARS_SHOWN + 1) * WEEK
-        return _events(first, self.week, tuple(ask.landed_calendar(self.state)), self.settings.country)
+        """The holidays that the week's forecast was given to line up."""
+        return ask.events(self.state, self.week, self.settings.country)
 
     @functools.cached_property
     def findings(self) -> Findings:
@@ -166,7 +166,9 @@ def this_week(view: View) -> dict[str, Any]:
         "queue_length": shown[0]["of_all"] if shown else 0,
         "reason": "" if shown else ask.reason_without(state, week, scope),
         "rows": rows,
-        "chart": _fan(view, scope, ahead, f"{sentence(scope.name)}: sales, and the forecast after the week of {week}"),
+        "chart": fan(view, scope, ahead).svg(
+            f"{sentence(scope.name)}: sales, and the forecast after the week of {week}"
+        ),
         "ahead": ahead,
         "overrides": given,
         "next_total": sum(r["p50"] for r in next_weeks) if next_weeks else None,
@@ -202,7 +204,7 @@ def explore(view: View) -> dict[str, Any]:
         "reason": "" if ahead else ask.reason_without(state, view.week, scope),
         "ahead": ahead,
         "overrides": given,
-        "chart": _fan(view, scope, ahead, f"{sentence(scope.name)}: sales and forecast"),
+        "chart": fan(view, scope, ahead).svg(f"{sentence(scope.name)}: sales and forecast"),
         "covariate_charts": [_covariate_chart(view, name, values, ahead) for name, values in columns.items()],
         "lacking": lacking,
         "findings": view.findings,
@@ -242,7 +244,7 @@ def heatmap(view: View) -> dict[str, Any]:
     stores, depts = (
         (found.stores, found.depts)
         if order == "money"
-        else (sorted(found.stores, key=ask.natural), sorted(found.depts, key=ask.natural))
+        else (sorted(found.stores, key=natural_key), sorted(found.depts, key=natural_key))
     )
     rows = [
         {
@@ -392,11 +394,6 @@ def runs(view: View) -> dict[str, Any]:
     }
 
 
-@functools.lru_cache(16)
-def _events(first: dt.date, last: dt.date, days: tuple[tuple[str, dt.date], ...], country: str) -> tuple[Event, ...]:
-    return events_for(first, last, days, country)
-
-
 def _must_exist(view: View) -> None:
     """Refuse a store or department that there is not, naming some that there are."""
     scope = view.scope
@@ -434,13 +431,18 @@ def _span(view: View, last: dt.date) -> list[dt.date]:
     return [first + k * WEEK for k in range((last - first) // WEEK + 1)]
 
 
-def _fan(view: View, scope: Scope, ahead: Rows, title: str) -> str:
-    """Two years of sales, then the forecast with its intervals, beside the run before and last year."""
+def total_fan(view: View) -> Fan:
+    """The fan of all stores together."""
+    return fan(view, Scope(), _ahead(view)[0])
+
+
+def fan(view: View, scope: Scope, ahead: Rows) -> Fan:
+    """Two years of sales, then the forecast with its intervals, beside the run before and people's own figures."""
     week = view.week
     last = ahead[-1]["target_week"] if ahead else week
     weeks = _span(view, last)
     if not weeks:
-        return time_chart(title, [], [])
+        return Fan()
     past = {r["week"]: r["sales"] for r in ask.history(view.state, scope, weeks[0], last) if view.is_whole(r["week"])}
     by_week = {r["target_week"]: r for r in ahead}
     before = {r["target_week"]: r["p50"] for r in ask.previous(view.state, scope, week) if r["target_week"] in weeks}
@@ -463,7 +465,7 @@ def _fan(view: View, scope: Scope, ahead: Rows, title: str) -> str:
     if any(r["plan"] is not None for r in ahead):
         lines.append(Line("plan with people's own figures", "override", column("plan")))
     bands = [Band(f"{a} to {b}", f"fan{n}", column(a, known), column(b, known)) for n, (a, b) in enumerate(pairs)]
-    return time_chart(title, weeks, lines, bands if ahead else (), _holidays(view, weeks), from_zero=True)
+    return Fan(weeks, lines, bands if ahead else (), _holidays(view, weeks))
 
 
 def _covariates(view: View) -> tuple[dict[str, dict[dt.date, float | None]], str]:
@@ -491,7 +493,7 @@ def _covariate_chart(view: View, name: str, values: Mapping[dt.date, float | Non
 
 
 def _holidays(view: View, weeks: Sequence[dt.date]) -> list[Mark]:
-    """The holidays that the model lines up, at the week each lies in."""
+    """The holidays that the model was given, at the week each lies in."""
     found: dict[int, str] = {}
     for event in view.events:
         for day in event.dates:

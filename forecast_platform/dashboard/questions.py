@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
-import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from forecast_platform.history.cleaning import features_in_force, named_days
+from forecast_platform.history.cleaning import events_given, features_in_force, known_by
 from forecast_platform.history.covariates import Declarations
 from forecast_platform.history.holidays import Event
+from forecast_platform.history.panel import natural_key
+from forecast_platform.lake.tables import QUANTILE
 from forecast_platform.models.last_year.reference import one_year_back
-from forecast_platform.publishing.scores import SCORES
+from forecast_platform.scores import SCORE, SCORES
 from forecast_platform.weeks import WEEK
 
 T = TypeVar("T")
@@ -87,13 +88,7 @@ def names(state: State, column: str) -> list[str]:
     """Stores or departments there are, in natural order."""
     assert column in ("store", "dept")
     found = state.rows(f"SELECT DISTINCT {column} AS name FROM cleaned_series")  # noqa: S608 (a name of ours)
-    return sorted((r["name"] for r in found), key=natural)
-
-
-def natural(name: str | None) -> tuple[int, float, str]:
-    """Sort key: numbers by value, then words."""
-    text = name or ""
-    return (0, float(text), "") if text.isdigit() else (1, 0.0, text)
+    return sorted((r["name"] for r in found), key=natural_key)
 
 
 def history(state: State, scope: Scope, first: dt.date, last: dt.date) -> Rows:
@@ -110,7 +105,7 @@ def history(state: State, scope: Scope, first: dt.date, last: dt.date) -> Rows:
 def quantile_columns(state: State, week: dt.date) -> tuple[str, ...]:
     """Columns of the quantiles that the forecasts of a week were published with, ascending."""
     names = [row["column_name"] for row in state.rows("DESCRIBE forecasts", [])]
-    names = sorted((n for n in names if re.fullmatch(r"p\d{1,2}", n)), key=lambda n: int(n[1:]))
+    names = sorted((n for n in names if QUANTILE.fullmatch(n)), key=lambda n: int(n[1:]))
     counts = ", ".join(f"count({n}) AS {n}" for n in names)
     (row,) = state.rows(f"SELECT {counts} FROM forecasts WHERE forecast_week = ?", [week])  # noqa: S608
     return tuple(n for n in names if row[n])
@@ -150,7 +145,8 @@ def forecast(state: State, scope: Scope, week: dt.date, columns: Sequence[str], 
 def aligned_last_year(
     past: Mapping[dt.date, float | None], last: dt.date, targets: Sequence[dt.date], events: Sequence[Event]
 ) -> dict[dt.date, float | None]:
-    """Last year's sales of each target week, holidays lined up as the model does; None where any of it is unknown.
+    """Last year's sales of each target week, holidays lined up; None where any of it is unknown. The model leaves out
+    an event that its history speaks against (worth_lining_up); here each is lined up.
 
     Args:
         past: sales by week up to `last`.
@@ -174,9 +170,12 @@ def _year_back(last: dt.date, horizon: int, events: tuple[Event, ...]) -> list[l
     return [[(w, share) for w, share in zip(known, column, strict=True) if share] for column in weights.T.tolist()]
 
 
-def landed_calendar(state: State) -> list[tuple[str, dt.date]]:
-    """(name, date) of the calendar that the model is given; empty where none has landed."""
-    return state.apply(named_days)
+def events(state: State, week: dt.date, country: str) -> tuple[Event, ...]:
+    """The holidays that the forecast of a week was given to line up: those of the calendar that had landed when it was
+    made, and the country's where none had."""
+    made = published(state, week)
+    known_before = known_by(week) if made["as_known"] == "then" else made["created_at"]
+    return state.apply(events_given, week, known_before, country)
 
 
 def covariates(state: State, scope: Scope, declarations: Declarations) -> dict[str, dict[dt.date, float | None]]:
@@ -494,14 +493,9 @@ class HeatMap:
 
 def heat_map(state: State, last: dt.date, measure: str, weeks: int) -> HeatMap:
     """WAPE, bias or coverage of every series over the last weeks, one week ahead."""
-    value = {
-        "wape": "sum(abs_error) / nullif(sum(abs(actual)), 0)",
-        "bias": "sum(error) / nullif(sum(abs(actual)), 0)",
-        "coverage": "avg(CASE WHEN in_interval THEN 1.0 WHEN NOT in_interval THEN 0.0 END)",
-    }[measure]
     span = [last - weeks * WEEK, last]
     rows = state.rows(
-        f"""SELECT store, dept, {value} AS value, sum(abs(actual)) AS actual, sum(abs_error) AS off
+        f"""SELECT store, dept, {SCORE[measure]} AS value, sum(abs(actual)) AS actual, sum(abs_error) AS off
             FROM forecast_accuracy WHERE level = 'series' AND horizon = 1 AND week > ? AND week <= ?
             GROUP BY store, dept""",  # noqa: S608
         span,
@@ -528,7 +522,7 @@ def heat_map(state: State, last: dt.date, measure: str, weeks: int) -> HeatMap:
 
 def _most(money: Mapping[str, float]) -> list[str]:
     """Names by money, most first."""
-    return sorted(money, key=lambda name: (-money[name], natural(name)))
+    return sorted(money, key=lambda name: (-money[name], natural_key(name)))
 
 
 def landings(state: State, limit: int | None = None) -> Rows:

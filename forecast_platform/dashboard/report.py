@@ -13,11 +13,10 @@ from typing import Any
 
 from forecast_platform.dashboard import questions as ask
 from forecast_platform.dashboard.charts import short
-from forecast_platform.dashboard.pages import View, misses, this_week
+from forecast_platform.dashboard.pages import View, misses, this_week, total_fan
 from forecast_platform.dashboard.questions import Scope, State
 from forecast_platform.dashboard.rendering import change, environment, number, percent, signed, weeks
 from forecast_platform.settings import Settings
-from forecast_platform.weeks import WEEK
 
 HERE = Path(__file__).parent
 LISTED = 10
@@ -77,7 +76,7 @@ def _png(view: View, context: dict[str, Any], by_week: ask.Rows) -> bytes:
         figure.text(x, 0.918, label, fontsize=8.5, color=QUIET)
         figure.text(x, 0.895, value, fontsize=16, weight="bold", color=INK)
         figure.text(x, 0.88, note, fontsize=8, color=QUIET)
-    _draw_total(figure.add_axes((0.1, 0.63, 0.84, 0.21)), view, context["ahead"])
+    _draw_total(figure.add_axes((0.1, 0.63, 0.84, 0.21)), view)
     _draw_error(figure.add_axes((0.1, 0.43, 0.84, 0.13)), by_week)
     _list(figure, 0.375, "Review first, by the money a week that speaks for each", (0.06, 0.32, 0.40), [
         (f"Store {r['store']}, dept {r['dept']}", number(r["money"]), _why(r)) for r in context["queue"]
@@ -102,17 +101,9 @@ def _tiles(context: dict[str, Any]) -> list[tuple[str, str, str]]:
     ]  # fmt: skip
 
 
-def _draw_total(axes: Any, view: View, ahead: ask.Rows) -> None:
-    week, columns = view.week, view.columns
-    past = [r for r in ask.history(view.state, Scope(), week - 104 * WEEK, week) if r["sales"] is not None]
+def _draw_total(axes: Any, view: View) -> None:
     axes.set_title("All stores: sales and forecast", loc="left", fontsize=10, weight="bold", color=INK)
-    axes.plot([r["week"] for r in past], [r["sales"] for r in past], color=INK, linewidth=1.2, label="sales")
-    targets = [r["target_week"] for r in ahead]
-    low, high = columns[0], columns[-1]
-    axes.fill_between(targets, [r[low] for r in ahead], [r[high] for r in ahead], color=BLUE, alpha=0.25, linewidth=0,
-                      label=f"{low} to {high}")  # fmt: skip
-    axes.plot(targets, [r["p50"] for r in ahead], color=BLUE, linestyle="--", linewidth=1.6, label="forecast (p50)")
-    axes.set_ylim(bottom=0)
+    total_fan(view).draw(axes)
     _plain(axes, short)
 
 

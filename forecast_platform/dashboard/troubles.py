@@ -11,10 +11,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from forecast_platform.dashboard.questions import Rows, State, natural
+from forecast_platform.dashboard.questions import Rows, State
 from forecast_platform.figures import figure
 from forecast_platform.history.cleaning import Completeness, completeness
 from forecast_platform.history.lateness import ARRIVALS, arrivals, lateness
+from forecast_platform.history.panel import natural_key
 from forecast_platform.settings import Settings
 from forecast_platform.weeks import WEEK
 
@@ -291,7 +292,7 @@ def _checked(newest: Sequence[Completeness], there: set[str], found: Sequence[Tr
 
 def _named(what: str, names: Sequence[str]) -> str:
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return f"{what}{'s' if len(names) > 1 else ''} {', '.join(sorted(names, key=natural)[:NAMED])}{more}"
+    return f"{what}{'s' if len(names) > 1 else ''} {', '.join(sorted(names, key=natural_key)[:NAMED])}{more}"
 
 
 def _first_line(text: str | None) -> str:

@@ -14,7 +14,7 @@ from forecast_platform.defs.partitions import OWNERS, scored_again, weekly, week
 from forecast_platform.defs.resources import Platform
 from forecast_platform.defs.stage import Stage
 from forecast_platform.publishing.accuracy import rescore
-from forecast_platform.publishing.scores import SCORES
+from forecast_platform.scores import SCORES
 from forecast_platform.settings import get_settings
 from forecast_platform.weeks import key
 
@@ -54,7 +54,7 @@ def forecast_accuracy(
         if scores:
             shown = {
                 "worst_series": pictures.worst_series(con, weeks[-1]),
-                "coverage_by_horizon": pictures.coverage_by_horizon(con, settings.quantile_columns),
+                "coverage_by_horizon": pictures.coverage_by_horizon(con),
                 "dashboard": dg.MetadataValue.url(f"{settings.dashboard_url}/accuracy"),
             }
     scored_again(context, sorted(set(found["week"].to_pylist()) - set(weeks)), "last year's week changed")

@@ -63,8 +63,8 @@ def forecast_table(
         delay = (dt.datetime.now(dt.UTC) - landed[0].astimezone(dt.UTC)).total_seconds()
         metadata["seconds_from_landing"] = round(delay, 1)
         context.log.info(f"published {week}: {delay:.1f} s after the week's sales landed")
-    with lake_connection(platform, duckdb, "cleaned_series", "forecast_revisions") as con:
-        picture = pictures.total_with_fan(con, week, settings.quantile_columns)
+    picture = pictures.total_with_fan(lake, settings, week)
+    with lake_connection(platform, duckdb, "forecast_revisions") as con:
         revisions = pictures.largest_revisions(con, week)
     return dg.MaterializeResult(
         metadata=stage.metadata(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import datetime as dt
 import io
 from collections.abc import Sequence
@@ -10,6 +11,10 @@ from typing import Any
 
 import dagster as dg
 import duckdb
+
+from forecast_platform.lake.lake import Lake
+from forecast_platform.scores import scores_sql
+from forecast_platform.settings import Settings
 
 BLUE, GREY = "#1f6fb4", "#4a4a4a"
 
@@ -41,29 +46,19 @@ def loss_curve(losses: Sequence[float]) -> dg.MarkdownMetadataValue:
     return _markdown(figure, "training loss by epoch")
 
 
-def total_with_fan(
-    con: duckdb.DuckDBPyConnection, week: dt.date, columns: Sequence[str], years: float = 2
-) -> dg.MarkdownMetadataValue:
-    """History of the total and its forecast: p50 with the outermost quantiles as a fan."""
-    low, high = columns[0], columns[-1]
-    past = con.execute(
-        "SELECT week, sum(sales) FROM cleaned_series WHERE observed AND week <= ? AND week > ? "
-        "GROUP BY week ORDER BY week",
-        [week, week - dt.timedelta(weeks=52 * years)],
-    ).fetchall()
-    ahead = con.execute(
-        f"""SELECT target_week, p50, {low}, {high} FROM forecasts
-            WHERE forecast_week = ? AND level = 'total' ORDER BY target_week""",  # noqa: S608 (column names are ours)
-        [week],
-    ).fetchall()
-    figure, axes = _axes(f"total sales and forecast from the week of {week} ({low} to {high})")
-    axes.plot(*zip(*past, strict=True), color=GREY, linewidth=1.2, label="sales")
-    if ahead:
-        weeks, p50, lower, upper = zip(*ahead, strict=True)
-        axes.fill_between(weeks, lower, upper, color=BLUE, alpha=0.25, linewidth=0)
-        axes.plot([past[-1][0], *weeks], [past[-1][1], *p50], color=BLUE, linewidth=1.6, linestyle="--", label="p50")
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value / 1e6:,.1f}M" if abs(value) >= 1e5 else f"{value:,.0f}")
-    axes.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
+def total_with_fan(lake: Lake, settings: Settings, week: dt.date) -> dg.MarkdownMetadataValue:
+    """The total's sales and its forecast, as the dashboard draws them."""
+    from forecast_platform.dashboard.pages import BadView, View, total_fan
+    from forecast_platform.dashboard.source import Source
+
+    try:
+        with contextlib.closing(Source(lake)) as source:
+            fan = total_fan(View(source.state(), settings, {"week": str(week)}))
+    except BadView as error:  # every series is closed
+        return dg.MarkdownMetadataValue(str(error))
+    figure, axes = _axes(f"total sales and forecast from the week of {week}")
+    fan.draw(axes)
+    axes.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), ncols=5)
     return _markdown(figure, f"total sales and forecast from {week}")
 
 
@@ -87,16 +82,19 @@ def worst_series(con: duckdb.DuckDBPyConnection, week: dt.date) -> dg.MarkdownMe
     return _table(("store", "dept", "sold", "forecast", "off by"), rows, "no forecast made one week before")
 
 
-def coverage_by_horizon(con: duckdb.DuckDBPyConnection, columns: Sequence[str]) -> dg.MarkdownMetadataValue:
-    """How many of the sales lay inside their interval, by weeks ahead; of the rows registered as `rows`."""
+def coverage_by_horizon(con: duckdb.DuckDBPyConnection) -> dg.MarkdownMetadataValue:
+    """How many of the sales lay inside their interval, by weeks ahead, and how many were to: forecasts made before the
+    quantiles changed had another interval. Of the rows registered as `rows`."""
     found = con.execute(
-        "SELECT horizon, avg(in_interval::INT) FROM rows WHERE level = 'series' GROUP BY horizon ORDER BY horizon"
+        f"""SELECT horizon, {scores_sql("coverage", "held")} FROM rows
+            WHERE level = 'series' AND in_interval IS NOT NULL GROUP BY horizon ORDER BY horizon"""  # noqa: S608 (only our own SQL is composed)
     ).fetchall()
-    low, high = columns[0], columns[-1]
-    wanted = (int(high[1:]) - int(low[1:])) / 100
-    figure, axes = _axes(f"share of sales inside {low} to {high}, by weeks ahead (should be {wanted:.0%})")
-    axes.bar([h for h, _ in found], [share for _, share in found], color=BLUE, width=0.7)
-    axes.axhline(wanted, color=GREY, linestyle=":", linewidth=1.5)
+    if not found:
+        return dg.MarkdownMetadataValue("no forecast with an interval")
+    horizons, shares, held = zip(*found, strict=True)
+    figure, axes = _axes("share of sales inside the published interval, by weeks ahead (dotted: as it should be)")
+    axes.bar(horizons, shares, color=BLUE, width=0.7)
+    axes.plot(horizons, held, color=GREY, linestyle=":", linewidth=1.5)
     axes.set_ylim(0, 1)
     axes.set_xlabel("weeks ahead")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")

@@ -81,6 +81,8 @@ def judge(panel: Panel, no_row: NoRow, active_weeks: int, retailer: Retailer = W
 def interpret(panel: Panel, no_row: NoRow, active_weeks: int, retailer: Retailer = WHOLE) -> Panel:
     """The panel to learn from: zeros where no row means zero, marked in `filled`; nothing where a store was closed.
 
+    From here on the panel says when a series counts as closed (`active_weeks`).
+
     Closures are left alone where exposure (open days) is given, which says better when a store was closed.
     """
     absence = judge(panel, no_row, active_weeks, retailer)
@@ -91,7 +93,7 @@ def interpret(panel: Panel, no_row: NoRow, active_weeks: int, retailer: Retailer
     # A series that has never sold keeps its zeros: they are all that is known of it.
     sold = np.nan_to_num(panel.sales) != 0
     sales[closed & (np.cumsum(sold, axis=1) > 0)] = np.nan
-    return replace(panel, sales=sales, filled=absence.filled)
+    return replace(panel, sales=sales, filled=absence.filled, active_weeks=active_weeks)
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,11 @@ import pyarrow.compute as pc
 
 from forecast_platform.history.absence import AUTO, NoRow, interpret, judge
 from forecast_platform.history.covariates import Declarations, attach
-from forecast_platform.history.holidays import events_for
-from forecast_platform.history.panel import Panel
+from forecast_platform.history.holidays import Event, events_for
+from forecast_platform.history.panel import ACTIVE_WEEKS, Panel
 from forecast_platform.history.versions import BEGINNING, CALENDAR, EVER, FEATURES, VERSIONS
 
 RECENT_WEEKS = 4
-ACTIVE_WEEKS = 52
 
 # Each observation covers the grid from its own week to the week before the series' next one, or until the series
 # counts as closed. So a gap is a row with null sales, and a closed series stops having rows.
@@ -183,9 +182,18 @@ def build_panel(
     return interpret(known, no_row, active_weeks)
 
 
-def named_days(con: duckdb.DuckDBPyConnection) -> list[tuple[str, dt.date]]:
+def events_given(
+    con: duckdb.DuckDBPyConnection, cutoff: dt.date, known_before: dt.datetime, country: str
+) -> tuple[Event, ...]:
+    """The events of a panel that `read_panel` read up to `cutoff`, from what had landed before a moment."""
+    weeks = con.execute("SELECT min(week), max(week) FROM cleaned_series WHERE observed AND week <= ?", [cutoff])
+    ((first, last),) = weeks.fetchall()
+    return events_for(first or cutoff, last or cutoff, named_days(con, known_before), country)
+
+
+def named_days(con: duckdb.DuckDBPyConnection, known_before: dt.datetime = EVER) -> list[tuple[str, dt.date]]:
     """(name, date) of the landed calendar in force: what the holidays of a panel are made of."""
-    return _named_days(con.sql(CALENDAR, params={"known_before": EVER}).to_arrow_table())
+    return _named_days(con.sql(CALENDAR, params={"known_before": known_before}).to_arrow_table())
 
 
 def _named_days(calendar: pa.Table) -> list[tuple[str, dt.date]]:

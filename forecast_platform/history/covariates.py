@@ -36,7 +36,6 @@ PLANNED = (
     "public_holidays", "holiday_days",
 )  # fmt: skip
 EXPOSURE = "open_days"
-YEAR = 52  # weeks after its last sale a series counts as closed, and nobody plans for it
 
 AUTO, NONE, LAST = "auto", "none", "last"
 _DECLARATION = re.compile(r"(known|past)(?::(.+))?")
@@ -218,19 +217,15 @@ def _index(names: pa.ChunkedArray, among: NDArray[np.str_]) -> NDArray[np.int64]
 
 
 def complete(
-    panel: Panel,
-    horizon: int,
-    wanted: Sequence[str] | None = None,
-    active_weeks: int = YEAR,
-    retailer: Retailer = WHOLE,
+    panel: Panel, horizon: int, wanted: Sequence[str] | None = None, retailer: Retailer = WHOLE
 ) -> tuple[Panel, tuple[str, ...]]:
     """The panel with covariates and exposure of T + horizon weeks, without a gap.
 
     A gap takes its column's fill rule; where there is none, one in the history takes the value before it (else the
     first one, else 0), and one in the weeks ahead is an error, or leaves out a column that nobody declared. Columns
     known only in the past are shifted by the horizon: week t holds the value of week t - horizon, which is known too
-    for the last week ahead. Series without sales for `active_weeks` weeks need no values ahead. Exposure comes in units
-    of the usual one, the median of all positive ones up to the panel's end; 0 is a closed week.
+    for the last week ahead. Closed series, those without sales for `panel.active_weeks` weeks, need no values ahead.
+    Exposure comes in units of the usual one, the median of all positive ones up to the panel's end; 0 is a closed week.
 
     For one cutoff, the panel's end: first `until`, then `complete`. The columns are then known for all their weeks, so
     `covariates.values[:, :, :T]` is what a network trains on and `covariates.values` what it forecasts with.
@@ -247,8 +242,8 @@ def complete(
         ValueError: a value ahead is missing, naming column, week and store; or a wanted column is not there.
     """
     given = panel.covariates if wanted is None else _ordered(panel.covariates, wanted)
-    covariates, notices = _complete(panel, given, horizon, active_weeks, wanted is not None, retailer)
-    exposure, undivided = _complete(panel, panel.exposure, horizon, active_weeks, False, retailer)
+    covariates, notices = _complete(panel, given, horizon, wanted is not None, retailer)
+    exposure, undivided = _complete(panel, panel.exposure, horizon, False, retailer)
     if exposure is not None:
         known = exposure.values[0][:, : len(panel.weeks)]
         usual = retailer.median(known[known > 0]) or 1.0
@@ -272,7 +267,7 @@ def _ordered(given: Covariates | None, wanted: Sequence[str]) -> Covariates | No
 
 
 def _complete(
-    panel: Panel, given: Covariates | None, horizon: int, active_weeks: int, keep: bool, retailer: Retailer
+    panel: Panel, given: Covariates | None, horizon: int, keep: bool, retailer: Retailer
 ) -> tuple[Covariates | None, list[str]]:
     """`complete` for some columns. `keep`: continue a column that nobody declared instead of leaving it out."""
     if given is None:
@@ -282,7 +277,7 @@ def _complete(
     past = ~given.known
     values[past, :, horizon:] = values[past, :, :weeks]
     values[past, :, :horizon] = np.nan
-    active = weeks - 1 - panel.last_row < active_weeks
+    active = weeks - 1 - panel.last_row < panel.active_weeks
     kept, notices = [], []
     for i, column in enumerate(given.columns):
         gaps = np.isnan(values[i])

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from forecast_platform.history.covariates import Covariates
     from forecast_platform.history.holidays import Event
 
+ACTIVE_WEEKS = 52  # without sales, after which a series counts as closed, where no setting says otherwise
+
 
 @dataclass(frozen=True)
 class Panel:
@@ -28,6 +30,7 @@ class Panel:
         events: holidays to line up; None: nobody said which.
         filled: which zeros are ours, of weeks without a row (history/absence.py), shape (N, T); None: none.
         returns: the probability that each series still sells by each week ahead, shape (N, H); None: not asked yet.
+        active_weeks: a series without a landed row for so many weeks is closed: nothing is planned for it.
     """
 
     store: NDArray[np.str_]
@@ -39,6 +42,7 @@ class Panel:
     events: tuple[Event, ...] | None = None
     filled: NDArray[np.bool_] | None = None
     returns: NDArray[np.float64] | None = None
+    active_weeks: int = ACTIVE_WEEKS
 
     @classmethod
     def from_table(cls, table: pa.Table) -> Panel:
@@ -139,5 +143,5 @@ def _codes(column: pa.ChunkedArray) -> tuple[NDArray[np.str_], NDArray[np.int64]
 
 
 def natural_key(value: str) -> tuple[int, float, str]:
-    """Sort key that puts numbers in number order before text."""
-    return (0, float(value), "") if value.isascii() and value.isdigit() else (1, 0.0, value)
+    """Sort key that puts numbers in number order before text, and no two names in the same place."""
+    return (0, float(value), value) if value.isascii() and value.isdigit() else (1, 0.0, value)

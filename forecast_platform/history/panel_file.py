@@ -5,9 +5,10 @@ by the address it would have here.
 
 | array | what |
 |---|---|
-| header | JSON in UTF-8: version, columns of covariates and exposure, events |
+| header | JSON in UTF-8: version, columns of covariates and exposure, events, active_weeks |
 | store, dept, weeks, sales | as in Panel |
 | covariates, exposure | their values, where there are any |
+| filled | as in Panel, where it is given |
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from forecast_platform.history.holidays import Event
 from forecast_platform.history.panel import Panel
 
 NAME = "panel.npz"
-_VERSION = 1
+_VERSION = 2
 _PARTS = ("covariates", "exposure")
 # What numpy, zipfile and json raise on bytes that are not theirs.
 _DAMAGE = (OSError, EOFError, RuntimeError, MemoryError, ValueError, LookupError, TypeError, AttributeError)
@@ -48,6 +49,7 @@ def save_panel(panel: Panel, folder: Path) -> Path:
         "version": _VERSION,
         **{name: [dataclasses.asdict(column) for column in part.columns] for name, part in parts.items()},
         "events": None if panel.events is None else [_event_to_json(event) for event in panel.events],
+        "active_weeks": panel.active_weeks,
     }
     arrays: dict[str, Any] = {
         "header": np.frombuffer(json.dumps(header, sort_keys=True).encode(), np.uint8),
@@ -56,6 +58,7 @@ def save_panel(panel: Panel, folder: Path) -> Path:
         "weeks": panel.weeks.astype("<M8[D]"),
         "sales": _plain(panel.sales),
         **{name: _plain(part.values) for name, part in parts.items()},
+        **({} if panel.filled is None else {"filled": np.ascontiguousarray(panel.filled)}),
     }
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{NAME}.{secrets.token_hex(4)}"
@@ -88,7 +91,11 @@ def load_panel(folder: Path) -> Panel:
         }
         events = None if header["events"] is None else tuple(_event_from_json(event) for event in header["events"])
         store, dept, weeks, sales = (arrays[name] for name in ("store", "dept", "weeks", "sales"))
-        panel = Panel(store, dept, weeks, sales, parts.get("covariates"), parts.get("exposure"), events)
+        panel = Panel(
+            *(store, dept, weeks, sales, parts.get("covariates"), parts.get("exposure"), events),
+            filled=arrays.get("filled"),
+            active_weeks=header["active_weeks"],
+        )
     except FileNotFoundError as error:
         raise PanelFileError(f"{path}: there is no such file; save_panel writes it") from error
     except PanelFileError:
@@ -109,6 +116,8 @@ def _check(panel: Panel, path: Path) -> None:
         if part is not None:
             shape = part.values.shape
             right = right and len(shape) == 3 and shape[:2] == (len(part.columns), n) and part.values.dtype.kind == "f"
+    if panel.filled is not None:
+        right = right and panel.filled.shape == (n, t) and panel.filled.dtype.kind == "b"
     if not right or kinds != "UUMf":
         raise PanelFileError(f"{path} holds arrays that do not fit together: {found}; write it again with save_panel")
     if (np.diff(panel.weeks).astype(np.int64) != 7).any() or not panel.observed.any(axis=1).all():

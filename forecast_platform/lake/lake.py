@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from forecast_platform.lake.duck import literal, show
-from forecast_platform.lake.tables import LOCAL, NAMESPACE, PROVENANCE, VIEWS, TableSpec, table_specs
+from forecast_platform.lake.tables import LOCAL, NAMESPACE, PROVENANCE, QUANTILE, VIEWS, TableSpec, table_specs
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
@@ -84,7 +84,11 @@ class Lake:
         return self._catalog
 
     def table(self, name: str) -> Table:
-        """The current state of a table, created when missing and widened when the settings gained columns."""
+        """The current state of a table, created when missing and widened when the settings gained columns.
+
+        Raises:
+            LakeError: the table has columns that this version does not know.
+        """
         from pyiceberg.exceptions import CommitFailedException, NoSuchTableError, TableAlreadyExistsError
 
         spec = self.specs.get(name)
@@ -108,8 +112,9 @@ class Lake:
             except (TableAlreadyExistsError, CommitFailedException):
                 pass  # another process was quicker
             table = self.catalog.load_table(identifier)
+        _refuse_newer(table, spec)
         for attempt in range(_CONFLICT_RETRIES):
-            if set(spec.schema.names) <= set(table.schema().column_names):
+            if not _lacking(table, spec):
                 return table
             try:
                 with table.update_schema() as update:
@@ -118,6 +123,24 @@ class Lake:
                 _wait(attempt)  # another process wrote first, perhaps these columns
             table = self.catalog.load_table(identifier)
         raise LakeError(f"{name}: could not add columns, {_CONFLICT_RETRIES} times another writer was first; run again")
+
+    def lacking(self) -> dict[str, list[str]]:
+        """Columns that tables made by an earlier version lack, by table. They read as null, and are added when the
+        table is next used.
+
+        Raises:
+            LakeError: a table has columns that this version does not know.
+        """
+        from pyiceberg.exceptions import NoSuchTableError
+
+        found = {}
+        for name, spec in self.specs.items():
+            with contextlib.suppress(NoSuchTableError):
+                table = self.catalog.load_table((self.namespace, name))
+                _refuse_newer(table, spec)
+                if lacking := _lacking(table, spec):
+                    found[name] = lacking
+        return found
 
     def replace(self, name: str, where: BooleanExpression, rows: pa.Table | Callable[[pa.Table], pa.Table]) -> bool:
         """Exchange the rows matching `where` for `rows`, in one atomic commit.
@@ -256,6 +279,22 @@ class Lake:
         """Identifier of the table's current state, None while it is empty. A key for caches and provenance."""
         current = self.table(name).current_snapshot()
         return current.snapshot_id if current else None
+
+
+def _lacking(table: Table, spec: TableSpec) -> list[str]:
+    there = set(table.schema().column_names)
+    return [name for name in spec.schema.names if name not in there]
+
+
+def _refuse_newer(table: Table, spec: TableSpec) -> None:
+    """A week written again by a version that does not know a column would lose what stands in it."""
+    known = set(spec.schema.names)
+    new = [c for c in table.schema().column_names if c not in known and not QUANTILE.fullmatch(c)]
+    if new:
+        raise LakeError(
+            f"the table {spec.name} was written by a newer version: this one does not know its columns "
+            f"{', '.join(new)}. Use the version that wrote it, or a backup from before; nothing was changed"
+        )
 
 
 def any_of(column: str, values: Iterable[str]) -> BooleanExpression:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from forecast_platform.levels import by_level_sql
+from forecast_platform.scores import scores_sql
 
 NAMESPACE = "forecast"
+QUANTILE = re.compile(r"p\d{1,2}")  # a column of a published quantile; which there are, the settings say
 LOCAL = "file://"  # begins a location on disk
 
 _DAY = pa.date32()
@@ -354,16 +357,13 @@ VIEWS = {
         ) AS f
         WHERE f.previous_week IS NOT NULL
     """,
-    "forecast_accuracy_by_department": """
+    "forecast_accuracy_by_department": f"""
         SELECT week, horizon, dept, count(*) AS stores, sum(actual) AS actual, sum(p50) AS p50,
-               sum(abs_error) AS abs_error, sum(abs_error) / nullif(sum(abs(actual)), 0) AS wape,
-               sum(naive_abs_error)
-                   / nullif(sum(CASE WHEN naive_abs_error IS NOT NULL THEN abs(actual) END), 0) AS naive_wape,
-               avg(CAST(in_interval AS DOUBLE)) AS coverage
+               sum(abs_error) AS abs_error, {scores_sql("wape", "naive_wape", "coverage")}
         FROM forecast_accuracy
         WHERE level = 'series'
         GROUP BY week, horizon, dept
-    """,
+    """,  # noqa: S608 (only our own SQL is composed)
     "store_closures": """
         SELECT c.store, c.week, c.series
         FROM (

@@ -106,6 +106,9 @@ def digest(panel: Panel, *context: str) -> str:
         if part is not None:
             content.update(repr(part.columns).encode())
             content.update(part.values[:, :, : len(panel.weeks)].astype("<f8").tobytes())
+            content.update(repr(panel.active_weeks).encode())  # of whom values are asked
+    if panel.filled is not None and panel.filled.any():
+        content.update(panel.filled.tobytes())
     for event in panel.events or ():
         # Sales rise towards an event, so the one to come bears on the last weeks.
         near = panel.weeks[-1].astype(dt.date) + event.before * WEEK

@@ -44,6 +44,7 @@ class TrainedModel:
         share, calibration: how its forecasts are combined with the lead's and widened (choose.Choice).
         features: covariates it was trained with, in order.
         holidays: events it was given as features of their own, see build_target.
+        code: the code_version that trained it; "" for a model of before it was kept.
     """
 
     folder: Path
@@ -63,6 +64,7 @@ class TrainedModel:
     loss_curve: list[float] = field(default_factory=list)
     train_seconds: float = 0.0
     train_windows: int = 0
+    code: str = ""
 
     @property
     def learns(self) -> bool:
@@ -95,6 +97,12 @@ class TrainedModel:
             "holidays": tuple(data.get("holidays", ())),
         }
         return cls(**data)
+
+
+def code_of(folder: Path) -> str | None:
+    """The `code` of a stored model, whichever version of the platform stored it; None where there is none."""
+    file = folder / "training.json"
+    return str(json.loads(file.read_text()).get("code", "")) if file.exists() else None
 
 
 # What decides a model: these modules, and whatever of DECIDING they import, directly or not. Everything else of the
@@ -207,6 +215,7 @@ def train_into(
         target=choice.name,
         share=choice.share,
         calibration=choice.calibration,
+        code=code_version(),
     )
     if record.learns:
         record = _trained(record, ready, progress, checkpoint)

@@ -7,13 +7,13 @@ came to be: whoever changes one of the two calls `rescore` with the weeks change
 from __future__ import annotations
 
 import datetime as dt
-import re
 from collections.abc import Sequence
 
 import duckdb
 import pyarrow as pa
 
 from forecast_platform.lake.lake import Lake, LakeError
+from forecast_platform.lake.tables import QUANTILE
 from forecast_platform.levels import by_level_sql
 
 # A store's actual is the sum of all its observed series, also of those that opened after the forecast was made: the
@@ -113,7 +113,7 @@ def quantile_levels(con: duckdb.DuckDBPyConnection) -> dict[str, float]:
     """Every quantile that was ever published, by its column of `forecasts`, ascending. Of a forecast those are null
     that were not published then."""
     names = [row[0] for row in con.execute("DESCRIBE forecasts").fetchall()]
-    found = sorted((int(name[1:]), name) for name in names if re.fullmatch(r"p\d{1,2}", name))
+    found = sorted((int(name[1:]), name) for name in names if QUANTILE.fullmatch(name))
     return {name: percent / 100 for percent, name in found}
 
 

@@ -10,12 +10,15 @@ import re
 import xml.etree.ElementTree as ET
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
 from forecast_platform.dashboard.charts import (
     Band,
+    Fan,
     Line,
     Mark,
     bars,
@@ -178,3 +181,26 @@ def test_any_series_has_a_well_formed_sparkline(past: list[float | None], ahead:
     if picture:
         assert "nan" not in picture
         ET.fromstring(picture)
+
+
+def test_a_fan_is_the_same_on_a_page_and_in_a_picture() -> None:
+    fan = Fan(
+        WEEKS,
+        [
+            Line("sales", "actual", [1, 2, None, 4, None, None]),
+            Line("forecast (p50)", "forecast", [None] * 3 + [4, 5, 6]),
+        ],
+        [Band("p05 to p95", "fan0", [None, None, None, 4, 4, 5], [None, None, None, 4, 6, 7])],
+    )
+    _, data = parsed(fan.svg("T"))
+    axes = Figure().add_subplot()
+    fan.draw(axes)
+    for line, drawn in zip(data["lines"], axes.get_lines(), strict=True):
+        assert drawn.get_label() == line["name"]
+        np.testing.assert_array_equal(drawn.get_ydata(), np.array(line["values"], dtype=float))
+        assert [str(w) for w in drawn.get_xdata()] == data["weeks"]
+    (area,) = axes.collections
+    assert area.get_label() == "p05 to p95"
+    heights = {y for _, y in area.get_paths()[0].vertices}
+    assert heights == {4, 5, 6, 7}
+    assert axes.get_ylim()[0] == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 import io
 from pathlib import Path
@@ -15,6 +16,7 @@ from forecast_platform import definitions
 from forecast_platform.dashboard.pages import BadView
 from forecast_platform.dashboard.report import weekly_report
 from forecast_platform.dashboard.source import Source
+from forecast_platform.defs import pictures
 from forecast_platform.defs.tableau_extract import tableau_extract
 from forecast_platform.lake.lake import Lake
 from forecast_platform.publishing import tableau as hyper
@@ -73,6 +75,17 @@ def test_the_weekly_run_keeps_both_files(published: Graph, newest: dt.date) -> N
     folder = published.platform.settings.home / "reports"
     assert (folder / f"{newest}.html").read_text().startswith("<!doctype html>")
     assert (folder / f"{newest}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_runs_picture_is_that_of_the_dashboard(published: Graph, newest: dt.date) -> None:
+    from matplotlib.image import imread
+
+    made = pictures.total_with_fan(published.lake, published.platform.settings, newest)
+    head, _, code = made.md_str.rstrip(")").partition("base64,")
+    assert head.startswith(f"![total sales and forecast from {newest}](data:image/png;")
+    assert (imread(io.BytesIO(base64.b64decode(code)), format="png") < 0.9).any()
+    none = pictures.total_with_fan(published.lake, published.platform.settings, newest + WEEK)
+    assert none.md_str.startswith(f"No forecast was published for the week of {newest + WEEK}")
 
 
 @needs_tableau

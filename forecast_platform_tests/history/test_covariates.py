@@ -218,7 +218,8 @@ class TestLeak:
 class TestCompleting:
     def test_gaps_of_the_history_take_the_value_before_then_the_first_then_zero(self):
         values = [NAN, NAN, 3, NAN, 5, NAN, 7, 8, 9]
-        panel, notices = ready(two_stores(), by_week("promo", values), declared(promo="known"), active_weeks=0)
+        nobody = dataclasses.replace(two_stores(), active_weeks=0)
+        panel, notices = ready(nobody, by_week("promo", values), declared(promo="known"))
         np.testing.assert_array_equal(panel.covariates.values[0, 0], [3, 3, 3, 3, 5, 5, 7, 8, 9])
         np.testing.assert_array_equal(panel.covariates.values[0, 2], np.zeros(9))
         assert notices == ()
@@ -293,8 +294,8 @@ class TestCompleting:
         panel = make_panel({("1", "a"): [10.0] * 6, ("2", "a"): [10.0, 10.0, None, None, None, None]})
         rows = [*by_week("promo", [1] * 9), *by_week("promo", [2] * 2, "2")]
         with pytest.raises(ValueError, match=r"store 2\)"):
-            ready(panel, rows, declared(promo="known"), active_weeks=5)
-        got, _ = ready(panel, rows, declared(promo="known"), active_weeks=4)
+            ready(dataclasses.replace(panel, active_weeks=5), rows, declared(promo="known"))
+        got, _ = ready(dataclasses.replace(panel, active_weeks=4), rows, declared(promo="known"))
         np.testing.assert_array_equal(got.covariates.values[0, 1], [2] * 9)
 
     def test_no_series_and_no_covariates(self):

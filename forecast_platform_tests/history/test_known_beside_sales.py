@@ -54,10 +54,12 @@ class Retailer:
         con.close()
         self.lake.replace_weeks("cleaned_series", [self.week(w) for w in range(weeks)], rows)
 
-    def panel(self, cutoff: int, as_known: str = "now", declarations: Declarations = BOTH, country="US") -> Panel:
+    def panel(
+        self, cutoff: int, as_known: str = "now", declarations: Declarations = BOTH, country="US", active_weeks=52
+    ) -> Panel:
         con = self.lake.attach(duckdb.connect())
         try:
-            return read_panel(con, self.week(cutoff), as_known, declarations, country)
+            return read_panel(con, self.week(cutoff), as_known, declarations, country, active_weeks=active_weeks)
         finally:
             con.close()
 
@@ -107,6 +109,28 @@ def test_a_value_taken_back_is_none(retailer):
     retailer.land("features/a.csv", 0, "store,date,promo,rain", ("1", retailer.week(0), 2, 1))
     retailer.land("features/b.csv", 1, "store,date,promo,rain", ("1", retailer.week(0), None, 1))
     assert np.isnan(retailer.panel(0).covariates.values[0, 0, 0])
+
+
+def test_no_plans_are_asked_of_a_store_that_the_setting_counts_as_closed(retailer):
+    for w in range(30):
+        stores = "12" if w < 10 else "1"  # store 2 sold nothing for 20 weeks
+        rows = [(s, "a", retailer.week(w), 10) for s in stores]
+        retailer.land(f"sales/{w}.csv", w + 0.5, "store,dept,date,weekly_sales", *rows)
+    plans = [("1", retailer.week(w), 1, 0) for w in range(34)] + [("2", retailer.week(w), 1, 0) for w in range(10)]
+    retailer.land("features/f.csv", 0, "store,date,promo,rain", *plans)
+    con = retailer.lake.attach(duckdb.connect())
+    retailer.lake.replace_weeks(
+        "cleaned_series",
+        [retailer.week(w) for w in range(30)],
+        clean_weeks(con, retailer.week(0), retailer.week(29), 13),
+    )
+    con.close()
+    closed, still_open = (retailer.panel(29, active_weeks=weeks) for weeks in (13, 52))
+    assert len(closed) == len(still_open) == 2  # what a closed series sold is learned from
+    ready, _ = complete(closed, 4)
+    assert ready.covariates.values[0, 0].tolist() == [1] * 34
+    with pytest.raises(ValueError, match=r"promo has no value for the week of .* \(store 2\)"):
+        complete(still_open, 4)
 
 
 def test_a_calendar_of_the_retailers_own(retailer):

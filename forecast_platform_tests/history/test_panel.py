@@ -50,6 +50,13 @@ def test_every_cell_of_the_table_is_in_the_panel_and_nothing_else(values):
         assert (panel.first[i], panel.last[i]) == (seen[0], seen[-1])
 
 
+def test_names_have_one_natural_order_whatever_they_hold():
+    names = ["10", "9", "09", "²", "٣", "", "b", "1.5", "-2", "a10"]
+    want = ["09", "9", "10", "", "-2", "1.5", "a10", "b", "²", "٣"]
+    for given_names in (names, names[::-1]):
+        assert sorted(given_names, key=natural_key) == want
+
+
 @settings(derandomize=True, deadline=None)
 @given(cells, st.integers(0, 40))
 def test_until_is_the_panel_of_the_rows_up_to_the_cutoff(values, number):

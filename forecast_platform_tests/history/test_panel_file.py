@@ -58,7 +58,12 @@ def panels(draw) -> Panel:
     identifiers = np.array(draw(st.lists(names, min_size=2 * n, max_size=2 * n))).astype("<U9")
     weeks = first + 7 * np.arange(t)
     covariates, exposure = columns(0, 2), columns(1, 1) if draw(st.booleans()) else None
-    return Panel(identifiers[:n], identifiers[n:], weeks, history, covariates, exposure, draw(events))
+    filled = (history == 0) & np.array(draw(st.lists(st.booleans(), min_size=t, max_size=t)))
+    return Panel(
+        *(identifiers[:n], identifiers[n:], weeks, history, covariates, exposure, draw(events)),
+        filled=filled if draw(st.booleans()) else None,
+        active_weeks=draw(st.integers(1, 60)),
+    )
 
 
 @settings(derandomize=True, deadline=None)
@@ -76,6 +81,8 @@ def test_a_round_trip_changes_no_bit_and_equal_panels_are_equal_bytes(panel):
     assert loaded.weeks.tolist() == panel.weeks.tolist()
     assert loaded.sales.tobytes() == np.ascontiguousarray(panel.sales).tobytes()
     assert repr(loaded.events) == repr(panel.events)
+    assert loaded.active_weeks == panel.active_weeks
+    assert loaded.last_row.tolist() == panel.last_row.tolist()  # which zeros are ours
     for before, after in ((panel.covariates, loaded.covariates), (panel.exposure, loaded.exposure)):
         assert (before is None) == (after is None)
         if before is not None and after is not None:
@@ -144,9 +151,10 @@ def test_other_files_are_refused(promoted, tmp_path):
         np.savez(file, **{**members, **changes})
 
     for changes, message in (
-        ({"header": np.frombuffer(header.replace(b'"version": 1', b'"version": 2'), np.uint8)}, "has version 2"),
+        ({"header": np.frombuffer(header.replace(b'"version": 2', b'"version": 1'), np.uint8)}, "has version 1"),
         ({"sales": members["sales"][:, 1:]}, "do not fit together"),
         ({"covariates": members["covariates"][:, :5]}, "do not fit together"),
+        ({"filled": np.zeros((6, 59), bool)}, "do not fit together"),
         ({"store": np.arange(6)}, "do not fit together"),
         ({"store": np.array([None] * 6, dtype=object)}, "no whole panel file"),
         ({"sales": np.full((6, 60), np.nan)}, "a series holds no observation"),

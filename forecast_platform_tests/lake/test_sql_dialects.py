@@ -72,6 +72,7 @@ def con(tmp_path_factory) -> duckdb.DuckDBPyConnection:
             "error": 90.0 - actual,
             "abs_error": abs(90.0 - actual),
             "in_interval": store == "1",
+            "naive": None if naive is None else actual + naive,
             "naive_abs_error": naive,
         }
         for horizon in (1, 2)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import datetime as dt
+import re
+from pathlib import Path
 
 import duckdb
 import numpy as np
@@ -10,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+import forecast_platform
 from forecast_platform.lake.tables import table_specs
 from forecast_platform.models.metrics import wape, weighted_quantile_loss
 from forecast_platform.publishing.accuracy import score_weeks
@@ -180,3 +184,17 @@ def test_one_quantile_is_the_median():
     rows = score(published=forecasts().assign(p10=None, p90=None))
     assert (rows["interval"] == 0).all()
     assert rows["quantile_loss"].to_numpy() == pytest.approx(rows["abs_error"].to_numpy())
+
+
+def test_the_formulas_of_scores_are_written_in_one_place():
+    """A second WAPE is sooner or later another one. Losses of a row are in publishing/accuracy.py, ratios here."""
+    root = Path(forecast_platform.__file__).parent
+    ratio = re.compile(r"(abs_error|quantile_loss|\berror)\)\s*/|avg\([^)]*in_interval", re.IGNORECASE)
+    found = [str(path.relative_to(root)) for path in root.rglob("*.py") if ratio.search(_sql(path))]
+    assert found == ["scores.py"]
+
+
+def _sql(path: Path) -> str:
+    """The texts in a file that are no docstrings, as SQL may be."""
+    texts = [n.value for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant)]
+    return "\n".join(text for text in texts if isinstance(text, str) and not text[:1].isupper())

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 
+from forecast_platform.clouds.aws import doctor
 from forecast_platform.clouds.aws.athena import Athena, create_views
 from forecast_platform.clouds.aws.glue import glue_lake
 from forecast_platform.clouds.aws.storage import Storage
@@ -18,8 +20,15 @@ class AwsCloud:
     beside: tuple[str, ...] = ("dagster-duckdb", "dagster-aws")
 
     def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         self._url, self.database, self._workgroup = settings.storage_url, settings.database, settings.workgroup
         self.lake = glue_lake(f"{self._url.rstrip('/')}/lake", self.database, settings.quantile_columns)
+
+    def hold(self) -> None:
+        return None  # whoever writes meets the others in Glue
+
+    def checks(self) -> dict[str, Callable[[], str]]:
+        return doctor.checks(self._settings)
 
     def begun(self) -> bool:
         return True  # whoever deployed the stack made it

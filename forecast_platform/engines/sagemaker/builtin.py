@@ -32,7 +32,7 @@ from forecast_platform.models.encoding import Categories
 from forecast_platform.models.networks import target_of, trainable
 from forecast_platform.models.registry import plans
 from forecast_platform.models.target import REFERENCE, Target, build_target, holidays_of
-from forecast_platform.models.trained import TrainedModel
+from forecast_platform.models.trained import TrainedModel, code_version
 from forecast_platform.settings import Settings
 
 if TYPE_CHECKING:
@@ -151,6 +151,7 @@ def train_builtin(
         calibration=choice.calibration,
         features=covariates.names if covariates else (),
         holidays=fit.holidays,
+        code=code_version(),
         loss_curve=_final_loss(fit.described),
         train_seconds=float(fit.described.get("TrainingTimeInSeconds", time.perf_counter() - started)),
     ).save()

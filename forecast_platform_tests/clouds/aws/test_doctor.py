@@ -12,7 +12,7 @@ import http.server
 import json
 import threading
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -21,6 +21,7 @@ from click.testing import CliRunner
 from forecast_platform.cli import main
 from forecast_platform.clouds.aws import doctor
 from forecast_platform.clouds.aws.storage import Storage, StorageError
+from forecast_platform.engines.sagemaker import doctor as sagemaker
 from forecast_platform.engines.sagemaker.cost import Spending
 from forecast_platform.settings import Settings
 
@@ -151,10 +152,14 @@ def installation(gate: Gate, endpoint: str) -> dict[str, str]:
     }
 
 
+def all_checks(settings: Settings) -> dict[str, Callable[[], str]]:
+    return doctor.checks(settings) | (sagemaker.checks(settings) if settings.engine_name != "local" else {})
+
+
 def findings(installation: dict[str, str], *only: str, **changes: Any) -> dict[str, str]:
     """The findings of all checks or of some, by check; a sound installation has none."""
     found = {}
-    checks = doctor.checks(Settings(**{**installation, **changes}))
+    checks = all_checks(Settings(**{**installation, **changes}))
     for name in only or checks:
         try:
             assert checks[name]()
@@ -261,9 +266,9 @@ def test_a_workgroup_without_results_or_limit_is_a_finding(installation: dict[st
 
 
 def test_the_engine_decides_what_is_looked_at(installation: dict[str, str]) -> None:
-    ours = doctor.checks(Settings(**installation))
-    builtin = doctor.checks(Settings(**{**installation, "engine": "sagemaker-builtin", "image": ""}))
-    here = doctor.checks(Settings(**{**installation, "engine": "local", "image": "", "role_arn": ""}))
+    ours = all_checks(Settings(**installation))
+    builtin = all_checks(Settings(**{**installation, "engine": "sagemaker-builtin", "image": ""}))
+    here = all_checks(Settings(**{**installation, "engine": "local", "image": "", "role_arn": ""}))
     assert set(ours) - set(builtin) == {"image"}
     assert set(builtin) - set(here) == {"role", "quota", "caps"}
 
@@ -279,13 +284,17 @@ def test_the_command_shows_every_line_and_fails_on_findings(
     Spending(Storage(settings.storage_url), {}, 10, 200, lambda: now).reserve("forecast-x", "ml.c5.2xlarge", 1, 3600)
     sound = CliRunner().invoke(main, ["doctor", "--profile", "aws"])
     assert sound.exit_code == 0, sound.output
-    assert sound.output.count("ok ") == 14
+    assert sound.output.count("ok ") == 15
     assert "0.41 of 200.00 USD of this month" in sound.output
     gate.denied = {"GetDatabase"}
     monkeypatch.setenv("FORECAST_WORKGROUP", "gone")
     ill = CliRunner().invoke(main, ["doctor", "--profile", "aws"])
     assert ill.exit_code == 1
-    assert [line.split()[1] for line in ill.output.splitlines() if line.startswith("FAIL")] == ["catalog", "workgroup"]
+    assert [line.split()[1] for line in ill.output.splitlines() if line.startswith("FAIL")] == [
+        "catalog",
+        "workgroup",
+        "upgrade",
+    ]
     monkeypatch.delenv("FORECAST_STORAGE_URL")
     unset = CliRunner().invoke(main, ["doctor", "--profile", "aws"])
     assert unset.exit_code == 1
