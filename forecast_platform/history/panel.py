@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from forecast_platform.history.covariates import Covariates
     from forecast_platform.history.holidays import Event
+    from forecast_platform.levels import Level
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Panel:
         events: holidays to line up; None: nobody said which.
         filled: which zeros are ours, of weeks without a row (history/absence.py), shape (N, T); None: none.
         returns: the probability that each series still sells by each week ahead, shape (N, H); None: not asked yet.
+        levels: the levels by attributes of stores and departments, beside levels.LEVELS.
     """
 
     store: NDArray[np.str_]
@@ -39,6 +41,7 @@ class Panel:
     events: tuple[Event, ...] | None = None
     filled: NDArray[np.bool_] | None = None
     returns: NDArray[np.float64] | None = None
+    levels: tuple[Level, ...] = ()
 
     @classmethod
     def from_table(cls, table: pa.Table) -> Panel:

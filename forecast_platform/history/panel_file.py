@@ -5,7 +5,7 @@ by the address it would have here.
 
 | array | what |
 |---|---|
-| header | JSON in UTF-8: version, columns of covariates and exposure, events |
+| header | JSON in UTF-8: version, columns of covariates and exposure, events, levels |
 | store, dept, weeks, sales | as in Panel |
 | covariates, exposure | their values, where there are any |
 """
@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from forecast_platform.history.covariates import Covariates, Declaration
 from forecast_platform.history.holidays import Event
 from forecast_platform.history.panel import Panel
+from forecast_platform.levels import Level
 
 NAME = "panel.npz"
 _VERSION = 1
@@ -48,6 +49,7 @@ def save_panel(panel: Panel, folder: Path) -> Path:
         "version": _VERSION,
         **{name: [dataclasses.asdict(column) for column in part.columns] for name, part in parts.items()},
         "events": None if panel.events is None else [_event_to_json(event) for event in panel.events],
+        "levels": [dataclasses.asdict(level) for level in panel.levels],
     }
     arrays: dict[str, Any] = {
         "header": np.frombuffer(json.dumps(header, sort_keys=True).encode(), np.uint8),
@@ -88,7 +90,8 @@ def load_panel(folder: Path) -> Panel:
         }
         events = None if header["events"] is None else tuple(_event_from_json(event) for event in header["events"])
         store, dept, weeks, sales = (arrays[name] for name in ("store", "dept", "weeks", "sales"))
-        panel = Panel(store, dept, weeks, sales, parts.get("covariates"), parts.get("exposure"), events)
+        levels = tuple(Level(**{**level, "by": tuple(level["by"])}) for level in header["levels"])
+        panel = Panel(store, dept, weeks, sales, parts.get("covariates"), parts.get("exposure"), events, levels=levels)
     except FileNotFoundError as error:
         raise PanelFileError(f"{path}: there is no such file; save_panel writes it") from error
     except PanelFileError:

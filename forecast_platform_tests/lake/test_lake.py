@@ -217,6 +217,7 @@ class TestQuery:
             "level": "",
             "store": "",
             "dept": "",
+            "member": None,
             "target_week": week(2),
             "p50": 11.0,
             "previous_week": week(0),

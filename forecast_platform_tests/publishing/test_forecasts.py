@@ -134,7 +134,7 @@ def test_the_rows_have_the_tables_types(rows):
 def test_no_series_give_no_rows():
     rows = forecast_rows([], FRIDAY, LEVELS3, COLUMNS)
     assert len(rows) == 0
-    assert rows.column_names[:6] == ["forecast_week", "level", "store", "dept", "target_week", "horizon"]
+    assert rows.column_names[:7] == ["forecast_week", "level", "store", "dept", "member", "target_week", "horizon"]
     for name in rows.column_names:
         assert rows[name].type == SPECS["forecasts"].schema.field(name).type
 
