@@ -95,8 +95,8 @@ def _which(wanted: str, landed: set[tuple[str, str]], fits: int) -> str:
         )
     there = [f"{name} ({_LANDED[key]}/)" for key, name in sorted(landed, key=lambda each: each[::-1])]
     near = difflib.get_close_matches(wanted, [*(name for _, name in landed), *map(".".join, landed)], n=1)
-    return f"levels asks for {wanted}, but no file under stores/ or departments/ has such a column" + (
-        (f"; did you mean {near[0]}?" if near else "") + f" There are: {', '.join(there) or 'none'}"
+    return f"levels asks for {wanted}, but no file under stores/ or departments/ has such a column." + (
+        (f" Did you mean {near[0]}?" if near else "") + f" There are: {', '.join(there) or 'none'}"
     )
 
 

@@ -164,8 +164,7 @@ class Settings(BaseSettings):
     )
     levels: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="columns of stores/ and departments/ by whose values sales are forecast too, beside store, dept "
-        "and total: region, type; store.type or dept.type where both have one",
+        description="columns of stores/ and departments/ by which sales are forecast, too: region; of both: store.type",
     )
     num_samples: int = Field(100, ge=10, description="sample paths per series")
     seed: int = Field(0, ge=0, description="seed of training and sampling")

@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "failures": {"lake"},
     "demo": {"history", "weeks"},
     "notify": {"clouds", "failures", "history", "lake", "settings", "weeks"},
-    "dashboard": {"figures", "history", "lake", "models", "publishing", "settings", "weeks"},
+    "dashboard": {"figures", "history", "lake", "levels", "models", "publishing", "settings", "weeks"},
     "surface": {"clouds", "history", "levels", "models", "publishing", "settings"},
 }
 PEOPLES = {"__init__", "cli", "defs", "runner", "definitions"}  # where it all meets: they may know everything

@@ -2,6 +2,7 @@
 reason for every series that has none. Replaced whole, in one commit, so a reader sees the old week or the new one."""
 
 import datetime as dt
+from typing import Any
 
 import dagster as dg
 import pyarrow as pa
@@ -45,11 +46,14 @@ def forecast_table(
         active, without = forecast_series(con, week, mode, settings)
         landed = con.execute("SELECT max(landed_at) FROM cleaned_series WHERE week = ?", [week]).fetchone()
     levels = (*SUMS, *active.levels)
-    if later := [level.name for level in active.levels if level.name not in model.calibration.sums]:
-        context.log.warning(
-            f"{model.version} was trained before there was a level {', '.join(later)}: until the next training, "
-            "intervals there are as wide as those of stores (or departments) or the total, whichever is wider"
-        )
+    notices = [
+        f"{model.version} was trained before there was a level {level.name}: until the next training its intervals are "
+        f"widened by the factor of {level.of} or total, whichever is larger"
+        for level in active.levels
+        if level.name not in model.calibration.sums
+    ]
+    for notice in notices:
+        context.log.warning(notice)
     widths = {level.name: model.calibration.factor(level) for level in levels}
     rows = with_columns(
         forecast_rows(shards, week, settings.quantiles, settings.quantile_columns, widths, levels),
@@ -68,7 +72,7 @@ def forecast_table(
     with duckdb.get_connection() as con:
         scores = rescore(lake, con, published=[week])
     scored_again(context, sorted(set(scores["week"].to_pylist())), f"the forecast of {week} was published")
-    metadata = {}
+    metadata: dict[str, Any] = {"notices": notices} if notices else {}
     if changed and landed and landed[0]:
         delay = (dt.datetime.now(dt.UTC) - landed[0].astimezone(dt.UTC)).total_seconds()
         metadata["seconds_from_landing"] = round(delay, 1)
