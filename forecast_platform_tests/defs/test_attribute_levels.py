@@ -11,16 +11,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import sqlglot
 from starlette.testclient import TestClient
 
 import forecast_platform as fp
-from forecast_platform.dashboard.app import build_app
+from forecast_platform.dashboard.app import PAGES, build_app
+from forecast_platform.dashboard.pages import View, misses, revisions
 from forecast_platform.dashboard.source import Source
 from forecast_platform.demo import Retailer, week_file
 from forecast_platform.lake.overrides import add_override
 from forecast_platform.models.trained import TrainedModel
 from forecast_platform.settings import Settings
 from forecast_platform_tests.conftest import SMALL, HistoryHome, landing_day, weeks_of
+from forecast_platform_tests.dashboard.test_questions import Recording, same
 from forecast_platform_tests.defs.graph import Graph, Result
 
 WEEKS = 3  # with a forecast
@@ -206,6 +209,21 @@ def test_pages_show_groups_and_offer_them(told: Told) -> None:
         assert "Store 2, dept 1" not in text("/?group=region:+North&rows=50")
         assert "There is no group region: East" in text("/?group=region:+East", 404)
         assert "leave store and department empty" in text("/?group=region:+South&store=2", 404)
+
+
+def test_questions_about_groups_are_asked_in_sql_that_athena_reads_too(told: Told) -> None:
+    recording = Recording(Source(told.lake).state())
+    for _, build in PAGES.values():
+        for query in ({"group": "region: South"}, {"group": "category: food", "by": "dept"}, {"by": "region"}):
+            wanted = query if build in (misses, revisions) else {k: v for k, v in query.items() if k != "by"}
+            for rows in build(View(recording, told.settings(), wanted))["tables"].values():
+                rows()
+    asked = {sql: found for sql, found in recording.asked.items() if "member" in sql}
+    assert len(asked) > 20
+    with told.lake.connection() as con:
+        for sql, (parameters, answer) in asked.items():
+            as_athena = sqlglot.transpile(sql, read="athena", write="duckdb")[0]
+            assert same(con.sql(as_athena, params=list(parameters)).to_arrow_table().to_pylist(), answer), sql
 
 
 def test_python_gives_a_level_and_one_group(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from forecast_platform.levels import SUMS, Level
 from forecast_platform.models.calibration import BANDS, CLASSES, Calibration, Window, volume
 from forecast_platform.models.combine import combine
 
@@ -148,6 +149,40 @@ def test_what_moves_all_series_at_once_widens_sums_and_not_series():
         half = total * np.sqrt(((widths * (w.quantiles[:, -1] - w.quantiles[:, 4])) ** 2).sum(axis=0))
         held.append(np.abs((w.y - w.quantiles[:, 4]).sum(axis=0)) <= half)
     assert np.mean(held) == pytest.approx(0.8, abs=0.1)
+
+
+def test_a_level_by_an_attribute_has_the_factor_that_its_groups_need():
+    """Regions of five stores each share a shock that the country does not: a region needs more than the total does."""
+    region = Level("region", of="store", values={str(s): f"r{s // 5}" for s in range(20)})
+
+    def shocked(seed: int) -> Window:
+        rng = np.random.default_rng(seed)
+        w = window(50, 50, seed=seed)
+        groups, group = region.groups(w.store, w.dept)
+        return replace(w, y=w.y + 25 * rng.standard_normal((len(groups), HORIZON))[group])
+
+    windows = [shocked(seed) for seed in range(8)]
+    calibration = Calibration.fit(windows, LEVELS, (*SUMS, region))
+    assert list(calibration.sums) == ["store", "dept", "total", "region"]
+    assert {**calibration.sums, "region": 0} == {**Calibration.fit(windows, LEVELS).sums, "region": 0}
+    held = []
+    for seed in range(100, 120):
+        w = shocked(seed)
+        groups, group = region.groups(w.store, w.dept)
+        half, away = np.zeros((2, len(groups), HORIZON))
+        widths = calibration.widths(w.volume, HORIZON)
+        np.add.at(half, group, (widths * (w.quantiles[:, -1] - w.quantiles[:, 4])) ** 2)
+        np.add.at(away, group, w.y - w.quantiles[:, 4])
+        held.append(np.abs(away) <= calibration.factor(region) * np.sqrt(half))
+    assert np.mean(held) == pytest.approx(0.8, abs=0.05)
+
+
+def test_a_level_that_came_after_the_training_has_the_larger_factor_of_its_neighbours():
+    known = Calibration(sums={"store": 1.5, "dept": 4.0, "total": 3.0, "type": 1.1})
+    assert [known.factor(level) for level in SUMS] == [1.5, 4.0, 3.0]
+    assert known.factor(Level("type", of="store")) == 1.1
+    assert known.factor(Level("region", of="store")) == 3.0
+    assert known.factor(Level("category", of="dept")) == 4.0
 
 
 @settings(derandomize=True, deadline=None, max_examples=40)
