@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from forecast_platform.failures import Failure, record_failures, record_success
 from forecast_platform.landing.ingest import Order, ingest_landed
+from forecast_platform.landing.kinds import KINDS
 from forecast_platform.landing.ledger import Entry, Ledger
 from forecast_platform.settings import Settings, get_settings
 from forecast_platform.weeks import key
@@ -66,7 +67,7 @@ def prepare_home(settings: Settings) -> None:
     if not (settings.dagster_home / "dagster.yaml").exists():
         shutil.copy(Path(__file__).with_name("dagster.yaml"), settings.dagster_home / "dagster.yaml")
     if "://" not in settings.landing:
-        for kind in ("sales", "stores", "features", "calendar"):
+        for kind in KINDS:
             (Path(settings.landing) / kind).mkdir(parents=True, exist_ok=True)
     os.environ["FORECAST_HOME"] = str(settings.home)
     os.environ["DAGSTER_HOME"] = str(settings.dagster_home)

@@ -37,6 +37,7 @@ from forecast_platform.history.covariates import AUTO, NONE, Declarations
 from forecast_platform.landing.dialects import PRESETS, Dialect
 from forecast_platform.landing.digest import reading_digest
 from forecast_platform.landing.judgement import Limits
+from forecast_platform.levels import LEVELS
 from forecast_platform.weeks import EARLIEST, WeekCalendar
 
 DEFAULT_HOME = ".forecast"
@@ -161,6 +162,10 @@ class Settings(BaseSettings):
     quantiles: Annotated[tuple[float, ...], NoDecode] = Field(
         (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9), description="quantiles published, as columns p10, p50, ..."
     )
+    levels: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="columns of stores/ and departments/ by which sales are forecast, too: region; of both: store.type",
+    )
     num_samples: int = Field(100, ge=10, description="sample paths per series")
     seed: int = Field(0, ge=0, description="seed of training and sampling")
     retrain_every_weeks: int = Field(4, ge=1, description="weeks between trainings; between them the last model serves")
@@ -261,6 +266,12 @@ class Settings(BaseSettings):
     def _split_words(cls, value: Any) -> Any:
         return tuple(v.strip() for v in value.split(",") if v.strip()) if isinstance(value, str) else value
 
+    @field_validator("levels", mode="before")
+    @classmethod
+    def _split_levels(cls, value: Any) -> Any:
+        value = value.split(",") if isinstance(value, str) else value
+        return tuple(str(name).strip().lower() for name in value if str(name).strip())  # as columns are named
+
     @field_validator("missing", mode="before")
     @classmethod
     def _markers_by_column(cls, value: Any) -> Any:
@@ -285,6 +296,13 @@ class Settings(BaseSettings):
             raise ValueError(f"quantiles must ascend between 0 and 1 and hold 0.5; got {qs}")
         if any(round(q * 100, 6) % 1 for q in qs):
             raise ValueError(f"quantiles are published as columns p1 .. p99: whole percents only; got {qs}")
+        if taken := [level.name for level in LEVELS if level.name in self.levels]:
+            raise ValueError(
+                f"levels has {taken[0]}, which is a level already; a column of that name is store.{taken[0]} or "
+                f"dept.{taken[0]}"
+            )
+        if len(set(self.levels)) < len(self.levels):
+            raise ValueError(f"levels has a name twice: {', '.join(self.levels)}")
         if self.profile == "aws":
             self._check_aws()
         elif self.engine not in ("", "local"):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forecast_platform.clouds.base import cloud_of
-from forecast_platform.levels import KEYS, LEVELS
+from forecast_platform.levels import KEYS, LEVELS, NAMES
 from forecast_platform.scores import SCORES
 from forecast_platform.settings import Settings, home
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from forecast_platform.models.backtest import BacktestResult
     from forecast_platform.models.candidate import Progress
 
-BY = ("week", "forecast_week", "horizon", "store", "dept", "model_version")
+BY = ("week", "forecast_week", "horizon", "store", "dept", "member", "model_version")
 
 
 class Home:
@@ -55,19 +55,24 @@ class Home:
         return frame
 
     def forecasts(
-        self, week: dt.date | str | None = None, level: str = LEVELS[0].name, store: str = "", dept: str = ""
+        self,
+        week: dt.date | str | None = None,
+        level: str = LEVELS[0].name,
+        store: str = "",
+        dept: str = "",
+        member: str = "",
     ) -> pd.DataFrame:
         """What was forecast from a week: a row for each target week of each series, or of a level's sums.
 
         Args:
             week: the last week known then, as a date or in ISO format; None: the newest.
-            level: series, store, dept or total.
-            store, dept: only theirs.
+            level: series, store, dept, total or one of the setting `levels`.
+            store, dept, member: only theirs; a member is a group of a level by an attribute.
 
         Raises:
             ValueError: no such level.
         """
-        names = [each.name for each in LEVELS]
+        names = [*(each.name for each in LEVELS), *self._settings.levels]
         if level not in names:
             raise ValueError(f"no level {level!r}; the levels are {', '.join(names)}")
         where, given = ["level = ?"], [level]
@@ -76,12 +81,12 @@ class Home:
         else:
             where.append("forecast_week = CAST(? AS DATE)")
             given.append(str(week))
-        for name, value in (("store", store), ("dept", dept)):
+        for name, value in zip(NAMES, (store, dept, member), strict=True):
             if value:
                 where.append(f"{name} = ?")
                 given.append(value)
         return self.query(
-            f"SELECT * FROM forecasts WHERE {' AND '.join(where)} ORDER BY store, dept, target_week",  # noqa: S608
+            f"SELECT * FROM forecasts WHERE {' AND '.join(where)} ORDER BY store, dept, member, target_week",  # noqa: S608
             given,
         )
 

@@ -18,11 +18,11 @@ ALLOWED: dict[str, set[str]] = {
     "figures": set(),
     "scores": set(),
     "deepar": set(),
-    "history": {"weeks"},
+    "history": {"levels", "weeks"},
     "models": {"deepar", "history", "levels", "settings", "weeks"},
     "lake": {"levels", "scores", "weeks"},
     "landing": {"history", "lake", "weeks"},
-    "settings": {"history", "landing", "weeks"},
+    "settings": {"history", "landing", "levels", "weeks"},
     "publishing": {"history", "lake", "levels", "models", "weeks"},
     "clouds": {"lake", "landing", "settings"},
     "engines": {"clouds", "deepar", "history", "models", "settings"},
@@ -30,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "failures": {"lake"},
     "demo": {"history", "weeks"},
     "notify": {"clouds", "failures", "history", "lake", "settings", "weeks"},
-    "dashboard": {"figures", "history", "lake", "models", "publishing", "scores", "settings", "weeks"},
+    "dashboard": {"figures", "history", "lake", "levels", "models", "publishing", "scores", "settings", "weeks"},
     "surface": {"clouds", "history", "levels", "models", "publishing", "scores", "settings"},
 }
 PEOPLES = {"__init__", "cli", "defs", "runner", "definitions"}  # where it all meets: they may know everything

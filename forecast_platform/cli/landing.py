@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from forecast_platform.landing.ledger import Entry, Ledger
     from forecast_platform.runner import Runner
 
-KINDS = ("sales", "stores", "features", "calendar")
+KINDS = ("sales", "stores", "departments", "features", "calendar")
 
 
 @click.command("import")
@@ -27,8 +27,8 @@ KINDS = ("sales", "stores", "features", "calendar")
 @click.option("--kind", type=click.Choice(KINDS), help="what the files hold; by default told from their columns")
 @click.option("--again", is_flag=True, help="take the files as arriving now, also where the lake has their bytes")
 def import_files(files: tuple[Path, ...], preset: str, kind: str | None, again: bool) -> None:
-    """Land FILES (sales, stores, features, calendar), ingest and clean them. A file that cannot be read is named, and
-    the others go through."""
+    """Land FILES (sales, stores, departments, features, calendar), ingest and clean them. A file that cannot be read
+    is named, and the others go through."""
     remember_preset(preset)
     from forecast_platform.landing.ingest import Order
     from forecast_platform.landing.kinds import FileRefused

@@ -47,7 +47,7 @@ class Change:
 
 
 class View:
-    """A page's address: which week, which stores and departments, and the page's own choices.
+    """A page's address: which week, which stores, departments or group of them, and the page's own choices.
 
     Args:
         now: timezone-aware; what is late is late by it. None: nothing is, as in a report of a week long past.
@@ -66,7 +66,7 @@ class View:
         if not self.weeks:
             raise NothingPublished("No forecast has been published yet. Land sales and run the graph: forecast run")
         self.week = self._week(query.get("week", ""))
-        self.scope = Scope(query.get("store", "").strip(), query.get("dept", "").strip())
+        self.scope = self._scope(*(query.get(name, "").strip() for name in ("store", "dept", "group")))
         self.wants_csv = query.get("format") == "csv"
         self.wanted_table = query.get("table", "")
 
@@ -101,7 +101,7 @@ class View:
     def file_name(self) -> str:
         """The view in a few words, to name files by: scope, choices, week."""
         scope = [f"store {self.scope.store}" if self.scope.store else "", f"dept {self.scope.dept}" if self.scope.dept
-                 else ""]  # fmt: skip
+                 else "", self.scope.name if self.scope.attribute else ""]  # fmt: skip
         chosen = [f"{k} {v}" for k, v in sorted(self._query_only().items()) if k != "rows"]
         return " ".join(filter(None, [*scope, *chosen, str(self.week)]))
 
@@ -113,10 +113,33 @@ class View:
     def depts(self) -> list[str]:
         return ask.names(self.state, "dept")
 
+    @functools.cached_property
+    def groups(self) -> dict[str, list[str]]:
+        """The levels by attributes there are, each with its groups."""
+        return ask.groups(self.state, self.week)
+
     def link(self, **changes: Any) -> dict[str, Any]:
-        """The view's own parameters with some changed, for links on a page."""
+        """The view's own parameters with some changed, for links on a page. A store or department leaves the group."""
         week = "" if self.week == self.weeks[0] else str(self.week)
-        return {"week": week, "store": self.scope.store, "dept": self.scope.dept, **self._query_only(), **changes}
+        group = "" if changes.get("store") or changes.get("dept") else self.scope.group
+        own = {"week": week, "store": self.scope.store, "dept": self.scope.dept, "group": group}
+        return {**own, **self._query_only(), **changes}
+
+    def link_to(self, row: Mapping[str, Any], level: str, **changes: Any) -> dict[str, Any]:
+        """`link` to what a row of a ranking by a level is of."""
+        if level in self.groups:
+            return self.link(group=f"{level}: {row['member']}", store="", dept="", **changes)
+        return self.link(store=row["store"] or self.scope.store, dept=row["dept"] or self.scope.dept, **changes)
+
+    @property
+    def levels(self) -> list[tuple[str, str]]:
+        """What a ranking may be by, and in words."""
+        own = [("store", "store"), ("dept", "department"), ("series", "store and department")]
+        return own + [(level, level) for level in self.groups]
+
+    def by(self, default: str) -> str:
+        """The level that a ranking is by."""
+        return self.choose("by", [level for level, _ in self.levels], default)
 
     def choose(self, name: str, options: Sequence[str], default: str) -> str:
         """A parameter with a fixed set of values."""
@@ -138,7 +161,20 @@ class View:
         return sorted({h for h in (1, 4, 8) if h < full} | {full})
 
     def _query_only(self) -> dict[str, str]:
-        return {k: v for k, v in self._query.items() if k not in ("week", "store", "dept", "format", "table") and v}
+        own = ("week", "store", "dept", "group", "format", "table")
+        return {k: v for k, v in self._query.items() if k not in own and v}
+
+    def _scope(self, store: str, dept: str, group: str) -> Scope:
+        if not group:
+            return Scope(store, dept)
+        if store or dept:
+            raise BadView(f"{group} is a group of its own: leave store and department empty, or choose all groups")
+        known = [Scope("", "", level, name, self.week) for level, names in self.groups.items() for name in names]
+        for scope in known:
+            if scope.group == group:
+                return scope
+        there = ", ".join(scope.group for scope in known[:12]) or "none; the setting levels asks for them"
+        raise BadView(f"There is no group {group} in the forecast of {self.week}; there are {there}")
 
     def _week(self, text: str) -> dt.date:
         if not text:
@@ -283,8 +319,7 @@ def heatmap(view: View) -> dict[str, Any]:
 
 def misses(view: View) -> dict[str, Any]:
     """The forecasts of the week that cost most; from stores to departments to series."""
-    usual = "series" if view.scope.store or view.scope.dept else "store"
-    by = view.choose("by", ("store", "dept", "series"), usual)
+    by = view.by("store" if view.scope.level == "total" else "series")
     horizon = view.horizon() or 1
     rows = ask.misses(view.state, view.week, by, view.scope, horizon, LISTED)
     most = max((r["abs_error"] for r in rows), default=0) or 1
@@ -300,7 +335,7 @@ def misses(view: View) -> dict[str, Any]:
 
 def revisions(view: View) -> dict[str, Any]:
     """What this run says that the run before did not."""
-    by = view.choose("by", ("store", "dept", "series"), "series" if view.scope.store or view.scope.dept else "dept")
+    by = view.by("dept" if view.scope.level == "total" else "series")
     rows = ask.revisions(view.state, view.week, by, view.scope, LISTED)
     scope = view.scope
     ahead, _ = _ahead(view)

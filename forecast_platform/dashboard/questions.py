@@ -1,8 +1,8 @@
 """What the pages ask the lake, in SQL that DuckDB and Athena both read, shaped for people.
 
-Money is in the unit of the sales that landed. A forecast of level `series` is one store x department; `store`, `dept`
-and `total` are its sums. Errors are p50 minus actual, so a positive bias is a forecast too high. `limit` None asks for
-all rows; what is limited says in `of_all` how many there are.
+Money is in the unit of the sales that landed. A forecast of level `series` is one store x department; `store`, `dept`,
+`total` and those by attributes (region) are its sums. Errors are p50 minus actual, so a positive bias is a forecast too
+high. `limit` None asks for all rows; what is limited says in `of_all` how many there are.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from forecast_platform.history.covariates import Declarations
 from forecast_platform.history.holidays import Event
 from forecast_platform.history.panel import natural_key
 from forecast_platform.lake.tables import QUANTILE
+from forecast_platform.levels import KEYS
 from forecast_platform.models.last_year.reference import one_year_back
 from forecast_platform.scores import SCORE, SCORES
 from forecast_platform.weeks import WEEK
@@ -48,29 +49,54 @@ class State(Protocol):
 
 @dataclass(frozen=True)
 class Scope:
-    """A series, store, department or the total."""
+    """A series, store, department, group of a level by an attribute, or the total.
+
+    Attributes:
+        attribute, member: such as region and North.
+        week: whose forecast says which stores or departments are in the group.
+    """
 
     store: str = ""
     dept: str = ""
+    attribute: str = ""
+    member: str = ""
+    week: dt.date | None = None
 
     @property
     def level(self) -> str:
+        if self.attribute:
+            return self.attribute
         if self.store and self.dept:
             return "series"
         return "store" if self.store else "dept" if self.dept else "total"
 
     @property
     def name(self) -> str:
+        if self.attribute:
+            return f"{self.attribute} {self.member}"
         parts = [f"store {self.store}" if self.store else "", f"department {self.dept}" if self.dept else ""]
         return ", ".join(filter(None, parts)) or "all stores"
 
+    @property
+    def group(self) -> str:
+        """The group as an address names it; empty where the scope is none."""
+        return f"{self.attribute}: {self.member}" if self.attribute else ""
+
     def where(self) -> tuple[str, list[Any]]:
-        """Condition on the columns level, store and dept, and its parameters: the rows of the scope's own sum."""
-        members, parameters = self.members()
+        """Condition on the columns level, store, dept and member, and its parameters: the rows of the scope's own
+        sum."""
+        members, parameters = ("member = ?", [self.member]) if self.attribute else self.members()
         return f"level = ? AND {members}", [self.level, *parameters]
 
     def members(self, table: str = "") -> tuple[str, list[Any]]:
         """Condition on the columns store and dept of a table of series, and its parameters."""
+        if self.attribute:
+            of, prefix = (
+                "FROM level_members WHERE forecast_week = ? AND level = ? AND member = ?",
+                table and f"{table}.",
+            )
+            either = (f"{prefix}{key} IN (SELECT {key} {of} AND {key} IS NOT NULL)" for key in KEYS)
+            return f"({' OR '.join(either)})", [self.week, self.attribute, self.member] * len(KEYS)
         conditions, parameters = ["TRUE"], []
         for column, value in (("store", self.store), ("dept", self.dept)):
             if value:
@@ -89,6 +115,14 @@ def names(state: State, column: str) -> list[str]:
     assert column in ("store", "dept")
     found = state.rows(f"SELECT DISTINCT {column} AS name FROM cleaned_series")  # noqa: S608 (a name of ours)
     return sorted((r["name"] for r in found), key=natural_key)
+
+
+def groups(state: State, week: dt.date) -> dict[str, list[str]]:
+    """The levels by attributes that a week's forecast was published at, and the groups of each in natural order."""
+    found: dict[str, list[str]] = {}
+    for r in state.rows("SELECT DISTINCT level, member FROM level_members WHERE forecast_week = ?", [week]):
+        found.setdefault(r["level"], []).append(r["member"])
+    return {level: sorted(found[level], key=natural_key) for level in sorted(found)}
 
 
 def history(state: State, scope: Scope, first: dt.date, last: dt.date) -> Rows:
@@ -429,16 +463,15 @@ def _limit(rows: int | None) -> str:
 
 
 def misses(state: State, week: dt.date, by: str, scope: Scope, horizon: int = 1, limit: int | None = None) -> Rows:
-    """The forecasts of a week that cost most, `by` series, store or dept: actual, p50, error, naive, in_interval;
-    `off_in_all` is what all of them were off."""
-    level = {"series": "series", "store": "store", "dept": "dept"}[by]
+    """The forecasts of a week that cost most, `by` a level: actual, p50, error, naive, in_interval; `off_in_all` is
+    what all of them were off."""
     where, parameters = scope.members()
     return state.rows(
-        f"""SELECT store, dept, actual, p50, error, abs_error, naive, naive_abs_error, in_interval,
+        f"""SELECT store, dept, member, actual, p50, error, abs_error, naive, naive_abs_error, in_interval,
                    count(*) OVER () AS of_all, sum(abs_error) OVER () AS off_in_all
             FROM forecast_accuracy WHERE week = ? AND horizon = ? AND level = ? AND {where}
-            ORDER BY abs_error DESC, store, dept{_limit(limit)}""",  # noqa: S608
-        [week, horizon, level, *parameters],
+            ORDER BY abs_error DESC, store, dept, member{_limit(limit)}""",  # noqa: S608
+        [week, horizon, by, *parameters],
     )
 
 
@@ -447,17 +480,19 @@ def revisions(state: State, week: dt.date, by: str, scope: Scope, limit: int | N
     where, parameters = scope.members()
     return state.rows(
         f"""
-        SELECT n.store, n.dept, sum(b.p50) AS before, sum(n.p50) AS now, sum(n.p50 - b.p50) AS change,
+        SELECT n.store, n.dept, n.member, sum(b.p50) AS before, sum(n.p50) AS now, sum(n.p50 - b.p50) AS change,
                sum(abs(n.p50 - b.p50)) AS moved, count(*) AS weeks, max(b.forecast_week) AS previous_week,
                count(*) OVER () AS of_all
-        FROM (SELECT store, dept, target_week, p50 FROM forecasts
+        FROM (SELECT store, dept, member, target_week, p50 FROM forecasts
               WHERE forecast_week = ? AND level = ? AND {where}) AS n
-        JOIN (SELECT forecast_week, store, dept, target_week, p50 FROM forecasts
+        JOIN (SELECT forecast_week, store, dept, member, target_week, p50 FROM forecasts
               WHERE level = ? AND {where}
                 AND forecast_week = (SELECT max(forecast_week) FROM forecasts WHERE forecast_week < ?)) AS b
           ON b.target_week = n.target_week
          AND coalesce(b.store, '') = coalesce(n.store, '') AND coalesce(b.dept, '') = coalesce(n.dept, '')
-        GROUP BY n.store, n.dept ORDER BY abs(sum(n.p50 - b.p50)) DESC, n.store, n.dept{_limit(limit)}
+         AND coalesce(b.member, '') = coalesce(n.member, '')
+        GROUP BY n.store, n.dept, n.member
+        ORDER BY abs(sum(n.p50 - b.p50)) DESC, n.store, n.dept, n.member{_limit(limit)}
         """,  # noqa: S608
         [week, by, *parameters, by, *parameters, week],
     )
@@ -558,7 +593,7 @@ def without_forecast(state: State, week: dt.date, limit: int | None = None) -> R
 
 
 def reason_without(state: State, week: dt.date, scope: Scope) -> str:
-    """Why a store, department or series has no forecast."""
+    """Why a store, department, series or group has no forecast."""
     found = state.rows(
         "SELECT reason FROM no_forecast WHERE forecast_week = ? AND store = ? AND dept = ?",
         [week, scope.store, scope.dept],

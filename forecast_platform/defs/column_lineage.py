@@ -57,6 +57,7 @@ SOURCES: dict[str, dict[str, str]] = {
         "level": "forecast_table.level",
         "store": "forecast_table.store",
         "dept": "forecast_table.dept",
+        "member": "forecast_table.member",
         "actual": "cleaned_series.sales",
         "mean": "forecast_table.mean",
         "p50": "forecast_table.p50",

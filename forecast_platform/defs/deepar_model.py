@@ -82,7 +82,7 @@ def deepar_model(
             network_share=model.share,
             covariates=list(model.features),
             interval_factors=dg.MetadataValue.json([list(row) for row in model.calibration.factors]),
-            interval_factors_of_sums=dg.MetadataValue.json(model.calibration.by_level),
+            interval_factors_of_sums=dg.MetadataValue.json(dict(model.calibration.sums)),
             verdict=judgement.verdict,
             why=why + judgement.why,
             training_seconds=round(model.train_seconds, 1),

@@ -2,6 +2,7 @@
 reason for every series that has none. Replaced whole, in one commit, so a reader sees the old week or the new one."""
 
 import datetime as dt
+from typing import Any
 
 import dagster as dg
 import pyarrow as pa
@@ -18,8 +19,9 @@ from forecast_platform.defs.stage import Stage
 from forecast_platform.engines.batch import read_batch
 from forecast_platform.history.silence import stopping
 from forecast_platform.lake.lake import run_columns, with_columns
+from forecast_platform.levels import KEYS, SUMS
 from forecast_platform.publishing.accuracy import rescore
-from forecast_platform.publishing.forecasts import forecast_rows
+from forecast_platform.publishing.forecasts import forecast_rows, member_rows
 
 
 @dg.asset(
@@ -40,25 +42,37 @@ def forecast_table(
     model = model_in_force(platform, week)
     shards = read_batch(batch_of(platform, week), settings.quantiles, settings.prediction_length)
     run = run_columns(context.run_id)
+    with lake_connection(platform, duckdb, *KNOWN) as con:
+        active, without = forecast_series(con, week, mode, settings)
+        landed = con.execute("SELECT max(landed_at) FROM cleaned_series WHERE week = ?", [week]).fetchone()
+    levels = (*SUMS, *active.levels)
+    notices = [
+        f"{model.version} was trained before there was a level {level.name}: until the next training its intervals are "
+        f"widened by the factor of {level.of} or total, whichever is larger"
+        for level in active.levels
+        if level.name not in model.calibration.sums
+    ]
+    for notice in notices:
+        context.log.warning(notice)
+    widths = {level.name: model.calibration.factor(level) for level in levels}
     rows = with_columns(
-        forecast_rows(shards, week, settings.quantiles, settings.quantile_columns, model.calibration.by_level),
+        forecast_rows(shards, week, settings.quantiles, settings.quantile_columns, widths, levels),
         model_version=model.version,
         as_known=mode,
         **run,
     )
-    with lake_connection(platform, duckdb, *KNOWN) as con:
-        active, without = forecast_series(con, week, mode, settings)
-        landed = con.execute("SELECT max(landed_at) FROM cleaned_series WHERE week = ?", [week]).fetchone()
+    known = [[*pc.unique(rows[name]).drop_null().to_pylist(), *without[name].to_pylist()] for name in KEYS]
+    members = member_rows(active.levels, *known)
     series = pc.sum(pc.equal(rows["level"], "series")).as_py() // settings.prediction_length
     silent = stopping(active)
-    for name, found in (("no_forecast", without), ("stopping_series", silent)):
+    for name, found in (("no_forecast", without), ("stopping_series", silent), ("level_members", members)):
         lake.replace_weeks(name, [week], with_columns(found, forecast_week=pa.scalar(week, pa.date32()), **run))
     changed = lake.replace_weeks("forecasts", [week], rows)
     # Whatever the order of runs: weeks ahead that have been sold already are scored by what was published now.
     with duckdb.get_connection() as con:
         scores = rescore(lake, con, published=[week])
     scored_again(context, sorted(set(scores["week"].to_pylist())), f"the forecast of {week} was published")
-    metadata = {}
+    metadata: dict[str, Any] = {"notices": notices} if notices else {}
     if changed and landed and landed[0]:
         delay = (dt.datetime.now(dt.UTC) - landed[0].astimezone(dt.UTC)).total_seconds()
         metadata["seconds_from_landing"] = round(delay, 1)

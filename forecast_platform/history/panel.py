@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from forecast_platform.history.covariates import Covariates
     from forecast_platform.history.holidays import Event
+    from forecast_platform.levels import Level
 
 ACTIVE_WEEKS = 52  # without sales, after which a series counts as closed, where no setting says otherwise
 
@@ -31,6 +32,7 @@ class Panel:
         filled: which zeros are ours, of weeks without a row (history/absence.py), shape (N, T); None: none.
         returns: the probability that each series still sells by each week ahead, shape (N, H); None: not asked yet.
         active_weeks: a series without a landed row for so many weeks is closed: nothing is planned for it.
+        levels: the levels by attributes of stores and departments, beside levels.LEVELS.
     """
 
     store: NDArray[np.str_]
@@ -43,6 +45,7 @@ class Panel:
     filled: NDArray[np.bool_] | None = None
     returns: NDArray[np.float64] | None = None
     active_weeks: int = ACTIVE_WEEKS
+    levels: tuple[Level, ...] = ()
 
     @classmethod
     def from_table(cls, table: pa.Table) -> Panel:

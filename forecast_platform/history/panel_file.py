@@ -5,7 +5,7 @@ by the address it would have here.
 
 | array | what |
 |---|---|
-| header | JSON in UTF-8: version, columns of covariates and exposure, events, active_weeks |
+| header | JSON in UTF-8: version, columns of covariates and exposure, events, active_weeks, levels |
 | store, dept, weeks, sales | as in Panel |
 | covariates, exposure | their values, where there are any |
 | filled | as in Panel, where it is given |
@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from forecast_platform.history.covariates import Covariates, Declaration
 from forecast_platform.history.holidays import Event
 from forecast_platform.history.panel import Panel
+from forecast_platform.levels import Level
 
 NAME = "panel.npz"
 _VERSION = 2
@@ -50,6 +51,7 @@ def save_panel(panel: Panel, folder: Path) -> Path:
         **{name: [dataclasses.asdict(column) for column in part.columns] for name, part in parts.items()},
         "events": None if panel.events is None else [_event_to_json(event) for event in panel.events],
         "active_weeks": panel.active_weeks,
+        "levels": [dataclasses.asdict(level) for level in panel.levels],
     }
     arrays: dict[str, Any] = {
         "header": np.frombuffer(json.dumps(header, sort_keys=True).encode(), np.uint8),
@@ -91,9 +93,11 @@ def load_panel(folder: Path) -> Panel:
         }
         events = None if header["events"] is None else tuple(_event_from_json(event) for event in header["events"])
         store, dept, weeks, sales = (arrays[name] for name in ("store", "dept", "weeks", "sales"))
+        levels = tuple(Level(**{**level, "by": tuple(level["by"])}) for level in header["levels"])
         panel = Panel(
             *(store, dept, weeks, sales, parts.get("covariates"), parts.get("exposure"), events),
             filled=arrays.get("filled"),
+            levels=levels,
             active_weeks=header["active_weeks"],
         )
     except FileNotFoundError as error:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from forecast_platform.levels import by_level_sql
+from forecast_platform.levels import by_level_sql, by_member_sql
 from forecast_platform.scores import scores_sql
 
 NAMESPACE = "forecast"
@@ -118,6 +118,12 @@ def table_specs(quantile_columns: tuple[str, ...]) -> dict[str, TableSpec]:
             ("source_key", "store", "name"),
         ),
         TableSpec(
+            "departments",
+            "attributes of departments",
+            pa.schema([("dept", _STR), ("name", _STR), ("value", _STR), *_SOURCE, ("line", pa.int64())]),
+            ("source_key", "dept", "name"),
+        ),
+        TableSpec(
             "features",
             "every landed version of the covariates by store (and department) and week, known ahead or observed",
             pa.schema(
@@ -192,13 +198,15 @@ def table_specs(quantile_columns: tuple[str, ...]) -> dict[str, TableSpec]:
         ),
         TableSpec(
             "forecasts",
-            "published forecasts: per series, store, department and in total",
+            "published forecasts: per series, store, department, in total, and by the attributes of the setting "
+            "`levels`: then `level` is the attribute and `member` its value",
             pa.schema(
                 [
                     ("forecast_week", _DAY),
                     ("level", _STR),
                     ("store", _STR),
                     ("dept", _STR),
+                    ("member", _STR),  # of levels by attributes: which group
                     ("target_week", _DAY),
                     ("horizon", pa.int32()),
                     ("mean", pa.float64()),
@@ -208,7 +216,16 @@ def table_specs(quantile_columns: tuple[str, ...]) -> dict[str, TableSpec]:
                     *_RUN,
                 ]
             ),
-            ("forecast_week", "level", "store", "dept", "target_week"),
+            ("forecast_week", "level", "store", "dept", "member", "target_week"),
+            "forecast_week",
+        ),
+        TableSpec(
+            "level_members",
+            "the group of each store or department, at each level by an attribute of theirs, as of each forecast",
+            pa.schema(
+                [("forecast_week", _DAY), ("level", _STR), ("store", _STR), ("dept", _STR), ("member", _STR), *_RUN]
+            ),
+            ("forecast_week", "level", "store", "dept"),
             "forecast_week",
         ),
         TableSpec(
@@ -231,6 +248,7 @@ def table_specs(quantile_columns: tuple[str, ...]) -> dict[str, TableSpec]:
                     ("level", _STR),
                     ("store", _STR),
                     ("dept", _STR),
+                    ("member", _STR),  # of levels by attributes: which group
                     ("actual", pa.float64()),
                     ("mean", pa.float64()),
                     ("p50", pa.float64()),
@@ -244,7 +262,7 @@ def table_specs(quantile_columns: tuple[str, ...]) -> dict[str, TableSpec]:
                     ("model_version", _STR),
                 ]
             ),
-            ("week", "forecast_week", "level", "store", "dept"),
+            ("week", "forecast_week", "level", "store", "dept", "member"),
             "week",
         ),
         TableSpec(
@@ -343,15 +361,15 @@ VIEWS = {
         SELECT * FROM forecasts WHERE forecast_week = (SELECT max(forecast_week) FROM forecasts)
     """,
     "forecast_revisions": """
-        SELECT f.forecast_week, f.level, f.store, f.dept, f.target_week, f.p50,
+        SELECT f.forecast_week, f.level, f.store, f.dept, f.member, f.target_week, f.p50,
                f.previous_week, f.previous_p50, f.p50 - f.previous_p50 AS change
         FROM (
-            SELECT forecast_week, level, store, dept, target_week, p50,
+            SELECT forecast_week, level, store, dept, member, target_week, p50,
                    lag(forecast_week) OVER (
-                       PARTITION BY level, store, dept, target_week ORDER BY forecast_week
+                       PARTITION BY level, store, dept, member, target_week ORDER BY forecast_week
                    ) AS previous_week,
                    lag(p50) OVER (
-                       PARTITION BY level, store, dept, target_week ORDER BY forecast_week
+                       PARTITION BY level, store, dept, member, target_week ORDER BY forecast_week
                    ) AS previous_p50
             FROM forecasts
         ) AS f
@@ -375,8 +393,8 @@ VIEWS = {
             GROUP BY store
         ) AS s ON s.store = c.store AND s.last_week > c.week
     """,
-    # A figure of a series moves the plan of its store, its department and the total by what it adds to the series' p50:
-    # the p50 of a sum is not the sum of the p50, so it is moved and not replaced.
+    # A figure of a series moves the plan of its store, its department, its groups by attributes and the total by what
+    # it adds to the series' p50: the p50 of a sum is not the sum of the p50, so it is moved and not replaced.
     "forecast_with_overrides": """
         WITH latest AS (
             SELECT * FROM forecasts WHERE forecast_week = (SELECT max(forecast_week) FROM forecasts)
@@ -391,8 +409,14 @@ VIEWS = {
             JOIN latest AS s
               ON s.level = 'series' AND s.store = a.store AND s.dept = a.dept AND s.target_week = a.target_week
              AND a.expires >= s.forecast_week
+        ), sums AS (
+            __SUMS__
+        ), weeks AS (
+            SELECT DISTINCT forecast_week, level, target_week AS week FROM latest WHERE member IS NOT NULL
         ), added AS (
-            SELECT level, store, dept, week AS target_week, value AS added FROM (__ADDED__)
+            SELECT level, store, dept, CAST(NULL AS VARCHAR) AS member, week AS target_week, value AS added FROM sums
+            UNION ALL
+            SELECT level, CAST(NULL AS VARCHAR), CAST(NULL AS VARCHAR), member, week, value FROM (__MEMBERS__) AS g
         )
         SELECT f.*, o.value AS override, coalesce(o.value, f.p50 + coalesce(m.added, 0)) AS plan,
                o.reason AS override_reason, o.author AS override_author, o.expires AS override_expires
@@ -402,7 +426,10 @@ VIEWS = {
         LEFT JOIN added AS m
           ON m.level = f.level AND m.target_week = f.target_week
          AND m.store IS NOT DISTINCT FROM f.store AND m.dept IS NOT DISTINCT FROM f.dept
-    """.replace("__ADDED__", by_level_sql("given", "target_week", "added")),
+         AND m.member IS NOT DISTINCT FROM f.member
+    """.replace("__SUMS__", by_level_sql("given", "target_week", "added")).replace(
+        "__MEMBERS__", by_member_sql("sums", "weeks")
+    ),
     "open_failures": """
         SELECT week, weeks, run_id, job, step, message, failed_at FROM run_failures WHERE mended_at IS NULL
     """,

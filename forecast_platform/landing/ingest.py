@@ -24,7 +24,7 @@ from forecast_platform.landing.dialects import Dialect
 from forecast_platform.landing.digest import reading_digest
 from forecast_platform.landing.effect import Effect, Standing, touched
 from forecast_platform.landing.judgement import Known, Limits, judge
-from forecast_platform.landing.kinds import FileRefused, Parsed
+from forecast_platform.landing.kinds import ATTRIBUTES, KINDS, FileRefused, Parsed
 from forecast_platform.landing.ledger import (
     INGESTED,
     KNOWN,
@@ -40,7 +40,7 @@ from forecast_platform.landing.ledger import (
 from forecast_platform.landing.place import Landing, LandingObject
 from forecast_platform.weeks import WeekCalendar
 
-TABLES = {"sales": "raw_sales", "stores": "stores", "features": "features", "calendar": "calendar"}
+TABLES = {kind: "raw_sales" if kind == "sales" else kind for kind in KINDS}
 DEFAULTS = Limits()
 REMOVES_ROWS = "removes_rows"
 
@@ -263,11 +263,11 @@ class _Desk:
         if entry.kind == "features":
             entry = _spanning(entry, touched(parsed.accepted))
         replace_source(self.lake, "quarantine", _quarantine_rows(parsed.rejected, entry), entry)
-        if table == "stores":
-            # A file says what the stores it holds are now; of the others it says nothing.
-            stores = pc.unique(parsed.accepted["store"]).to_pylist()
-            if stores:
-                self.lake.replace(table, any_of("store", stores), _with_source(parsed.accepted, entry))
+        if of := ATTRIBUTES.get(entry.kind):
+            # A file says what the stores (or departments) it holds are now; of the others it says nothing.
+            held = pc.unique(parsed.accepted[of]).to_pylist()
+            if held:
+                self.lake.replace(table, any_of(of, held), _with_source(parsed.accepted, entry))
         else:
             # Every version is kept: a restated week never destroys what was known before.
             replace_source(self.lake, table, _with_source(parsed.accepted, entry), entry)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-KINDS = ("sales", "stores", "features", "calendar")
+KINDS = ("sales", "stores", "departments", "features", "calendar")
+ATTRIBUTES = {"stores": "store", "departments": "dept"}  # kinds that say what stores and departments are, and of which
 FORMATS = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz", ".zip", ".xlsx", ".parquet")
 CANONICAL = ("store", "dept", "date", "weekly_sales", "is_holiday", "name")
 
@@ -51,6 +52,7 @@ SALES_SCHEMA = pa.schema(
     }
 )
 STORES_SCHEMA = pa.schema({"line": pa.int64(), "store": pa.string(), "name": pa.string(), "value": pa.string()})
+DEPARTMENTS_SCHEMA = pa.schema({"line": pa.int64(), "dept": pa.string(), "name": pa.string(), "value": pa.string()})
 FEATURES_SCHEMA = pa.schema(
     {
         "line": pa.int64(),
@@ -96,9 +98,9 @@ class Parsed:
     """What became of a file's rows: `rows == accepted_rows + len(rejected)`, always.
 
     Attributes:
-        accepted: SALES_SCHEMA, STORES_SCHEMA, FEATURES_SCHEMA or CALENDAR_SCHEMA, in the file's order. `line`
-            is the 1-based line the row starts on, counting the header and blank lines (parquet: 1-based row).
-            Stores and features are long: one row per file row and attribute column.
+        accepted: SALES_SCHEMA, STORES_SCHEMA, DEPARTMENTS_SCHEMA, FEATURES_SCHEMA or CALENDAR_SCHEMA, in the
+            file's order. `line` is the 1-based line the row starts on, counting the header and blank lines (parquet:
+            1-based row). Stores, departments and features are long: one row per file row and attribute column.
         rejected: REJECTED_SCHEMA, one row per rejected line, by line: the first rule it breaks, where,
             what to do about it, and the whole record as text so that nothing is lost.
         ignored_columns: columns of the file that nothing was read from.

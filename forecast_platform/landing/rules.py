@@ -26,6 +26,7 @@ from forecast_platform.landing.identity import normal_form
 from forecast_platform.landing.judgement import Profile, is_total, totals
 from forecast_platform.landing.kinds import (
     CALENDAR_SCHEMA,
+    DEPARTMENTS_SCHEMA,
     FEATURES_SCHEMA,
     REJECTED_SCHEMA,
     SALES_SCHEMA,
@@ -57,6 +58,8 @@ def parse(kind: str, data: bytes, key: str, dialect: Dialect, calendar: WeekCale
         return parse_sales(data, key, dialect, calendar, newest_week)
     if kind == "features":
         return parse_features(data, key, dialect, calendar)
+    if kind == "departments":
+        return parse_departments(data, key, dialect)
     return parse_stores(data, key, dialect) if kind == "stores" else parse_calendar(data, key, dialect)
 
 
@@ -118,19 +121,26 @@ def parse_sales(data: bytes, key: str, dialect: Dialect, calendar: WeekCalendar,
 
 def parse_stores(data: bytes, key: str, dialect: Dialect) -> Parsed:
     """Attributes of stores, long: any column beside `store` is an attribute, named in lower case. See `parse`."""
+    return _parse_attributes(data, key, dialect, "store", STORES_SCHEMA)
+
+
+def parse_departments(data: bytes, key: str, dialect: Dialect) -> Parsed:
+    """Attributes of departments, as parse_stores those of stores."""
+    return _parse_attributes(data, key, dialect, "dept", DEPARTMENTS_SCHEMA)
+
+
+def _parse_attributes(data: bytes, key: str, dialect: Dialect, of: str, schema: pa.Schema) -> Parsed:
     file = open_file(data, key, dialect)
-    names = [name for name in canonical(file.header, dialect) if name not in ("store", "")]
+    names = [name for name in canonical(file.header, dialect) if name not in (of, "")]
     review = _Review(file, dialect)
     frames = []
-    for block in blocks(file, dialect, ("store",), None):
+    for block in blocks(file, dialect, (of,), None):
         rows = _Rows(block)
-        store = rows.key("store")
-        frames.append(
-            review.take(rows, pa.table([rows.line, store, *(block.text(n) for n in names)], ["line", "store", *names]))
-        )
+        values = [rows.line, rows.key(of), *(block.text(n) for n in names)]
+        frames.append(review.take(rows, pa.table(values, ["line", of, *names])))
     frame = pa.concat_tables(frames).combine_chunks()
-    frame = _without(frame, review.duplicates(frame, ("store",), names, "store"))
-    return review.parsed(_long(STORES_SCHEMA, frame, ("line", "store"), names), len(frame))
+    frame = _without(frame, review.duplicates(frame, (of,), names, "department" if of == "dept" else of))
+    return review.parsed(_long(schema, frame, ("line", of), names), len(frame))
 
 
 def parse_features(data: bytes, key: str, dialect: Dialect, calendar: WeekCalendar) -> Parsed:
@@ -210,6 +220,8 @@ def kind_of(data: bytes, key: str, dialect: Dialect) -> str:
     seen = likely(header, dialect, ("store", "dept", "date", "weekly_sales"))
     if "store" in names and "dept" not in names and not ("weekly_sales" in seen and ("date" in names or len(seen) > 1)):
         return "features" if "date" in names else "stores"
+    if "dept" in names and not {"store", "date", "weekly_sales"} & {*names, *seen}:
+        return "departments"
     missing = [name for name in ("store", "dept", "date", "weekly_sales") if name not in names]
     if "weekly_sales" in seen:
         refusal = missing_columns(key, dialect, missing, header)
@@ -217,8 +229,8 @@ def kind_of(data: bytes, key: str, dialect: Dialect) -> str:
     raise FileRefused(
         "unknown_kind",
         (
-            f"{key} is neither sales (store, dept, date, weekly_sales), stores (store, ...), features (store, "
-            f"date, ...) nor calendar (name, date): its columns are {listed(header)}. "
+            f"{key} is neither sales (store, dept, date, weekly_sales), stores (store, ...), departments (dept, "
+            f"...), features (store, date, ...) nor calendar (name, date): its columns are {listed(header)}. "
             f"Map their names with FORECAST_COLUMNS or use a preset; covariates by department go under features/."
             f"{delimiter_hint(header, dialect)}"
         ),

@@ -9,6 +9,7 @@ import pyarrow as pa
 from forecast_platform.history.versions import in_force
 from forecast_platform.lake.lake import Lake
 from forecast_platform.landing.effect import Effect, compare
+from forecast_platform.landing.kinds import ATTRIBUTES
 from forecast_platform.landing.ledger import INGESTED, KNOWN, WITHDRAWN, Entry, LedgerError, change
 from forecast_platform.weeks import WEEK
 
@@ -21,14 +22,16 @@ def withdraw(lake: Lake, entry: Entry, reason: str, author: str, now: dt.datetim
         Its entry now, and what that did to the rows in force (sales).
 
     Raises:
-        LedgerError: nothing of it is in force, or it is a stores file.
+        LedgerError: nothing of it is in force, or it holds attributes.
     """
     if entry.status == KNOWN:
         raise LedgerError(f"nothing of {entry.key} is in force: {entry.message}; withdraw that one")
     if entry.status != INGESTED:
         raise LedgerError(f"nothing of {entry.key} is in force: it is {entry.status}")
-    if entry.kind == "stores":
-        raise LedgerError(f"{entry.key} holds stores, which are as they landed last: land a corrected file instead")
+    if entry.kind in ATTRIBUTES:
+        raise LedgerError(
+            f"{entry.key} holds {entry.kind}, which are as they landed last: land a corrected file instead"
+        )
     if entry.kind != "sales" or entry.first_week is None or entry.last_week is None:
         return change(lake, entry, status=WITHDRAWN, withdrawn_at=now, reason=reason, author=author), Effect()
     weeks = [entry.first_week + i * WEEK for i in range((entry.last_week - entry.first_week).days // 7 + 1)]

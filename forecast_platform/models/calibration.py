@@ -11,8 +11,8 @@ Letters: N series, Q quantiles, H weeks ahead, G sums.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,16 +47,16 @@ class Calibration:
     Attributes:
         factors: one row per band of the horizon, nearest first, one column per class of volume, smallest first.
         edges: volumes between the classes, ascending.
-        sums: factor of each of levels.SUMS, on top of its series' own.
+        sums: factor of each level of sums by its name, on top of its series' own.
     """
 
     factors: tuple[tuple[float, ...], ...] = ((1.0,),)
     edges: tuple[float, ...] = ()
-    sums: tuple[float, ...] = (1.0,) * len(SUMS)
+    sums: Mapping[str, float] = field(default_factory=lambda: {level.name: 1.0 for level in SUMS})
 
     @classmethod
-    def fit(cls, windows: Sequence[Window], levels: Sequence[float]) -> Calibration:
-        """From the widest central interval among the levels (p10 to p90, say)."""
+    def fit(cls, windows: Sequence[Window], levels: Sequence[float], sums: Sequence[Level] = SUMS) -> Calibration:
+        """From the widest central interval among the quantile levels (p10 to p90, say)."""
         low, high, middle = 0, len(levels) - 1, list(levels).index(0.5)
         held = levels[high] - levels[low]
         edges = np.quantile(np.concatenate([w.volume for w in windows]), np.arange(1, CLASSES) / CLASSES)
@@ -72,7 +72,7 @@ class Calibration:
                 needed[at].append(ratio[usable & (cell == at)])
         factors = np.array([_factor(np.concatenate(parts), held) for parts in needed]).reshape(BANDS, CLASSES)
         found = cls(tuple(tuple(float(f) for f in row) for row in factors), tuple(float(e) for e in edges))
-        return replace(found, sums=tuple(found._sum_factor(level, windows, levels) for level in SUMS))
+        return replace(found, sums={level.name: found._sum_factor(level, windows, levels) for level in sums})
 
     def _sum_factor(self, level: Level, windows: Sequence[Window], levels: Sequence[float]) -> float:
         """How much wider than that of independent series a sum's interval has to be to hold its share.
@@ -92,10 +92,15 @@ class Calibration:
         ratio = np.concatenate(ratios)
         return float(np.clip(np.quantile(ratio, levels[high] - levels[low]), 1.0, _WIDEST_SUM)) if len(ratio) else 1.0
 
-    @property
-    def by_level(self) -> dict[str, float]:
-        """The factor of each level of sums."""
-        return dict(zip((level.name for level in SUMS), self.sums, strict=True))
+    def factor(self, level: Level) -> float:
+        """The factor of a level of sums.
+
+        A level by an attribute that came after the training has none of its own. Its groups hold more than one store
+        (or department) and less than all, so the larger factor of those two stands in: rather too wide than too narrow.
+        """
+        if level.name in self.sums:
+            return self.sums[level.name]
+        return max(self.sums[level.of], self.sums[SUMS[-1].name])
 
     def widths(self, volume: Floats, horizon: int) -> Floats:
         """The factor of each series and week ahead, shape (N, horizon)."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from forecast_platform.history.panel import Panel
 from forecast_platform.history.silence import probability_of_return
+from forecast_platform.levels import SUMS
 from forecast_platform.models.backtest import Forecaster, scored_window
 from forecast_platform.models.calibration import Calibration, Window, volume
 from forecast_platform.models.candidate import Parameters, Plans, Progress, Said
@@ -165,7 +166,8 @@ def choose(
         naive.wape,
         naive.wql,
     )
-    return Choice(best, judgement, share, Calibration.fit([t.window(share) for t in trials[best]], LEVELS))
+    found = Calibration.fit([t.window(share) for t in trials[best]], LEVELS, (*SUMS, *panel.levels))
+    return Choice(best, judgement, share, found)
 
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)

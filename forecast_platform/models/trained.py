@@ -17,6 +17,7 @@ from pathlib import Path
 from forecast_platform import deepar
 from forecast_platform.history.covariates import complete, divide_exposure
 from forecast_platform.history.panel import Panel
+from forecast_platform.levels import SUMS
 from forecast_platform.models.calibration import Calibration
 from forecast_platform.models.candidate import Plans, Progress
 from forecast_platform.models.choose import Judgement, choose
@@ -86,13 +87,15 @@ class TrainedModel:
         judgement = Judgement(**data.pop("judgement"))
         if judgement.cutoff:
             judgement = Judgement(**{**asdict(judgement), "cutoff": dt.date.fromisoformat(str(judgement.cutoff))})
-        factors, edges = data["calibration"]["factors"], data["calibration"]["edges"]
+        factors, edges, sums = (data["calibration"][name] for name in ("factors", "edges", "sums"))
+        if isinstance(sums, list):  # of a model made before there were levels by attributes
+            sums = dict(zip((level.name for level in SUMS), sums, strict=True))
         data |= {
             "folder": folder,
             "categories": Categories.from_json(data["categories"]),
             "judgement": judgement,
             "trained_as_of": dt.date.fromisoformat(data["trained_as_of"]),
-            "calibration": Calibration(tuple(map(tuple, factors)), tuple(edges), tuple(data["calibration"]["sums"])),
+            "calibration": Calibration(tuple(map(tuple, factors)), tuple(edges), sums),
             "features": tuple(data["features"]),
             "holidays": tuple(data.get("holidays", ())),
         }

@@ -1,7 +1,7 @@
 """Realised accuracy: every earlier forecast of a week, scored by the week's sales.
 
-The rows are a function of the tables `forecasts` and `cleaned_series` as they are, whatever the order in which they
-came to be: whoever changes one of the two calls `rescore` with the weeks changed.
+The rows are a function of the tables `forecasts`, `level_members` and `cleaned_series` as they are, whatever the order
+in which they came to be: whoever changes one of them calls `rescore` with the weeks changed.
 """
 
 from __future__ import annotations
@@ -14,16 +14,25 @@ import pyarrow as pa
 
 from forecast_platform.lake.lake import Lake, LakeError
 from forecast_platform.lake.tables import QUANTILE
-from forecast_platform.levels import by_level_sql
+from forecast_platform.levels import by_level_sql, by_member_sql
 
 # A store's actual is the sum of all its observed series, also of those that opened after the forecast was made: the
-# planner's question is what the store sold.
+# planner's question is what the store sold. A group's is that of the stores (or departments) it had when the forecast
+# was made, wherever they are now, as is last year's: the forecast is of those. The sales of one that nothing was known
+# of then are in no group.
 _ACCURACY = """
-    WITH actual AS (
-        SELECT level, week, store, dept, value AS sales FROM ({actuals})
+    WITH sums AS (
+        {sums}
+    ), weeks AS (
+        SELECT DISTINCT forecast_week, level, unnest([target_week, target_week - 364]) AS week FROM forecasts
+        WHERE list_contains($weeks, target_week) AND member IS NOT NULL
+    ), actual AS (
+        SELECT NULL AS forecast_week, level, week, store, dept, NULL AS member, value AS sales FROM sums
+        UNION ALL
+        SELECT forecast_week, level, week, NULL, NULL, member, value FROM ({members})
     )
-    SELECT f.target_week AS week, f.forecast_week, f.horizon, f.level, f.store, f.dept, a.sales AS actual, f.mean,
-           f.p50, f.p50 - a.sales AS error, abs(f.p50 - a.sales) AS abs_error,
+    SELECT f.target_week AS week, f.forecast_week, f.horizon, f.level, f.store, f.dept, f.member, a.sales AS actual,
+           f.mean, f.p50, f.p50 - a.sales AS error, abs(f.p50 - a.sales) AS abs_error,
            ({losses}) / ({count}) AS quantile_loss,
            a.sales BETWEEN coalesce({rising}) AND coalesce({falling}) AS in_interval,
            {widest} - {narrowest} AS interval,
@@ -32,9 +41,13 @@ _ACCURACY = """
     JOIN actual AS a
       ON a.level = f.level AND a.week = f.target_week
      AND a.store IS NOT DISTINCT FROM f.store AND a.dept IS NOT DISTINCT FROM f.dept
+     AND a.member IS NOT DISTINCT FROM f.member
+     AND (a.member IS NULL OR a.forecast_week = f.forecast_week)
     LEFT JOIN actual AS n
       ON n.level = f.level AND n.week = f.target_week - 364
      AND n.store IS NOT DISTINCT FROM f.store AND n.dept IS NOT DISTINCT FROM f.dept
+     AND n.member IS NOT DISTINCT FROM f.member
+     AND (n.member IS NULL OR n.forecast_week = f.forecast_week)
     WHERE list_contains($weeks, f.target_week)
 """
 
@@ -47,6 +60,7 @@ _CONCERNED = """
     UNION SELECT unnest($sold)
     ORDER BY week
 """
+_DECIDING = ("forecasts", "cleaned_series", "level_members")
 _TRIES = 20
 
 
@@ -70,13 +84,13 @@ def rescore(
         LakeError: others kept changing forecasts or sales.
     """
     for _ in range(_TRIES):
-        state = lake.snapshot("forecasts"), lake.snapshot("cleaned_series")
-        lake.attach(con, "forecasts", "cleaned_series", "forecast_accuracy")
+        state = [lake.snapshot(name) for name in _DECIDING]
+        lake.attach(con, *_DECIDING, "forecast_accuracy")
         asked = {"published": _days(published), "sold": _days(sold)}
         weeks = [week for (week,) in con.execute(_CONCERNED, asked).fetchall()]
         rows = score_weeks(con, weeks)
         lake.replace_weeks("forecast_accuracy", weeks, rows)
-        if state == (lake.snapshot("forecasts"), lake.snapshot("cleaned_series")):
+        if state == [lake.snapshot(name) for name in _DECIDING]:
             return rows
     raise LakeError(f"forecasts or sales changed {_TRIES} times while they were scored; run forecast_accuracy again")
 
@@ -95,7 +109,8 @@ def score_weeks(con: duckdb.DuckDBPyConnection, weeks: Sequence[dt.date]) -> pa.
     levels = quantile_levels(con)
     names = list(levels)
     sql = _ACCURACY.format(
-        actuals=by_level_sql("cleaned_series", "week", "sales", "observed"),
+        sums=by_level_sql("cleaned_series", "week", "sales", "observed"),
+        members=by_member_sql("sums", "weeks"),
         losses=" + ".join(
             f"coalesce(2 * greatest({q!r} * (a.sales - f.{c}), ({q!r} - 1) * (a.sales - f.{c})), 0)"
             for c, q in levels.items()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from forecast_platform.history.panel import Panel
 from forecast_platform.history.silence import probability_of_return
 from forecast_platform.lake.closures import Closing
-from forecast_platform.levels import LEVELS, SUMS
+from forecast_platform.levels import LEVELS, NAMES, SUMS, Level
 from forecast_platform.models.combine import least_sales
 from forecast_platform.weeks import WEEK
 
@@ -81,6 +81,7 @@ def forecast_rows(
     quantiles: tuple[float, ...],
     columns: tuple[str, ...],
     sums: Mapping[str, float] | None = None,
+    levels: Sequence[Level] = SUMS,
 ) -> pa.Table:
     """Rows of `forecasts` for one cutoff: every series, and totals by store, by department and over all.
 
@@ -90,23 +91,25 @@ def forecast_rows(
     Args:
         quantiles: levels, ascending; `columns` are their column names.
         sums: factor of the width by level (store, dept, total), see models/calibration.py; None: 1.
+        levels: of the totals.
     """
     parts: list[pa.Table] = []
-    totals: dict[tuple[str, str, str], NDArray[np.float64]] = {}
+    totals: dict[tuple[str, ...], NDArray[np.float64]] = {}  # by level and NAMES
     for shard in shards:
         store, dept = (np.array(shard.rows[c].to_pylist(), dtype=np.str_) for c in ("store", "dept"))
-        parts.append(_rows(LEVELS[0].name, store, dept, shard.mean, shard.quantiles, cutoff, columns))
-        for level in SUMS:
-            groups, member = level.groups(store, dept)
+        parts.append(_rows(LEVELS[0].name, LEVELS[0].named(store, dept), shard.mean, shard.quantiles, cutoff, columns))
+        for level in levels:
+            groups, group = level.groups(store, dept)
             sums_of = np.zeros((len(groups), *shard.samples.shape[1:]))
-            np.add.at(sums_of, member, shard.samples)
-            for (of_store, of_dept), value in zip(groups.tolist(), sums_of, strict=True):
-                key = (level.name, of_store, of_dept)
+            np.add.at(sums_of, group, shard.samples)
+            for names, value in zip(groups.tolist(), sums_of, strict=True):
+                key = (level.name, *names)
                 totals[key] = totals[key] + value if key in totals else value
     if not totals:  # every series is closed
         none = np.zeros(0, dtype=np.str_)
-        return _rows(LEVELS[0].name, none, none, np.zeros((0, 0)), np.zeros((0, len(columns), 0)), cutoff, columns)
-    for level in SUMS:
+        empty = np.zeros((0, 0)), np.zeros((0, len(columns), 0))
+        return _rows(LEVELS[0].name, LEVELS[0].named(none, none), *empty, cutoff, columns)
+    for level in levels:
         members = [key for key in totals if key[0] == level.name]
         paths = np.stack([totals[key] for key in members])  # (G, S, H)
         q = np.moveaxis(np.quantile(paths, quantiles, axis=1, method="hazen"), 0, 1)
@@ -114,15 +117,28 @@ def forecast_rows(
             median = np.median(paths, axis=1)[:, None]
             q = median + sums[level.name] * (q - median)
             q = np.maximum(q, least_sales(paths.reshape(len(paths), -1))[:, None, None])
-        stores, depts = np.array([k[1] for k in members]), np.array([k[2] for k in members])
-        parts.append(_rows(level.name, stores, depts, paths.mean(axis=1), q, cutoff, columns))
+        parts.append(_rows(level.name, np.array([k[1:] for k in members]), paths.mean(axis=1), q, cutoff, columns))
     return pa.concat_tables(parts)
+
+
+def member_rows(levels: Sequence[Level], store: Sequence[str], dept: Sequence[str]) -> pa.Table:
+    """Rows of `level_members` (level, store, dept, member): the group of each store or department, at each level by an
+    attribute of theirs; also of those that have landed with a value and not sold yet.
+
+    Args:
+        store, dept: those that were forecast, or got a reason instead; each as often as it may be.
+    """
+    rows = []
+    for level in levels:
+        named = np.array(sorted({*(store if level.of == "store" else dept), *level.values}))
+        for name, member in zip(named.tolist(), level.member_of(named).tolist(), strict=True):
+            rows.append({"level": level.name, level.of: name, "member": member})
+    return pa.Table.from_pylist(rows, pa.schema([(name, pa.string()) for name in ("level", *NAMES)]))
 
 
 def _rows(
     level: str,
-    store: NDArray[np.str_],
-    dept: NDArray[np.str_],
+    names: NDArray[np.str_],
     mean: NDArray[np.float64],
     quantiles: NDArray[np.float64],
     cutoff: dt.date,
@@ -132,15 +148,14 @@ def _rows(
     week = np.datetime64(cutoff, "D")
     steps = np.arange(1, horizon + 1)
 
-    def names(values: NDArray[np.str_]) -> pa.Array:
+    def named(values: NDArray[np.str_]) -> pa.Array:
         return pa.array([v or None for v in np.repeat(values, horizon).tolist()], pa.string())
 
     return pa.table(
         {
             "forecast_week": pa.array(np.full(n * horizon, week), pa.date32()),
             "level": pa.repeat(level, n * horizon),
-            "store": names(store),
-            "dept": names(dept),
+            **{name: named(names[:, i]) for i, name in enumerate(NAMES)},
             "target_week": pa.array(
                 np.tile(week + steps * np.timedelta64(WEEK), n).astype("datetime64[D]"), pa.date32()
             ),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import importlib.util
 import os
 import tempfile
@@ -10,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
+
+from forecast_platform.levels import NAMES
 
 # What a workbook joins: by store, dept and week, and by level. Names are those of the lake.
 TABLES = {
@@ -80,8 +81,9 @@ def write_extract(con: duckdb.DuckDBPyConnection, path: Path) -> Extract:
     return Extract(path, rows)
 
 
-def read_latest(path: Path) -> dict[tuple[str | None, str | None, dt.date], float]:
-    """(store, dept, target week) -> p50 of the extract's latest forecast, for whoever wants to see it read back."""
+def read_latest(path: Path) -> dict[tuple[str | None, ...], float]:
+    """(level, store, dept, member, target week in ISO format) -> p50 of the extract's latest forecast, for whoever
+    wants to see it read back."""
     from tableauhyperapi import Connection, HyperProcess, Telemetry
 
     with (
@@ -89,5 +91,6 @@ def read_latest(path: Path) -> dict[tuple[str | None, str | None, dt.date], floa
         HyperProcess(Telemetry.DO_NOT_SEND_USAGE_DATA_TO_TABLEAU, parameters={"log_dir": folder}) as process,
         Connection(process.endpoint, path) as hyper,
     ):
-        found = hyper.execute_list_query('SELECT store, dept, target_week, p50 FROM "Extract"."latest_forecast"')
-    return {(store, dept, week.to_date()): p50 for store, dept, week, p50 in found}
+        names = ", ".join(("level", *NAMES))
+        found = hyper.execute_list_query(f'SELECT {names}, target_week, p50 FROM "Extract"."latest_forecast"')  # noqa: S608
+    return {(*of, str(week.to_date())): p50 for *of, week, p50 in found}

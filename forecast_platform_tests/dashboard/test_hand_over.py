@@ -93,7 +93,7 @@ def test_the_extract_read_back_is_the_lake(published: Graph, tmp_path: Path, new
     con = published.lake.attach(duckdb.connect())
     extract = hyper.write_extract(con, tmp_path / "out" / "forecast.hyper")
     wanted = {
-        (r["store"], r["dept"], r["target_week"]): r["p50"]
+        (r["level"], r["store"], r["dept"], r["member"], str(r["target_week"])): r["p50"]
         for r in published.lake.read("forecasts").to_pylist()
         if r["forecast_week"] == newest
     }

@@ -9,11 +9,11 @@ from forecast_platform.lake.tables import PROVENANCE, table_specs
 
 COLUMNS = ("p10", "p50", "p90")
 TABLES = {"deepar_model": "models", "forecast_table": "forecasts"}
-# Of the run or the settings, or counted: they come from no column of another table.
+# Of the run or the settings, counted, or of files that are no asset: they come from no column of another table.
 OF_NO_COLUMN = {
     "cleaned_series": set(),
     "deepar_model": {"week", "as_known", "hyperparameters"},
-    "forecast_table": {"level", "horizon", "as_known"},
+    "forecast_table": {"level", "member", "horizon", "as_known"},
     "forecast_accuracy": set(),
 }
 

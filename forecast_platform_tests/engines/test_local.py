@@ -252,6 +252,15 @@ class TestStored:
         finally:
             moved.rename(model.folder)
 
+    def test_one_of_before_there_were_levels_by_attributes(self, trained, tmp_path):
+        _, model = trained
+        text = json.loads((model.folder / "training.json").read_text())
+        sums = text["calibration"]["sums"]
+        assert list(sums) == ["store", "dept", "total"]
+        text["calibration"]["sums"] = list(sums.values())  # as it was written then
+        (tmp_path / "training.json").write_text(json.dumps(text))
+        assert TrainedModel.load(tmp_path) == dataclasses.replace(model, folder=tmp_path)
+
     def test_an_unjudged_one_too(self, tmp_path, short):
         model = LocalEngine(tmp_path).train(short, ONE)
         assert TrainedModel.load(model.folder) == model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime as dt
 import functools
 import pickle
@@ -19,6 +20,7 @@ from forecast_platform.history.covariates import Covariates, Declaration
 from forecast_platform.history.holidays import Event
 from forecast_platform.history.panel import Panel
 from forecast_platform.history.panel_file import NAME, PanelFileError, load_panel, save_panel
+from forecast_platform.levels import Level
 from forecast_platform.models import trained
 from forecast_platform.models.encoding import digest
 from forecast_platform.models.registry import plans
@@ -100,7 +102,16 @@ def promoted() -> Panel:
     open_days = Covariates((Declaration("open_days", declared=False),), np.full((1, 6, 70), 6.0))
     fair = (Event("Fair", (dt.date(2022, 6, 2), dt.date(2023, 6, 9))),)
     weeks = np.datetime64("2022-01-07") + 7 * np.arange(60)
-    return Panel(np.array(list("111222")), np.array(list("abcabc")), weeks, history, columns, open_days, fair)
+    levels = (Level("region", of="store", values={"1": "Nörd"}), Level("kind", of="dept"))
+    names = np.array(list("111222")), np.array(list("abcabc"))
+    return Panel(*names, weeks, history, columns, open_days, fair, levels=levels)
+
+
+def test_levels_come_along_and_are_no_reason_to_train_again(promoted, tmp_path):
+    save_panel(promoted, tmp_path)
+    assert load_panel(tmp_path).levels == promoted.levels
+    assert promoted.until(dt.date(2022, 12, 30)).levels == promoted.levels
+    assert digest(dataclasses.replace(promoted, levels=())) == digest(promoted)
 
 
 def test_the_loaded_panel_has_the_training_key_of_the_saved_one(promoted, tmp_path):

@@ -217,6 +217,7 @@ class TestQuery:
             "level": "",
             "store": "",
             "dept": "",
+            "member": None,
             "target_week": week(2),
             "p50": 11.0,
             "previous_week": week(0),
@@ -390,7 +391,8 @@ def test_readers_never_see_half_a_week(warehouse):
     def read_sql() -> None:
         reader = Lake.local(warehouse, QUANTILES)
         reader.specs = {
-            name: reader.specs[name] for name in (TABLE, "forecasts", "forecast_accuracy", "overrides", "run_failures")
+            name: reader.specs[name]
+            for name in (TABLE, "forecasts", "forecast_accuracy", "level_members", "overrides", "run_failures")
         }  # those only
         while not done.is_set():
             rows = reader.query(f"SELECT sales FROM {TABLE} WHERE week = ?", [week(0)])

@@ -53,7 +53,10 @@ def con(tmp_path_factory) -> duckdb.DuckDBPyConnection:
     for number in range(3):
         rows = forecast_rows(week(number), 10.0 + number, targets=4)
         rows = rows.set_column(rows.column_names.index("dept"), "dept", pa.array(["1"] * len(rows)))
-        lake.replace_weeks("forecasts", [week(number)], rows)
+        north = [row | {"level": "region", "store": None, "dept": None, "member": "North"} for row in rows.to_pylist()]
+        lake.replace_weeks("forecasts", [week(number)], pa.concat_tables([rows, _rows("forecasts", north)]))
+        of = {"forecast_week": week(number), "level": "region", "store": "1", "member": "North"}
+        lake.replace_weeks("level_members", [week(number)], _rows("level_members", [of]))
     silent = {"forecast_week": week(2), "store": "1", "dept": "1", "silent_weeks": 3, "probability_of_return": 0.5}
     lake.replace_weeks("stopping_series", [week(2)], _rows("stopping_series", [silent]))
     where = {"source_key": "sales/a.csv", "source_version": "1", "landed_at": None}
@@ -145,6 +148,12 @@ def _kind(node: exp.Expression) -> str | None:
 )
 def test_what_only_duckdb_takes_is_found(con, sql):
     assert faults(con, sql)
+
+
+def test_a_figure_reaches_the_plan_of_its_group(con):
+    sql = "SELECT level, target_week, plan - p50 FROM forecast_with_overrides ORDER BY 1, 2"
+    moved = [(level, target) for level, target, by in con.sql(sql).fetchall() if by]
+    assert moved == [("region", week(3)), ("series", week(3))]
 
 
 def test_accuracy_by_department(con):

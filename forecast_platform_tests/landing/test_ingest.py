@@ -104,15 +104,18 @@ def test_ingesting_again_commits_nothing(place: Place):
 def test_each_kind_goes_to_its_table(place: Place):
     place.land("sales/a.csv", sales((1, 1, W3, 10)))
     place.land("stores/s.csv", b"store,type\n1,A\n")
+    place.land("departments/d.csv", b"dept,category\n1,food\n,toys\n")
     place.land("features/f.csv", f"store,date,fuel\n1,{NEXT},3.5\n".encode())
     place.land("calendar/c.csv", b"name,date\nNew Year,2025-01-01\n")
     place.land("misplaced.csv", sales((1, 1, W3, 99)))
     place.ingest()
     assert place.rows("raw_sales", "sales") == [(10.0,)]
     assert place.rows("stores", "store", "name", "value") == [("1", "type", "A")]
+    assert place.rows("departments", "dept", "name", "value") == [("1", "category", "food")]
+    assert place.rows("quarantine", "source_key", "rule") == [("departments/d.csv", "missing_dept")]
     assert place.rows("features", "week", "name", "value") == [(NEXT, "fuel", 3.5)]
     assert place.rows("calendar", "name", "date") == [("New Year", dt.date(2025, 1, 1))]
-    assert len(place.rows("landings", "kind")) == 4, "the file in no folder of a kind is not touched"
+    assert len(place.rows("landings", "kind")) == 5, "the file in no folder of a kind is not touched"
 
 
 # --- restatements

@@ -475,6 +475,17 @@ def test_a_file_of_one_store_leaves_the_others_as_they_are(place: Place) -> None
     assert [tuple(row.values()) for row in rows] == [("1", "A"), ("2", "C")]
 
 
+@pytest.mark.parametrize(("kind", "of"), [("stores", "store"), ("departments", "dept")])
+def test_attributes_are_as_they_landed_last_and_not_withdrawn(place: Place, kind: str, of: str) -> None:
+    for text in (f"{of},type,size\n1,A,9\n2,B,9\n", f"{of},type\n2,C\n"):
+        place.landing.put(f"{kind}/s.csv", text.encode())
+        (entry,) = place.ingest()
+    rows = place.lake.read(kind, columns=[of, "name", "value"]).to_pylist()
+    assert [tuple(row.values()) for row in rows] == [("1", "size", "9"), ("1", "type", "A"), ("2", "type", "C")]
+    with pytest.raises(LedgerError, match=f"holds {kind}, which are as they landed last: land a corrected file"):
+        withdraw(place.lake, entry, "wrong", "ana", dt.datetime.now(dt.UTC))
+
+
 # --- files whose rows are not the lake's rows
 
 

@@ -63,11 +63,13 @@ class TestTwins:
 
     def test_what_others_drop_is_listed_by_kind(self, twin: Any) -> None:
         landing, drop = twin
-        for key in ("sales/a.csv", "stores/s.csv", "features/f.csv", "calendar/c.csv", "misplaced.csv", "other/x.csv"):
+        for key in ("sales/a.csv", "stores/s.csv", "departments/d.csv", "features/f.csv", "calendar/c.csv",
+                    "misplaced.csv", "other/x.csv"):  # fmt: skip
             drop(key, b"x")
         assert {obj.key: obj.kind for obj in landing.list()} == {
             "sales/a.csv": "sales",
             "stores/s.csv": "stores",
+            "departments/d.csv": "departments",
             "features/f.csv": "features",
             "calendar/c.csv": "calendar",
             "misplaced.csv": None,

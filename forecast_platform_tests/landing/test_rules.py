@@ -15,6 +15,7 @@ import pytest
 from forecast_platform.landing.dialects import Dialect
 from forecast_platform.landing.kinds import (
     CALENDAR_SCHEMA,
+    DEPARTMENTS_SCHEMA,
     FEATURES_SCHEMA,
     REJECTED_SCHEMA,
     SALES_SCHEMA,
@@ -22,7 +23,15 @@ from forecast_platform.landing.kinds import (
     FileRefused,
     Parsed,
 )
-from forecast_platform.landing.rules import kind_of, parse_calendar, parse_features, parse_sales, parse_stores, weeks_in
+from forecast_platform.landing.rules import (
+    kind_of,
+    parse_calendar,
+    parse_departments,
+    parse_features,
+    parse_sales,
+    parse_stores,
+    weeks_in,
+)
 from forecast_platform.weeks import WeekCalendar
 
 CANONICAL = Dialect.named("canonical")
@@ -345,6 +354,14 @@ def test_stores_become_long_attributes() -> None:
     refused(lambda: parse_stores(b"shop,size\n1,2\n", "s.csv", CANONICAL), "missing_columns", "store")
 
 
+def test_departments_become_long_attributes() -> None:
+    parsed = parse_departments(b"Dept,Category\n1,food\n2,\n2,toys\n,toys\n", "d.csv", CANONICAL)
+    assert parsed.accepted.schema == DEPARTMENTS_SCHEMA
+    assert [tuple(row.values()) for row in parsed.accepted.to_pylist()] == [(2, "1", "category", "food")]
+    assert parsed.rejected["rule"].to_pylist() == ["conflicting_duplicate"] * 2 + ["missing_dept"]
+    refused(lambda: parse_departments(b"store,size\n1,2\n", "d.csv", CANONICAL), "missing_columns", "dept")
+
+
 def test_stores_without_attributes_are_accepted() -> None:
     parsed = parse_stores(b"store\n1\n\n2\n", "s.csv", CANONICAL)
     assert (parsed.rows, parsed.accepted_rows, len(parsed.accepted)) == (2, 2, 0)
@@ -412,6 +429,11 @@ def test_kinds_are_told_by_the_header() -> None:
     assert kind("Store,Date,CPI,Holiday\n") == "features"
     assert kind("Store,Type\n") == "stores"
     assert kind_of(parquet(store=["1"], size=[3]), "a.parquet", CANONICAL) == "stores"
+    assert kind("Dept,Category\n") == kind("dept\n") == "departments"
+    assert kind("Abteilung,art\n", CANONICAL.replace(columns={"dept": "Abteilung"})) == "departments"
+    # Sales of one store whose columns are not mapped, or covariates by department.
+    for text in ("dept,week,sales\n", "dept,sales\n", "dept,date,price\n", "dept,shop\n", "store,dept,price\n"):
+        refused(lambda text=text: kind(text), "unknown_kind", "departments (dept, ...)" if "sales" not in text else "")
     refused(lambda: kind("a,b\n"), "unknown_kind", "a, b", "preset")
     # Sales by other names: as stores, every row after the first would be a duplicate.
     refused(lambda: kind("store,dept,week,sales\n"), "unknown_kind", "store, dept, week, sales", "FORECAST_COLUMNS")

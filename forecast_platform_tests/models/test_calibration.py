@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from forecast_platform.levels import SUMS, Level
 from forecast_platform.models.calibration import BANDS, CLASSES, Calibration, Window, volume
 from forecast_platform.models.combine import combine
 
@@ -126,7 +127,7 @@ def test_windows_add_up():
 
 def test_sums_of_independent_series_need_nothing_more():
     factors = Calibration.fit([window(50, 50, seed=seed) for seed in range(6)], LEVELS).sums
-    assert factors == pytest.approx((1, 1, 1), abs=0.2)
+    assert factors == pytest.approx({"store": 1, "dept": 1, "total": 1}, abs=0.2)
 
 
 def test_what_moves_all_series_at_once_widens_sums_and_not_series():
@@ -137,7 +138,7 @@ def test_what_moves_all_series_at_once_widens_sums_and_not_series():
 
     calibration = Calibration.fit([shocked(seed) for seed in range(8)], LEVELS)
     assert np.mean(calibration.factors) == pytest.approx(np.sqrt(1 + 0.25), rel=0.1)
-    store, dept, total = calibration.sums
+    store, dept, total = calibration.sums.values()
     assert 1.5 < store < total
     assert 1.5 < dept < total
     # The widened interval of the total holds 80% of weeks it never saw.
@@ -148,6 +149,40 @@ def test_what_moves_all_series_at_once_widens_sums_and_not_series():
         half = total * np.sqrt(((widths * (w.quantiles[:, -1] - w.quantiles[:, 4])) ** 2).sum(axis=0))
         held.append(np.abs((w.y - w.quantiles[:, 4]).sum(axis=0)) <= half)
     assert np.mean(held) == pytest.approx(0.8, abs=0.1)
+
+
+def test_a_level_by_an_attribute_has_the_factor_that_its_groups_need():
+    """Regions of five stores each share a shock that the country does not: a region needs more than the total does."""
+    region = Level("region", of="store", values={str(s): f"r{s // 5}" for s in range(20)})
+
+    def shocked(seed: int) -> Window:
+        rng = np.random.default_rng(seed)
+        w = window(50, 50, seed=seed)
+        groups, group = region.groups(w.store, w.dept)
+        return replace(w, y=w.y + 25 * rng.standard_normal((len(groups), HORIZON))[group])
+
+    windows = [shocked(seed) for seed in range(8)]
+    calibration = Calibration.fit(windows, LEVELS, (*SUMS, region))
+    assert list(calibration.sums) == ["store", "dept", "total", "region"]
+    assert {**calibration.sums, "region": 0} == {**Calibration.fit(windows, LEVELS).sums, "region": 0}
+    held = []
+    for seed in range(100, 120):
+        w = shocked(seed)
+        groups, group = region.groups(w.store, w.dept)
+        half, away = np.zeros((2, len(groups), HORIZON))
+        widths = calibration.widths(w.volume, HORIZON)
+        np.add.at(half, group, (widths * (w.quantiles[:, -1] - w.quantiles[:, 4])) ** 2)
+        np.add.at(away, group, w.y - w.quantiles[:, 4])
+        held.append(np.abs(away) <= calibration.factor(region) * np.sqrt(half))
+    assert np.mean(held) == pytest.approx(0.8, abs=0.05)
+
+
+def test_a_level_that_came_after_the_training_has_the_larger_factor_of_its_neighbours():
+    known = Calibration(sums={"store": 1.5, "dept": 4.0, "total": 3.0, "type": 1.1})
+    assert [known.factor(level) for level in SUMS] == [1.5, 4.0, 3.0]
+    assert known.factor(Level("type", of="store")) == 1.1
+    assert known.factor(Level("region", of="store")) == 3.0
+    assert known.factor(Level("category", of="dept")) == 4.0
 
 
 @settings(derandomize=True, deadline=None, max_examples=40)
@@ -166,7 +201,7 @@ def test_whatever_was_seen_the_median_stays_and_quantiles_ascend(seed, n, horizo
     calibration = Calibration.fit([past], LEVELS)
     factors = np.array(calibration.factors)
     assert ((factors >= 0.5) & (factors <= 3)).all()
-    assert all(1 <= factor <= 30 for factor in calibration.sums)
+    assert all(1 <= factor <= 30 for factor in calibration.sums.values())
     forecast = np.sort(rng.normal(0, 100, (5, 9, ahead)), axis=1)
     median = forecast[:, 4]
     found = combine(forecast, median, median, 1.0, calibration.widths(rng.lognormal(3, 2, 5), ahead), ANY)

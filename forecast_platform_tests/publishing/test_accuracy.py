@@ -62,6 +62,7 @@ def connection(sales: pd.DataFrame, published: pd.DataFrame) -> duckdb.DuckDBPyC
     for name, frame in (("cleaned_series", sales), ("forecasts", published)):
         rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
         con.register(name, pa.Table.from_pylist(rows, schema=SPECS[name].schema))
+    con.register("level_members", SPECS["level_members"].schema.empty_table())
     return con
 
 

@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from forecast_platform.engines.batch import ShardForecast
 from forecast_platform.lake.closures import Closing
-from forecast_platform.levels import LEVELS
-from forecast_platform.publishing.forecasts import forecast_rows, forecastable
+from forecast_platform.levels import LEVELS, SUMS, UNKNOWN, Level
+from forecast_platform.publishing.forecasts import forecast_rows, forecastable, member_rows
 from forecast_platform.weeks import WEEK
 from forecast_platform_tests.history.conftest import FRIDAY, SPECS, make_panel
 
@@ -112,6 +113,40 @@ def test_the_number_of_shards_changes_nothing(rows, samples, sizes):
             assert one[column].to_pylist() == other[column].to_pylist()
 
 
+REGION = Level("region", of="store", values={"2": "west", "10": "west"})  # x has none
+KIND = Level("kind", of="dept", values={"10": "food", "1": "tools", "99": "food"})
+
+
+@pytest.mark.parametrize("sizes", [(5,), (2, 3), (1, 1, 1, 1, 1)])
+def test_groups_of_attributes_are_summed_like_stores_whatever_the_shards(samples, sizes):
+    found = forecast_rows(shards(samples, *sizes), FRIDAY, LEVELS3, COLUMNS, levels=(*SUMS, REGION, KIND))
+    own = found.filter(pc.is_valid(found["member"])).to_pylist()
+    parts = {("region", "west"): [0, 1, 2, 3], ("region", UNKNOWN): [4], ("kind", "food"): [1, 4],
+             ("kind", "tools"): [2], ("kind", UNKNOWN): [0, 3]}  # fmt: skip
+    assert {(r["level"], r["member"], r["store"], r["dept"]) for r in own} == {(*k, None, None) for k in parts}
+    assert len(own) == len(parts) * HORIZON
+    for r in own:
+        paths = samples[parts[r["level"], r["member"]]].sum(axis=0)[:, r["horizon"] - 1]
+        assert r["mean"] == pytest.approx(paths.mean())
+        assert [r[c] for c in COLUMNS] == pytest.approx(np.quantile(paths, LEVELS3, method="hazen").tolist())
+    alone = forecast_rows(shards(samples, *sizes), FRIDAY, LEVELS3, COLUMNS)
+    assert found.filter(pc.is_null(found["member"])).equals(alone), "what was there without them is as it was"
+
+
+def test_who_is_in_which_group_is_told_of_all_that_have_a_value_or_a_forecast():
+    found = member_rows((REGION, KIND), ["2", "x", "2"], ["10", "2"])
+    assert [tuple(row.values()) for row in found.to_pylist()] == [
+        ("region", "10", None, "west"),
+        ("region", "2", None, "west"),
+        ("region", "x", None, UNKNOWN),
+        ("kind", None, "1", "tools"),
+        ("kind", None, "10", "food"),
+        ("kind", None, "2", UNKNOWN),
+        ("kind", None, "99", "food"),
+    ]
+    assert member_rows((), ["2"], ["10"]).schema == found.schema
+
+
 def test_a_sum_of_series_never_below_0_is_not_widened_below_it(samples):
     wide = {"store": 50.0, "dept": 50.0, "total": 50.0}
     found = forecast_rows(shards(samples, 5), FRIDAY, LEVELS3, COLUMNS, wide)
@@ -134,7 +169,7 @@ def test_the_rows_have_the_tables_types(rows):
 def test_no_series_give_no_rows():
     rows = forecast_rows([], FRIDAY, LEVELS3, COLUMNS)
     assert len(rows) == 0
-    assert rows.column_names[:6] == ["forecast_week", "level", "store", "dept", "target_week", "horizon"]
+    assert rows.column_names[:7] == ["forecast_week", "level", "store", "dept", "member", "target_week", "horizon"]
     for name in rows.column_names:
         assert rows[name].type == SPECS["forecasts"].schema.field(name).type
 
