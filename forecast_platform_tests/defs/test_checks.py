@@ -6,7 +6,6 @@ import datetime as dt
 import json
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -15,32 +14,13 @@ import pytest
 
 from forecast_platform.definitions import defs
 from forecast_platform.defs.partitions import weekly
-from forecast_platform.demo import Retailer, week_file
 from forecast_platform.weeks import WEEK, key
-from forecast_platform_tests.conftest import HistoryHome, landing_day, open_graph, weeks_of
+from forecast_platform_tests.conftest import ForecastHome, landing_day
 from forecast_platform_tests.defs.graph import QUIET, Graph, Result
 
 Row = dict[str, Any]
 Spoil = Callable[[Graph, dt.date], dt.date | None]
 SERIES = ("1", "2")  # store and department whose rows are spoilt
-
-
-@pytest.fixture(scope="module")
-def week(retailer: Retailer) -> dt.date:
-    return weeks_of(retailer)[-3]
-
-
-@pytest.fixture(scope="module")
-def forecast_home(
-    history_home: HistoryHome, week: dt.date, retailer: Retailer, tmp_path_factory: pytest.TempPathFactory
-) -> HistoryHome:
-    """A home with two forecasts, the second of them made after the first one's week had sold."""
-    home = Path(shutil.copytree(history_home.home, tmp_path_factory.mktemp("checks") / "home"))
-    graph = open_graph(home)
-    assert graph.week(week - WEEK).success
-    graph.land(dict([week_file(retailer, week)]), at=landing_day(week))
-    assert graph.week(week).success
-    return HistoryHome(home)
 
 
 def change(graph: Graph, table: str, week: dt.date, spoil: Callable[[list[Row]], list[Row]]) -> None:
@@ -202,9 +182,9 @@ def test_every_check_has_a_case_in_which_it_fails() -> None:
     assert all(FAILS.values())
 
 
-def test_none_fails_where_nothing_was_spoilt(forecast_home: HistoryHome, week: dt.date) -> None:
+def test_none_fails_where_nothing_was_spoilt(forecast_home: ForecastHome) -> None:
     graph = forecast_home.restore()
-    found = {name: check(graph, name, week)[1] for name in FAILS}
+    found = {name: check(graph, name, forecast_home.week)[1] for name in FAILS}
     # A network of one epoch is no good: what it covers is as it comes.
     assert {name for name, done in found.items() if not done.passed} <= {"interval_coverage", "beats_seasonal_naive"}
 
@@ -213,8 +193,8 @@ def test_none_fails_where_nothing_was_spoilt(forecast_home: HistoryHome, week: d
     ("name", "spoil", "words"),
     [pytest.param(name, *case, id=case[0].__name__) for name, cases in FAILS.items() for case in cases],
 )
-def test_it_fails(forecast_home: HistoryHome, week: dt.date, name: str, spoil: Spoil, words: str) -> None:
-    graph = forecast_home.restore()
+def test_it_fails(forecast_home: ForecastHome, name: str, spoil: Spoil, words: str) -> None:
+    graph, week = forecast_home.restore(), forecast_home.week
     result, done = check(graph, name, spoil(graph, week) or week)
     assert not done.passed
     assert words in (done.description or "")
