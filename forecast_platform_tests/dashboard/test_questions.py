@@ -14,7 +14,7 @@ import sqlglot
 
 from forecast_platform.dashboard import questions as ask
 from forecast_platform.dashboard.app import PAGES
-from forecast_platform.dashboard.pages import Change, View, _change
+from forecast_platform.dashboard.pages import Change, View
 from forecast_platform.dashboard.questions import Scope
 from forecast_platform.dashboard.rendering import change
 from forecast_platform.dashboard.source import Source
@@ -272,11 +272,11 @@ def same(a: list[Row], b: list[Row]) -> bool:
 def test_a_rise_on_a_negative_base_is_no_fall() -> None:
     """Returns of 40 became returns of 39: shown as -2.5%."""
     rows = [{"p50": -39.0, "previous": -40.0}, {"p50": 5.0, "previous": None}]
-    found = _change(rows, "p50", "previous")
+    found = Change.between(rows, "p50", "previous")
     assert found == Change(1.0, None)
     assert change(found) == "+1"
-    assert change(_change([{"p50": 41.0, "previous": 40.0}], "p50", "previous")) == "+2.5%"
-    assert _change([{"p50": 41.0, "previous": None}], "p50", "previous") is None
+    assert change(Change.between([{"p50": 41.0, "previous": 40.0}], "p50", "previous")) == "+2.5%"
+    assert Change.between([{"p50": 41.0, "previous": None}], "p50", "previous") is None
 
 
 def test_series_are_told_apart_where_names_run_together(source: Source) -> None:
