@@ -7,8 +7,10 @@
 | `lake` | the Iceberg lake of that home |
 | `graph` | the assets, checks and jobs over that home (forecast_platform_tests/defs/graph.py) |
 | `with_history` | the same, with all but the retailer's last three weeks landed, ingested and cleaned |
+| `far_from_utc` | this process's own time zone is Tokyo's, then New York's: no date may come from it |
 | `s3` | a client of an S3 server on loopback (moto), emptied, with a bucket named `drop` |
 | `history_home` | gives `with_history` as often as wanted within one test: `history_home.restore()` |
+| `forecast_home` | the same after two weekly runs, the second after the week `forecast_home.week` had sold |
 
 What the environment of whoever runs the tests says about FORECAST_* settings is taken away first: the partitions are
 built from the settings when `forecast_platform.definitions` is imported, so within a process they stay the default
@@ -22,13 +24,14 @@ import itertools
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from forecast_platform.demo import Retailer, history_files, make_retailer
+from forecast_platform.demo import Retailer, history_files, make_retailer, week_file
 from forecast_platform.lake.lake import Lake
 from forecast_platform.lake.tables import PROVENANCE
 from forecast_platform.settings import Settings
@@ -61,6 +64,19 @@ def _environment() -> Iterator[None]:
     yield
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture(scope="module", params=["Asia/Tokyo", "America/New_York"])
+def far_from_utc(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = os.environ.get("TZ")
+    os.environ["TZ"] = request.param
+    time.tzset()
+    assert time.timezone, f"this machine does not know {request.param}"
+    yield
+    os.environ.pop("TZ")
+    if before is not None:
+        os.environ["TZ"] = before
+    time.tzset()
 
 
 @pytest.fixture(scope="session")
@@ -156,6 +172,26 @@ def history_home(tmp_path_factory: pytest.TempPathFactory, retailer: Retailer) -
     graph.land(history_files(retailer, weeks[-1], dirty_rows=0), at=landing_day(weeks[-1]))
     assert graph.history(weeks[0], weeks[-1]).success
     return HistoryHome(home)
+
+
+class ForecastHome(HistoryHome):
+    """A home with forecasts after two weeks, the later one `week`, whose sales the earlier one forecast."""
+
+    def __init__(self, home: Path, week: dt.date) -> None:
+        super().__init__(home)
+        self.week = week
+
+
+@pytest.fixture(scope="session")
+def forecast_home(
+    history_home: HistoryHome, tmp_path_factory: pytest.TempPathFactory, retailer: Retailer
+) -> ForecastHome:
+    home = Path(shutil.copytree(history_home.home, tmp_path_factory.mktemp("forecast") / "home"))
+    graph, (before, week) = open_graph(home), weeks_of(retailer)[-4:-2]
+    assert graph.week(before).success
+    graph.land(dict([week_file(retailer, week)]), at=landing_day(week))
+    assert graph.week(week).success
+    return ForecastHome(home, week)
 
 
 @pytest.fixture

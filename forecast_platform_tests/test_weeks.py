@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from forecast_platform import weeks
 from forecast_platform.weeks import WEEK, WEEKDAYS, WeekCalendar, WeekError
 
+# Weeks begin and end in UTC, wherever the machine stands.
+pytestmark = pytest.mark.usefixtures("far_from_utc")
 repeatable = hypothesis_settings(derandomize=True)
 
 # Years around every awkward day: leap years and not, century years, years of 53 weeks.

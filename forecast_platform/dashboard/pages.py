@@ -45,6 +45,15 @@ class Change:
     amount: float
     share: float | None
 
+    @classmethod
+    def between(cls, rows: Rows, part: str, whole: str) -> Change | None:
+        """How much more `part` is than `whole` over the rows that have both; None where there is none."""
+        both = [r for r in rows if r[part] is not None and r[whole] is not None]
+        if not both:
+            return None
+        amount, base = sum(r[part] - r[whole] for r in both), sum(r[whole] for r in both)
+        return cls(amount, amount / base if base > 0 else None)
+
 
 class View:
     """A page's address: which week, which stores, departments or group of them, and the page's own choices.
@@ -211,8 +220,8 @@ def this_week(view: View) -> dict[str, Any]:
         "next_count": len(next_weeks),
         "next_plan": sum(r["p50"] if r["plan"] is None else r["plan"] for r in next_weeks)
         if any(r["plan"] is not None for r in next_weeks) else None,
-        "next_against_last_year": _change(next_weeks, "p50", "aligned"),
-        "next_against_previous": _change(next_weeks, "p50", "previous"),
+        "next_against_last_year": Change.between(next_weeks, "p50", "aligned"),
+        "next_against_previous": Change.between(next_weeks, "p50", "previous"),
         "model": ask.model(state, week),
         "published": ask.published(state, week, scope),
         "recent": recent,
@@ -595,15 +604,6 @@ def _with_sparks(view: View, rows: Rows) -> Rows:
         {**r, "spark": sparkline(past.get(name, []), coming.get(name, []))}
         for r, name in zip(rows, wanted, strict=True)
     ]
-
-
-def _change(rows: Rows, part: str, whole: str) -> Change | None:
-    """How much more `part` is than `whole` over the rows that have both; None where there is none."""
-    both = [r for r in rows if r[part] is not None and r[whole] is not None]
-    if not both:
-        return None
-    amount, base = sum(r[part] - r[whole] for r in both), sum(r[whole] for r in both)
-    return Change(amount, amount / base if base > 0 else None)
 
 
 # Upper ends of the shades of a heat map, and what they are called.

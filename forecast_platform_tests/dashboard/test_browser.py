@@ -214,6 +214,7 @@ def test_axe_finds_nothing_serious(browser: Browser, address: str, scheme: Any) 
 def test_on_a_phone_nothing_hangs_over_the_edge(browser: Browser, address: str) -> None:
     context = browser.new_context(base_url=address, viewport={"width": 390, "height": 844})
     page = context.new_page()
+    wider = 0
     for name in (*PAGES, "explore?store=1&dept=1"):
         page.goto(f"/{name}")
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
@@ -228,8 +229,10 @@ def test_on_a_phone_nothing_hangs_over_the_edge(browser: Browser, address: str) 
             wide = box.evaluate("e => e.scrollWidth - e.clientWidth > 8")
             says = box.evaluate("e => getComputedStyle(e, '::before').content")
             assert ("more columns" in says) == wide, (name, box.get_attribute("aria-label"))
+            wider += wide
             box.evaluate("e => e.scrollTo(e.scrollWidth, 0)")
             expect(box).not_to_have_attribute("data-more", "")
+    assert wider
     context.close()
 
 

@@ -11,11 +11,12 @@ import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from pyiceberg.expressions import AlwaysTrue
 from starlette.testclient import TestClient
 
-from forecast_platform.dashboard.app import PAGES, _cell, build_app
+from forecast_platform.dashboard.app import PAGES, build_app
 from forecast_platform.dashboard.source import Source
 from forecast_platform.lake.lake import Lake
 from forecast_platform.lake.overrides import add_override
@@ -81,13 +82,42 @@ def test_names_of_files_are_harmless_whatever_stores_are_called(lake: Lake) -> N
     )
 
 
-def test_figures_in_files_have_the_decimals_of_the_data() -> None:
-    """12.34567890123456 of sales in cents is 12.35; a share has four decimals; small figures keep three digits."""
-    assert _cell("p50", 12.34567890123456, 2) == 12.35
-    assert str(_cell("p50", 123456.789012, 0)) == "123457"
-    assert _cell("p50", 0.0012345678, 2) == 0.00123
-    assert _cell("wape", 0.123456789, 2) == 0.1235
-    assert _cell("sales", 0.0, 2) == 0.0
+@pytest.mark.parametrize(
+    ("sold", "p50", "shown"),
+    [(1.25, 12.34567890123456, "12.35"), (1.0, 123456.789012, "123457"), (1.25, 0.0012345678, "0.00123"),
+     (1.25, 0.0, "0.0"), (1.25, -12.345678, "-12.35")],
+)  # fmt: skip
+def test_figures_in_files_have_the_decimals_of_the_data(lake: Lake, sold: float, p50: float, shown: str) -> None:
+    """Small figures keep three digits."""
+    story = Story(lake).week(0)
+    change(lake, "cleaned_series", sales=sold)
+    change(lake, "forecasts", p50=p50)
+    story.told()
+    with serve(lake) as client:
+        (row,) = rows_of(client, "/explore?store=1&dept=a&format=csv")
+    assert row["p50"] == shown
+
+
+def change(lake: Lake, table: str, **values: float) -> None:
+    """Give all rows of a table these values."""
+    rows = [row | values for row in lake.read(table).to_pylist()]
+    lake.replace(table, AlwaysTrue(), pa.Table.from_pylist(rows, lake.specs[table].schema))
+
+
+def test_shares_in_files_have_four_decimals(client: TestClient) -> None:
+    rows = rows_of(client, "/accuracy?format=csv")
+    assert rows
+    for row in rows:
+        assert 0 < len(row["wape"].partition(".")[2]) <= 4
+
+
+@pytest.mark.parametrize("name", ["=HYPERLINK(1)", "-x", "+1", "@a"])
+def test_a_spreadsheet_does_not_run_what_a_store_was_named(lake: Lake, name: str) -> None:
+    story = Story(lake).week(0)
+    story.file(name, MONDAY).told()
+    with serve(lake) as client:
+        keys = {row["source_key"] for row in rows_of(client, "/runs?format=csv&table=files")}
+    assert keys == {f"'{name}", f"sales/{NEWEST}.csv"}
 
 
 def test_a_file_of_sales_is_the_lakes_own(client: TestClient, published: Graph) -> None:

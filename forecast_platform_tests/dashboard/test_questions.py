@@ -16,7 +16,7 @@ import sqlglot
 
 from forecast_platform.dashboard import questions as ask
 from forecast_platform.dashboard.app import PAGES
-from forecast_platform.dashboard.pages import Change, View, _change
+from forecast_platform.dashboard.pages import Change, View
 from forecast_platform.dashboard.questions import Scope
 from forecast_platform.dashboard.rendering import change
 from forecast_platform.dashboard.source import Source
@@ -278,46 +278,11 @@ def same(a: list[Row], b: list[Row]) -> bool:
 def test_a_rise_on_a_negative_base_is_no_fall() -> None:
     """Returns of 40 became returns of 39: shown as -2.5%."""
     rows = [{"p50": -39.0, "previous": -40.0}, {"p50": 5.0, "previous": None}]
-    found = _change(rows, "p50", "previous")
+    found = Change.between(rows, "p50", "previous")
     assert found == Change(1.0, None)
     assert change(found) == "+1"
-    assert change(_change([{"p50": 41.0, "previous": 40.0}], "p50", "previous")) == "+2.5%"
-    assert _change([{"p50": 41.0, "previous": None}], "p50", "previous") is None
-
-
-@pytest.mark.parametrize("scope", [Scope(), Scope("2"), Scope("", "3"), Scope("1", "4")], ids=lambda s: s.name)
-def test_tiles_are_what_plain_sql_says_of_the_stores_chosen(published: Graph, source: Source, scope: Scope) -> None:
-    """Each tile by value, filtered as the page is, and no total counted among the series."""
-    view = View(source.state(), published.platform.settings, {"store": scope.store, "dept": scope.dept})
-    found = PAGES[""][1](view)
-    week = view.week
-    mine = " AND ".join(["TRUE", *(f"{c} = '{v}'" for c, v in (("store", scope.store), ("dept", scope.dept)) if v)])
-    own = f"level = '{scope.level}' AND {mine}"
-
-    con = published.lake.attach(duckdb.connect())
-
-    def one(sql: str) -> Any:
-        (value,) = con.execute(sql).fetchone() or (None,)
-        return value
-
-    ahead = f"forecast_week = DATE '{week}' AND target_week <= DATE '{week + 4 * WEEK}'"
-    assert found["next_total"] == pytest.approx(one(f"SELECT sum(p50) FROM forecasts WHERE {own} AND {ahead}"))
-    now = f"(SELECT * FROM forecasts WHERE {own} AND {ahead}) AS n"
-    before = f"(SELECT * FROM forecasts WHERE {own} AND forecast_week = DATE '{week - WEEK}') AS b"
-    share = one(f"SELECT sum(n.p50) / sum(b.p50) - 1 FROM {now} JOIN {before} USING (target_week)")
-    assert found["next_against_previous"].share == pytest.approx(share)
-    scored = f"FROM forecast_accuracy WHERE level = 'series' AND horizon = 1 AND week <= DATE '{week}' AND {mine}"
-    assert found["recent"]["wape"] == pytest.approx(one(f"SELECT sum(abs_error) / sum(abs(actual)) {scored}"))
-    assert found["recent"]["coverage"] == pytest.approx(one(f"SELECT avg(in_interval::INT) {scored}"))
-    assert found["recent"]["weeks"] == one(f"SELECT count(DISTINCT week) {scored}") == 3
-    series = f"SELECT DISTINCT store, dept FROM forecasts WHERE forecast_week = DATE '{week}' AND level = 'series'"
-    assert found["published"]["series"] == one(f"SELECT count(*) FROM ({series} AND {mine})")
-    without = f"SELECT count(*) FROM no_forecast WHERE forecast_week = DATE '{week}' AND {mine}"
-    assert found["published"]["without"] == one(without)
-    sold = f"SELECT count(*) FROM cleaned_series WHERE week = DATE '{week}' AND {mine}"
-    assert (found["published"]["reported"], found["published"]["known"]) == (one(f"{sold} AND observed"), one(sold))
-    assert found["queue_length"] == found["published"]["series"]
-    assert {r["store"] for r in found["queue"]} <= ({scope.store} if scope.store else {"1", "2", "3"})
+    assert change(Change.between([{"p50": 41.0, "previous": 40.0}], "p50", "previous")) == "+2.5%"
+    assert Change.between([{"p50": 41.0, "previous": None}], "p50", "previous") is None
 
 
 def test_series_are_told_apart_where_names_run_together(source: Source) -> None:

@@ -16,7 +16,7 @@ from forecast_platform.settings import Settings
 from forecast_platform.weeks import key
 from forecast_platform_tests.landing.dated import DatedLanding
 
-_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 class PromptPlatform(Platform):
@@ -78,7 +78,7 @@ class Graph:
                 partition_key=key(week) if week else None,
                 tags=dict(tags or {}),
                 raise_on_error=False,
-                run_config=_QUIET,
+                run_config=QUIET,
                 asset_selection=[dg.AssetKey(name) for name in only] if only else None,
             )
         )

@@ -92,6 +92,7 @@ def test_every_asset_has_the_friday_weeks_from_the_earliest_on():
         assert not partitions.has_partition_key("2012-10-25")
 
 
+@pytest.mark.usefixtures("far_from_utc")
 def test_the_newest_partition_exists_from_its_own_date_on():
     partitions = defs.resolve_asset_graph().get(dg.AssetKey("raw_sales")).partitions_def
     assert isinstance(partitions, dg.WeeklyPartitionsDefinition)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +225,20 @@ def test_a_parked_file_is_named_with_the_reason(sensor: Ticking):
     assert result.run_requests == []
     assert result.skip_message == f"nothing new landed; sales/next.csv waits: its first week {week} has not begun"
     assert sensor.memory["requested"] == {}
+
+
+def test_a_week_begins_in_utc_wherever_the_machine_stands(home: Path, monkeypatch: pytest.MonkeyPatch):
+    """By this machine's own clock it is tomorrow nearly all day long, the day a week ends on."""
+    week = dt.datetime.now(dt.UTC).date() + dt.timedelta(days=1)
+    graph = Graph(Settings(**SMALL, week_ends=f"{week:%A}"))
+    graph.land({"sales/next.csv": sales(week)})
+    with monkeypatch.context() as there:
+        there.setenv("TZ", "<+2359>-23:59")
+        time.tzset()
+        result = Ticking(graph).tick()
+    time.tzset()
+    assert result.run_requests == []
+    assert f"its first week {week} has not begun" in result.skip_message
 
 
 def test_the_weeks_that_a_parked_file_names_do_not_stop_the_others(sensor: Ticking):

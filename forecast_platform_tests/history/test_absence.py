@@ -168,6 +168,24 @@ class TestClosures:
         panel.sales[0, 40] = 0.0
         assert not judge(panel, "auto", 52).closed.any()
 
+    @pytest.mark.parametrize(("reporting", "closed"), [(1, False), (2, True)])
+    def test_a_store_alone_is_no_witness_that_the_others_reported(self, reporting: int, closed: bool) -> None:
+        """Of three other stores so many reported in the week that store 1 wrote zeros for."""
+        sales: Sales = {(s, str(d)): steady(seed=d) for s in "1234" for d in range(4)}
+        for (store, _), values in sales.items():
+            if store == "1" or int(store) > 1 + reporting:
+                values[40] = 0.0 if store == "1" else None
+        panel = make_panel(sales)
+        assert judge(panel, "auto", 52).closed[panel.store == "1", 40].tolist() == [closed] * 4
+
+    def test_zeros_of_a_series_that_never_sold_are_kept_while_its_store_is_closed(self) -> None:
+        panel = self.closed_for(range(40, 44), 0.0)
+        panel.sales[0] = 0.0
+        assert judge(panel, "auto", 52).closed[0, 40:44].all()
+        found = interpret(panel, "auto", 52).sales
+        assert (found[0] == 0).all()
+        assert np.isnan(found[1:4, 40:44]).all()
+
     def test_a_quiet_week_of_a_store_of_few_sparse_articles_is_chance(self) -> None:
         sales: Sales = {("1", str(d)): pieces(0.5, seed=d)[0] for d in range(3)} | {("2", "1"): steady()}
         quiet = np.array([sales["1", str(d)] for d in range(3)]).sum(axis=0) == 0

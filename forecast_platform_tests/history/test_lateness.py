@@ -8,6 +8,7 @@ import pytest
 
 from forecast_platform.history.lateness import Late, arrivals, lateness
 
+pytestmark = pytest.mark.usefixtures("far_from_utc")
 WEEK = dt.timedelta(days=7)
 FRIDAY = dt.date(2025, 11, 7)
 

@@ -72,6 +72,7 @@ class TestFieldCase:
 
     def test_the_rows_fit_their_table(self, shapes: Panel) -> None:
         found = stopping(forecastable(shapes, 52, HORIZON)[0])
+        assert len(found)
         for name in found.column_names:
             assert found[name].type == SPECS["stopping_series"].schema.field(name).type
 

@@ -100,6 +100,7 @@ def test_what_an_image_copies_is_there_and_it_runs_as_nobody_special(path: Path)
     lines = path.read_text().replace("\\\n", " ").splitlines()
     for line in (line for line in lines if line.startswith("COPY ") and "--from" not in line):
         *sources, _ = [word for word in shlex.split(line)[1:] if not word.startswith("--")]
+        assert sources, line
         for source in sources:
             assert list(ROOT.glob(source)), f"{path.name}: COPY {source}"
     assert not [line for line in lines if re.match(r"(ENV|ARG) .*(PASSWORD|SECRET|TOKEN)", line)]
@@ -124,7 +125,9 @@ def test_make_settings_prints_the_outputs_as_settings() -> None:
     printed = dict(jmespath.search(query, {"Stacks": [{"Outputs": outputs}]}))
     settings = {name.removeprefix("FORECAST_").lower(): value for name, value in printed.items()}
     assert Settings(profile="aws", **settings).queue_url == settings["queue_url"]
-    for other in re.findall(r"OutputKey=='(\w+)'", makefile):
+    others = re.findall(r"OutputKey=='(\w+)'", makefile)
+    assert others
+    for other in others:
         assert other in resolve().outputs
 
 

@@ -70,6 +70,16 @@ def place(tmp_path: Path) -> Place:
 # --- rows
 
 
+@pytest.mark.usefixtures("far_from_utc")
+@pytest.mark.parametrize("hour", [0, 4, 20, 23])
+def test_a_line_is_quarantined_under_the_day_its_file_landed_in_utc(place: Place, hour: int):
+    moment = dt.datetime(2025, 2, 2, hour, 30, tzinfo=dt.UTC)
+    place.land("sales/a.csv", sales((1, 1, W3, 10), (1, 2, W3, "1O.5")), at=moment)
+    place.ingest()
+    assert place.rows("quarantine", "landed_date", "landed_at") == [(moment.date(), moment)]
+    assert place.rows("raw_sales", "week", "landed_at") == [(W3, moment)]
+
+
 def test_every_row_is_accepted_or_quarantined_with_its_line_rule_and_value(place: Place):
     place.land("sales/a.csv", sales((1, 1, W3, 10), (1, 2, W3, "1O.5"), (1, 3, "2025-01-30", 7), (1, 1, W3, 10)))
     (done,) = place.ingest()

@@ -100,6 +100,7 @@ def walmart_results(walmart):
 
 
 def test_walmart_scores_equal_the_protocol_recomputed(walmart_rows, walmart_results):
+    assert len(walmart_results) == len(CUTOFFS)
     for result in walmart_results:
         want = from_the_words(walmart_rows, result.forecasts.to_pandas(), result.cutoff, 12)
         ours = {name: getattr(result.scores, name) for name in want}
@@ -148,6 +149,7 @@ def test_nothing_after_the_cutoff_reaches_a_forecast():
     changed = panel.sales.copy()
     changed[:, 81:] = changed[:, 81:] * -3 + 7
     shifted = backtest(replace_sales(panel, changed), cutoffs, 8, models)
+    assert len(plain) == len(cutoffs) * len(models)
     for a, b in zip(plain, shifted, strict=True):
         assert a.forecasts.equals(b.forecasts) == (a.cutoff == week(80))
         assert a.scores != b.scores

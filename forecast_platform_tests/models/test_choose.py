@@ -241,6 +241,17 @@ class TestChoice:
         assert factors[0].min() > 2
         np.testing.assert_allclose(factors[1], 1, atol=0.1)
 
+    def test_intervals_are_as_wide_as_they_should_have_been_about_the_median_that_is_served(self, monkeypatch):
+        """A network far off, whose share is 0: what it erred by itself is no matter of the intervals about the lead."""
+        panel, flat = panel_of(np.random.default_rng(0).uniform(900, 1100, (400, 60))), np.full((400, HORIZON), 1000.0)
+        found = []
+        for said in (flat, 2 * flat):
+            play(monkeypatch, lambda name, history, horizon, said=said: (said, flat, 200))
+            found.append(choose(panel, candidates(SALES)))
+        assert found[1].share == 0, "the lead alone is right"
+        for one, other in zip(*((c.calibration.factors, c.calibration.sums) for c in found), strict=True):
+            np.testing.assert_allclose(other, one, rtol=1e-6)
+
     def test_no_window_tried_reaches_past_the_cutoff_or_into_its_own_answer(self, monkeypatch):
         def answer(name, history, horizon):
             assert horizon == HORIZON

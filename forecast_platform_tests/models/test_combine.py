@@ -6,7 +6,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forecast_platform.models.combine import combine, least_sales
+from forecast_platform.models.calibration import Calibration
+from forecast_platform.models.combine import Combination, combine, least_sales
+from forecast_platform_tests.history.conftest import make_panel
 
 HORIZON = 12
 NO_LEAST = np.full(4, -np.inf)
@@ -42,3 +44,9 @@ class TestCombine:
         np.testing.assert_array_equal(found[:, :, 0], [[0, 1, 4], [-3, 1, 4]])
         none = combine(np.full((1, 1, 1), -0.0), np.zeros((1, 1)), -ones[:1] * 0, 0.0, ones[:1], least[:1])
         assert not np.signbit(none).any(), "nobody is shown -0"
+
+    def test_a_return_of_long_ago_is_remembered(self):
+        panel = make_panel({("1", "1"): [-5.0, *[10.0] * 70], ("1", "2"): [10.0] * 71})
+        how = Combination.of_sales(np.full((2, 3), 10.0)).trusting(panel, 1.0, Calibration())
+        found = how.quantiles(np.array([[[-8.0] * 3, [10.0] * 3, [20.0] * 3]] * 2), (0.1, 0.5, 0.9))
+        np.testing.assert_array_equal(found[:, 0], [[-8.0] * 3, [0.0] * 3])

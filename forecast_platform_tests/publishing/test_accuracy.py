@@ -117,6 +117,7 @@ def test_equals_a_recomputation_in_pandas(rows):
 
 
 def test_actuals_add_up_from_series_to_total(rows):
+    assert len(rows)
     for _, part in rows.groupby(["forecast_week", "week"]):
         sums = part.groupby("level")["actual"].sum()
         assert sums.to_dict() == pytest.approx(dict.fromkeys(("series", "store", "dept", "total"), sums["total"]))
@@ -142,6 +143,7 @@ def test_the_naive_is_last_years_week_and_null_where_there_was_none():
     assert series["naive_abs_error"].isna().all()
     assert series["error"].notna().all()
     other = rows[(rows["level"] == "series") & (rows["store"] == "1") & (rows["dept"] == "1")]
+    assert len(other)
     for r in other.to_dict("records"):
         last_year = sales[(sales["week"] == r["week"] - dt.timedelta(days=364)) & (sales["dept"] == "1")]
         assert r["naive"] == last_year[last_year["store"] == "1"]["sales"].item()
