@@ -196,15 +196,3 @@ def interval_coverage(
         description=f"{coverage:.1%} of {cells:,} actuals fell into the {nominal:.0%} interval",
         metadata={"coverage": coverage, "nominal": nominal, "cells": cells},
     )
-
-
-all_checks = [
-    week_complete,
-    no_store_closed,
-    beats_seasonal_naive,
-    no_future_data,
-    outputs_verified,
-    forecast_or_reason,
-    quantiles_ordered,
-    interval_coverage,
-]
