@@ -133,6 +133,8 @@ def test_every_check_is_as_written_here():
     nodes = defs.resolve_asset_graph().asset_check_nodes
     assert {n.key.name: (n.key.asset_key.to_user_string(), n.blocking) for n in nodes} == CHECKS
     assert all(n.description for n in nodes)
+    by_week = {n.key.name for n in nodes if n.partitions_def}
+    assert by_week == {name for name, (asset, _) in CHECKS.items() if TABLE[asset][-1] == 1}
 
 
 def test_jobs_and_sensor():
@@ -190,6 +192,9 @@ def test_a_weekly_run_from_landed_file_to_published_forecast(with_history: Graph
     assert [name for name, check in result.checks.items() if check.blocking and not check.passed] == []
     assert result.checks["landing_contract"].passed
     assert result.checks["row_conservation"].passed
+    assert {name for name, check in result.checks.items() if check.partition == key(week)} == {
+        name for name, (asset, _) in CHECKS.items() if TABLE[asset][-1] == 1
+    }
 
     observed = int((~np.isnan(retailer.sales[:, :, -3])).sum())
     known = int((~np.isnan(retailer.sales[:, :, :-2])).any(axis=2).sum())
