@@ -179,6 +179,9 @@ class Settings(BaseSettings):
     transform_shards: int = Field(2, ge=1, description="input shards of a batch prediction")
     model_name: str = Field("", description="pins the model of this version, instead of training; see the models table")
 
+    # Runs
+    max_run_hours: float = Field(12, gt=0, description="a run that Dagster's daemon sees going for longer is ended")
+
     # What people see
     dashboard_url: str = Field("http://127.0.0.1:8050", description="where assets' pages say that the dashboard is")
     notify: Annotated[tuple[SecretStr, ...], NoDecode] = Field(

@@ -4,7 +4,9 @@ import warnings
 
 import dagster as dg
 
-# Backfill policies and partition offsets are marked beta; the version is pinned, so a reminder at every load is noise.
+# What is marked beta or preview (backfill policies, partition offsets, loading a folder, checks with partitions) is
+# pinned with the version, so a reminder at every load is noise.
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
+warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 # The weekly job mixes cheap assets with ones that take a run a week, so its backfill takes a run a week: as meant.
 warnings.filterwarnings("ignore", message="(?s)Asset job weekly_forecast materializes.*multiple backfill policies")

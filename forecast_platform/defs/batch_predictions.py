@@ -9,7 +9,8 @@ from dagster_duckdb import DuckDBResource
 from forecast_platform.defs.cleaned_series import cleaned_series
 from forecast_platform.defs.deepar_model import deepar_model
 from forecast_platform.defs.panels import KNOWN, forecast_series
-from forecast_platform.defs.partitions import OWNERS, as_known, history, weekly, weeks_of
+from forecast_platform.defs.partitions import OWNERS, as_known, history_of, weekly, weeks_of
+from forecast_platform.defs.raw_sales import raw_sales
 from forecast_platform.defs.resources import Platform, lake_connection
 from forecast_platform.defs.stage import Stage
 from forecast_platform.engines.base import EngineError
@@ -49,13 +50,12 @@ def batch_of(platform: Platform, week: dt.date) -> Batch:
 
 
 @dg.asset(
-    deps=[dg.AssetDep(cleaned_series, partition_mapping=history), deepar_model],
+    deps=[history_of(raw_sales), history_of(cleaned_series), deepar_model],
     partitions_def=weekly,
     backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=1),
     group_name="forecast",
     kinds={"pytorch", "deepar"},
     owners=OWNERS,
-    code_version="1",
     description=__doc__,
 )
 def batch_predictions(

@@ -1,4 +1,8 @@
-"""Checks that guard the chain. A blocking check that fails stops what comes after it in the same run."""
+"""Checks that guard the chain. A blocking check that fails stops what comes after it in the same run.
+
+Checks of assets that take a run a week are told by week, as `partitions_def`. The others are not: of a run over many
+weeks Dagster 1.13 keeps one result without a week, and shows the check as never ended for each of them.
+"""
 
 import dagster as dg
 import numpy as np
@@ -11,7 +15,7 @@ from forecast_platform.defs.deepar_model import deepar_model
 from forecast_platform.defs.forecast_accuracy import forecast_accuracy
 from forecast_platform.defs.forecast_table import forecast_table
 from forecast_platform.defs.panels import KNOWN
-from forecast_platform.defs.partitions import as_known, weeks_of
+from forecast_platform.defs.partitions import as_known, weekly, weeks_of
 from forecast_platform.defs.resources import Platform, lake_connection
 from forecast_platform.engines.batch import BatchError, read_batch
 from forecast_platform.history.cleaning import completeness, observations
@@ -86,7 +90,9 @@ def no_store_closed(
     )
 
 
-@dg.asset_check(asset=deepar_model, description="the model beat last year's week in its rolling backtest")
+@dg.asset_check(
+    asset=deepar_model, partitions_def=weekly, description="the model beat last year's week in its rolling backtest"
+)
 def beats_seasonal_naive(
     context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]
 ) -> dg.AssetCheckResult:
@@ -100,7 +106,10 @@ def beats_seasonal_naive(
 
 
 @dg.asset_check(
-    asset=batch_predictions, blocking=True, description="neither model nor inputs know anything after the week"
+    asset=batch_predictions,
+    partitions_def=weekly,
+    blocking=True,
+    description="neither model nor inputs know anything after the week",
 )
 def no_future_data(context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]) -> dg.AssetCheckResult:
     week = weeks_of(context)[-1]
@@ -114,6 +123,7 @@ def no_future_data(context: dg.AssetCheckExecutionContext, platform: dg.Resource
 
 @dg.asset_check(
     asset=batch_predictions,
+    partitions_def=weekly,
     blocking=True,
     description="every line has its whole horizon, is finite, in order, and belongs to the series it was asked for",
 )
@@ -128,7 +138,12 @@ def outputs_verified(
     return dg.AssetCheckResult(passed=True, description=f"{series:,} series verified", metadata={"series": series})
 
 
-@dg.asset_check(asset=forecast_table, blocking=True, description="every known series has a forecast or a reason")
+@dg.asset_check(
+    asset=forecast_table,
+    partitions_def=weekly,
+    blocking=True,
+    description="every known series has a forecast or a reason",
+)
 def forecast_or_reason(
     context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform], duckdb: DuckDBResource
 ) -> dg.AssetCheckResult:
@@ -165,7 +180,9 @@ def forecast_or_reason(
     )
 
 
-@dg.asset_check(asset=forecast_table, blocking=True, description="published quantiles ascend and are finite")
+@dg.asset_check(
+    asset=forecast_table, partitions_def=weekly, blocking=True, description="published quantiles ascend and are finite"
+)
 def quantiles_ordered(
     context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]
 ) -> dg.AssetCheckResult:
@@ -196,15 +213,3 @@ def interval_coverage(
         description=f"{coverage:.1%} of {cells:,} actuals fell into the {nominal:.0%} interval",
         metadata={"coverage": coverage, "nominal": nominal, "cells": cells},
     )
-
-
-all_checks = [
-    week_complete,
-    no_store_closed,
-    beats_seasonal_naive,
-    no_future_data,
-    outputs_verified,
-    forecast_or_reason,
-    quantiles_ordered,
-    interval_coverage,
-]

@@ -22,7 +22,6 @@ from forecast_platform.weeks import key
     group_name="series",
     kinds={"iceberg", "duckdb"},
     owners=OWNERS,
-    code_version="1",
     description=__doc__,
 )
 def cleaned_series(

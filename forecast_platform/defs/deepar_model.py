@@ -11,7 +11,8 @@ from forecast_platform.defs import pictures
 from forecast_platform.defs.cleaned_series import cleaned_series
 from forecast_platform.defs.column_lineage import column_lineage
 from forecast_platform.defs.panels import KNOWN, known_panel
-from forecast_platform.defs.partitions import OWNERS, PINNED, as_known, history, weekly, weeks_of
+from forecast_platform.defs.partitions import OWNERS, PINNED, as_known, history_of, weekly, weeks_of
+from forecast_platform.defs.raw_sales import raw_sales
 from forecast_platform.defs.resources import Platform, lake_connection
 from forecast_platform.defs.stage import Stage
 from forecast_platform.engines.base import EngineError
@@ -21,13 +22,12 @@ from forecast_platform.models.trained import ModelLost, TrainedModel, training_p
 
 
 @dg.asset(
-    deps=[dg.AssetDep(cleaned_series, partition_mapping=history)],
+    deps=[history_of(raw_sales), history_of(cleaned_series)],
     partitions_def=weekly,
     backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=1),
     group_name="model",
     kinds={"pytorch", "deepar"},
     owners=OWNERS,
-    code_version="1",
     description=__doc__,
 )
 def deepar_model(

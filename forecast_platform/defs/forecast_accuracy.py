@@ -10,7 +10,7 @@ from forecast_platform.defs import pictures
 from forecast_platform.defs.cleaned_series import cleaned_series
 from forecast_platform.defs.column_lineage import column_lineage
 from forecast_platform.defs.forecast_table import forecast_table
-from forecast_platform.defs.partitions import OWNERS, scored_again, weekly, weeks_of
+from forecast_platform.defs.partitions import OWNERS, history_of, scored_again, weekly, weeks_of
 from forecast_platform.defs.resources import Platform
 from forecast_platform.defs.stage import Stage
 from forecast_platform.publishing.accuracy import rescore
@@ -25,13 +25,12 @@ _earlier = dg.TimeWindowPartitionMapping(
 
 
 @dg.asset(
-    deps=[cleaned_series, dg.AssetDep(forecast_table, partition_mapping=_earlier)],
+    deps=[history_of(cleaned_series), dg.AssetDep(forecast_table, partition_mapping=_earlier)],
     partitions_def=weekly,
     backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=500),
     group_name="accuracy",
     kinds={"iceberg", "duckdb"},
     owners=OWNERS,
-    code_version="1",
     description=__doc__,
 )
 def forecast_accuracy(

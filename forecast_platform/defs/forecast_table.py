@@ -11,9 +11,12 @@ from dagster_duckdb import DuckDBResource
 
 from forecast_platform.defs import pictures
 from forecast_platform.defs.batch_predictions import batch_of, batch_predictions, model_in_force
+from forecast_platform.defs.cleaned_series import cleaned_series
 from forecast_platform.defs.column_lineage import column_lineage
+from forecast_platform.defs.deepar_model import deepar_model
 from forecast_platform.defs.panels import KNOWN, forecast_series
-from forecast_platform.defs.partitions import OWNERS, as_known, scored_again, weekly, weeks_of
+from forecast_platform.defs.partitions import OWNERS, as_known, history_of, scored_again, weekly, weeks_of
+from forecast_platform.defs.raw_sales import raw_sales
 from forecast_platform.defs.resources import Platform, lake_connection
 from forecast_platform.defs.stage import Stage
 from forecast_platform.engines.batch import read_batch
@@ -25,13 +28,12 @@ from forecast_platform.publishing.forecasts import forecast_rows, member_rows
 
 
 @dg.asset(
-    deps=[batch_predictions],
+    deps=[history_of(raw_sales), history_of(cleaned_series), deepar_model, batch_predictions],
     partitions_def=weekly,
     backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=1),
     group_name="forecast",
     kinds={"iceberg", "table"},
     owners=OWNERS,
-    code_version="1",
     description=__doc__,
 )
 def forecast_table(

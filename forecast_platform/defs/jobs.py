@@ -5,6 +5,10 @@ from __future__ import annotations
 import dagster as dg
 
 from forecast_platform.lake.lake import Lake
+from forecast_platform.settings import get_settings
+
+# One that hangs would hold up every later week. Stopping it stops its SageMaker jobs.
+MAX_RUNTIME = {"dagster/max_runtime": str(round(get_settings().max_run_hours * 3600))}
 
 _INGEST = ["raw_sales", "cleaned_series", "forecast_accuracy"]
 
@@ -14,12 +18,14 @@ weekly_forecast = dg.define_asset_job(
         *_INGEST, "deepar_model", "batch_predictions", "forecast_table", "weekly_report"
     ),
     description="One week, from landed files to published forecasts.",
+    tags=MAX_RUNTIME,
 )
 
 ingest_history = dg.define_asset_job(
     "ingest_history",
     selection=dg.AssetSelection.assets(*_INGEST),
     description="Many weeks of landed files into clean series and realised accuracy, without a forecast for each.",
+    tags=MAX_RUNTIME,
 )
 
 

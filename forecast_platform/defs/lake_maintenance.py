@@ -5,6 +5,7 @@ import datetime as dt
 
 import dagster as dg
 
+from forecast_platform.defs.jobs import MAX_RUNTIME
 from forecast_platform.defs.resources import Platform
 from forecast_platform.lake.maintenance import maintain
 
@@ -26,7 +27,7 @@ def maintain_lake(context: dg.OpExecutionContext, platform: dg.ResourceParam[Pla
     )
 
 
-@dg.job(description=__doc__)
+@dg.job(description=__doc__, tags=MAX_RUNTIME)
 def lake_maintenance() -> None:
     maintain_lake()
 

@@ -20,6 +20,12 @@ weekly = dg.WeeklyPartitionsDefinition(
 LINEAGE_WEEKS = 52
 history = dg.TimeWindowPartitionMapping(start_offset=-LINEAGE_WEEKS, allow_nonexistent_upstream_partitions=True)
 
+
+def history_of(asset: dg.AssetsDefinition) -> dg.AssetDep:
+    """A dependency on the asset's weeks up to the week in question."""
+    return dg.AssetDep(asset, partition_mapping=history)
+
+
 OWNERS = ["team:forecasting"]
 
 # Tag of a run (or backfill) that asks for forecasts from the data versions that had landed at the time.

@@ -21,7 +21,6 @@ from forecast_platform.weeks import key
     group_name="landing",
     kinds={"iceberg", "parquet"},
     owners=OWNERS,
-    code_version="1",
     description=__doc__,
     check_specs=[
         dg.AssetCheckSpec(

@@ -3,6 +3,7 @@
 import dagster as dg
 from dagster_duckdb import DuckDBResource
 
+from forecast_platform.defs.cleaned_series import cleaned_series
 from forecast_platform.defs.forecast_accuracy import forecast_accuracy
 from forecast_platform.defs.forecast_table import forecast_table
 from forecast_platform.defs.partitions import OWNERS
@@ -17,36 +18,36 @@ _WHEN_PUBLISHED = (
     & ~dg.AutomationCondition.in_progress()
 )
 
+# Tableau's library is an extra of some size that not every platform has.
+if hyper.available():
 
-@dg.asset(
-    deps=[forecast_table, forecast_accuracy],
-    group_name="hand_over",
-    kinds={"tableau"},
-    owners=OWNERS,
-    code_version="1",
-    description=__doc__,
-    automation_condition=_WHEN_PUBLISHED,
-)
-def tableau_extract(
-    context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform], duckdb: DuckDBResource
-) -> dg.MaterializeResult:
-    stage = Stage(context)
-    with lake_connection(platform, duckdb) as con:
-        extract = hyper.write_extract(con, platform.settings.home / "exports" / "forecast.hyper")
-    kept = platform.cloud.keep("exports/forecast.hyper", extract.path.read_bytes())
-    return dg.MaterializeResult(
-        metadata=stage.metadata(
-            file=dg.MetadataValue.path(kept),
-            megabytes=round(extract.path.stat().st_size / 1e6, 1),
-            **{f"rows_{name}": rows for name, rows in extract.rows.items()},
-        )
+    @dg.asset(
+        deps=[cleaned_series, forecast_table, forecast_accuracy],
+        group_name="hand_over",
+        kinds={"tableau"},
+        owners=OWNERS,
+        description=__doc__,
+        automation_condition=_WHEN_PUBLISHED,
     )
+    def tableau_extract(
+        context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform], duckdb: DuckDBResource
+    ) -> dg.MaterializeResult:
+        stage = Stage(context)
+        with lake_connection(platform, duckdb) as con:
+            extract = hyper.write_extract(con, platform.settings.home / "exports" / "forecast.hyper")
+        kept = platform.cloud.keep("exports/forecast.hyper", extract.path.read_bytes())
+        return dg.MaterializeResult(
+            metadata=stage.metadata(
+                file=dg.MetadataValue.path(kept),
+                megabytes=round(extract.path.stat().st_size / 1e6, 1),
+                **{f"rows_{name}": rows for name, rows in extract.rows.items()},
+            )
+        )
 
-
-extract_sensor = dg.AutomationConditionSensorDefinition(
-    "extract_sensor",
-    target=dg.AssetSelection.assets(tableau_extract),
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    minimum_interval_seconds=30,
-    description="Writes the Tableau extract anew when a forecast was published or its sales landed.",
-)
+    extract_sensor = dg.AutomationConditionSensorDefinition(
+        "extract_sensor",
+        target=dg.AssetSelection.assets(tableau_extract),
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        minimum_interval_seconds=30,
+        description="Writes the Tableau extract anew when a forecast was published or its sales landed.",
+    )

@@ -4,21 +4,23 @@ import contextlib
 
 import dagster as dg
 
+from forecast_platform.defs.cleaned_series import cleaned_series
+from forecast_platform.defs.deepar_model import deepar_model
 from forecast_platform.defs.forecast_accuracy import forecast_accuracy
 from forecast_platform.defs.forecast_table import forecast_table
-from forecast_platform.defs.partitions import OWNERS, weekly, weeks_of
+from forecast_platform.defs.partitions import OWNERS, history_of, weekly, weeks_of
+from forecast_platform.defs.raw_sales import raw_sales
 from forecast_platform.defs.resources import Platform
 from forecast_platform.defs.stage import Stage
 
 
 @dg.asset(
-    deps=[forecast_table, forecast_accuracy],
+    deps=[raw_sales, history_of(cleaned_series), deepar_model, forecast_table, forecast_accuracy],
     partitions_def=weekly,
     backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=1),
     group_name="hand_over",
     kinds={"html"},
     owners=OWNERS,
-    code_version="1",
     description=__doc__,
 )
 def weekly_report(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult:

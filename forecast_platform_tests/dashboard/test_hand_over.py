@@ -17,7 +17,6 @@ from forecast_platform.dashboard.pages import BadView
 from forecast_platform.dashboard.report import weekly_report
 from forecast_platform.dashboard.source import Source
 from forecast_platform.defs import pictures
-from forecast_platform.defs.tableau_extract import tableau_extract
 from forecast_platform.lake.lake import Lake
 from forecast_platform.publishing import tableau as hyper
 from forecast_platform.settings import Settings
@@ -105,6 +104,8 @@ def test_the_extract_read_back_is_the_lake(published: Graph, tmp_path: Path, new
 
 @needs_tableau
 def test_the_extract_is_an_asset(published: Graph) -> None:
+    from forecast_platform.defs.tableau_extract import tableau_extract
+
     result = dg.materialize([tableau_extract], resources=published.resources, instance=published.instance)
     (event,) = result.asset_materializations_for_node("tableau_extract")
     path = Path(str(event.metadata["file"].value))
