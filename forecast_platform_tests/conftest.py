@@ -20,9 +20,12 @@ ones. Tests of other calendars start a process of their own.
 from __future__ import annotations
 
 import datetime as dt
+import functools
+import gc
 import itertools
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -45,6 +48,11 @@ for _field in Settings.model_fields:
 os.environ["FORECAST_HOME"] = str(Path(tempfile.gettempdir()) / "forecast-tests-have-no-home")
 # Before torch is imported; the tests run several processes on few cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What is imported stays to the end, millions of objects; to look through them as often as usual is a tenth of the time.
+gc.set_threshold(20_000, 20, 100)
+# Every process would compile every module.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # The smallest settings the whole graph runs with: a weekly run takes about two seconds.
 SMALL: dict[str, Any] = {
@@ -107,6 +115,17 @@ def graph(home: Path) -> Graph:
     return Graph(Settings(**SMALL))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def service_models_are_read_once() -> Iterator[None]:
+    """Every boto3 session parses megabytes of JSON of its own, a few tenths of a second; here they share it."""
+    from botocore.loaders import JSONFileLoader
+
+    read = functools.cache(JSONFileLoader().load_file)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JSONFileLoader, "load_file", lambda self, path: read(path))
+        yield
+
+
 @pytest.fixture(scope="session")
 def endpoint() -> Iterator[str]:
     from moto.server import ThreadedMotoServer
@@ -116,6 +135,14 @@ def endpoint() -> Iterator[str]:
     host, port = server.get_host_and_port()
     yield f"http://{host}:{port}"
     server.stop()
+
+
+@functools.cache
+def _s3_client(endpoint: str) -> Any:
+    """One for all tests: to make one takes longer than most of what it is asked."""
+    import boto3
+
+    return boto3.Session().client("s3")
 
 
 @pytest.fixture
@@ -135,10 +162,8 @@ def s3(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.delenv(name, raising=False)
     import urllib.request
 
-    import boto3
-
     urllib.request.urlopen(urllib.request.Request(f"{endpoint}/moto-api/reset", method="POST")).close()
-    client = boto3.Session().client("s3")
+    client = _s3_client(endpoint)
     client.create_bucket(Bucket="drop")
     return client
 

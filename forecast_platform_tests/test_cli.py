@@ -8,7 +8,6 @@ import os
 import re
 import sqlite3
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,6 +25,7 @@ from forecast_platform.lake.lake import Lake, any_of
 from forecast_platform.landing.ledger import Entry
 from forecast_platform.settings import get_settings
 from forecast_platform_tests import help_texts
+from forecast_platform_tests.processes import python
 
 QUICK = {
     "FORECAST_HYPERPARAMETERS": '{"epochs": "1", "num_cells": "8", "num_networks": "1"}',
@@ -37,15 +37,8 @@ QUICK = {
 
 def forecast(*args: str, cwd: Path, home: Path, **env: str) -> subprocess.CompletedProcess[str]:
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("FORECAST_", "DAGSTER_"))}
-    return subprocess.run(
-        [sys.executable, "-m", "forecast_platform.cli", *args],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**clean, "FORECAST_HOME": str(home), "OMP_NUM_THREADS": "1", **env},
-        check=False,
-    )
+    environment = {**clean, "FORECAST_HOME": str(home), "OMP_NUM_THREADS": "1", **env}
+    return python("-m", "forecast_platform.cli", *args, cwd=cwd, env=environment)
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,6 @@ import gzip
 import hashlib
 import io
 import os
-import subprocess
-import sys
 
 import holidays
 import numpy as np
@@ -30,6 +28,7 @@ from forecast_platform.demo import (
 from forecast_platform.lake.lake import Lake
 from forecast_platform.models.backtest import backtest
 from forecast_platform.models.last_year.week import seasonal_naive
+from forecast_platform_tests.processes import python
 
 LAST = dt.date(2025, 10, 31)
 CUT = dt.date(2025, 10, 3)
@@ -354,12 +353,9 @@ def test_the_command_shows_every_page_alive(tmp_path):
     }
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("FORECAST_", "DAGSTER_"))}
     home = tmp_path / "home"
-    done = subprocess.run(
-        [sys.executable, "-m", "forecast_platform.cli", "demo", "--stores", "3", "--depts", "4", "--scored", "2",
-         "--last", "2025-01-31"],
-        cwd=tmp_path, env={**clean, **quick, "FORECAST_HOME": str(home)}, capture_output=True, text=True, timeout=900,
-        check=False,
-    )  # fmt: skip
+    size = ("--stores", "3", "--depts", "4", "--scored", "2", "--last", "2025-01-31")
+    environment = {**clean, **quick, "FORECAST_HOME": str(home)}
+    done = python("-m", "forecast_platform.cli", "demo", *size, cwd=tmp_path, env=environment, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
     lake = Lake.local(home / "lake", tuple(f"p{q}" for q in range(10, 100, 10)))
     weeks = lake.query("SELECT DISTINCT forecast_week AS w FROM forecasts ORDER BY 1")["w"].to_pylist()

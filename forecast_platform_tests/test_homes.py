@@ -1,13 +1,12 @@
 """Backup, restore and move: what comes back is what was there, at one moment, or there is nothing at all.
 
-The processes that die do so by SIGKILL at named points, in a process of their own (multiprocessing's "forkserver").
+The processes that die do so by SIGKILL at named points, forked from another (forecast_platform_tests/processes.py).
 """
 
 from __future__ import annotations
 
 import io
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -25,6 +24,7 @@ from forecast_platform.homes import HomeError, backup, move, restore
 from forecast_platform.lake.lake import Lake, LakeError
 from forecast_platform.lake.maintenance import maintain
 from forecast_platform_tests.lake.conftest import QUANTILES, content, forecast_rows, one_week, tree, week
+from forecast_platform_tests.processes import forked
 
 TABLE = "cleaned_series"
 PACKED = ["b.tar", "b.tar.gz", "b.tar.zst"]
@@ -366,9 +366,7 @@ def _deadly(command: str, arguments: tuple[Path, Path], point: str) -> None:
 
 
 def killed(command: str, first: Path, second: Path, point: str) -> None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["forecast_platform.homes", "pyiceberg.catalog.sql", "pyiceberg.table", __name__])
-    process = context.Process(target=_deadly, args=(command, (first, second), point))
+    process = forked().Process(target=_deadly, args=(command, (first, second), point))
     process.start()
     process.join(timeout=60)
     assert process.exitcode == -signal.SIGKILL

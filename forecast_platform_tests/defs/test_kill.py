@@ -1,13 +1,12 @@
 """A run whose process dies by SIGKILL at a named point inside each asset, and the clean run after it.
 
-The process is started from a server that has everything imported (multiprocessing's "forkserver"), so that a death
+The process is forked from one that has everything imported (forecast_platform_tests/processes.py), so that a death
 costs a second and not ten. The landing folder stays where it is and each run that dies has a copy of the home of before
 the run, so it, the one after it and the undisturbed one all see the same files with the same times.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from forecast_platform.demo import Retailer, history_files, week_file
 from forecast_platform.settings import Settings
 from forecast_platform_tests.conftest import SMALL, HistoryHome, contents, landing_day, weeks_of
 from forecast_platform_tests.defs.graph import Graph
+from forecast_platform_tests.processes import forked
 
 pytestmark = [pytest.mark.kill, pytest.mark.filterwarnings("ignore::UserWarning")]
 
@@ -90,17 +90,6 @@ class Killed:
 
     def __init__(self, home: HistoryHome, landing: str, week: Any) -> None:
         self.home, self.landing, self.week = home, landing, week
-        self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(
-            [
-                "forecast_platform.definitions",
-                "torch",
-                "pyiceberg.catalog.sql",
-                "pyiceberg.table",
-                "matplotlib.figure",
-                __name__,
-            ]
-        )
         self.expected = self.rerun(fresh=True)
 
     def rerun(self, fresh: bool = False) -> dict[str, list[dict[str, Any]]]:
@@ -117,7 +106,7 @@ class Killed:
     def die(self, place: str, when: str, table: str | None) -> int | None:
         """Exit code of a run that is killed there: minus the signal's number."""
         self.place = self.home.copy()
-        process = self.context.Process(
+        process = forked().Process(
             target=_run_and_die, args=(str(self.place), self.landing, self.week, place, when, table)
         )
         process.start()

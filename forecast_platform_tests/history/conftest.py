@@ -17,6 +17,8 @@ from forecast_platform.weeks import WEEK
 
 SPECS = table_specs(("p10", "p50", "p90"))
 FRIDAY = dt.date(2024, 1, 5)
+# To start DuckDB takes longer than a question. What is registered in one of its connections is not seen in another.
+DUCK = duckdb.connect(config={"threads": 1})
 CLEAN = SPECS["cleaned_series"].schema.names
 
 
@@ -38,7 +40,7 @@ def landed(key: str, at_week: float, *rows: tuple, status: str = "ingested", fir
 
 def connect(versions: Iterable[Landed], first: dt.date = FRIDAY) -> duckdb.DuckDBPyConnection:
     """A connection that shows raw_sales and landings as the lake does, the ledger with other kinds of files too."""
-    con = duckdb.connect()
+    con = DUCK.cursor()
     raw, ledger = [], []
     for v in versions:
         source = {"source_key": v.key, "source_version": f"{v.key} {v.at.isoformat()}", "landed_at": v.at}
@@ -49,16 +51,12 @@ def connect(versions: Iterable[Landed], first: dt.date = FRIDAY) -> duckdb.DuckD
         ]
     ledger.append({**ledger[0], "source_key": "features/f.csv", "kind": "features"} if ledger else {})
     for name, rows in (("raw_sales", raw), ("landings", ledger)):
-        table = pa.Table.from_pylist(rows, schema=SPECS[name].schema)
-        con.register(f"_{name}", table)
-        con.execute(f"CREATE VIEW {name} AS SELECT * FROM _{name}")
+        con.register(name, pa.Table.from_pylist(rows, schema=SPECS[name].schema))
     return con
 
 
 def show_cleaned(con: duckdb.DuckDBPyConnection, rows: pa.Table) -> duckdb.DuckDBPyConnection:
-    con.register("_cleaned", rows.select(CLEAN).cast(SPECS["cleaned_series"].schema))
-    con.execute("CREATE OR REPLACE VIEW cleaned_series AS SELECT * FROM _cleaned")
-    return con
+    return con.register("cleaned_series", rows.select(CLEAN).cast(SPECS["cleaned_series"].schema))
 
 
 def make_panel(sales: dict[tuple[str, str], Sequence[float | None]], first: dt.date = FRIDAY) -> Panel:

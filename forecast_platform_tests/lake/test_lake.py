@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import multiprocessing
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +29,7 @@ from forecast_platform_tests.lake.conftest import (
     snapshots,
     week,
 )
+from forecast_platform_tests.processes import forked
 
 TABLE = "cleaned_series"
 
@@ -420,8 +420,7 @@ def _first_use(warehouse: Path, number: int) -> None:
 
 @pytest.mark.kill
 def test_two_processes_create_the_lake_at_once(warehouse):
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_first_use, args=(warehouse, n)) for n in range(2)]
+    processes = [forked().Process(target=_first_use, args=(warehouse, n)) for n in range(2)]
     for process in processes:
         process.start()
     for process in processes:

@@ -28,6 +28,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from forecast_platform_tests.processes import forked
 from forecast_platform_tests.sagemaker_emulator import runtime as runtime
 from forecast_platform_tests.sagemaker_emulator import validation as validation
 from forecast_platform_tests.sagemaker_emulator.faults import (
@@ -100,7 +101,7 @@ class Emulator:
 
     def start(self) -> None:
         if self.warm:
-            runtime.warm_up()
+            forked()
         self._thread.start()
 
     def stop(self) -> None:

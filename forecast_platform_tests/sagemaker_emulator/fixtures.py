@@ -7,24 +7,12 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from forecast_platform_tests.sagemaker_emulator.emulator import Emulator
-
-
-@pytest.fixture(scope="session", autouse=True)
-def service_models_are_read_once() -> Iterator[None]:
-    """Every boto3 session parses megabytes of JSON of its own, a few tenths of a second; here they share it."""
-    from botocore.loaders import JSONFileLoader
-
-    read = functools.cache(JSONFileLoader().load_file)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(JSONFileLoader, "load_file", lambda self, path: read(path))
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -3,16 +3,16 @@
 The process is the image's own entry point, `forecast-container train|serve`, over a folder laid out as SageMaker lays
 out /opt/ml, with an environment of nothing but what SageMaker and the image would set (no AWS
 credentials among it: the container has no business with S3). Importing torch costs seconds, so the process is forked
-from one that has imported it already (multiprocessing's forkserver, from the standard library); `warm=False` starts
-a new interpreter instead.
+from one that has imported it already (forecast_platform_tests/processes.py); `warm=False` starts a new interpreter
+instead.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import multiprocessing
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -23,22 +23,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+from forecast_platform_tests.processes import end_with_tests, forked
+
 MODULE = "forecast_platform.engines.sagemaker.container.main"
-_PRELOADED = ["torch", "forecast_platform.engines.base", "forecast_platform.deepar.training"]
 _LAYOUT = ("input/config", "input/data", "model", "output/data", "checkpoints")
 
 
 def make_layout(base: Path) -> None:
     for folder in _LAYOUT:
         (base / folder).mkdir(parents=True, exist_ok=True)
-
-
-def warm_up() -> None:
-    """Start the process that the containers are forked from; it ends with this one."""
-    multiprocessing.get_context("forkserver").set_forkserver_preload(_PRELOADED)
-    from multiprocessing import forkserver
-
-    forkserver.ensure_running()
 
 
 class Container:
@@ -73,7 +66,7 @@ class Container:
         self._forked: Any = None
         self._process: subprocess.Popen[bytes] | None = None
         if warm:
-            context = multiprocessing.get_context("forkserver")
+            context = forked()
             reader, writer = context.Pipe(duplex=False)
             self._forked = context.Process(target=_enter, args=(module, command, str(base), full, writer), daemon=False)
             self._forked.start()
@@ -135,12 +128,8 @@ def _copy_lines(output: Any, log: Callable[[str], None]) -> None:
 
 def _enter(module: str, command: str, base: str, environment: dict[str, str], writer: Any) -> None:
     """The first function of a forked container: become what a new interpreter would have been."""
-    import ctypes
-    import runpy
-
     os.setsid()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no container outlives the tests
+    end_with_tests()
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(base)

@@ -22,7 +22,8 @@ import pytest
 from forecast_platform import deepar
 from forecast_platform.engines.sagemaker.container import inference
 from forecast_platform_tests.deepar.conftest import make_hp, make_series
-from forecast_platform_tests.sagemaker_emulator.runtime import MODULE, Container, make_layout, warm_up
+from forecast_platform_tests.processes import forked
+from forecast_platform_tests.sagemaker_emulator.runtime import MODULE, Container, make_layout
 
 LINES, JSON = {"Content-Type": "application/jsonlines"}, {"Content-Type": "application/json"}
 CONFIG = {"num_samples": 20, "quantiles": ["0.1", "0.5", "0.9"]}
@@ -101,7 +102,7 @@ def model() -> Any:
 
 @pytest.fixture(scope="module")
 def base(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    warm_up()
+    forked()
     folder = tmp_path_factory.mktemp("ml")
     make_layout(folder)
     deepar.save_artifact(model, folder / "model")

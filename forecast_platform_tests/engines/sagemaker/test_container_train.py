@@ -24,7 +24,8 @@ from forecast_platform.models.registry import plans
 from forecast_platform.settings import Settings
 from forecast_platform_tests.deepar.conftest import make_series
 from forecast_platform_tests.engines.test_local import make_panel
-from forecast_platform_tests.sagemaker_emulator.runtime import MODULE, Container, make_layout, warm_up
+from forecast_platform_tests.processes import forked
+from forecast_platform_tests.sagemaker_emulator.runtime import MODULE, Container, make_layout
 
 HP = {
     "time_freq": "1W",
@@ -42,7 +43,7 @@ GOOD = {"start": "2010-02-05 00:00:00", "target": list(range(1, 61)), "cat": [0,
 
 @pytest.fixture(scope="module", autouse=True)
 def _warm() -> None:
-    warm_up()
+    forked()
 
 
 class Job:

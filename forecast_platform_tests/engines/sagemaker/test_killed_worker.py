@@ -5,13 +5,12 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from forecast_platform_tests.engines.sagemaker.test_jobs import Clock, emulator, ledger, make_jobs, training, transform
+from forecast_platform_tests.processes import python
 from forecast_platform_tests.sagemaker_emulator.emulator import Emulator
 
 __all__ = ["emulator"]  # a fixture
@@ -53,10 +52,7 @@ made.ensure(spec)
 @pytest.mark.parametrize(("point", "side"), POINTS)
 def test_whoever_asks_next_finds_the_job(emulator: Emulator, point: str, side: str) -> None:
     for kind in ("train", "transform") if point == "Jobs._create" else ("train",):
-        command = [sys.executable, "-c", WORKER, kind, point, side]
-        died = subprocess.run(
-            command, env=dict(os.environ), cwd=Path(__file__).parents[3], capture_output=True, text=True
-        )
+        died = python("-c", WORKER, kind, point, side, cwd=Path(__file__).parents[3], env=os.environ)
         assert died.returncode == -signal.SIGKILL, died.stderr
         made = make_jobs(Clock())
         spec = training() if kind == "train" else transform(made)
