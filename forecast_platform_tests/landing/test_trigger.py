@@ -182,6 +182,15 @@ def test_the_same_version_is_not_asked_for_twice_while_its_run_has_not_ingested_
         assert (asked is not None) == bool(expected)
 
 
+def test_another_version_of_what_a_run_was_asked_for_is_asked_for_too():
+    """The run may have read the one before."""
+    memory, asked = Memory(epoch="e"), []
+    for version in ("v1", "v2", "v2"):
+        notice(memory, [landed("sales/a.csv", version)], lambda _: [week(0)], CALENDAR, NOW)
+        asked.append(next_request(memory, HISTORY_WEEKS, None, lambda: None, NEWEST))
+    assert [request is not None for request in asked] == [True, True, False]
+
+
 def test_content_that_goes_and_comes_back_gets_a_fresh_run_key_each_time():
     sensor, run_keys = Sensor(), []
     for version in ("A", "B", "A", "B", "A"):

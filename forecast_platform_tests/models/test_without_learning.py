@@ -19,7 +19,7 @@ from forecast_platform.models.registry import CANDIDATES, plans
 from forecast_platform.models.trained import TrainedModel
 from forecast_platform.settings import Settings
 
-LEVELS = (0.1, 0.5, 0.83)  # the last between two that candidates are asked for
+LEVELS = (0.1, 0.5, 0.835)  # the last between two that candidates are asked for
 NAMES = [name for name, candidate in CANDIDATES.items() if not candidate.learns]
 
 
