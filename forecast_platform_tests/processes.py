@@ -30,7 +30,6 @@ _PRELOADED = [
     "torch",
     "forecast_platform.cli",
     "forecast_platform.dashboard.report",
-    "forecast_platform.deepar.batch_transform",
     "forecast_platform.deepar.training",
     "forecast_platform.definitions",
     "forecast_platform.engines.base",
