@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 KEYS = ("store", "dept")  # what names a series
 NAMES = (*KEYS, "member")  # what names a group of a level; those that do not are null in its rows
 UNKNOWN = "unknown"  # the group of whoever has no value, so that the groups of a level add up to the total
+_BETWEEN = "\x1f"  # joins NAMES
 _LANDED = {"store": "stores", "dept": "departments"}  # tables of attributes
 
 
@@ -53,6 +54,10 @@ class Level:
         columns.append(self.member_of(known[self.of]) if self.of else nothing)
         return np.stack(columns, axis=1)
 
+    def keys(self, store: NDArray[np.str_], dept: NDArray[np.str_]) -> NDArray[np.str_]:
+        """The same in one string each, shape (N,). See `names_of`."""
+        return np.array([_BETWEEN.join(names) for names in self.named(store, dept).tolist()], dtype=np.str_)
+
     def member_of(self, names: NDArray[np.str_]) -> NDArray[np.str_]:
         """The attribute's value of each store (or department), UNKNOWN where it has none."""
         distinct, at = np.unique(names, return_inverse=True)
@@ -61,6 +66,11 @@ class Level:
 
 LEVELS = (Level("series", KEYS), Level("store", ("store",)), Level("dept", ("dept",)), Level("total"))
 SUMS = LEVELS[1:]  # of several series
+
+
+def names_of(keys: NDArray[np.str_]) -> NDArray[np.str_]:
+    """The NAMES of groups from their `Level.keys`, shape (G, 3)."""
+    return np.array([key.split(_BETWEEN) for key in keys.tolist()], dtype=np.str_).reshape(len(keys), len(NAMES))
 
 
 def attribute_levels(con: duckdb.DuckDBPyConnection, asked: Sequence[str]) -> tuple[Level, ...]:

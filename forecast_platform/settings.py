@@ -176,7 +176,9 @@ class Settings(BaseSettings):
         "auto",
         description="the candidate that forecasts, see docs/models.md; auto: of those able the best in backtests",
     )
-    transform_shards: int = Field(2, ge=1, description="input shards of a batch prediction")
+    transform_shards: int = Field(
+        1, ge=1, description="shards the series are forecast in; on SageMaker, input files of a transform"
+    )
     model_name: str = Field("", description="pins the model of this version, instead of training; see the models table")
 
     # Runs

@@ -25,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "settings": {"history", "landing", "levels", "weeks"},
     "publishing": {"history", "lake", "levels", "models", "weeks"},
     "clouds": {"lake", "landing", "settings"},
-    "engines": {"clouds", "deepar", "history", "models", "settings"},
+    "engines": {"clouds", "deepar", "history", "levels", "models", "settings"},
     "homes": {"lake"},
     "failures": {"lake"},
     "demo": {"history", "weeks"},

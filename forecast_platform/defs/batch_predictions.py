@@ -13,8 +13,8 @@ from forecast_platform.defs.partitions import OWNERS, as_known, history_of, week
 from forecast_platform.defs.raw_sales import raw_sales
 from forecast_platform.defs.resources import Platform, lake_connection
 from forecast_platform.defs.stage import Stage
-from forecast_platform.engines.base import EngineError
-from forecast_platform.engines.batch import Batch, BatchError
+from forecast_platform.engines.base import Asked, EngineError
+from forecast_platform.engines.predictions import BatchError, Predictions
 from forecast_platform.lake.lake import any_of
 from forecast_platform.models.trained import ModelLost, TrainedModel
 from forecast_platform.weeks import key
@@ -45,8 +45,8 @@ def folder_of(platform: Platform, week: dt.date) -> Path:
     return platform.settings.transforms / key(week)
 
 
-def batch_of(platform: Platform, week: dt.date) -> Batch:
-    return platform.engine.batch(folder_of(platform, week))
+def predictions_of(platform: Platform, week: dt.date) -> Predictions:
+    return platform.engine.predictions(folder_of(platform, week))
 
 
 @dg.asset(
@@ -65,22 +65,18 @@ def batch_predictions(
     model = model_in_force(platform, week)
     with lake_connection(platform, duckdb, *KNOWN) as con:
         panel, without = forecast_series(con, week, as_known(context), settings)
-    try:
-        batch, notices = platform.engine.prepare(model, panel, folder_of(platform, week), settings.transform_shards)
-    except ValueError as error:  # a covariate that ends too early
-        raise dg.Failure(str(error), allow_retries=False) from error
     before = stage.elapsed()
     platform.engine.run_id = context.run_id
+    asked = Asked(settings.quantiles, settings.num_samples, settings.seed)
+    folder = folder_of(platform, week)
     try:
-        lines = platform.engine.transform(
-            model, batch, settings.num_samples, settings.quantiles, settings.seed, stage.progress
-        )
-    except (EngineError, BatchError, ValueError) as error:  # ValueError: a line that DeepAR would refuse
+        made, notices = platform.engine.predict(model, panel, folder, asked, settings.transform_shards, stage.progress)
+    except (EngineError, BatchError, ValueError) as error:  # ValueError: a covariate that ends too early, say
         raise dg.Failure(str(error), stage.receipt(platform.engine), allow_retries=False) from error
     seconds, cpu_seconds = (max(after - b, 1e-9) for after, b in zip(stage.elapsed(), before, strict=True))
     return dg.MaterializeResult(
         metadata=stage.metadata(
-            series=lines,
+            series=made.series,
             without_forecast=len(without),
             model_version=model.version,
             target=model.target,
@@ -89,10 +85,10 @@ def batch_predictions(
             notices=list(notices),
             trained_as_of=str(model.trained_as_of),
             sample_paths=settings.num_samples,
-            shards=len(batch.shards()),
-            series_per_second=round(lines / seconds),
-            series_per_cpu_second=round(lines / cpu_seconds),
-            folder=dg.MetadataValue.path(str(batch.folder)),
+            shards=len(made.said["shards"]),
+            series_per_second=round(made.series / seconds),
+            series_per_cpu_second=round(made.series / cpu_seconds),
+            folder=dg.MetadataValue.path(str(folder)),
             **stage.receipt(platform.engine),
         )
     )

@@ -6,10 +6,9 @@ weeks Dagster 1.13 keeps one result without a week, and shows the check as never
 
 import dagster as dg
 import numpy as np
-import pyarrow.compute as pc
 from dagster_duckdb import DuckDBResource
 
-from forecast_platform.defs.batch_predictions import batch_of, batch_predictions, model_in_force
+from forecast_platform.defs.batch_predictions import batch_predictions, model_in_force, predictions_of
 from forecast_platform.defs.cleaned_series import cleaned_series
 from forecast_platform.defs.deepar_model import deepar_model
 from forecast_platform.defs.forecast_accuracy import forecast_accuracy
@@ -17,7 +16,7 @@ from forecast_platform.defs.forecast_table import forecast_table
 from forecast_platform.defs.panels import KNOWN
 from forecast_platform.defs.partitions import as_known, weekly, weeks_of
 from forecast_platform.defs.resources import Platform, lake_connection
-from forecast_platform.engines.batch import BatchError, read_batch
+from forecast_platform.engines.predictions import BatchError
 from forecast_platform.history.cleaning import completeness, observations
 from forecast_platform.lake.lake import any_of
 from forecast_platform.weeks import key
@@ -113,7 +112,9 @@ def beats_seasonal_naive(
 )
 def no_future_data(context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]) -> dg.AssetCheckResult:
     week = weeks_of(context)[-1]
-    last = pc.max(batch_of(platform, week).manifest["last_week"]).as_py()
+    settings = platform.settings
+    shards = predictions_of(platform, week).shards(settings.quantiles, settings.prediction_length)
+    last = max((shard.last_week.max().astype(object) for shard in shards), default=week)
     trained = model_in_force(platform, week).trained_as_of
     return dg.AssetCheckResult(
         passed=last <= week and trained <= week,
@@ -130,9 +131,10 @@ def no_future_data(context: dg.AssetCheckExecutionContext, platform: dg.Resource
 def outputs_verified(
     context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]
 ) -> dg.AssetCheckResult:
-    settings, batch = platform.settings, batch_of(platform, weeks_of(context)[-1])
+    settings = platform.settings
     try:
-        series = sum(len(s.mean) for s in read_batch(batch, settings.quantiles, settings.prediction_length))
+        made = predictions_of(platform, weeks_of(context)[-1])
+        series = sum(len(s.mean) for s in made.shards(settings.quantiles, settings.prediction_length))
     except BatchError as error:
         return dg.AssetCheckResult(passed=False, description=str(error))
     return dg.AssetCheckResult(passed=True, description=f"{series:,} series verified", metadata={"series": series})

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from dagster_duckdb import DuckDBResource
 
 from forecast_platform.defs import pictures
-from forecast_platform.defs.batch_predictions import batch_of, batch_predictions, model_in_force
+from forecast_platform.defs.batch_predictions import batch_predictions, model_in_force, predictions_of
 from forecast_platform.defs.cleaned_series import cleaned_series
 from forecast_platform.defs.column_lineage import column_lineage
 from forecast_platform.defs.deepar_model import deepar_model
@@ -19,7 +19,6 @@ from forecast_platform.defs.partitions import OWNERS, as_known, history_of, scor
 from forecast_platform.defs.raw_sales import raw_sales
 from forecast_platform.defs.resources import Platform, lake_connection
 from forecast_platform.defs.stage import Stage
-from forecast_platform.engines.batch import read_batch
 from forecast_platform.history.silence import stopping
 from forecast_platform.lake.lake import run_columns, with_columns
 from forecast_platform.levels import KEYS, SUMS
@@ -42,7 +41,7 @@ def forecast_table(
     stage, (week,), mode = Stage(context), weeks_of(context), as_known(context)
     settings, lake = platform.settings, platform.lake
     model = model_in_force(platform, week)
-    shards = read_batch(batch_of(platform, week), settings.quantiles, settings.prediction_length)
+    shards = predictions_of(platform, week).shards(settings.quantiles, settings.prediction_length)
     run = run_columns(context.run_id)
     with lake_connection(platform, duckdb, *KNOWN) as con:
         active, without = forecast_series(con, week, mode, settings)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-from forecast_platform import deepar
-from forecast_platform.engines.base import inference_config, prepare_batch
-from forecast_platform.engines.batch import Batch, BatchError, draw
+from forecast_platform.engines.base import Asked, predict_here
+from forecast_platform.engines.predictions import Predictions
 from forecast_platform.history.panel import Panel
 from forecast_platform.models.candidate import Plans, Progress
-from forecast_platform.models.networks import one_thread
 from forecast_platform.models.registry import plans
 from forecast_platform.models.trained import ModelLost, TrainedModel, check_history, train_into, training_key
 from forecast_platform.settings import Settings
@@ -62,39 +59,21 @@ class LocalEngine:
             raise ModelLost(f"{self.models / key} holds no model; materialize deepar_model for its week again")
         return TrainedModel.load(self.models / key)
 
-    def prepare(self, model: TrainedModel, panel: Panel, folder: Path, shards: int) -> tuple[Batch, tuple[str, ...]]:
-        """See Engine.prepare."""
-        return prepare_batch(model, panel, folder, shards)
-
-    def transform(
+    def predict(
         self,
         model: TrainedModel,
-        batch: Batch,
-        num_samples: int,
-        quantiles: Sequence[float],
-        seed: int,
+        panel: Panel,
+        folder: Path,
+        asked: Asked,
+        shards: int,
         progress: Progress | None = None,
-    ) -> int:
-        """See Engine.transform."""
-        network = deepar.load_artifact(model.artifact) if model.learns else None
-        config = inference_config(num_samples, quantiles)
-        shards = batch.shards()
-        lines = 0
-        for number, (source, output) in enumerate(shards, 1):
-            with one_thread():
-                if network is None:
-                    lines += draw(source, output, config, seed)
-                else:
-                    lines += deepar.transform(network, source, output, config, seed=seed)
-            if progress:
-                progress("predict", number, len(shards))
-        return lines
+    ) -> tuple[Predictions, tuple[str, ...]]:
+        """See Engine.predict."""
+        return predict_here(model, panel, folder, asked, shards, progress)
 
-    def batch(self, folder: Path) -> Batch:
-        """See Engine.batch."""
-        if not (folder / "manifest.parquet").exists():
-            raise BatchError(f"{folder} holds no batch; materialize batch_predictions for its week again")
-        return Batch(folder)
+    def predictions(self, folder: Path) -> Predictions:
+        """See Engine.predictions."""
+        return Predictions.at(folder)
 
     def receipt(self) -> dict[str, Any]:
         """See Engine.receipt."""

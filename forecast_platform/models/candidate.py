@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forecast_platform.history.panel import Panel
+from forecast_platform.history.shards import WHOLE, Retailer
 
 Parameters = Mapping[str, str]
 Plans = Mapping[str, Parameters]  # name of a candidate -> its hyperparameters
@@ -60,10 +61,12 @@ class Candidate(Protocol):
         quantiles: Sequence[float],
         num_samples: int = 100,
         progress: Progress | None = None,
+        retailer: Retailer = WHOLE,
     ) -> Said:
         """Learn from the history, if it learns, and forecast every series of it.
 
         Args:
             quantiles: ascending levels that hold 0.5.
+            retailer: where the history is a shard, the sums over all of them. Who learns is given all series.
         """
         ...

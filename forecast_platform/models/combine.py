@@ -65,6 +65,18 @@ class Combination:
     def _alone(cls, unit: Floats, offset: Floats, lead: Floats) -> Combination:
         return cls(unit, offset, lead, 1.0, np.ones_like(unit), np.full(len(unit), -np.inf), np.ones_like(unit))
 
+    def select(self, among: slice) -> Combination:
+        """That of some of the series."""
+        return replace(
+            self,
+            unit=self.unit[among],
+            offset=self.offset[among],
+            lead=self.lead[among],
+            widths=self.widths[among],
+            least=self.least[among],
+            returns=self.returns[among],
+        )
+
     def trusting(self, panel: Panel, share: float, calibration: Calibration) -> Combination:
         """The same by what backtests found out, for the series of a panel that ends at the cutoff."""
         horizon = self.unit.shape[1]

@@ -15,6 +15,7 @@ import numpy as np
 from forecast_platform import deepar
 from forecast_platform.history.covariates import complete, divide_exposure
 from forecast_platform.history.panel import Panel
+from forecast_platform.history.shards import WHOLE, Retailer
 from forecast_platform.models.candidate import Parameters, Progress, Said
 from forecast_platform.models.combine import Combination, in_sales
 from forecast_platform.models.encoding import Categories, to_series_set
@@ -115,6 +116,7 @@ class Network:
         quantiles: Sequence[float],
         num_samples: int = 100,
         progress: Progress | None = None,
+        retailer: Retailer = WHOLE,
     ) -> Said:
         return network_forecast(self.name, parameters, history, horizon, quantiles, num_samples, progress)
 

@@ -7,14 +7,18 @@ Letters: N series, Q quantile levels, H weeks ahead.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from forecast_platform.deepar.randomness import mix, uniforms
 from forecast_platform.history.covariates import complete, divide_exposure, multiply_exposure
 from forecast_platform.history.panel import Panel
+from forecast_platform.history.shards import WHOLE, Retailer
 from forecast_platform.models.candidate import Parameters, Progress, Said
 from forecast_platform.models.last_year.outlook import aligned_last_year
 from forecast_platform.models.last_year.reference import MAX_HORIZON, YEAR
@@ -24,7 +28,8 @@ from forecast_platform.models.target import FIRST_ORIGIN
 RECENT_WEEKS = 26
 
 Floats = NDArray[np.float64]
-Forecast = Callable[[Panel, int, Sequence[float]], Floats]  # history, H, levels -> (N, Q, H)
+# History, H, levels, the rest of the retailer -> (N, Q, H).
+Forecast = Callable[[Panel, int, Sequence[float], Retailer], Floats]
 
 
 @dataclass(frozen=True)
@@ -61,9 +66,10 @@ class WithoutLearning:
         quantiles: Sequence[float],
         num_samples: int = 100,
         progress: Progress | None = None,
+        retailer: Retailer = WHOLE,
     ) -> Said:
-        ready, _ = complete(history, horizon)
-        said = self.quantiles_of(divide_exposure(ready), horizon, quantiles)
+        ready, _ = complete(history, horizon, retailer=retailer)
+        said = self.quantiles_of(divide_exposure(ready), horizon, quantiles, retailer)
         said = multiply_exposure(said, ready, horizon)
         return said, said[:, list(quantiles).index(0.5)]
 
@@ -77,8 +83,46 @@ def recent_level(history: Panel, horizon: int, quantiles: Sequence[float]) -> Fl
     return np.repeat(found[:, :, None], horizon, axis=2)
 
 
+def draw_paths(said: Floats, levels: Sequence[float], names: Sequence[str], num_samples: int, seed: int) -> Floats:
+    """Sample paths by quantiles, week by week, with the uniforms that networks sample with: the paths share the
+    distribution evenly. A series' paths depend on its name and the seed alone.
+
+    Args:
+        said: quantiles, shape (N, L, H), at `levels`. names: of the N series.
+
+    Returns:
+        Paths, shape (N, S, H).
+    """
+    digests = [int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) for name in names]
+    keys = mix(np.array(digests, dtype=np.uint64) + np.uint64(seed))
+    chance = uniforms(keys, said.shape[2], num_samples, 1)[0].swapaxes(0, 1)  # (N, H, S)
+    return between(said, levels, chance)
+
+
+def between(said: Floats, levels: Sequence[float], asked: NDArray[Any]) -> Floats:
+    """Quantiles at any levels, straight between those known and level beyond them.
+
+    Args:
+        said: at `levels`, shape (N, L, H). asked: shape (K,), or (N, H, K): of each series and week its own.
+
+    Returns:
+        Shape (N, K, H).
+    """
+    values, known = said.swapaxes(1, 2), np.asarray(levels)
+    chance = np.broadcast_to(asked, (*values.shape[:2], asked.shape[-1]))
+    at = np.clip(np.searchsorted(known, chance, side="right"), 1, len(known) - 1)
+    part = np.clip((chance - known[at - 1]) / (known[at] - known[at - 1]), 0, 1)
+    low, high = (np.take_along_axis(values, where, axis=2) for where in (at - 1, at))
+    return np.ascontiguousarray((low + part * (high - low)).swapaxes(1, 2))
+
+
+def _each(forecast: Callable[[Panel, int, Sequence[float]], Floats]) -> Forecast:
+    """One that looks at each series by itself."""
+    return lambda history, horizon, quantiles, _: forecast(history, horizon, quantiles)
+
+
 WITHOUT_LEARNING = (
     WithoutLearning("aligned_last_year", aligned_last_year, FIRST_ORIGIN, MAX_HORIZON),
-    WithoutLearning("last_year", seasonal_naive, YEAR),
-    WithoutLearning("recent_level", recent_level, 1),
+    WithoutLearning("last_year", _each(seasonal_naive), YEAR),
+    WithoutLearning("recent_level", _each(recent_level), 1),
 )

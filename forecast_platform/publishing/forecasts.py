@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from forecast_platform.history.panel import Panel
 from forecast_platform.history.silence import probability_of_return
 from forecast_platform.lake.closures import Closing
-from forecast_platform.levels import LEVELS, NAMES, SUMS, Level
+from forecast_platform.levels import LEVELS, NAMES, SUMS, Level, names_of
 from forecast_platform.models.combine import least_sales
 from forecast_platform.weeks import WEEK
 
 if TYPE_CHECKING:
-    from forecast_platform.engines.batch import ShardForecast
+    from forecast_platform.engines.predictions import ShardForecast
+    from forecast_platform.history.shards import Sums
 
 
 def forecastable(
@@ -94,30 +95,23 @@ def forecast_rows(
         levels: of the totals.
     """
     parts: list[pa.Table] = []
-    totals: dict[tuple[str, ...], NDArray[np.float64]] = {}  # by level and NAMES
+    totals: dict[str, Sums] = {}
     for shard in shards:
-        store, dept = (np.array(shard.rows[c].to_pylist(), dtype=np.str_) for c in ("store", "dept"))
-        parts.append(_rows(LEVELS[0].name, LEVELS[0].named(store, dept), shard.mean, shard.quantiles, cutoff, columns))
-        for level in levels:
-            groups, group = level.groups(store, dept)
-            sums_of = np.zeros((len(groups), *shard.samples.shape[1:]))
-            np.add.at(sums_of, group, shard.samples)
-            for names, value in zip(groups.tolist(), sums_of, strict=True):
-                key = (level.name, *names)
-                totals[key] = totals[key] + value if key in totals else value
+        names = LEVELS[0].named(shard.store, shard.dept)
+        parts.append(_rows(LEVELS[0].name, names, shard.mean, shard.quantiles, cutoff, columns))
+        totals = {name: totals[name] + part if name in totals else part for name, part in shard.sums.items()}
     if not totals:  # every series is closed
         none = np.zeros(0, dtype=np.str_)
         empty = np.zeros((0, 0)), np.zeros((0, len(columns), 0))
         return _rows(LEVELS[0].name, LEVELS[0].named(none, none), *empty, cutoff, columns)
     for level in levels:
-        members = [key for key in totals if key[0] == level.name]
-        paths = np.stack([totals[key] for key in members])  # (G, S, H)
+        paths = totals[level.name].values  # (G, S, H)
         q = np.moveaxis(np.quantile(paths, quantiles, axis=1, method="hazen"), 0, 1)
         if sums:
             median = np.median(paths, axis=1)[:, None]
             q = median + sums[level.name] * (q - median)
             q = np.maximum(q, least_sales(paths.reshape(len(paths), -1))[:, None, None])
-        parts.append(_rows(level.name, np.array([k[1:] for k in members]), paths.mean(axis=1), q, cutoff, columns))
+        parts.append(_rows(level.name, names_of(totals[level.name].names), paths.mean(axis=1), q, cutoff, columns))
     return pa.concat_tables(parts)
 
 

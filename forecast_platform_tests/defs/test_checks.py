@@ -77,7 +77,7 @@ def inputs_of_a_later_week(graph: Graph, week: dt.date) -> dt.date:
 
 
 def outputs_cut_short(graph: Graph, week: dt.date) -> None:
-    found = [*(graph.platform.settings.transforms / key(week) / "output").iterdir()]
+    found = [*(graph.platform.settings.transforms / key(week)).glob("*.parquet")]
     assert found
     for path in found:
         data = path.read_bytes()

@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forecast_platform import deepar
-from forecast_platform.engines.batch import Batch, read_batch, write_batch
+from forecast_platform.engines.base import Asked
 from forecast_platform.engines.local import LocalEngine
+from forecast_platform.engines.predictions import ShardForecast
 from forecast_platform.history.covariates import Covariates, Declaration
 from forecast_platform.history.panel import Panel
 from forecast_platform.models import choose as selection
@@ -28,7 +29,7 @@ from forecast_platform.models.choose import Choice, Judgement, shipped_forecaste
 from forecast_platform.models.encoding import to_series_set
 from forecast_platform.models.networks import COUNTS, SHIPPED, SKIP
 from forecast_platform.models.registry import plans
-from forecast_platform.models.target import RATIO, REFERENCE, SALES, build_target
+from forecast_platform.models.target import RATIO, REFERENCE, SALES
 from forecast_platform.models.trained import TooLittleHistory, TrainedModel, training_panel, training_week
 from forecast_platform.settings import Settings
 from forecast_platform.weeks import WEEK, WEEKDAYS, WeekCalendar
@@ -330,56 +331,62 @@ class TestKilled:
         assert [p.name for p in tmp_path.glob("[!.]*")] == [model.digest], "what was half written is gone"
 
 
-class TestTransform:
-    def transform(self, trained, folder, panel: Panel, shards: int, seed: int = 7):
-        local, model = trained
-        batch = write_batch(folder, panel, build_target(panel, 4, "sales"), model.categories, shards)
-        assert local.transform(model, batch, 25, QUANTILES, seed) == len(panel)
-        return list(read_batch(batch, QUANTILES, 4))
+def predicted(local: LocalEngine, model: TrainedModel, panel: Panel, folder: Path, shards: int = 1, seed: int = 0):
+    """The forecasts of a panel, all shards together."""
+    made, _ = local.predict(model, panel, folder, Asked(QUANTILES, 25, seed), shards)
+    assert made.series == len(panel)
+    return ShardForecast.together(list(made.shards(QUANTILES, 4)))
 
+
+class TestPredict:
     @pytest.mark.parametrize("shards", [1, 3])
-    def test_a_batch_says_what_predict_says(self, trained, tmp_path, shards):
-        _, model = trained
-        parts = self.transform(trained, tmp_path / "batch", PANEL, shards)
-        assert len(parts) == shards
+    def test_it_says_what_the_network_says(self, trained, tmp_path, shards):
+        local, model = trained
+        alone = dataclasses.replace(model, share=1.0, calibration=Calibration())
+        found = predicted(local, alone, PANEL, tmp_path / "week", shards, seed=7)
         direct = deepar.predict(
             deepar.load_artifact(model.artifact), to_series_set(PANEL, model.categories), num_samples=25,
             quantiles=("0.1", "0.5", "0.9"), seed=7, output_types=("quantiles", "samples"),
         )  # fmt: skip
-        for name in ("quantiles", "samples"):
-            found, sampled = np.concatenate([getattr(part, name) for part in parts]), getattr(direct, name)
-            # The network may go below 0; what is published of sales that never did, does not.
-            np.testing.assert_allclose(found, np.maximum(sampled, 0), rtol=2e-5, atol=1e-3, err_msg=name)
-        mean, samples = (np.concatenate([getattr(part, name) for part in parts]) for name in ("mean", "samples"))
-        np.testing.assert_array_equal(mean, samples.mean(axis=1))
+        # The network may go below 0; what is published of sales that never did, does not.
+        np.testing.assert_allclose(found.quantiles, np.maximum(direct.quantiles, 0), rtol=1e-9)
+        paths = np.maximum(direct.samples.astype(float), 0)
+        np.testing.assert_allclose(found.mean, paths.mean(axis=1), rtol=1e-9)
+        np.testing.assert_allclose(found.sums["total"].values[0], paths.sum(axis=0), rtol=1e-9)
 
     def test_the_same_seed_gives_the_same_bytes_and_another_does_not(self, trained, tmp_path):
         outputs = []
         for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-            self.transform(trained, tmp_path / name, PANEL, 2, seed)
-            outputs.append([p.read_bytes() for p in sorted((tmp_path / name / "output").iterdir())])
+            predicted(*trained, PANEL, tmp_path / name, 2, seed)
+            outputs.append([p.read_bytes() for p in sorted((tmp_path / name).iterdir())])
         assert outputs[0] == outputs[1] != outputs[2]
 
     def test_stores_and_departments_the_model_never_saw_are_served(self, trained, tmp_path):
         panel = dataclasses.replace(
             PANEL, store=np.array([*PANEL.store[:-2], "77", "77"]), dept=np.array([*PANEL.dept[:-1], "food"])
         )
-        parts = self.transform(trained, tmp_path / "batch", panel, 1)
-        assert np.isfinite(parts[0].samples).all()
-        assert (parts[0].mean[-1] > 0).all()
+        found = predicted(*trained, panel, tmp_path / "week")
+        assert (found.mean[-1] > 0).all()
 
     def test_a_series_of_one_week_is_served(self, trained, tmp_path):
         sales = PANEL.sales.copy()
         sales[0, :-1] = np.nan
-        parts = self.transform(trained, tmp_path / "batch", dataclasses.replace(PANEL, sales=sales), 1)
-        assert np.isfinite(parts[0].quantiles).all()
+        found = predicted(*trained, dataclasses.replace(PANEL, sales=sales), tmp_path / "week")
+        assert np.isfinite(found.quantiles).all()
 
     def test_progress_counts_shards(self, trained, tmp_path):
         local, model = trained
         told = []
-        batch = write_batch(tmp_path / "batch", PANEL, build_target(PANEL, 4, "sales"), model.categories, 3)
-        local.transform(model, batch, 10, QUANTILES, 0, progress=lambda *step: told.append(step))
+        asked = Asked(QUANTILES, 10, 0)
+        local.predict(model, PANEL, tmp_path / "week", asked, 3, progress=lambda *step: told.append(step))
         assert told == [("predict", 1, 3), ("predict", 2, 3), ("predict", 3, 3)]
+
+    def test_no_series_at_all(self, trained, tmp_path):
+        local, model = trained
+        made, notices = local.predict(
+            model, PANEL.select(np.zeros(9, bool)), tmp_path / "week", Asked(QUANTILES, 5, 0), 2
+        )
+        assert (made.series, notices, list(made.shards(QUANTILES, 4))) == (0, (), [])
 
 
 def promoted(panel: Panel, name: str = "promo", weeks_ahead: int = 4) -> Panel:
@@ -430,11 +437,7 @@ class TestChosen:
 
     def test_what_is_published_is_what_the_backtest_would_have_scored(self, made, panel, tmp_path):
         local, model = made
-        batch, notices = local.prepare(model, panel, tmp_path / "batch", 2)
-        assert notices == ()
-        local.transform(model, batch, 25, QUANTILES, seed=0)
-        parts = list(read_batch(batch, QUANTILES, 4))
-        found = np.concatenate([part.quantiles for part in parts])
+        found = predicted(local, model, panel, tmp_path / "week", 2).quantiles
         want = shipped_forecaster(self.CANDIDATES, 25, told=lambda line: None)(panel, 4, QUANTILES)
         np.testing.assert_allclose(found, want, rtol=1e-3, atol=0.05)
         np.testing.assert_array_equal(found[:, :, 1], 0)
@@ -448,11 +451,9 @@ def test_a_return_landed_after_a_model_of_counts_was_trained_stops_nothing(tmp_p
     model = local.train(counts, candidates("auto"))
     sales = counts.sales.copy()
     sales[0, -1], sales[1, -1] = -3.0, 2.5
-    batch, _ = local.prepare(model, dataclasses.replace(counts, sales=sales), tmp_path / "batch", 1)
-    local.transform(model, batch, 25, QUANTILES, seed=0)
-    [part] = read_batch(batch, QUANTILES, 4)
-    assert np.isfinite(part.quantiles).all()
-    assert part.quantiles[1:].min() >= 0
+    found = predicted(local, model, dataclasses.replace(counts, sales=sales), tmp_path / "week")
+    assert np.isfinite(found.quantiles).all()
+    assert found.quantiles[1:].min() >= 0
 
 
 def test_the_choice_is_asked_for_as_the_backtest_asks(tmp_path, monkeypatch):
@@ -491,8 +492,8 @@ class TestPrepared:
 
     def test_a_later_week_of_other_series_is_served(self, made, tmp_path):
         local, model = made
-        batch, _ = local.prepare(model, promoted(make_panel(series=40, weeks=15)), tmp_path / "batch", 3)
-        assert local.transform(model, batch, 10, QUANTILES, 0) == 40
+        found = predicted(local, model, promoted(make_panel(series=40, weeks=15)), tmp_path / "week", 3)
+        assert len(found.store) == 40
 
     def test_columns_the_model_does_not_know_are_not_shown_to_it(self, made, tmp_path):
         local, model = made
@@ -501,28 +502,24 @@ class TestPrepared:
             (Declaration("aaa"), *panel.covariates.columns), np.concatenate([9 + panel.covariates.values] * 2)
         )
         more.values[1] -= 9
-        batches = [
-            local.prepare(model, p, tmp_path / name, 1)[0]
+        one, other = (
+            predicted(local, model, p, tmp_path / name)
             for name, p in (("a", panel), ("b", dataclasses.replace(panel, covariates=more)))
-        ]
-        assert _lines(batches[0]) == _lines(batches[1])
+        )
+        np.testing.assert_array_equal(one.quantiles, other.quantiles)
 
     def test_a_column_it_was_trained_with_that_no_longer_lands_is_named(self, made, tmp_path):
         local, model = made
         panel = make_panel(series=36, weeks=15)
         for there in (panel, promoted(panel, "price")):
             with pytest.raises(ValueError, match="the model was trained with promo, which the features no longer hold"):
-                local.prepare(model, there, tmp_path / "batch", 1)
+                local.predict(model, there, tmp_path / "week", Asked(QUANTILES, 5, 0), 1)
 
     def test_a_column_that_ends_too_early_is_named(self, made, tmp_path):
         local, model = made
         panel = promoted(make_panel(series=36, weeks=15), weeks_ahead=2)
         with pytest.raises(ValueError, match=r"promo has no value for the week of 2024-05-03"):
-            local.prepare(model, panel, tmp_path / "batch", 1)
-
-
-def _lines(batch: Batch) -> list[bytes]:
-    return [source.read_bytes() for source, _ in batch.shards()]
+            local.predict(model, panel, tmp_path / "week", Asked(QUANTILES, 5, 0), 1)
 
 
 class TestTarget:
@@ -539,8 +536,6 @@ class TestTarget:
         model = local.train(panel, networks, num_samples=20)
         assert model.target == RATIO
         assert model.judgement.wape < 0.1
-        batch, _ = local.prepare(model, panel, tmp_path / "batch", 2)
-        local.transform(model, batch, 25, QUANTILES, 0)
-        median = np.concatenate([part.quantiles[:, 1] for part in read_batch(batch, QUANTILES, 4)])
+        median = predicted(local, model, panel, tmp_path / "week", 2).quantiles[:, 1]
         actual = season[:, 26:30]  # weeks 130 .. 133 repeat weeks 26 .. 29
         assert np.abs(median / actual - 1).mean() < 0.1

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import datetime as dt
+from functools import reduce
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import pytest
 
-from forecast_platform.engines.base import SAID
-from forecast_platform.engines.batch import read_batch
+from forecast_platform.engines.base import SAID, Asked
 from forecast_platform.engines.local import LocalEngine
 from forecast_platform.history.panel import Panel
+from forecast_platform.history.shards import Sums
 from forecast_platform.models.choose import choose
 from forecast_platform.models.combine import Combination
 from forecast_platform.models.registry import CANDIDATES, plans
 from forecast_platform.models.trained import TrainedModel
+from forecast_platform.models.without_learning import draw_paths
 from forecast_platform.settings import Settings
 
 LEVELS = (0.1, 0.5, 0.835)  # the last between two that candidates are asked for
@@ -98,18 +100,22 @@ def test_it_is_chosen_kept_and_served(pieces: Panel, name: str, tmp_path: Path):
     assert local.train(pieces, asked(name)) == model
     found = []
     for shards in (1, 5):
-        batch, _ = local.prepare(model, pieces, tmp_path / f"batch{shards}", shards)
-        assert local.transform(model, batch, 200, LEVELS, seed=3) == len(pieces)
-        parts = list(read_batch(batch, LEVELS, 4))
-        found.append((np.concatenate([p.quantiles for p in parts]), np.concatenate([p.samples for p in parts])))
-    (quantiles, paths), again = found
+        made, _ = local.predict(model, pieces, tmp_path / f"batch{shards}", Asked(LEVELS, 200, 3), shards)
+        assert made.series == len(pieces)
+        parts = list(made.shards(LEVELS, 4))
+        total = reduce(Sums.__add__, [part.sums["total"] for part in parts]).values[0]
+        found.append((np.concatenate([p.quantiles for p in parts]), total))
+    (quantiles, total), again = found
     np.testing.assert_array_equal(quantiles, again[0])
-    np.testing.assert_array_equal(paths, again[1])
+    np.testing.assert_array_equal(total, again[1])
     said, lead = CANDIDATES[name].forecast({}, pieces, 4, SAID)
     asked_for = np.apply_along_axis(lambda known: np.interp(LEVELS, SAID, known), 1, said)
     how = Combination.of_sales(lead).trusting(pieces, model.share, model.calibration)
     np.testing.assert_allclose(quantiles, how.quantiles(asked_for, LEVELS), rtol=1e-5, atol=1e-5)
     # Paths are the distribution that the quantiles say, and each series has its own.
+    names = [f"{store}\0{dept}" for store, dept in zip(pieces.store, pieces.dept, strict=True)]
+    paths = how.paths(draw_paths(said, SAID, names, 200, 3), asked_for[:, 1], names)
+    np.testing.assert_allclose(total, paths.sum(axis=0))
     between = (paths >= quantiles[:, [0]] - 1e-9) & (paths <= quantiles[:, [2]] + 1e-9)
     assert between.mean() >= 0.72
     assert np.abs(np.corrcoef(paths[:, :, 0])[~np.eye(12, dtype=bool)]).max() < 0.4

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from forecast_platform.engines.batch import ShardForecast
+from forecast_platform.engines.predictions import ShardForecast
+from forecast_platform.history.panel import Panel
 from forecast_platform.lake.closures import Closing
 from forecast_platform.levels import LEVELS, SUMS, UNKNOWN, Level
 from forecast_platform.publishing.forecasts import forecast_rows, forecastable, member_rows
@@ -31,9 +32,10 @@ def shards(samples: np.ndarray, *sizes: int):
     at = 0
     for size in sizes:
         part, names = samples[at : at + size], SERIES[at : at + size]
-        rows = pa.table({"store": [s for s, _ in names], "dept": [d for _, d in names]})
+        store, dept = (np.array(each) for each in zip(*names, strict=True))
+        series = Panel(store, dept, np.array([FRIDAY], dtype="datetime64[D]"), np.ones((size, 1)))
         quantiles = np.moveaxis(np.quantile(part, LEVELS3, axis=1, method="hazen"), 0, 1)
-        yield ShardForecast(rows, part.mean(axis=1), quantiles, part)
+        yield ShardForecast.of(series, quantiles, part, (*SUMS, REGION, KIND))
         at += size
 
 

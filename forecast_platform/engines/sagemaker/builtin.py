@@ -21,13 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forecast_platform.deepar.hyperparameters import DEFAULTS, REQUIRED
-from forecast_platform.engines.base import inference_config
-from forecast_platform.engines.batch import write_batch
+from forecast_platform.engines.base import Asked
+from forecast_platform.engines.sagemaker.batch import write_batch
 from forecast_platform.engines.sagemaker.records import Rules, write_training
 from forecast_platform.history.covariates import complete, divide_exposure
 from forecast_platform.history.panel import Panel
 from forecast_platform.models.candidate import Parameters, Plans, Progress
 from forecast_platform.models.choose import choose
+from forecast_platform.models.combine import Combination, in_sales
 from forecast_platform.models.encoding import Categories
 from forecast_platform.models.networks import target_of, trainable
 from forecast_platform.models.registry import plans
@@ -98,11 +99,11 @@ class _Fit:
         rules = Rules.of(self.categories, self.features, self.horizon)
         twin = engine.run_transform(
             self.key, self.artifact, self.week, rules, batch, f"{self.root}/held-out",
-            inference_config(num_samples, quantiles), 0, self.artifact,
+            Asked(tuple(quantiles), num_samples, 0).config(), 0, self.artifact,
         )  # fmt: skip
-        parts = engine.verified(twin, batch, quantiles, {"prediction_length": str(self.horizon)})
-        lead = np.array(batch.manifest["lead"].to_pylist())
-        return np.concatenate([part.quantiles for part in parts]), lead
+        parts = engine.verified(twin, batch, quantiles, self.horizon)
+        alone = Combination.of_target(self.target, self.ready)
+        return in_sales(np.concatenate([part.quantiles for part in parts]), alone.unit, alone.offset), alone.lead
 
 
 def train_builtin(

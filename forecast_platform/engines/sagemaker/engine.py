@@ -4,8 +4,9 @@ What the storage holds (all content-addressed, so the same work is found again, 
 
     models/<digest>/training.json, model.tar.gz      a model; training.json is written last and makes it one
     models/<digest>/input/, jobs/, checkpoints/      what its training read and wrote
-    transforms/<week>/<digest>/input/, manifest.parquet, output/    a batch
-    transforms/<week>/batch.json                     which of them is the week's: written last
+    transforms/<week>/<digest>/input/, manifest.parquet, output/    what a transform job read and wrote
+    transforms/<week>/predictions/<digest>/          what was made of it, see engines/predictions.py
+    transforms/<week>/batch.json                     which of these is the week's: written last
     spend/<month>/<job>.json                         see cost.py
 
 `sagemaker-container` trains the whole platform's way, choice included, in one job of our image: its models are those of
@@ -22,7 +23,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,11 @@ from filelock import FileLock
 
 from forecast_platform.clouds.aws.storage import NotStored, Storage
 from forecast_platform.engines import base
-from forecast_platform.engines.base import inference_config
-from forecast_platform.engines.batch import Batch, BatchError, draw, read_batch
+from forecast_platform.engines.base import Asked
+from forecast_platform.engines.predictions import NAME as PREDICTIONS
+from forecast_platform.engines.predictions import BatchError, Predictions, ShardForecast
 from forecast_platform.engines.sagemaker import builtin, requests
+from forecast_platform.engines.sagemaker.batch import Batch, Outputs, read_batch, write_batch
 from forecast_platform.engines.sagemaker.container import training as container_training
 from forecast_platform.engines.sagemaker.cost import Spending
 from forecast_platform.engines.sagemaker.jobs import Jobs
@@ -144,66 +147,61 @@ class SageMakerEngine:
 
     # --- batches
 
-    def prepare(self, model: TrainedModel, panel: Panel, folder: Path, shards: int) -> tuple[Batch, tuple[str, ...]]:
-        """See Engine.prepare. Written here; `transform` uploads it."""
-        return base.prepare_batch(model, panel, folder, max(shards, self.settings.transform_instances))
-
-    def transform(
+    def predict(
         self,
         model: TrainedModel,
-        batch: Batch,
-        num_samples: int,
-        quantiles: Sequence[float],
-        seed: int,
+        panel: Panel,
+        folder: Path,
+        asked: Asked,
+        shards: int,
         progress: Progress | None = None,
-    ) -> int:
-        """See Engine.transform.
+    ) -> tuple[Predictions, tuple[str, ...]]:
+        """See Engine.predict. A candidate without a network is forecast here: a job would cost more than the work.
 
         Raises:
             RecordError: an input line breaks DeepAR's contract; nothing was sent.
             BatchError: an output does not fit its input; it is removed, so that another run makes a new attempt.
             JobError, SpendRefused: see Jobs.ensure.
         """
-        week, config = batch.folder.name, inference_config(num_samples, quantiles)
-        if model.learns:
-            key = self.run_transform(
-                model.digest, model.version, model.trained_as_of, Rules.of_model(model), batch, f"transforms/{week}",
-                config, seed,
-            )  # fmt: skip
+        root, horizon = f"transforms/{folder.name}", int(model.hyperparameters["prediction_length"])
+        if not model.learns or not len(panel):
+            made, notices = base.predict_here(model, panel, folder, asked, shards, progress)
         else:
-            key = self._draw(model, batch, f"transforms/{week}", config, seed)
-        lines = sum(len(part.rows) for part in self.verified(key, batch, quantiles, model.hyperparameters))
-        pointer = json.dumps({"key": key}).encode()
-        self.storage.put_bytes(f"transforms/{week}/batch.json", pointer)
-        (batch.folder / "batch.json").write_bytes(pointer)
+            ready = base.prepare(model, panel)
+            assert ready.target is not None
+            shards = max(shards, self.settings.transform_instances)
+            with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=_made(folder.parent)) as name:
+                batch = write_batch(Path(name) / "batch", ready.panel, ready.target, model.categories, shards)
+                twin = self.run_transform(
+                    model.digest, model.version, model.trained_as_of, Rules.of_model(model), batch, root,
+                    asked.config(), asked.seed,
+                )  # fmt: skip
+                outputs = self.verified(twin, batch, asked.quantiles, horizon)
+                made = Predictions.write(folder, _forecasts(ready, outputs, asked), asked.quantiles, horizon)
+            notices = ready.notices
+        digest = hashlib.sha256((folder / PREDICTIONS).read_bytes()).hexdigest()[:20]
+        self.storage.upload_folder(folder, f"{root}/predictions/{digest}")
+        pointer = json.dumps({"key": f"{root}/predictions/{digest}"}).encode()
+        self.storage.put_bytes(f"{root}/batch.json", pointer)
+        (folder / "batch.json").write_bytes(pointer)
         if progress:
-            progress("predict", len(batch.shards()), len(batch.shards()))
-        return lines
+            progress("predict", made.series, made.series)
+        return made, notices
 
-    def _draw(self, model: TrainedModel, batch: Batch, root: str, config: dict[str, Any], seed: int) -> str:
-        """`run_transform` for a candidate without a network: done here, a job would cost more than the work."""
-        twin = _twin(batch, root, model.digest, model.version, config, seed)
-        for source, output in batch.shards():
-            draw(source, output, config, seed)
-        for name in ("input", "output"):
-            self.storage.upload_folder(batch.folder / name, f"{twin}/{name}")
-        self.storage.put_file(batch.folder / "manifest.parquet", f"{twin}/manifest.parquet")
-        return twin
-
-    def batch(self, folder: Path) -> Batch:
-        """See Engine.batch. The one here is taken only if it is the week's in storage, too."""
+    def predictions(self, folder: Path) -> Predictions:
+        """See Engine.predictions. Those here are taken only if they are the week's in storage, too."""
         try:
             pointer = self.storage.get_bytes(f"transforms/{folder.name}/batch.json")
         except NotStored as error:
             raise BatchError(
-                f"{self.storage.uri(f'transforms/{folder.name}')} holds no batch; materialize batch_predictions for "
+                f"{self.storage.uri(f'transforms/{folder.name}')} holds no predictions; run batch_predictions for "
                 "its week again"
             ) from error
         here = folder / "batch.json"
         if not here.exists() or here.read_bytes() != pointer:
             self.storage.download_folder(json.loads(pointer)["key"], folder)
             here.write_bytes(pointer)
-        return Batch(folder)
+        return Predictions.at(folder)
 
     def receipt(self) -> dict[str, Any]:
         """See Engine.receipt."""
@@ -308,15 +306,27 @@ class SageMakerEngine:
             self.storage.get_file(artefact, output)
         return twin
 
-    def verified(
-        self, twin: str, batch: Batch, quantiles: Sequence[float], hyperparameters: dict[str, str]
-    ) -> list[Any]:
+    def verified(self, twin: str, batch: Batch, quantiles: Sequence[float], horizon: int) -> list[Outputs]:
         """The outputs of a batch, joined to its series. Damaged ones are removed, so that they are not found again."""
         try:
-            return list(read_batch(batch, tuple(quantiles), int(hyperparameters["prediction_length"])))
+            return list(read_batch(batch, tuple(quantiles), horizon))
         except BatchError:
             self.storage.delete(f"{twin}/output")
             raise
+
+
+def _forecasts(ready: base.Prepared, outputs: Sequence[Outputs], asked: Asked) -> Iterator[ShardForecast]:
+    """Of each shard of lines, which are the series in their order."""
+    done = 0
+    for part in outputs:
+        among = slice(done, done + len(part.rows))
+        yield ready.forecast((part.quantiles, part.samples), asked, among)
+        done = among.stop
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _twin(batch: Batch, root: str, key: str, version: str, config: dict[str, Any], seed: int) -> str:

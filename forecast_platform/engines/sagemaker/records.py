@@ -12,7 +12,7 @@ import numpy as np
 
 from forecast_platform import deepar
 from forecast_platform.deepar.records import parse_line
-from forecast_platform.engines.batch import Batch
+from forecast_platform.engines.sagemaker.batch import Batch
 from forecast_platform.history.panel import Panel
 from forecast_platform.models.encoding import Categories, to_series_set
 from forecast_platform.models.networks import MIN_OBSERVATIONS, target_of

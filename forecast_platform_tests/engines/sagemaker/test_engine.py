@@ -20,10 +20,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forecast_platform import deepar
-from forecast_platform.engines.base import EngineError
-from forecast_platform.engines.batch import Batch, BatchError, read_batch, write_batch
+from forecast_platform.engines.base import Asked, EngineError, prepare
 from forecast_platform.engines.local import LocalEngine
+from forecast_platform.engines.predictions import BatchError, Predictions
 from forecast_platform.engines.sagemaker import builtin
+from forecast_platform.engines.sagemaker.batch import write_batch
 from forecast_platform.engines.sagemaker.container.training import member
 from forecast_platform.engines.sagemaker.engine import SageMakerEngine
 from forecast_platform.engines.sagemaker.jobs import JobError
@@ -85,16 +86,17 @@ def train(engine: SageMakerEngine | LocalEngine, panel: Panel, settings: Setting
     return engine.train(panel, engine.candidates(settings), num_samples=settings.num_samples)
 
 
-def transform(engine: Any, model: TrainedModel, panel: Panel, folder: Path, settings: Settings) -> Batch:
-    batch, _ = engine.prepare(model, panel, folder, settings.transform_shards)
-    lines = engine.transform(model, batch, settings.num_samples, settings.quantiles, settings.seed)
-    assert lines == len(panel)
-    return batch
+def predict(engine: Any, model: TrainedModel, panel: Panel, folder: Path, settings: Settings) -> Predictions:
+    asked = Asked(settings.quantiles, settings.num_samples, settings.seed)
+    made, _ = engine.predict(model, panel, folder, asked, settings.transform_shards)
+    assert made.series == len(panel)
+    return made
 
 
-def outputs(batch: Batch) -> dict[str, list[Any]]:
-    lines = {output.name: output.read_bytes().splitlines() for _, output in batch.shards()}
-    return {name: [json.loads(line) for line in found] for name, found in lines.items()}
+def outputs(made: Predictions) -> dict[str, bytes]:
+    """The bytes of every file."""
+    files = [made.folder / name for shard in made.said["shards"] for name in shard["files"]]
+    return {path.name: path.read_bytes() for path in files}
 
 
 class TestContainer:
@@ -109,11 +111,10 @@ class TestContainer:
 
         week = tmp_path / "home" / "transforms" / "2024-10-04"
         remote.run_id = "run (1)"
-        sent = transform(remote, there, panel, week, settings)
-        kept = transform(local, here, panel, tmp_path / "transforms" / "2024-10-04", settings)
-        assert sent.manifest.equals(kept.manifest)
+        sent = predict(remote, there, panel, week, settings)
+        kept = predict(local, here, panel, tmp_path / "transforms" / "2024-10-04", settings)
         assert outputs(sent) == outputs(kept)
-        assert len(sent.shards()) == 3
+        assert len(sent.said["shards"]) == 3
         (name,) = (name for kind, name in sagemaker.jobs if kind == "transform")
         assert name.startswith("forecast-20241004-transform-")
         job = sagemaker.jobs["transform", name]
@@ -129,8 +130,8 @@ class TestContainer:
         billed = list(sagemaker.billed)
         other = engine_at(tmp_path / "other", monkeypatch)
         assert dataclasses.replace(train(other, panel, settings), folder=there.folder) == there
-        assert outputs(other.batch(tmp_path / "other" / "transforms" / "2024-10-04")) == outputs(kept)
-        transform(other, there, panel, tmp_path / "other" / "transforms" / "2024-10-04", settings)
+        assert outputs(other.predictions(tmp_path / "other" / "transforms" / "2024-10-04")) == outputs(kept)
+        predict(other, there, panel, tmp_path / "other" / "transforms" / "2024-10-04", settings)
         assert sagemaker.billed == billed
         assert other.receipt()["cost_usd"] == 0
         assert other.receipt() == {}
@@ -139,17 +140,17 @@ class TestContainer:
         panel, settings = short(), remote.settings
         model = train(remote, panel, settings)
         week = Path("transforms/2024-03-15")
-        first = outputs(transform(remote, model, panel, tmp_path / "home" / week, settings))
+        first = outputs(predict(remote, model, panel, tmp_path / "home" / week, settings))
         other = engine_at(tmp_path / "other", monkeypatch)
         changed = dataclasses.replace(panel, sales=panel.sales * 2)
-        second = outputs(transform(other, model, changed, tmp_path / "other" / week, settings))
-        assert outputs(remote.batch(tmp_path / "home" / week)) == second != first
+        second = outputs(predict(other, model, changed, tmp_path / "other" / week, settings))
+        assert outputs(remote.predictions(tmp_path / "home" / week)) == second != first
 
     def test_what_is_not_there_is_said(self, remote, tmp_path):
         with pytest.raises(ModelLost, match=r"s3://drop/p/models/0123 holds no model; materialize deepar_model"):
             remote.model("0123")
-        with pytest.raises(BatchError, match=r"transforms/2024-03-15 holds no batch; materialize batch_predictions"):
-            remote.batch(tmp_path / "2024-03-15")
+        with pytest.raises(BatchError, match=r"transforms/2024-03-15 holds no predictions; run batch_predictions"):
+            remote.predictions(tmp_path / "2024-03-15")
         with pytest.raises(TooLittleHistory):
             train(remote, make_panel(3, 11), remote.settings)
 
@@ -172,22 +173,20 @@ class TestContainer:
         for how in ("truncate", "drop_line", "nan"):
             sagemaker.faults.add("CreateTransformJob", "corrupt_output", detail=how)
             with pytest.raises(BatchError, match=r"shard-000.json.out"):
-                transform(remote, model, panel, folder, settings)
-            with pytest.raises(BatchError, match="holds no batch"):
-                remote.batch(folder)
-        transform(remote, model, panel, folder, settings)
+                predict(remote, model, panel, folder, settings)
+            with pytest.raises(BatchError, match="holds no predictions"):
+                remote.predictions(folder)
+        predict(remote, model, panel, folder, settings)
         assert [job[-3:] for job in sagemaker.billed if "transform" in job] == ["-a1", "-a2", "-a3", "-a4"]
 
     def test_a_line_that_deepar_would_refuse_is_not_sent(self, sagemaker, remote, tmp_path):
         model = train(remote, short(), remote.settings)
-        batch, _ = remote.prepare(model, short(), tmp_path / "transforms" / "2024-03-15", 2)
-        source = batch.shards()[1][0]
-        lines = source.read_text().splitlines()
-        source.write_text("\n".join([*lines[:-1], lines[-1].replace("[", "[Infinity,", 1)]) + "\n")
+        panel = short()
+        panel.sales[35, -1] = 1e39
         with pytest.raises(
-            RecordError, match=r"^store 12, department 3 \(shard-001.json line 18\): bare NaN or Infinity"
+            RecordError, match=r"^store 12, department 3 \(shard-002.json line 12\): target holds a value"
         ):
-            remote.transform(model, batch, 20, QUANTILES, 0)
+            predict(remote, model, panel, tmp_path / "home" / "transforms" / "2024-03-15", remote.settings)
         assert ["transform" in job for job in sagemaker.billed] == [False], "the training alone"
 
     def test_an_image_of_other_code_is_refused(self, sagemaker, remote, monkeypatch):
@@ -255,9 +254,8 @@ class TestBuiltin:
 
         # A week later: a store that training never saw, and one more week.
         later = make_panel(series=12, weeks=81)
-        batch = transform(amazon, model, later, tmp_path / "home" / "transforms" / "2025-07-18", amazon.settings)
-        forecasts = list(read_batch(batch, QUANTILES, 4))
-        assert sum(len(part.rows) for part in forecasts) == 12
+        made = predict(amazon, model, later, tmp_path / "home" / "transforms" / "2025-07-18", amazon.settings)
+        assert sum(len(part.store) for part in made.shards(QUANTILES, 4)) == 12
         receipt = amazon.receipt()
         assert len(receipt["sagemaker_jobs"]) == len(sagemaker.billed) == 4
 
@@ -369,7 +367,8 @@ class TestRecords:
         local = LocalEngine(tmp_path / "models")
         settings = Settings(context_length=4, prediction_length=4, target="sales", hyperparameters=SMALL)
         model = train(local, short(), settings)
-        batch, _ = local.prepare(model, make_panel(series=39, weeks=11), tmp_path / "week", 2)
+        ready = prepare(model, make_panel(series=39, weeks=11))
+        batch = write_batch(tmp_path / "week", ready.panel, ready.target, model.categories, 2)
         check_batch(batch, Rules.of_model(model))
         with pytest.raises(RecordError, match=r"store 13, department 1 .*store code 12 was not seen"):
             check_batch(batch, dataclasses.replace(Rules.of_model(model), unseen=False))

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from forecast_platform.engines.base import inference_config
+from forecast_platform.engines.base import Asked
 from forecast_platform.engines.sagemaker import builtin, requests
 from forecast_platform.engines.sagemaker.decision import job_name
 from forecast_platform.engines.sagemaker.specs import as_tags
@@ -60,7 +60,7 @@ def a_transform(seed: int | None) -> dict[str, Any]:
     given = settings(transform_instances=2, transform_shards=4)
     root = f"{given.storage_url}/transforms/2026-11-20/4567"
     name = job_name("forecast", WEEK, "model", a_model(True))
-    config = inference_config(100, given.quantiles)
+    config = Asked(given.quantiles, 100, 0).config()
     return requests.transform(given, name, f"{root}/input/", f"{root}/output", config, seed)
 
 

@@ -1,12 +1,11 @@
-"""Batch prediction files: input shards in DeepAR's JSON Lines, a manifest that says which line is which series, and
-verified outputs joined back to their series. The same files serve the local engine and SageMaker Batch Transform, whose
-output carries neither ids nor dates."""
+"""The files of a Batch Transform: input shards in DeepAR's JSON Lines, a manifest that says which line is which series,
+and verified outputs joined back to their series: SageMaker's output carries neither ids nor dates."""
 
 from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,19 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from forecast_platform.deepar.randomness import mix, uniforms
+from forecast_platform.engines.predictions import BatchError
 from forecast_platform.history.panel import Panel
-from forecast_platform.models.combine import Combination
 from forecast_platform.models.encoding import Categories, ragged
 from forecast_platform.models.target import Target
 
 _JSON = orjson.OPT_SERIALIZE_NUMPY
-_DRAWN_AT_ONCE = 2_000  # series, so that memory stays the same however many there are
-_BY_WEEK = ("unit", "offset", "lead", "widths", "returns")  # fields of Combination of shape (N, H)
-
-
-class BatchError(RuntimeError):
-    """A batch's output does not fit its manifest; the message names the shard and line."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +32,7 @@ class Batch:
 
     @property
     def manifest(self) -> pa.Table:
-        """One row per series: shard, line, store, dept, last_week, sha256 of the input line, and its part of the
-        Combination (models/combine.py) that makes a forecast of the network's outputs."""
+        """One row per series: shard, line, store, dept, last_week, sha256 of the input line."""
         return pq.read_table(self.folder / "manifest.parquet")
 
     def shards(self) -> list[tuple[Path, Path]]:
@@ -51,35 +42,23 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class ShardForecast:
-    """Verified output of one shard of B series, in sales.
+class Outputs:
+    """Verified output of one shard of B series, as the network says it.
 
     Attributes:
         rows: the shard's rows of the manifest.
-        mean: shape (B, H), of the samples. quantiles: (B, Q, H), ascending in Q. samples: (B, S, H).
+        quantiles: shape (B, Q, H), ascending in Q. samples: shape (B, S, H).
     """
 
     rows: pa.Table
-    mean: NDArray[np.float64]
     quantiles: NDArray[np.float64]
     samples: NDArray[np.float64]
 
 
-def write_batch(
-    folder: Path,
-    panel: Panel,
-    target: Target,
-    categories: Categories,
-    shards: int,
-    combination: Combination | None = None,
-) -> Batch:
+def write_batch(folder: Path, panel: Panel, target: Target, categories: Categories, shards: int) -> Batch:
     """Input shards and manifest for all series of `panel`, which ends at the cutoff, as the network's `target`.
 
     Replaces `folder`.
-
-    Args:
-        panel: with its exposure, where the target was built from the divided panel.
-        combination: how outputs become sales; None: the network alone.
     """
     seen = target.panel
     values, indptr = ragged(seen)
@@ -97,27 +76,6 @@ def write_batch(
         )
     # orjson writes NaN as null, which is how DeepAR spells a missing value.
     lines = [orjson.dumps(record, option=_JSON) for record in records]
-    how = combination or Combination.of_target(target, panel)
-    return _write(folder, panel, lines, how, shards)
-
-
-def write_said(
-    folder: Path,
-    panel: Panel,
-    quantiles: NDArray[np.float64],
-    levels: Sequence[float],
-    combination: Combination,
-    shards: int,
-) -> Batch:
-    """The same of a candidate that forecasts without a network: its quantiles (N, Q, H) are the input, and `draw` makes
-    the outputs of them."""
-    names = [f"{level:g}" for level in levels]
-    rows = np.ascontiguousarray(quantiles, dtype=np.float32)  # as exact as a network's, and half as long in JSON
-    lines = [orjson.dumps({"quantiles": dict(zip(names, said, strict=True))}, option=_JSON) for said in rows]
-    return _write(folder, panel, lines, combination, shards)
-
-
-def _write(folder: Path, panel: Panel, lines: Sequence[bytes], how: Combination, shards: int) -> Batch:
     building = folder.with_name(folder.name + ".building")
     shutil.rmtree(building, ignore_errors=True)
     (building / "input").mkdir(parents=True)
@@ -135,9 +93,6 @@ def _write(folder: Path, panel: Panel, lines: Sequence[bytes], how: Combination,
             "dept": pa.array(panel.dept.tolist()),
             "last_week": pa.array(panel.weeks[panel.last_row].astype("datetime64[D]")),
             "sha256": pa.array([hashlib.sha256(line).hexdigest() for line in lines]),
-            **{name: _lists(getattr(how, name)) for name in _BY_WEEK},
-            "share": pa.array(np.full(len(panel), how.share)),
-            "least": pa.array(how.least),
         }
     )
     pq.write_table(manifest, building / "manifest.parquet")
@@ -146,8 +101,9 @@ def _write(folder: Path, panel: Panel, lines: Sequence[bytes], how: Combination,
     return Batch(folder)
 
 
-def read_batch(batch: Batch, quantiles: tuple[float, ...], horizon: int) -> Iterator[ShardForecast]:
-    """Outputs shard by shard, each verified and joined to its series.
+def read_batch(batch: Batch, quantiles: tuple[float, ...], horizon: int) -> Iterator[Outputs]:
+    """Outputs shard by shard, each verified and joined to its series. Their numbers are those the network computes
+    with, of 32 bits, whatever their digits.
 
     Raises:
         BatchError: an output is missing or short, a line does not parse, has the wrong length, holds a value that is
@@ -174,8 +130,8 @@ def read_batch(batch: Batch, quantiles: tuple[float, ...], horizon: int) -> Iter
             raise BatchError(f"{output} has {len(lines)} lines for {len(rows)} series; run batch_predictions again")
         answers = [_parse(output, number, text) for number, text in enumerate(lines, 1)]
         try:
-            q = np.array([[a["quantiles"][name] for name in names] for a in answers], dtype=np.float64)
-            samples = np.array([a["samples"] for a in answers], dtype=np.float64)
+            q = np.array([[a["quantiles"][name] for name in names] for a in answers], dtype=np.float32)
+            samples = np.array([a["samples"] for a in answers], dtype=np.float32)
         except (KeyError, ValueError, TypeError) as error:
             raise BatchError(f"{output}: lines lack quantiles or samples, or differ in shape: {error}") from error
         for part, array in (("quantiles", q), ("samples", samples)):
@@ -189,66 +145,7 @@ def read_batch(batch: Batch, quantiles: tuple[float, ...], horizon: int) -> Iter
         crossed = (np.diff(q, axis=1) < 0).any(axis=(1, 2))
         if crossed.any():
             raise BatchError(f"{output}: line {crossed.argmax() + 1}: quantiles cross")
-        if not set(_BY_WEEK) <= set(rows.column_names):
-            raise BatchError(f"{batch.folder} was written by an earlier version; run batch_predictions again")
-        how = Combination(
-            share=rows["share"][0].as_py(),
-            least=rows["least"].to_numpy(),
-            **{name: np.array(rows[name].to_pylist()) for name in _BY_WEEK},
-        )
-        stores, depts = (rows[c].to_pylist() for c in ("store", "dept"))
-        keys = [f"{store}\0{dept}" for store, dept in zip(stores, depts, strict=True)]
-        samples = how.paths(samples, q[:, quantiles.index(0.5)], keys)
-        q = how.quantiles(q, quantiles)
-        yield ShardForecast(rows, samples.mean(axis=1), q, samples)
-
-
-def draw(source: Path, output: Path, config: Mapping[str, Any], seed: int) -> int:
-    """Answer the lines of `write_said` as DeepAR answers its own: quantiles and sample paths. Returns how many.
-
-    A path of a series is drawn by its quantiles week by week, with the uniforms that networks sample with: the paths
-    share the distribution evenly, and depend on the series' line and the seed alone.
-
-    Args:
-        config: num_samples and quantiles, as in inference_config.
-    """
-    names = list(config["quantiles"])
-    lines = source.read_bytes().splitlines()
-    with output.open("wb") as file:
-        for start in range(0, len(lines), _DRAWN_AT_ONCE):
-            block = lines[start : start + _DRAWN_AT_ONCE]
-            said = [orjson.loads(line)["quantiles"] for line in block]
-            levels = np.array([float(level) for level in said[0]])
-            values = np.array([list(each.values()) for each in said]).swapaxes(1, 2)  # (B, H, L)
-            digests = np.array([int.from_bytes(hashlib.sha256(line).digest()[:8]) for line in block], np.uint64)
-            chance = uniforms(mix(digests + np.uint64(seed)), values.shape[1], int(config["num_samples"]), 1)[0]
-            paths = np.ascontiguousarray(_between(values, levels, chance.swapaxes(0, 1)).swapaxes(1, 2))  # (B, S, H)
-            asked = np.broadcast_to([float(name) for name in names], (*values.shape[:2], len(names)))
-            quantiles = np.ascontiguousarray(_between(values, levels, asked).swapaxes(1, 2))  # (B, Q, H)
-            for of_series, samples in zip(quantiles, paths, strict=True):
-                answer = {"quantiles": dict(zip(names, of_series, strict=True)), "samples": samples}
-                file.write(orjson.dumps(answer, option=_JSON) + b"\n")
-    return len(lines)
-
-
-def _between(values: NDArray[np.float64], levels: NDArray[np.float64], chance: NDArray[Any]) -> NDArray[np.float64]:
-    """Quantiles at any levels, straight between those known and level beyond them.
-
-    Args:
-        values: at `levels`, shape (B, H, L). chance: shape (B, H, K).
-
-    Returns:
-        Shape (B, H, K).
-    """
-    at = np.clip(np.searchsorted(levels, chance, side="right"), 1, len(levels) - 1)
-    part = np.clip((chance - levels[at - 1]) / (levels[at] - levels[at - 1]), 0, 1)
-    low, high = (np.take_along_axis(values, where, axis=2) for where in (at - 1, at))
-    return np.asarray(low + part * (high - low))
-
-
-def _lists(values: NDArray[np.float64]) -> pa.Array:
-    """One list per row of (N, H)."""
-    return pa.array(values.tolist(), pa.list_(pa.float64()))
+        yield Outputs(rows, q.astype(np.float64), samples.astype(np.float64))
 
 
 def _parse(output: Path, number: int, text: bytes) -> dict[str, Any]:

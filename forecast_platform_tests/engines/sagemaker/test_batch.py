@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from forecast_platform import deepar
-from forecast_platform.engines.batch import Batch, BatchError, read_batch, write_batch
-from forecast_platform.history.covariates import Covariates, Declaration, complete, divide_exposure
+from forecast_platform.engines.predictions import BatchError
+from forecast_platform.engines.sagemaker.batch import Batch, read_batch, write_batch
+from forecast_platform.history.covariates import Covariates, Declaration
 from forecast_platform.history.panel import Panel
-from forecast_platform.models.combine import Combination, combine, in_sales, least_sales
 from forecast_platform.models.encoding import Categories, to_series_set
-from forecast_platform.models.target import SALES, Target, build_target
+from forecast_platform.models.target import SALES, build_target
 
 QUANTILES, HORIZON, SAMPLES = (0.1, 0.5, 0.9), 3, 4
 
@@ -111,136 +111,18 @@ class TestWriting:
         assert "dynamic_feat" not in json.loads(batch.shards()[0][0].read_text().splitlines()[0])
 
 
-class TestExposure:
-    """Stores open 3 of 6 days and not at all in the weeks ahead."""
-
-    @pytest.fixture
-    def given(self, panel):
-        days = np.full((1, 5, 12 + HORIZON), 6.0)
-        days[0, 1, 12:] = [3, 0, 6]
-        return complete(dataclasses.replace(panel, exposure=Covariates((Declaration("open_days"),), days)), HORIZON)[0]
-
-    def batch(self, folder, panel) -> Batch:
-        target = build_target(divide_exposure(panel), HORIZON, SALES)
-        batch = write_batch(folder, panel, target, Categories.of(panel), 2)
-        finish(batch)
-        return batch
-
-    def test_forecasts_are_multiplied_back(self, tmp_path, given, panel):
-        whole, shared = (read(self.batch(tmp_path / name, p)) for name, p in (("a", panel), ("b", given)))
-        for part in ("mean", "quantiles", "samples"):
-            want, got = (np.concatenate([getattr(s, part) for s in shards]) for shards in (whole, shared))
-            want[1] *= [0.5, 0, 1]
-            np.testing.assert_array_equal(got, want)
-
-    def test_the_manifest_says_by_what(self, tmp_path, given, panel):
-        manifest = self.batch(tmp_path / "a", given).manifest
-        assert manifest["unit"].to_pylist()[:2] == [[1.0, 1.0, 1.0], [0.5, 0.0, 1.0]]
-        last = panel.sales[1, -1]
-        assert manifest["lead"].to_pylist()[1] == [last / 2, 0.0, last]
-        assert manifest["widths"].to_pylist() == [[1.0] * 3] * 5, "a share of the days has intervals in proportion"
-        assert self.batch(tmp_path / "b", panel).manifest["unit"].to_pylist() == [[1.0] * 3] * 5
-
-
-class TestCombined:
-    """Answers of the network, as (series, levels, weeks): in sales, led by the reference too, and widened."""
-
-    SHARE, WIDTHS = 0.25, np.arange(1, 16).reshape(5, 3) / 5
-
-    @pytest.fixture
-    def target(self, panel) -> Target:
-        """The network answers in units of hundreds, less an offset."""
-        rng = np.random.default_rng(1)
-        unit, offset, lead = rng.uniform(90, 110, (5, 3)), rng.uniform(1, 9, 5), rng.uniform(500, 999, (5, 3))
-        return Target(panel, lambda: (panel,), unit, offset, lead)
-
-    def combination(self, panel: Panel, target: Target, **more: np.ndarray) -> Combination:
-        alone = Combination.of_target(target, panel)
-        least = least_sales(panel.sales)
-        return dataclasses.replace(alone, share=self.SHARE, widths=self.WIDTHS, least=least, **more)
-
-    def read(self, folder: Path, panel: Panel, target: Target, shards: int = 2) -> dict[str, np.ndarray]:
-        batch = write_batch(folder, panel, target, Categories.of(panel), shards, self.combination(panel, target))
-        finish(batch)
-        parts = read(batch)
-        return {name: np.concatenate([getattr(p, name) for p in parts]) for name in ("mean", "quantiles", "samples")}
-
-    def expected(self, panel: Panel, target: Target) -> dict[str, np.ndarray]:
-        answers = [answer(x) for x in panel.sales[np.arange(5), panel.first].tolist()]
-        network = {
-            "quantiles": np.array([list(a["quantiles"].values()) for a in answers]),
-            "samples": np.array([a["samples"] for a in answers]),
-        }
-        offset = np.broadcast_to(target.offset[:, None], target.unit.shape)
-        network = {name: in_sales(values, target.unit, offset) for name, values in network.items()}
-        median = network["quantiles"][:, 1]
-        least = least_sales(panel.sales)
-        found = {n: combine(x, median, target.lead, self.SHARE, self.WIDTHS, least) for n, x in network.items()}
-        return found | {"mean": found["samples"].mean(axis=1)}
-
-    @pytest.mark.parametrize("shards", [1, 2, 5])
-    def test_the_manifest_says_all_it_takes(self, tmp_path, panel, target, shards):
-        found, expected = self.read(tmp_path / "a", panel, target, shards), self.expected(panel, target)
-        for name, values in expected.items():
-            np.testing.assert_allclose(found[name], values, err_msg=name)
-        assert (np.diff(found["quantiles"], axis=1) > 0).all()
-
-    def test_a_series_that_has_stopped_fades_in_quantiles_paths_and_mean(self, tmp_path, panel, target):
-        returns = np.array([[1, 1, 1], [0, 0, 0], [0.25, 0.5, 0.75], [1, 1, 1], [1, 0, 1]])
-        batch = write_batch(
-            tmp_path / "a", panel, target, Categories.of(panel), 2, self.combination(panel, target, returns=returns)
-        )
-        finish(batch)
-        parts, expected = read(batch), self.expected(panel, target)
-        found = {name: np.concatenate([getattr(p, name) for p in parts]) for name in expected}
-        for name, values in expected.items():
-            np.testing.assert_allclose(found[name][[0, 3]], values[[0, 3]], err_msg=name)
-            assert (found[name][1] == 0).all(), name
-        zero = found["samples"] == 0
-        np.testing.assert_allclose(zero.mean(axis=1), 1 - returns)
-        np.testing.assert_allclose(found["mean"], found["samples"].mean(axis=1))
-        assert (np.diff(found["quantiles"], axis=1) >= 0).all()
-
-    def test_a_batch_of_an_earlier_version_is_named(self, batch):
-        import pyarrow.parquet as pq
-
-        path = batch.folder / "manifest.parquet"
-        pq.write_table(pq.read_table(path).drop_columns(["returns"]), path)
-        with pytest.raises(BatchError, match="earlier version; run batch_predictions again"):
-            read(batch)
-
-    def test_a_series_that_never_was_below_0_is_not_forecast_below_it(self, tmp_path, panel, target):
-        target.offset[:2] = 1e5
-        panel.sales[1, panel.first[1]] = -1.0
-        found, expected = self.read(tmp_path / "a", panel, target), self.expected(panel, target)
-        assert (found["samples"][0].min(), found["quantiles"][0].min(), found["mean"][0].min()) == (0, 0, 0)
-        assert found["quantiles"][1].min() < 0
-        for name, values in expected.items():
-            np.testing.assert_allclose(found[name], values, err_msg=name)
-
-    def test_with_exposure_every_part_is_of_the_days_open(self, tmp_path, panel, target):
-        days = np.full((1, 5, 12 + HORIZON), 6.0)
-        days[0, :, 12:] = [3, 0, 6]
-        opened, _ = complete(
-            dataclasses.replace(panel, exposure=Covariates((Declaration("open_days"),), days)), HORIZON
-        )
-        found, expected = self.read(tmp_path / "a", opened, target), self.expected(panel, target)
-        for name, values in expected.items():
-            np.testing.assert_allclose(found[name], values * [0.5, 0, 1], err_msg=name)
-
-
 class TestReading:
     def test_answers_meet_their_series(self, batch, panel):
         shards = read(batch)
         assert [len(s.rows) for s in shards] == [3, 2]
         names = [(r["store"], r["dept"]) for s in shards for r in s.rows.to_pylist()]
         assert names == list(zip(panel.store.tolist(), panel.dept.tolist(), strict=True))
-        mean = np.concatenate([s.mean for s in shards])
-        first_sales = panel.sales[np.arange(5), panel.first]
-        np.testing.assert_allclose(mean, first_sales[:, None] + np.arange(HORIZON))
+        samples = np.concatenate([s.samples for s in shards])
+        first_sales = panel.sales[np.arange(5), panel.first].astype(np.float32)
+        np.testing.assert_allclose(samples[:, 0], first_sales[:, None] + np.arange(HORIZON), rtol=1e-6)
         assert [s.quantiles.shape for s in shards] == [(3, 3, 3), (2, 3, 3)]
         assert [s.samples.shape for s in shards] == [(3, SAMPLES, 3), (2, SAMPLES, 3)]
-        np.testing.assert_allclose(np.concatenate([s.quantiles for s in shards])[:, 1], mean)
+        np.testing.assert_array_equal(np.concatenate([s.quantiles for s in shards])[:, 1], samples[:, 0])
 
     def output(self, batch: Batch) -> Path:
         return batch.shards()[1][1]

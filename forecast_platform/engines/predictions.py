@@ -1,0 +1,221 @@
+"""What a batch prediction leaves in its folder: forecasts of every series, in sales, and the sums of their paths.
+
+    predictions.json        what was asked for, and each shard's files with their hashes; written last
+    series-000.parquet ..   store, dept, last_week (of sales known), mean and quantiles of each week ahead
+    sums-000.parquet ..     by level and group, the exact sums of the shard's sample paths (history/shards.Sums)
+
+Sample paths are gone once they are summed: totals need no more of them, and they are most of the bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from forecast_platform.history.panel import Panel
+from forecast_platform.history.shards import Groups, Sums
+from forecast_platform.levels import Level
+
+NAME = "predictions.json"
+_VERSION = 1
+_AGAIN = "run batch_predictions again"
+
+Floats = NDArray[np.float64]
+
+
+class BatchError(RuntimeError):
+    """A batch prediction is not there, or damaged; the message names the file and what to do."""
+
+
+@dataclass(frozen=True)
+class ShardForecast:
+    """Forecasts of B series over H weeks, in sales.
+
+    Attributes:
+        store, dept, last_week: whose, and the last week known of each; shape (B,).
+        mean: of the sample paths, shape (B, H). quantiles: shape (B, Q, H), ascending in Q.
+        sums: by level, those of the S sample paths of each group, of values (G, S, H); named by Level.keys.
+    """
+
+    store: NDArray[np.str_]
+    dept: NDArray[np.str_]
+    last_week: NDArray[np.datetime64]
+    mean: Floats
+    quantiles: Floats
+    sums: Mapping[str, Sums]
+
+    @classmethod
+    def of(cls, panel: Panel, quantiles: Floats, paths: Floats, levels: Sequence[Level]) -> ShardForecast:
+        """Of the series of a panel, with their quantiles and sample paths (B, S, H)."""
+        sums = {each.name: Sums.of(Groups.of(each.keys(panel.store, panel.dept)), paths) for each in levels}
+        last = panel.weeks[panel.last_row].astype("datetime64[D]")
+        return cls(panel.store, panel.dept, last, paths.mean(axis=1), quantiles, sums)
+
+    @classmethod
+    def together(cls, parts: Sequence[ShardForecast]) -> ShardForecast:
+        """Several of the same levels, one after the other."""
+        sums = {level: reduce(Sums.__add__, [part.sums[level] for part in parts]) for level in parts[0].sums}
+        return cls(
+            np.concatenate([part.store for part in parts]),
+            np.concatenate([part.dept for part in parts]),
+            np.concatenate([part.last_week for part in parts]),
+            np.concatenate([part.mean for part in parts]),
+            np.concatenate([part.quantiles for part in parts]),
+            sums,
+        )
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The folder of one batch prediction."""
+
+    folder: Path
+
+    @classmethod
+    def write(
+        cls, folder: Path, shards: Iterable[ShardForecast], quantiles: Sequence[float], horizon: int
+    ) -> Predictions:
+        """All of them, shard by shard as they come; `folder` is replaced when they are whole."""
+        building = folder.with_name(folder.name + ".building")
+        shutil.rmtree(building, ignore_errors=True)
+        building.mkdir(parents=True)
+        written = []
+        for number, shard in enumerate(shards):
+            tables = {"series": _series(shard, quantiles), "sums": _sums(shard)}
+            files = {f"{what}-{number:03d}.parquet": table for what, table in tables.items()}
+            for name, table in files.items():
+                pq.write_table(table, building / name, compression="zstd")
+            written.append({"series": len(shard.store), "files": {name: _hash(building / name) for name in files}})
+        said = {"version": _VERSION, "horizon": horizon, "quantiles": list(quantiles), "shards": written}
+        (building / NAME).write_text(json.dumps(said, indent=1))
+        shutil.rmtree(folder, ignore_errors=True)
+        building.rename(folder)
+        return cls(folder)
+
+    @classmethod
+    def at(cls, folder: Path) -> Predictions:
+        """Those of a folder. Raises BatchError when there are none."""
+        if not (folder / NAME).exists():
+            raise BatchError(f"{folder} holds no predictions of this version; {_AGAIN} for its week")
+        return cls(folder)
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """What predictions.json says."""
+        found: dict[str, Any] = json.loads((self.folder / NAME).read_text())
+        return found
+
+    @property
+    def series(self) -> int:
+        return sum(shard["series"] for shard in self.said["shards"])
+
+    def shards(self, quantiles: Sequence[float], horizon: int) -> Iterator[ShardForecast]:
+        """Shard by shard, each verified.
+
+        Raises:
+            BatchError: they are of other quantiles or another horizon, a file is missing or not the one that was
+                written, or holds other series than it should, values that are not finite, or quantiles that cross.
+        """
+        said = self.said
+        if said["quantiles"] != list(quantiles) or said["horizon"] != horizon:
+            raise BatchError(
+                f"{self.folder / NAME} is of quantiles {said['quantiles']} over {said['horizon']} weeks, not "
+                f"{list(quantiles)} over {horizon}; {_AGAIN}"
+            )
+        for shard in said["shards"]:
+            series, sums = (self._read(name, digest) for name, digest in shard["files"].items())
+            found = _forecast(series, sums, quantiles, horizon)
+            where = self.folder / next(iter(shard["files"]))
+            if len(found.store) != shard["series"]:
+                raise BatchError(f"{where} has {len(found.store)} series, should have {shard['series']}; {_AGAIN}")
+            for part, values in (("mean", found.mean), ("quantiles", found.quantiles)):
+                bad = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
+                if bad.any():
+                    raise BatchError(f"{where}: {_name(found, bad)}: {part} is not finite")
+            crossed = (np.diff(found.quantiles, axis=1) < 0).any(axis=(1, 2))
+            if crossed.any():
+                raise BatchError(f"{where}: {_name(found, crossed)}: quantiles cross")
+            yield found
+
+    def _read(self, name: str, digest: str) -> pa.Table:
+        path = self.folder / name
+        if not path.exists():
+            raise BatchError(f"{path} is missing; {_AGAIN}")
+        if _hash(path) != digest:
+            raise BatchError(f"{path} is not the file that was written; {_AGAIN}")
+        return pq.read_table(path)
+
+
+def _series(shard: ShardForecast, quantiles: Sequence[float]) -> pa.Table:
+    return pa.table(
+        {
+            "store": pa.array(shard.store.tolist(), pa.string()),
+            "dept": pa.array(shard.dept.tolist(), pa.string()),
+            "last_week": pa.array(shard.last_week),
+            "mean": _rows(shard.mean),
+            **{f"{q:g}": _rows(shard.quantiles[:, i]) for i, q in enumerate(quantiles)},
+        }
+    )
+
+
+def _sums(shard: ShardForecast) -> pa.Table:
+    parts = [
+        pa.table(
+            {
+                "level": pa.repeat(level, len(sums.names)),
+                "key": pa.array(sums.names.tolist(), pa.string()),
+                "whole": _rows(sums.whole.reshape(len(sums.names), -1)),
+                "rest": _rows(sums.rest.reshape(len(sums.names), -1)),
+            }
+        )
+        for level, sums in shard.sums.items()
+    ]
+    return pa.concat_tables(parts)
+
+
+def _forecast(series: pa.Table, sums: pa.Table, quantiles: Sequence[float], horizon: int) -> ShardForecast:
+    found = {}
+    for level in sums["level"].unique().to_pylist():
+        rows = sums.filter(pa.compute.equal(sums["level"], level))
+        names = np.array(rows["key"].to_pylist(), dtype=np.str_)
+        parts = (_array(rows[part]).reshape(len(names), -1, horizon) for part in ("whole", "rest"))
+        found[level] = Sums(names, *parts)
+    return ShardForecast(
+        np.array(series["store"].to_pylist(), dtype=np.str_),
+        np.array(series["dept"].to_pylist(), dtype=np.str_),
+        series["last_week"].to_numpy().astype("datetime64[D]"),
+        _array(series["mean"]),
+        np.stack([_array(series[f"{q:g}"]) for q in quantiles], axis=1),
+        found,
+    )
+
+
+def _rows(values: NDArray[Any]) -> pa.Array:
+    """One list per row of (N, K)."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values).ravel()), values.shape[1])
+
+
+def _array(column: pa.ChunkedArray) -> NDArray[Any]:
+    lists = column.combine_chunks()
+    return np.asarray(lists.flatten().to_numpy()).reshape(len(lists), column.type.list_size)
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _name(found: ShardForecast, bad: Any) -> str:
+    i = int(bad.argmax())
+    return f"store {found.store[i]}, department {found.dept[i]}"

@@ -1,0 +1,230 @@
+"""What a batch prediction leaves: the same whatever the number of shards, and every way it can be damaged is named."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from functools import reduce
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from forecast_platform.engines.base import Asked, Prepared, predict_here, split
+from forecast_platform.engines.local import LocalEngine
+from forecast_platform.engines.predictions import NAME, BatchError, Predictions, ShardForecast
+from forecast_platform.history.covariates import Covariates, Declaration
+from forecast_platform.history.panel import Panel
+from forecast_platform.history.shards import Sums
+from forecast_platform.levels import SUMS
+from forecast_platform.models import trained as module
+from forecast_platform.models.calibration import Calibration
+from forecast_platform.models.choose import Choice, Judgement
+from forecast_platform.models.combine import Combination, combine, in_sales
+from forecast_platform.models.registry import plans
+from forecast_platform.settings import Settings
+
+QUANTILES = (0.1, 0.5, 0.9)
+ASKED = Asked(QUANTILES, 20, 5)
+SMALL = {"epochs": "1", "num_cells": "8", "num_networks": "2", "mini_batch_size": "32"}
+
+
+def retailer(weeks: int = 100) -> Panel:
+    """14 series of three stores, two and a half departments each; some late, some silent, with days open and a plan."""
+    rng = np.random.default_rng(2)
+    store, dept = np.repeat(["1", "2", "3"], [6, 5, 3]), np.array([*"abcdef", *"abcde", *"abc"])
+    season = 1 + 0.5 * np.sin(2 * np.pi * np.arange(weeks) / 52)
+    sales = (rng.uniform(50, 500, (14, 1)) * season * rng.lognormal(0, 0.2, (14, weeks))).round(2)
+    sales[3, :30], sales[7, 40:43], sales[9, -6:] = np.nan, np.nan, 0.0
+    days = rng.choice([5.0, 6.0, 6.0, 7.0], (1, 14, weeks + 4))
+    promo = rng.integers(0, 2, (1, 14, weeks + 4)).astype(float)
+    return Panel(
+        store, dept, np.datetime64("2023-01-06") + 7 * np.arange(weeks), sales,
+        Covariates((Declaration("promo"),), promo), Covariates((Declaration("open_days"),), days),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["ratio", "reference", "sales", "aligned_last_year", "recent_level"])
+def model(request, tmp_path_factory):
+    name = request.param
+    given = plans(Settings(context_length=4, prediction_length=4, target=name, hyperparameters=SMALL))
+    choice = Choice(name, Judgement("unjudged", "played"), 0.7, Calibration(((1.0, 2.0), (1.5, 1.2)), (200.0,)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "choose", lambda *_: choice)
+        return LocalEngine(tmp_path_factory.mktemp("models")).train(retailer(), given)
+
+
+def test_the_number_of_shards_changes_nothing_not_even_the_sums_of_paths(model, tmp_path):
+    found = {}
+    for shards in (1, 2, 7):
+        made, _ = predict_here(model, retailer(), tmp_path / str(shards), ASKED, shards)
+        assert len(made.said["shards"]) == shards
+        parts = list(made.shards(QUANTILES, 4))
+        sums = {level.name: reduce(Sums.__add__, [part.sums[level.name] for part in parts]) for level in SUMS}
+        found[shards] = ShardForecast.together(parts), sums
+    whole, sums = found[1]
+    assert sums["total"].values.shape == (1, 20, 4)
+    for shards in (2, 7):
+        again, again_sums = found[shards]
+        for name in ("store", "dept", "last_week", "mean", "quantiles"):
+            np.testing.assert_array_equal(getattr(again, name), getattr(whole, name), err_msg=f"{name} of {shards}")
+        for level, total in sums.items():
+            assert again_sums[level].names.tolist() == total.names.tolist()
+            np.testing.assert_array_equal(again_sums[level].values, total.values, err_msg=f"{level} of {shards}")
+
+
+@pytest.mark.parametrize("shards", [1, 2, 3, 5, 14, 99])
+def test_shards_are_about_alike_and_none_is_empty(shards):
+    parts = split(retailer(), shards)
+    sizes = [len(part) for part in parts]
+    assert (len(parts), sum(sizes)) == (min(shards, 14), 14)
+    assert max(sizes) - min(sizes) <= 1
+    assert [d for part in parts for d in part.dept] == retailer().dept.tolist()
+
+
+class TestCombined:
+    """Outputs of a network, as (series, levels, weeks): in sales, moved towards the lead, widened, and faded."""
+
+    ROWS, WEEKS = 14, 4
+
+    def ready(self, **more) -> Prepared:
+        rng = np.random.default_rng(1)
+        shape = (self.ROWS, self.WEEKS)
+        unit, offset, lead = rng.uniform(90, 110, shape), rng.uniform(1, 9, shape), rng.uniform(500, 999, shape)
+        widths = rng.uniform(0.5, 2, shape)
+        how = Combination(unit, offset, lead, 0.25, widths, np.zeros(self.ROWS), np.ones(shape))
+        return Prepared(retailer(), None, None, dataclasses.replace(how, **more), ())
+
+    def outputs(self) -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng(3)
+        quantiles = np.sort(rng.uniform(1, 9, (self.ROWS, 3, self.WEEKS)), axis=1)
+        return quantiles, rng.uniform(1, 9, (self.ROWS, 8, self.WEEKS))
+
+    @pytest.mark.parametrize("among", [slice(None), slice(3, 9)])
+    def test_quantiles_paths_and_mean_are_combined_alike(self, among):
+        ready, (quantiles, samples) = self.ready(), self.outputs()
+        found = ready.forecast((quantiles[among], samples[among]), ASKED, among)
+        how = ready.combination
+        said = {n: in_sales(x, how.unit, how.offset) for n, x in (("quantiles", quantiles), ("paths", samples))}
+        want = {
+            n: combine(x, said["quantiles"][:, 1], how.lead, how.share, how.widths, how.least)[among]
+            for n, x in said.items()
+        }
+        np.testing.assert_allclose(found.quantiles, want["quantiles"])
+        np.testing.assert_allclose(found.mean, want["paths"].mean(axis=1))
+        np.testing.assert_allclose(found.sums["total"].values[0], want["paths"].sum(axis=0))
+        assert found.dept.tolist() == retailer().dept[among].tolist()
+
+    def test_a_series_that_has_stopped_is_nothing_in_all_of_them(self):
+        returns = np.ones((self.ROWS, self.WEEKS))
+        returns[5] = 0
+        found = self.ready(returns=returns).forecast(self.outputs(), ASKED)
+        assert (found.quantiles[5] == 0).all()
+        assert (found.mean[5] == 0).all()
+        assert (found.mean[4] > 0).all()
+
+
+@pytest.fixture
+def made(tmp_path) -> Predictions:
+    panel = retailer()
+    rng = np.random.default_rng(0)
+    shards = [
+        ShardForecast.of(part, np.sort(rng.uniform(1, 9, (len(part), 3, 4)), axis=1),
+                         rng.uniform(1, 9, (len(part), 20, 4)), SUMS)
+        for part in split(panel, 2)
+    ]  # fmt: skip
+    return Predictions.write(tmp_path / "2024-11-29", shards, QUANTILES, 4)
+
+
+def read(made: Predictions) -> list[ShardForecast]:
+    return list(made.shards(QUANTILES, 4))
+
+
+class TestRead:
+    def test_they_are_what_was_written(self, made):
+        parts = read(made)
+        assert [len(part.store) for part in parts] == [7, 7]
+        assert made.series == 14
+        names = [f"{s}{d}" for part in parts for s, d in zip(part.store, part.dept, strict=True)]
+        assert names == [f"{s}{d}" for s, d in zip(retailer().store, retailer().dept, strict=True)]
+        assert parts[0].last_week.max() == retailer().weeks[-1]
+        assert {name: sums.values.shape for name, sums in parts[0].sums.items()} == {
+            "store": (2, 20, 4), "dept": (6, 20, 4), "total": (1, 20, 4),
+        }  # fmt: skip
+        np.testing.assert_allclose(parts[0].sums["total"].values[0].mean(axis=0), parts[0].mean.sum(axis=0))
+
+    def test_a_folder_is_replaced_whole_and_what_a_killed_writer_left_is_no_hindrance(self, made):
+        left = made.folder.with_name(made.folder.name + ".building")
+        left.mkdir()
+        (left / "series-007.parquet").write_text("half")
+        again = Predictions.write(made.folder, read(made)[:1], QUANTILES, 4)
+        assert sorted(p.name for p in again.folder.iterdir()) == [NAME, "series-000.parquet", "sums-000.parquet"]
+        assert not left.exists()
+
+    def test_a_writer_that_dies_leaves_those_of_before(self, made):
+        before = {p.name: p.read_bytes() for p in made.folder.iterdir()}
+
+        def dying():
+            yield read(made)[0]
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            Predictions.write(made.folder, dying(), QUANTILES, 4)
+        assert {p.name: p.read_bytes() for p in made.folder.iterdir()} == before
+
+    def test_there_are_none(self, tmp_path):
+        with pytest.raises(BatchError, match="holds no predictions of this version; run batch_predictions again"):
+            Predictions.at(tmp_path / "2024-01-05")
+
+    @pytest.mark.parametrize(("quantiles", "horizon"), [((0.1, 0.5), 4), (QUANTILES, 3)])
+    def test_of_other_quantiles_or_another_horizon(self, made, quantiles, horizon):
+        with pytest.raises(BatchError, match=r"is of quantiles \[0.1, 0.5, 0.9\] over 4 weeks, not .*run batch_pred"):
+            list(made.shards(quantiles, horizon))
+
+    @pytest.mark.parametrize("name", ["series-001.parquet", "sums-000.parquet"])
+    def test_a_file_is_missing_or_another(self, made, name):
+        path = made.folder / name
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        with pytest.raises(BatchError, match=f"{name} is not the file that was written; run batch_predictions again"):
+            read(made)
+        path.unlink()
+        with pytest.raises(BatchError, match=f"{name} is missing"):
+            read(made)
+
+    @pytest.mark.parametrize(
+        ("column", "value", "why"),
+        [
+            ("mean", np.nan, "store 1, department c: mean is not finite"),
+            ("0.9", np.inf, "store 1, department c: quantiles is not finite"),
+            ("0.5", 1e9, "store 1, department c: quantiles cross"),
+        ],
+    )
+    def test_what_an_engine_should_never_have_written(self, made, column, value, why):
+        """The hash is right, the content is not: the engine itself was wrong."""
+        path = made.folder / "series-000.parquet"
+        table = pq.read_table(path)
+        values = table[column].combine_chunks().flatten().to_numpy().copy()
+        values[2 * 4 + 1] = value
+        at = table.column_names.index(column)
+        pq.write_table(table.set_column(at, column, pa.FixedSizeListArray.from_arrays(pa.array(values), 4)), path)
+        self.sign(made, path)
+        with pytest.raises(BatchError, match=rf"series-000.parquet: {why}"):
+            read(made)
+
+    def test_a_series_less(self, made):
+        path = made.folder / "series-000.parquet"
+        pq.write_table(pq.read_table(path).slice(1), path)
+        self.sign(made, path)
+        with pytest.raises(BatchError, match=r"series-000.parquet has 6 series, should have 7"):
+            read(made)
+
+    @staticmethod
+    def sign(made: Predictions, path: Path) -> None:
+        import hashlib
+
+        said = made.said
+        said["shards"][0]["files"][path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        (made.folder / NAME).write_text(json.dumps(said))
