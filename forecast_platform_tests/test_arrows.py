@@ -6,6 +6,7 @@ import ast
 import collections
 import importlib
 import importlib.util
+import re
 from pathlib import Path
 
 import forecast_platform
@@ -34,8 +35,6 @@ ALLOWED: dict[str, set[str]] = {
     "surface": {"clouds", "history", "levels", "models", "publishing", "scores", "settings"},
 }
 PEOPLES = {"__init__", "cli", "defs", "runner", "definitions"}  # where it all meets: they may know everything
-# Known, and meant to go: maintenance opens S3 itself.
-EXCEPTIONS = {("lake/files.py", "clouds")}
 NO_DAGSTER = ALLOWED.keys() - {"dashboard"}  # which shows what its runs are doing
 NO_CLOUD = {"weeks", "levels", "scores", "deepar", "history", "models", "landing", "publishing"}
 
@@ -69,15 +68,10 @@ def test_each_room_knows_only_those_below_it() -> None:
         other = rest.partition(".")[0]
         if top != "forecast_platform" or not rest or other == room or room in PEOPLES:
             continue
-        if other not in ALLOWED.get(room, set()) and (file, other) not in EXCEPTIONS:
+        if other not in ALLOWED.get(room, set()):
             wrong[room].add(f"{file} imports {module}")
     assert not wrong, dict(wrong)
     assert rooms == ALLOWED.keys() | PEOPLES, "a new room is to be given its place here"
-
-
-def test_the_exceptions_are_still_needed() -> None:
-    there = {(file, module.split(".")[1]) for _, file, module in imports() if module.startswith("forecast_platform.")}
-    assert there >= EXCEPTIONS
 
 
 def test_what_is_allowed_has_no_circle() -> None:
@@ -111,3 +105,20 @@ def test_what_benchmarks_import_is_there() -> None:
     for file, module, name in asked:
         there = hasattr(importlib.import_module(module), name) or importlib.util.find_spec(f"{module}.{name}")
         assert there, f"benchmarks/{file} imports {name} from {module}"
+
+
+def test_addresses_in_s3_are_taken_apart_and_errors_of_aws_put_into_words_in_one_place() -> None:
+    split = {file for file in _sources() if re.search(r'removeprefix\("s3://"\)', file.read_text())}
+    assert split == {ROOT / "clouds" / "aws" / "clients.py"}
+    unreached = {file for file in _sources() if re.search(r"except.*Boto(Core|3)Error", file.read_text())}
+    allowed = {"clients.py", "jobs.py", "job_logs.py"}  # jobs go on when an answer is lost
+    assert {file.name for file in unreached} == allowed
+
+
+def test_whoever_needs_a_twin_is_given_it() -> None:
+    reading = {str(f.relative_to(ROOT)) for f in _sources() if re.search(r"(settings|self)\.profile\b", f.read_text())}
+    assert reading == {"settings.py", "clouds/base.py"}
+
+
+def _sources() -> list[Path]:
+    return sorted(ROOT.rglob("*.py"))

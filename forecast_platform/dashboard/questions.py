@@ -396,7 +396,7 @@ def calibration(
 
 
 def review_queue(state: State, week: dt.date, scope: Scope | None = None, limit: int | None = None) -> Rows:
-    """Every series that needs a person, by the money a week that speaks for it, most first.
+    """Every series that needs a person, by the money at stake a week, most first.
 
     Three reasons, each in money a week: `miss`, how far the newest week's sales lay outside their interval; `bias`,
     the mean error of the last RECENT weeks where nearly all of it points one way; `change`, the mean revision of the

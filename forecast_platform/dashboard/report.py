@@ -78,7 +78,7 @@ def _png(view: View, context: dict[str, Any], by_week: ask.Rows) -> bytes:
         figure.text(x, 0.88, note, fontsize=8, color=QUIET)
     _draw_total(figure.add_axes((0.1, 0.63, 0.84, 0.21)), view)
     _draw_error(figure.add_axes((0.1, 0.43, 0.84, 0.13)), by_week)
-    _list(figure, 0.375, "Review first, by the money a week that speaks for each", (0.06, 0.32, 0.40), [
+    _list(figure, 0.375, "Review first, by the money at stake a week", (0.06, 0.32, 0.40), [
         (f"Store {r['store']}, dept {r['dept']}", number(r["money"]), _why(r)) for r in context["queue"]
     ])  # fmt: skip
     model = f"Model {context['model'].get('version', '–')}. {context['model'].get('why', '')}"

@@ -30,7 +30,7 @@ from forecast_platform.history.shards import WHOLE, Groups, Retailer
 LATE = 4  # weeks for which a store without any row is late; after that they count
 EDGES = np.array([1, 2, 3, 4, 6, 9, 13, 19, 28, 40])  # missed sales from which silences are told apart
 ALWAYS = 0.9  # a rate from which on a series sells every week
-PRIOR = 20.0  # silences' worth of belief in the prior
+PRIOR = 20.0  # silences that the prior counts as
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -1,4 +1,4 @@
-"""The files under a table's folder, on disk or in S3: what maintenance lists and deletes.
+"""The files under a table's folder, on disk (in S3: clouds/aws/files.py): what maintenance lists and deletes.
 
 An address is written one way only ("/lake/..." on disk, "s3://bucket/..." in S3), so that addresses can be compared.
 On disk a location in Iceberg's metadata is looked up below the warehouse at hand, see lake/local.py.
@@ -12,7 +12,7 @@ import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from forecast_platform.lake.lake import LakeError
 from forecast_platform.lake.tables import LOCAL, NAMESPACE
@@ -87,14 +87,11 @@ class Files(Protocol):
         """Delete files; those that are gone already are no error. OSError: one could not be deleted."""
 
 
-def files_of(warehouse: str) -> Files:
-    """The storage of a catalog's warehouse."""
-    return _Disk(warehouse.removeprefix(LOCAL)) if warehouse.startswith((LOCAL, "/")) else _Bucket(warehouse)
+class DiskFiles:
+    """The files of a warehouse on disk."""
 
-
-class _Disk:
     def __init__(self, warehouse: str) -> None:
-        self._inside = Inside(warehouse)
+        self._inside = Inside(warehouse.removeprefix(LOCAL))
 
     def address(self, location: str) -> str:
         return self._inside.path(location)
@@ -115,41 +112,3 @@ class _Disk:
         for address in addresses:
             self._inside.check(address)  # whatever asked for it: nothing outside the home is ever deleted
             Path(address).unlink(missing_ok=True)
-
-
-class _Bucket:
-    def __init__(self, warehouse: str) -> None:
-        from forecast_platform.clouds.aws.clients import client
-
-        self._client: Any = client("s3")
-        self._warehouse = warehouse
-
-    def address(self, location: str) -> str:
-        scheme, separator, key = location.partition("://")
-        if scheme not in ("s3", "s3a", "s3n") or not separator:  # three names of one place; Spark writes the others
-            raise ValueError(f"{location} is not in S3")
-        return f"s3://{key}"
-
-    def folder(self, location: str) -> str:
-        warehouse, folder = self.address(self._warehouse), self.address(location)
-        if not folder.startswith(f"{warehouse}/"):
-            raise ValueError(f"its folder {folder} is outside the warehouse {warehouse}")
-        return folder
-
-    def under(self, folder: str) -> Iterator[File]:
-        bucket, _, prefix = folder.removeprefix("s3://").partition("/")
-        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/")
-        for page in pages:
-            for found in page.get("Contents", ()):
-                if not found["Key"].endswith("/"):  # the mark of an empty folder
-                    yield File(f"s3://{bucket}/{found['Key']}", found["Size"], found["LastModified"].timestamp())
-
-    def delete(self, addresses: list[str]) -> None:
-        for start in range(0, len(addresses), 1000):  # the API's limit
-            paths = [address.removeprefix("s3://").partition("/") for address in addresses[start : start + 1000]]
-            objects = [{"Key": key} for _, _, key in paths]
-            reply = self._client.delete_objects(Bucket=paths[0][0], Delete={"Objects": objects, "Quiet": True})
-            for error in reply.get("Errors", ()):
-                raise OSError(
-                    f"{error['Key']} was not deleted: {error['Code']} {error['Message']}; allow s3:DeleteObject"
-                )

@@ -14,7 +14,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from forecast_platform.lake.files import files_of
+from forecast_platform.lake.files import DiskFiles
 from forecast_platform.lake.lake import Lake
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _maintain(lake: Lake, name: str, keep_from: dt.datetime, young_from: dt.date
                 expired = len(old)
         except CommitFailedException:
             pass  # a writer was first; the next maintenance forgets them
-        storage = files_of(lake.catalog.properties["warehouse"])
+        storage = (lake.files or DiskFiles)(lake.catalog.properties["warehouse"])
         # Listed before the state is read: what is committed in between is seen as named.
         files = list(storage.under(storage.folder(table.location())))
         table = lake.catalog.load_table((lake.namespace, name))

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from forecast_platform.levels import SUMS, Level
 
 BANDS, CLASSES = 3, 4
-_DOUBT = 100  # cells' worth of belief in the model's own width
+_DOUBT = 100  # cells that the model's own width counts as
 _NARROWEST, _WIDEST = 0.5, 3.0
 _WIDEST_SUM = 30.0  # thousands of series share a shock that each alone hardly feels
 

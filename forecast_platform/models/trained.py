@@ -45,7 +45,7 @@ class TrainedModel:
         share, calibration: how its forecasts are combined with the lead's and widened (choose.Choice).
         features: covariates it was trained with, in order.
         holidays: events it was given as features of their own, see build_target.
-        code: the code_version that trained it; "" for a model of before it was kept.
+        code: the code_version that trained it; "" for a model stored before this was kept.
     """
 
     folder: Path

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
+import shutil
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
@@ -22,8 +24,20 @@ QUICKSIGHT = {"date32": "DATETIME", "timestamp": "DATETIME", "string": "STRING",
 TABLEAU = {"date32": "date", "timestamp": "datetime", "string": "string", "int": "integer", "double": "real"}
 
 
-@pytest.fixture(scope="module")
-def views() -> dict[str, pa.Schema]:
+@pytest.fixture(params=["", "0.05,0.5,0.95"])
+def bi(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The files as they are, or written for other quantiles."""
+    if not request.param:
+        return BI
+    monkeypatch.setenv("FORECAST_QUANTILES", request.param)
+    folder = tmp_path / "bi"
+    shutil.copytree(BI, folder)
+    runpy.run_path(str(BI / "with_quantiles.py"))["main"](folder)
+    return folder
+
+
+@pytest.fixture
+def views(bi: Path) -> dict[str, pa.Schema]:
     """The views' columns as DuckDB works them out from the tables'."""
     con = duckdb.connect()
     for name, spec in table_specs(Settings().quantile_columns).items():
@@ -46,10 +60,10 @@ def complaint(operation: str, parameters: dict[str, Any]) -> str:
     return report
 
 
-def test_quicksight_takes_the_data_source_and_sets(views: dict[str, pa.Schema]) -> None:
-    source = json.loads((BI / "quicksight" / "data_source.json").read_text())
+def test_quicksight_takes_the_data_source_and_sets(bi: Path, views: dict[str, pa.Schema]) -> None:
+    source = json.loads((bi / "quicksight" / "data_source.json").read_text())
     assert complaint("CreateDataSource", source) == ""
-    sets = json.loads((BI / "quicksight" / "data_sets.json").read_text())
+    sets = json.loads((bi / "quicksight" / "data_sets.json").read_text())
     found = {}
     for made in sets:
         assert complaint("CreateDataSet", made) == ""
@@ -59,13 +73,20 @@ def test_quicksight_takes_the_data_source_and_sets(views: dict[str, pa.Schema]) 
     assert found == {name: types(schema, QUICKSIGHT) for name, schema in views.items()}
 
 
-def test_tableau_s_data_source_names_the_view_and_its_columns(views: dict[str, pa.Schema]) -> None:
-    root = ET.parse(BI / "tableau" / "forecast_athena.tds").getroot()
+def test_tableau_s_data_source_names_the_view_and_its_columns(bi: Path, views: dict[str, pa.Schema]) -> None:
+    root = ET.parse(bi / "tableau" / "forecast_athena.tds").getroot()
     relation = root.find(".//relation")
     assert relation is not None
     assert relation.get("table") == "[forecast].[latest_forecast]"
     found = {str(c.get("name")).strip("[]"): c.get("datatype") for c in root.findall("column")}
     assert found == types(views["latest_forecast"], TABLEAU)
+
+
+def test_the_files_are_those_of_the_quantiles_as_shipped(tmp_path: Path) -> None:
+    shutil.copytree(BI, tmp_path / "bi")
+    runpy.run_path(str(BI / "with_quantiles.py"))["main"](tmp_path / "bi")
+    for name in ("quicksight/data_sets.json", "tableau/forecast_athena.tds"):
+        assert (tmp_path / "bi" / name).read_text() == (BI / name).read_text()
 
 
 def test_the_page_names_every_view(views: dict[str, pa.Schema]) -> None:

@@ -15,8 +15,8 @@ import pytest
 from botocore.stub import Stubber
 from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException
 
+from forecast_platform.clouds.aws.files import BucketFiles
 from forecast_platform.clouds.aws.glue import glue_lake
-from forecast_platform.lake.files import files_of
 from forecast_platform.lake.lake import Lake
 from forecast_platform.lake.maintenance import Report, TableReport, maintain
 from forecast_platform_tests.lake.conftest import QUANTILES, content, forecast_rows, one_week, snapshots, week
@@ -337,7 +337,7 @@ class TestInS3:
 
     def test_three_names_of_one_place(self, s3):
         """Spark writes s3a:// and s3n:// for what others call s3://; such a file is named, and is not swept."""
-        bucket = files_of("s3://drop/lake")
+        bucket = BucketFiles("s3://drop/lake")
         assert {bucket.address(f"{scheme}://drop/a%20b/c.parquet") for scheme in ("s3", "s3a", "s3n")} == {
             "s3://drop/a%20b/c.parquet"
         }
@@ -346,7 +346,7 @@ class TestInS3:
                 bucket.address(elsewhere)
 
     def test_files_go_by_the_thousand_and_a_refusal_is_told(self, s3):
-        bucket = files_of("s3://drop/lake")
+        bucket = BucketFiles("s3://drop/lake")
         objects = [{"Key": f"lake/{n}"} for n in range(1001)]
         refused = {"Key": "lake/1000", "Code": "AccessDenied", "Message": "Access Denied"}
         with Stubber(bucket._client) as stub:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import pyarrow as pa
 
+from forecast_platform.clouds.aws.clients import translated
 from forecast_platform.lake.tables import VIEWS
 
 if TYPE_CHECKING:
@@ -140,14 +141,8 @@ class Athena:
         for page in pages.paginate(QueryExecutionId=query_id, PaginationConfig={"PageSize": 1000}):
             yield page["ResultSet"]
 
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        try:
-            yield
-        except ClientError as error:
-            code, text = error.response["Error"]["Code"], error.response["Error"].get("Message", "")
+    def _explained(self) -> contextlib.AbstractContextManager[None]:
+        def to(code: str, text: str) -> AthenaError:
             advice = ""
             if "AccessDenied" in code:
                 advice = f"; give the right to the identity this process runs as, on workgroup {self._workgroup}"
@@ -156,9 +151,9 @@ class Athena:
             elif "WorkGroup" in text:
                 advice = f"; FORECAST_WORKGROUP is {self._workgroup}"
             throttled = code in ("TooManyRequestsException", "ThrottlingException")
-            raise AthenaError(f"Athena: {code}: {text}{advice}", retryable=throttled) from error
-        except BotoCoreError as error:
-            raise AthenaError(f"Athena: {error}; check the AWS credentials, AWS_REGION and AWS_ENDPOINT_URL") from error
+            return AthenaError(f"Athena: {code and f'{code}: '}{text}{advice}", retryable=throttled)
+
+        return translated(to)
 
 
 def create_views(athena: Athena, lake: Lake) -> list[str]:

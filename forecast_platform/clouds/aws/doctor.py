@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from forecast_platform.clouds.aws.clients import client
+from forecast_platform.clouds.aws.clients import client, split_s3, translated
 from forecast_platform.settings import Settings
 
 DEPLOY = "make deploy"
@@ -46,39 +46,34 @@ def ask(
     Raises:
         Finding: AWS refused, or could not be reached.
     """
-    from botocore.exceptions import BotoCoreError, ClientError
 
-    try:
-        return call(**given)
-    except ClientError as error:
-        code = error.response["Error"]["Code"]
+    def to(code: str, text: str) -> Finding:
         if code in (missing or {}):
-            raise Finding(f"{what}: {(missing or {})[code]}") from error
-        if code in _DENIED:
-            raise Finding(
-                f"{what}: access denied; allow {permission} to the identity above (the platform role of infra/ has it)"
-            ) from error
-        raise Finding(f"{what}: {error}") from error
-    except BotoCoreError as error:
-        raise Finding(f"{what}: {error}; check AWS_REGION, the credentials and AWS_ENDPOINT_URL") from error
+            text = (missing or {})[code]
+        elif code in _DENIED:
+            text = f"access denied; allow {permission} to the identity above (the platform role of infra/ has it)"
+        elif code:
+            text = f"{text} ({code})"
+        return Finding(f"{what}: {text}")
+
+    with translated(to):
+        return call(**given)
 
 
 def _identity() -> str:
-    from botocore.exceptions import BotoCoreError, ClientError
+    def to(code: str, text: str) -> Finding:
+        said = f"{text} {code}".strip()
+        return Finding(f"no valid AWS credentials ({said}): aws sso login, aws configure, or the role of the machine")
 
-    try:
+    with translated(to):
         sts = client("sts")
         me = sts.get_caller_identity()
-    except (BotoCoreError, ClientError) as error:
-        raise Finding(
-            f"no valid AWS credentials ({error}): aws sso login, aws configure, or the role of the machine"
-        ) from error
     return f"{me['Arn']} in {sts.meta.region_name}"
 
 
 def _bucket(url: str) -> tuple[str, str]:
-    bucket, _, prefix = url.removeprefix("s3://").partition("/")
-    return bucket, prefix.strip("/") + "/" if prefix.strip("/") else ""
+    bucket, prefix = split_s3(url)
+    return bucket, prefix and f"{prefix}/"
 
 
 def _no_bucket(bucket: str, setting: str) -> dict[str, str]:

@@ -21,6 +21,7 @@ from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownExcept
 from pyiceberg.io.pyarrow import PyArrowFileIO
 
 from forecast_platform.clouds.aws.clients import client
+from forecast_platform.clouds.aws.files import BucketFiles
 from forecast_platform.lake.lake import Lake
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Catalog(GlueCatalog):
 
 def glue_lake(warehouse: str, database: str, quantile_columns: Sequence[str]) -> Lake:
     """The tables of a Glue database, their files below `warehouse` (s3://bucket/prefix)."""
-    return Lake(lambda: Catalog(warehouse.rstrip("/"), database), database, quantile_columns)
+    return Lake(lambda: Catalog(warehouse.rstrip("/"), database), database, quantile_columns, BucketFiles)
 
 
 def _file_io(credentials: ReadOnlyCredentials | None) -> FileIO:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from forecast_platform.clouds.aws.clients import client
+from forecast_platform.clouds.aws.clients import client, split_s3, translated
 from forecast_platform.landing.kinds import KINDS
 from forecast_platform.landing.place import LandingError, LandingObject, checked_key, is_wanted, oldest_first
 
@@ -25,11 +25,11 @@ class S3Landing:
     """
 
     def __init__(self, url: str) -> None:
-        bucket, _, prefix = url.removeprefix("s3://").partition("/")
+        bucket, prefix = split_s3(url)
         if not bucket:
             raise LandingError(f"{url} names no bucket; write s3://bucket/prefix")
         self.bucket = bucket
-        self.prefix = prefix.strip("/") + "/" if prefix.strip("/") else ""
+        self.prefix = prefix and f"{prefix}/"
         self.url = f"s3://{bucket}/{self.prefix}".rstrip("/")
 
     @functools.cached_property
@@ -104,20 +104,12 @@ class S3Landing:
                     if is_wanted(key):
                         yield _s3_object(key, item["ETag"], item["Size"], item["LastModified"])
 
-    @contextlib.contextmanager
-    def _explained(self, what: str, permission: str) -> Iterator[None]:
-        from botocore.exceptions import BotoCoreError, ClientError
+    def _explained(self, what: str, permission: str) -> contextlib.AbstractContextManager[None]:
+        def to(code: str, text: str) -> LandingError:
+            said = f"{self._advice(code, permission)} ({code} from {self.url})" if code else text
+            return LandingError(f"{what}: {said}")
 
-        try:
-            yield
-        except ClientError as error:
-            code = str(error.response.get("Error", {}).get("Code"))
-            advice = self._advice(code, permission)
-            raise LandingError(f"{what}: {advice} ({code} from {self.url})") from error
-        except BotoCoreError as error:
-            raise LandingError(
-                f"{what}: {error}; check the AWS credentials, AWS_REGION and AWS_ENDPOINT_URL of this process"
-            ) from error
+        return translated(to)
 
     def _advice(self, code: str, permission: str) -> str:
         if code in ("NoSuchBucket", "404"):

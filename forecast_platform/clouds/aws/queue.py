@@ -12,11 +12,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from forecast_platform.clouds.aws.clients import client
+from forecast_platform.clouds.aws.clients import client, translated
 from forecast_platform.clouds.aws.events import EventError, ObjectEvent, parse
 
 WAIT_SECONDS = 1  # long polling asks all of SQS's servers; a tick can't wait longer
@@ -90,20 +90,11 @@ class Queue:
                 ]
                 self._client.delete_message_batch(QueueUrl=self.url, Entries=entries)
 
-    @contextlib.contextmanager
-    def _explained(self, permission: str) -> Iterator[None]:
-        from botocore.exceptions import BotoCoreError, ClientError
+    def _explained(self, permission: str) -> contextlib.AbstractContextManager[None]:
+        def to(code: str, text: str) -> QueueError:
+            return QueueError(f"the queue {self.url}: {f'{_advice(code, permission)} ({code})' if code else text}")
 
-        try:
-            yield
-        except ClientError as error:
-            code = str(error.response.get("Error", {}).get("Code"))
-            raise QueueError(f"the queue {self.url}: {_advice(code, permission)} ({code})") from error
-        except BotoCoreError as error:
-            raise QueueError(
-                f"the queue {self.url}: {error}; check the AWS credentials, AWS_REGION and AWS_ENDPOINT_URL of this "
-                "process"
-            ) from error
+        return translated(to)
 
 
 def _read(item: dict[str, Any]) -> Message:

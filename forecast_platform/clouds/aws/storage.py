@@ -8,12 +8,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from forecast_platform.clouds.aws.clients import client
+from forecast_platform.clouds.aws.clients import client, split_s3, translated
 
 _REFUSED = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken")
 
@@ -46,10 +45,10 @@ class Storage:
     """
 
     def __init__(self, url: str) -> None:
-        bucket, _, prefix = url.removeprefix("s3://").partition("/")
-        if not url.startswith("s3://") or not bucket:
+        bucket, prefix = split_s3(url)
+        if not bucket:
             raise StorageError(f"{url!r} names no bucket; write s3://bucket/prefix (FORECAST_STORAGE_URL)")
-        self.bucket, self._prefix = bucket, prefix.strip("/") + "/" if prefix.strip("/") else ""
+        self.bucket, self._prefix = bucket, prefix and f"{prefix}/"
         self.url = f"s3://{bucket}/{self._prefix}".rstrip("/")
 
     @functools.cached_property
@@ -148,21 +147,14 @@ class Storage:
                         "s3:DeleteObject to the identity this process runs as"
                     )
 
-    @contextlib.contextmanager
-    def _explained(self, key: str, permission: str) -> Iterator[None]:
-        from boto3.exceptions import Boto3Error
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        try:
-            yield
-        except ClientError as error:
-            code = str(error.response.get("Error", {}).get("Code"))
+    def _explained(self, key: str, permission: str) -> contextlib.AbstractContextManager[None]:
+        def to(code: str, text: str) -> StorageError:
             kind = NotStored if code in ("NoSuchKey", "404") else StorageError
-            raise kind(f"{self.uri(key)}: {self._advice(code, permission)} ({code})") from error
-        except (BotoCoreError, Boto3Error) as error:
-            raise StorageError(
-                f"{self.uri(key)}: {error}; check the AWS credentials, AWS_REGION and AWS_ENDPOINT_URL of this process"
-            ) from error
+            return kind(
+                f"{self.uri(key)}: {self._advice(code, permission)} ({code})" if code else f"{self.uri(key)}: {text}"
+            )
+
+        return translated(to)
 
     def _advice(self, code: str, permission: str) -> str:
         if code == "NoSuchBucket":
