@@ -259,6 +259,9 @@ def test_a_weekly_run_from_landed_file_to_published_forecast(with_history: Graph
         assert told["covariates"] == ["promotion"]
     for asset in ASSETS:
         assert {"seconds", "cpu_seconds", "process_peak_mb"} <= set(result.metadata(asset))
+    columns = {column.name: column for column in shown["dagster/column_schema"].columns}
+    assert columns["p50"].description.startswith("Median of the forecast")
+    assert all(column.description for column in columns.values())
 
 
 def test_candidates_compete_and_one_that_learns_nothing_is_served_like_a_network(
