@@ -23,5 +23,6 @@ WORKDIR /srv/forecast
 EXPOSE 4000
 HEALTHCHECK --interval=30s --timeout=10s --start-period=60s --retries=3 \
     CMD ["dagster", "api", "grpc-health-check", "-p", "4000"]
-CMD ["dagster", "api", "grpc", "-h", "0.0.0.0", "-p", "4000", "-m", "forecast_platform.definitions", \
+# This server loads the definitions again when it is asked to, as the sensor does when earlier weeks have landed.
+CMD ["dagster", "code-server", "start", "-h", "0.0.0.0", "-p", "4000", "-m", "forecast_platform.definitions", \
     "-d", "/opt/dagster"]

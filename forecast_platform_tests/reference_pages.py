@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from pydantic_core import PydanticUndefined
 
 from forecast_platform import settings as module
-from forecast_platform.lake.tables import VIEWS, table_specs
+from forecast_platform.lake.tables import VIEWS, about_column, table_specs
 from forecast_platform.settings import Settings
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -77,7 +77,8 @@ def tables_page() -> str:
         by = f" Partitioned by `{spec.partition}`." if spec.partition else ""
         key = ", ".join(f"`{name}`" for name in spec.key)
         lines += ["", f"## `{spec.name}`", "", f"{spec.about}. One row for each {key}.{by}", ""]
-        lines += [", ".join(f"`{field.name}` {_type(field.type)}" for field in spec.schema)]
+        lines += ["| column | type | |", "|---|---|---|"]
+        lines += [f"| `{f.name}` | {_type(f.type)} | {_cell(about_column(spec.name, f.name))} |" for f in spec.schema]
     lines += ["", "## Views", "", "| view | |", "|---|---|"]
     lines += [f"| `{name}` | {ABOUT_VIEWS[name]} |" for name in VIEWS]
     return "\n".join(lines) + "\n"

@@ -1,20 +1,32 @@
 """Files that land start the runs of their weeks. See landing/trigger.py for the rules."""
 
 import datetime as dt
+import threading
 from collections.abc import Iterable, Sequence
 
 import dagster as dg
 
 from forecast_platform.clouds.aws.landing import S3Landing
 from forecast_platform.clouds.aws.queue import Message, Queue, QueueError
+from forecast_platform.defs import partitions
 from forecast_platform.defs.jobs import history_assets, ingest_history, weekly_forecast
-from forecast_platform.defs.partitions import PINNED, weekly
+from forecast_platform.defs.partitions import PINNED
 from forecast_platform.defs.resources import Platform
 from forecast_platform.history.cleaning import newest_complete_week
+from forecast_platform.lake.lake import Lake
 from forecast_platform.landing.ledger import Ledger
 from forecast_platform.landing.peek import peek
 from forecast_platform.landing.place import Landing, LandingObject
-from forecast_platform.landing.trigger import TRIES, Memory, Request, keys_to_look_at, next_request, notice, uncleaned
+from forecast_platform.landing.trigger import (
+    TRIES,
+    Memory,
+    Request,
+    ingest_first,
+    keys_to_look_at,
+    next_request,
+    notice,
+    uncleaned,
+)
 from forecast_platform.settings import Settings
 from forecast_platform.weeks import key
 
@@ -61,8 +73,12 @@ def landing_sensor(context: dg.SensorEvaluationContext, platform: dg.ResourcePar
         return peek(place, obj, settings.contract, settings.calendar, settings.history_weeks)
 
     notice(memory, new, weeks_in, settings.calendar, now)
+    # An unknown partition would end the whole tick, again and again.
+    ingest_first(memory, partitions.FIRST)
     if not busy and not memory.asked and not _people_are_at_it(context.instance, now):
-        uncleaned(memory, [w for w in ledger.to_clean(settings.calendar) if w <= newest_week])
+        to_clean = [w for w in ledger.to_clean(settings.calendar) if w <= newest_week]
+        uncleaned(memory, [w for w in to_clean if w >= partitions.FIRST])
+        troubles += _begin_anew(context, lake, [w for w in to_clean if w < partitions.FIRST])
     troubles += [f"{name} waits: {why}" for name, why in sorted(memory.parked.items())]
     troubles += [
         f"GIVEN UP after {TRIES} failed runs: {label}: {why}; mend the cause and run it: forecast run"
@@ -82,6 +98,33 @@ def landing_sensor(context: dg.SensorEvaluationContext, platform: dg.ResourcePar
     waiting = ", ".join(sorted(memory.pending)[:5]) or "nothing"
     reason = f"a run is going; waiting for it: {waiting}" if busy else "nothing new landed"
     return dg.SensorResult(skip_reason="; ".join([reason, *troubles]), cursor=memory.dump())
+
+
+_begun_anew = threading.Event()
+
+
+def _begin_anew(context: dg.SensorEvaluationContext, lake: Lake, waiting: Sequence[dt.date]) -> list[str]:
+    """Have the definitions loaded again where the weeks in the lake begin elsewhere than the partitions do: asked once,
+    since the process that has loaded them takes over. Returns what to say of the weeks that wait for it.
+
+    A code server in front of this one can do that (`dagster dev`, `dagster code-server start`). Where there is none,
+    somebody has to.
+    """
+    first = partitions.first_landed(lake)
+    create_client = getattr(context.code_location_origin, "create_client", None)
+    if partitions.SHOWN and first != partitions.FIRST and create_client and not _begun_anew.is_set():
+        _begun_anew.set()
+        context.log.info(
+            f"partitions begin with {partitions.FIRST}, should with {first}: loading the definitions again"
+        )
+        # Not waited for: the server waits for this tick before it goes.
+        threading.Thread(target=create_client().reload_code, kwargs={"timeout": 180}, daemon=True).start()
+    if not waiting:
+        return []
+    return [
+        f"weeks from {waiting[0]} to {waiting[-1]} wait, partitions begin with {partitions.FIRST}: if this stays, "
+        "reload the code location (Deployment, Code locations), or start Dagster again"
+    ]
 
 
 def _newest_complete(platform: Platform) -> dt.date | None:
@@ -196,8 +239,8 @@ def _run_request(request: Request, history: list[str]) -> dg.RunRequest:
             asset_selection=[dg.AssetKey(name) for name in history],
             tags={**tags, "dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last},
         )
-    # An unknown partition would end the whole tick, again and again; the trigger parks such weeks, so this cannot be.
-    assert weekly.has_partition_key(key(request.last)), f"{request.last} is no week of this calendar"
+    # The trigger parks weeks that have no partition, so this cannot be.
+    assert partitions.weekly.has_partition_key(key(request.last)), f"{request.last} is no week of this calendar"
     job, only = (ingest_history, [dg.AssetKey("raw_sales")]) if request.kind == "files" else (weekly_forecast, None)
     return dg.RunRequest(
         run_key=request.run_key, job_name=job.name, partition_key=key(request.last), asset_selection=only, tags=tags

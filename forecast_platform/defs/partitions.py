@@ -3,18 +3,44 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
 from collections.abc import Iterable
 
 import dagster as dg
+from dagster._core.definitions.definitions_load_context import DefinitionsLoadContext, DefinitionsLoadType
 
+from forecast_platform.clouds.base import cloud_of
+from forecast_platform.lake.lake import Lake
+from forecast_platform.landing.ledger import Ledger
 from forecast_platform.settings import get_settings
 from forecast_platform.weeks import key
 
-# A partition is a business week, its key the date it ends on. With end_offset=1 the newest key exists from that date.
 _calendar = get_settings().calendar
-weekly = dg.WeeklyPartitionsDefinition(
-    start_date=key(_calendar.first_week), day_offset=_calendar.day_offset, end_offset=1
-)
+# Whether a code server is loading, for people and the daemon to see. A run, a command or a test is not: whatever it
+# brings in, it has every week of the calendar.
+SHOWN = DefinitionsLoadContext.is_set() and DefinitionsLoadContext.get().load_type is DefinitionsLoadType.INITIALIZATION
+
+
+def first_landed(lake: Lake) -> dt.date:
+    """The week that partitions should begin with: the first that landed, or of an empty lake the first there may be."""
+    landed = Ledger.of(lake).first_week
+    return max(_calendar.first_week, _calendar.week_of(landed)) if landed else _calendar.first_week
+
+
+def _first() -> dt.date:
+    if not SHOWN:
+        return _calendar.first_week
+    try:
+        cloud = cloud_of(get_settings())
+        return first_landed(cloud.lake) if cloud.begun() else _calendar.first_week
+    except Exception:  # whatever ails a lake: weeks without data do no harm, and a platform that does not load would
+        logging.getLogger(__name__).warning("the lake cannot be asked for its first week", exc_info=True)
+        return _calendar.first_week
+
+
+# A partition is a business week, its key the date it ends on. With end_offset=1 the newest key exists from that date.
+FIRST = _first()
+weekly = dg.WeeklyPartitionsDefinition(start_date=key(FIRST), day_offset=_calendar.day_offset, end_offset=1)
 
 # Weeks of history a week's series, model and forecast are said to depend on in the lineage view; what they read is all.
 LINEAGE_WEEKS = 52

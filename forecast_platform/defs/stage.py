@@ -69,7 +69,12 @@ class Stage:
             {}
             if schema is None
             else {
-                "dagster/column_schema": dg.TableSchema(columns=[dg.TableColumn(f.name, str(f.type)) for f in schema])
+                "dagster/column_schema": dg.TableSchema(
+                    columns=[
+                        dg.TableColumn(f.name, str(f.type), (f.metadata or {}).get(b"doc", b"").decode())
+                        for f in schema
+                    ]
+                )
             }
         )
         return {

@@ -24,16 +24,150 @@ _SOURCE: list[tuple[str, pa.DataType]] = [("source_key", _STR), ("source_version
 PROVENANCE = ("run_id", "created_at")
 _RUN: list[tuple[str, pa.DataType]] = [("run_id", _STR), ("created_at", _TIME)]
 
+# What each column means, wherever a column of this name is; "table.column" where it means something else there. Shown
+# by Dagster, by docs/tables.md and, as they are the columns' comments in Iceberg, by every engine.
+COLUMNS = {
+    "source_key": "Name of the landed file below the landing place.",
+    "source_version": "Digest of the file's bytes.",
+    "landed_at": "When the version landed; its place in the order of what counts.",
+    "run_id": "Dagster's id of the run that wrote the row.",
+    "created_at": "When the run wrote the row.",
+    "week": "Last day of the business week.",
+    "store": "Store; null where the row is of several stores.",
+    "dept": "Department; null where the row is of several departments.",
+    "sales": "Sales of the week, in the currency of the files; null: unknown.",
+    "is_holiday": "Whether the week holds a holiday, as the file says; null: it does not say.",
+    "line": "Line of the file.",
+    "rows": "Rows of the file, without its header.",
+    "landings.kind": "Kind of file: sales, stores, departments, features or calendar.",
+    "size": "Size of the file in bytes.",
+    "status": "What became of it: ingested, refused, waiting, known or withdrawn.",
+    "accepted": "Rows that were accepted.",
+    "quarantined": "Rows that were rejected.",
+    "stored": "Rows made of those accepted; fewer where days are added up.",
+    "landings.weeks": "Number of weeks that the file has rows of.",
+    "first_week": "First of these weeks.",
+    "landings.last_week": "Last of these weeks.",
+    "landings.rule": "Rule by which the whole file was refused or waits.",
+    "rule": "Rule that the line broke.",
+    "landings.message": "Why the whole file was refused or waits, and what to do.",
+    "quarantine.message": "What is wrong, and how to mend it.",
+    "run_failures.message": "Why the step failed.",
+    "ignored_columns": "Columns of the file that are not used.",
+    "arrived_at": "When these bytes arrived; readings of a file where it lies share it.",
+    "modified_at": "When the file was changed last, as the place says.",
+    "reading": "Digest of the settings that it was read by.",
+    "columns": "Columns of the file, one a line.",
+    "warnings": "What was odd about the file and did not stop it.",
+    "appeared": "Rows in force that came with the file (sales only).",
+    "changed": "Rows in force that were given another value (sales only).",
+    "vanished": "Rows in force that went with it (sales only).",
+    "to_clean": "Weeks it touched that have not been cleaned since.",
+    "withdrawn_at": "When a person withdrew it.",
+    "landings.reason": "Why a person withdrew it, accepted it or had it read again.",
+    "author": "Who it was.",
+    "landed_date": "Day on which the file landed.",
+    "field": "Column of the file that the rule is about.",
+    "quarantine.value": "Value found there.",
+    "record": "The whole line as it was.",
+    "stores.name": "Name of the attribute.",
+    "stores.value": "Value of the attribute.",
+    "departments.name": "Name of the attribute.",
+    "departments.value": "Value of the attribute.",
+    "features.name": "Name of the covariate.",
+    "features.value": "Value of the covariate in the week, in the unit of the file.",
+    "calendar.name": "Name of the day, such as Christmas.",
+    "date": "The day.",
+    "observed": "Whether sales are known: landed, or filled with zero.",
+    "is_return": "Whether sales are negative.",
+    "is_restated": "Whether a later file gave the week another value.",
+    "cleaned_series.landed_at": "When the version in force landed; null: no row did.",
+    "cleaned_series.source_key": "File that the version in force came from; null: no row landed.",
+    "filled": "Whether no row landed, and by the series' habit that means zero sales.",
+    "store_closed": "Whether the whole store sold nothing, though it usually does.",
+    "version": "Version of the model.",
+    "trained_as_of": "Last week that its training knew.",
+    "training_digest": "Digest of all that decides the model: data, settings, code.",
+    "models.target": "The candidate that forecasts.",
+    "network_share": "The candidate's part of the median, 0 to 1; the rest is the lead's.",
+    "as_known": "now: made from what is known now; then: from what had landed by the end of the week after.",
+    "series": "Number of series it was trained on.",
+    "observations": "Number of observed weeks of all series.",
+    "hyperparameters": "Hyperparameters of training, as JSON.",
+    "backtest_cutoff": "Last week that the backtest knew.",
+    "backtest_wape": "WAPE in the backtest: absolute errors of the median / absolute sales.",
+    "backtest_wql": "wQL in the backtest: mean over the quantiles of 2 x pinball loss / absolute sales.",
+    "backtest_coverage80": "Share of sales inside the 80% interval in the backtest, 0 to 1.",
+    "naive_wape": "WAPE of last year's week, over the same weeks.",
+    "naive_wql": "wQL of last year's week, over the same weeks.",
+    "verdict": "passed: it beat last year's week; below_naive: it did not; unjudged: too short a history.",
+    "why": "Why this candidate serves, and how the others did.",
+    "forecast_week": "Last week that the forecast knew.",
+    "level": "How series are grouped: series, store, dept, total, or an attribute that the setting levels names.",
+    "member": "Value of the attribute that the level is of; null at the other levels.",
+    "target_week": "The week that the forecast is of.",
+    "horizon": "Weeks from forecast_week to the week forecast.",
+    "mean": "Mean of the forecast, in the unit of sales.",
+    "model_version": "Version of the model that made the forecast.",
+    "last_week": "Last week with sales.",
+    "no_forecast.reason": "Why there is no forecast.",
+    "actual": "Sales of the week, as known now.",
+    "p50": "Median of the forecast: sales stay below it in 50 of 100 cases.",
+    "error": "p50 - actual.",
+    "abs_error": "Absolute value of error.",
+    "quantile_loss": "Mean over the published quantiles of 2 x pinball loss, in the unit of sales.",
+    "in_interval": "Whether actual lies between the outermost quantiles; null: there was no interval.",
+    "interval": "Share of sales that the interval was to hold, 0 to 1.",
+    "naive": "Sales of 52 weeks before; null: unknown.",
+    "naive_abs_error": "Absolute difference of naive and actual.",
+    "overrides.value": "Sales of the week as the person sees them, instead of p50.",
+    "reason": "Why the person decided so.",
+    "expires": "Last forecast_week that it counts for.",
+    "made_at": "When the person did.",
+    "run_failures.week": "Newest week of the run.",
+    "run_failures.weeks": "Number of weeks of the run.",
+    "job": "Job that the run is of.",
+    "step": "Asset, check or op that failed.",
+    "failed_at": "When the run failed.",
+    "mended_at": "When a later run of its weeks succeeded.",
+    "mended_by": "Dagster's id of that run.",
+    "notices.kind": "Kind of news, such as a failure or a report.",
+    "about": "What the news is about.",
+    "notices.target": "Who was told: the mail address, or the webhook's host with a digest of its address.",
+    "subject": "Subject of what was sent.",
+    "tried_at": "When it was sent last.",
+    "told_at": "When it got through; null: not yet.",
+    "attempts": "How often it was sent.",
+    "trouble": "Why it did not get through.",
+    "from_week": "First week closed.",
+    "to_week": "Last week closed; null: for good.",
+    "silent_weeks": "Weeks without sales up to forecast_week.",
+    "probability_of_return": "Probability that it sells again within the weeks forecast, 0 to 1.",
+    "share_of_sales": "Its part of the retailer's sales in the year up to forecast_week, 0 to 1.",
+}
+
+
+def about_column(table: str, column: str) -> str:
+    """What a column means. Raises KeyError where nobody has said it."""
+    if column not in COLUMNS and (quantile := re.fullmatch(r"p(\d+)", column)):
+        return f"Quantile of the forecast: sales stay below it in {quantile[1]} of 100 cases."
+    return COLUMNS.get(f"{table}.{column}") or COLUMNS[column]
+
 
 @dataclass(frozen=True)
 class TableSpec:
-    """One table: its columns, the column it is partitioned by, and the key that is unique in it."""
+    """One table: its columns, the column it is partitioned by, and the key that is unique in it. Each column's meaning
+    is in its metadata as `doc`, which Iceberg takes over."""
 
     name: str
     about: str
     schema: pa.Schema
     key: tuple[str, ...]
     partition: str | None = None
+
+    def __post_init__(self) -> None:
+        fields = [f.with_metadata({"doc": about_column(self.name, f.name)}) for f in self.schema]
+        object.__setattr__(self, "schema", pa.schema(fields))
 
 
 def table_specs(quantile_columns: tuple[str, ...]) -> dict[str, TableSpec]:
@@ -52,7 +186,7 @@ def table_specs(quantile_columns: tuple[str, ...]) -> dict[str, TableSpec]:
                     ("rows", pa.int64()),
                     ("accepted", pa.int64()),
                     ("quarantined", pa.int64()),
-                    ("stored", pa.int64()),  # rows made of those accepted, fewer where days are added up
+                    ("stored", pa.int64()),
                     ("weeks", pa.int64()),
                     ("first_week", _DAY),
                     ("last_week", _DAY),
@@ -61,14 +195,13 @@ def table_specs(quantile_columns: tuple[str, ...]) -> dict[str, TableSpec]:
                     ("ignored_columns", _STR),
                     ("arrived_at", _TIME),
                     ("modified_at", _TIME),
-                    ("reading", _STR),  # digest of the settings it was read with
+                    ("reading", _STR),
                     ("columns", _STR),
                     ("warnings", _STR),
-                    # Of sales: rows in force that came, were given another value, and went when it was ingested.
                     ("appeared", pa.int64()),
                     ("changed", pa.int64()),
                     ("vanished", pa.int64()),
-                    ("to_clean", _STR),  # weeks it touched that have not been cleaned since
+                    ("to_clean", _STR),
                     ("withdrawn_at", _TIME),
                     ("reason", _STR),
                     ("author", _STR),

@@ -160,6 +160,12 @@ class Ledger:
         weeks = (e.last_week for e in self.entries if e.kind == "sales" and e.status == INGESTED and e.last_week)
         return max(weeks, default=None)
 
+    @property
+    def first_week(self) -> dt.date | None:
+        """The first week of which sales are in the lake, or were, and have not been cleaned away."""
+        landed = (e.first_week for e in self.entries if e.kind == "sales" and e.status == INGESTED and e.first_week)
+        return min((*landed, *(w for e in self.entries for w in e.to_clean)), default=None)
+
     def to_clean(self, calendar: WeekCalendar) -> list[dt.date]:
         """Weeks whose rows changed and that have not been cleaned since."""
         weeks = {w for e in self.entries for w in e.to_clean}

@@ -203,6 +203,13 @@ def notice(
             memory.unknown = memory.unknown or found is None
 
 
+def ingest_first(memory: Memory, first: dt.date) -> None:
+    """Weeks before `first` have no run of their own: their files are only ingested, and the ledger then names them."""
+    for week in [w for w in memory.pending if w < key(first)]:
+        memory.loose += memory.pending.pop(week)
+        memory.unknown = True
+
+
 def uncleaned(memory: Memory, weeks: Iterable[dt.date]) -> None:
     """Put weeks into the memory that the ledger says have not been cleaned, but for those given up."""
     for week in weeks:

@@ -120,6 +120,29 @@ def test_every_asset_has_the_friday_weeks_from_the_earliest_on():
         assert not partitions.has_partition_key("2012-10-25")
 
 
+SERVE = """
+import sys
+import dagster as dg
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+from dagster._grpc.server import LoadedRepositories
+target = LoadableTargetOrigin(executable_path=sys.executable, module_name="forecast_platform.definitions")
+(repository,) = LoadedRepositories(target, None, ["dagster"], None).definitions_by_name.values()
+print(repository.asset_graph.get(dg.AssetKey("cleaned_series")).partitions_def.get_first_partition_key())
+"""
+
+
+@pytest.mark.parametrize("ailing", [False, True])
+def test_the_partitions_that_a_code_server_shows_begin_with_the_data(
+    with_history: Graph, retailer: Retailer, ailing: bool
+):
+    """Those of a run, of a command and of these tests begin with the calendar: see the test before."""
+    if ailing:
+        with_history.platform.settings.warehouse.joinpath("catalog.db").write_bytes(b"not a catalog")
+    done = subprocess.run([sys.executable, "-c", SERVE], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-1] == ("1980-01-04" if ailing else key(weeks_of(retailer)[0]))
+
+
 @pytest.mark.usefixtures("far_from_utc")
 def test_the_newest_partition_exists_from_its_own_date_on():
     partitions = defs.resolve_asset_graph().get(dg.AssetKey("raw_sales")).partitions_def
@@ -237,6 +260,9 @@ def test_a_weekly_run_from_landed_file_to_published_forecast(with_history: Graph
         assert told["covariates"] == ["promotion"]
     for asset in ASSETS:
         assert {"seconds", "cpu_seconds", "process_peak_mb"} <= set(result.metadata(asset))
+    columns = {column.name: column for column in shown["dagster/column_schema"].columns}
+    assert columns["p50"].description.startswith("Median of the forecast")
+    assert all(column.description for column in columns.values())
 
 
 def test_candidates_compete_and_one_that_learns_nothing_is_served_like_a_network(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -278,6 +279,80 @@ def test_a_file_too_large_for_a_look_is_ingested_first_and_then_its_weeks_run(
     (request,) = sensor.tick().run_requests
     assert request.tags["dagster/asset_partition_range_start"] == key(W[0])
     assert request.tags["dagster/asset_partition_range_end"] == key(W[-1])
+
+
+# --- weeks before the first partition
+
+
+class CodeServer:
+    """What the sensor may ask for: one that loads the definitions again, and says how often it was asked."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Semaphore(0)
+
+    def create_client(self) -> CodeServer:
+        return self
+
+    def reload_code(self, timeout: int) -> None:
+        self.asked.release()
+
+
+def test_weeks_before_the_first_partition_are_ingested_and_run_once_the_definitions_are_loaded_again(
+    sensor: Ticking, monkeypatch: pytest.MonkeyPatch
+):
+    """A running daemon knows the partitions that there were when it loaded the definitions."""
+    from forecast_platform.defs import landing_sensor as module
+    from forecast_platform.defs import partitions
+
+    server = CodeServer()
+    monkeypatch.setattr(dg.SensorEvaluationContext, "code_location_origin", server)
+    monkeypatch.setattr(module, "_begun_anew", threading.Event())
+    monkeypatch.setattr(partitions, "SHOWN", True)
+    monkeypatch.setattr(partitions, "FIRST", W[3])
+    sensor.graph.land({"sales/all.csv": sales(*W)})
+    # First the file is only read, by a run that is filed under a week there is.
+    (request,) = sensor.tick().run_requests
+    assert [k.to_user_string() for k in request.asset_selection] == ["raw_sales"]
+    week = dt.date.fromisoformat(request.partition_key)
+    assert sensor.graph.run(request.job_name, week, ["raw_sales"], {RUN_KEY: request.run_key}).success
+    # What can be done goes on, the rest is named; the reload is asked for once.
+    (request,) = sensor.tick().run_requests
+    assert request.partition_key == key(W[3])
+    assert server.asked.acquire(timeout=10)
+    week = dt.date.fromisoformat(request.partition_key)
+    assert sensor.graph.run(request.job_name, week, ["raw_sales", "cleaned_series"], {RUN_KEY: request.run_key}).success
+    (request,) = sensor.tick().run_requests
+    week = dt.date.fromisoformat(request.partition_key)
+    assert sensor.graph.run(request.job_name, week, ["raw_sales", "cleaned_series"], {RUN_KEY: request.run_key}).success
+    result = sensor.tick()
+    assert result.run_requests == []
+    assert (
+        f"weeks from {W[0]} to {W[2]} wait, partitions begin with {W[3]}: if this stays, reload" in result.skip_message
+    )
+    assert not server.asked.acquire(blocking=False)
+    # As the code server loads them then.
+    assert partitions.first_landed(sensor.graph.lake) == W[0]
+    monkeypatch.setattr(partitions, "FIRST", W[0])
+    assert [r.partition_key for r in sensor.tick().run_requests] == [key(W[0])]
+
+
+def test_definitions_loaded_before_anything_landed_are_loaded_again_to_begin_with_the_data(
+    with_history: Graph, retailer: Retailer, monkeypatch: pytest.MonkeyPatch
+):
+    from forecast_platform.defs import landing_sensor as module
+    from forecast_platform.defs import partitions
+
+    server, sensor = CodeServer(), Ticking(with_history)
+    monkeypatch.setattr(dg.SensorEvaluationContext, "code_location_origin", server)
+    monkeypatch.setattr(module, "_begun_anew", threading.Event())
+    sensor.tick()
+    monkeypatch.setattr(partitions, "SHOWN", True)
+    monkeypatch.setattr(partitions, "FIRST", weeks_of(retailer)[0])
+    sensor.tick()
+    assert not server.asked.acquire(timeout=0.2), "they begin there, or are a run's and not shown"
+    monkeypatch.setattr(partitions, "FIRST", partitions._calendar.first_week)
+    assert sensor.tick().skip_message == "nothing new landed"
+    assert server.asked.acquire(timeout=10)
 
 
 # --- runs that fail

@@ -93,6 +93,7 @@ def test_webserver_and_daemon_find_the_code_location() -> None:
     module = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["dagster"]["module_name"]
     assert server["grpc_server"]["location_name"] == module
     assert f'"-m", "{module}"' in PLATFORM
+    assert 'CMD ["dagster", "code-server", "start"' in PLATFORM, "`dagster api grpc` cannot load definitions again"
 
 
 @pytest.mark.parametrize("path", sorted(DOCKER.glob("*.Dockerfile")), ids=lambda path: path.name)

@@ -18,7 +18,7 @@ from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownExcept
 from pyiceberg.expressions import EqualTo
 
 from forecast_platform.lake.lake import Lake, LakeError, any_of, run_columns, with_columns
-from forecast_platform.lake.tables import PROVENANCE, VIEWS
+from forecast_platform.lake.tables import COLUMNS, PROVENANCE, VIEWS, about_column
 from forecast_platform_tests.lake.conftest import (
     QUANTILES,
     SPECS,
@@ -596,3 +596,18 @@ def test_columns_that_came_with_a_new_version_are_there_before_anything_is_writt
     found = newer.query("SELECT p5, p10, p50 FROM forecasts ORDER BY target_week")
     assert found["p5"].null_count == len(found) == 2
     assert found["p10"].null_count == 0
+
+
+def test_every_column_says_what_it_means_also_in_the_lake(lake: Lake):
+    """And nothing is said of columns there are not."""
+    said = set()
+    for name, spec in lake.specs.items():
+        for field in spec.schema:
+            about = field.metadata[b"doc"].decode()
+            assert about == about_column(name, field.name)
+            assert about.endswith("."), f"{name}.{field.name}"
+            assert lake.table(name).schema().find_field(field.name).doc == about
+            said |= {field.name, f"{name}.{field.name}"}
+    assert set(COLUMNS) <= said
+    with pytest.raises(KeyError):
+        about_column("forecasts", "made_up")

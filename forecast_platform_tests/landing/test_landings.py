@@ -384,6 +384,18 @@ def test_what_is_put_whole_needs_no_last_line_end(tmp_path: Path):
 # --- weeks to clean
 
 
+def test_the_first_week_stays_until_what_was_withdrawn_is_cleaned_away(place: Place):
+    assert place.ledger.first_week is None
+    place.land("sales/early.csv", text(("1", "a", W[0], 10)))
+    place.land("sales/late.csv", text(("1", "a", W[2], 10)))
+    mark_cleaned(place.lake, place.ledger, W)
+    assert place.ledger.first_week == W[0]
+    withdraw(place.lake, place.ledger.find("sales/early.csv"), "wrong", "Ada", NOW)
+    assert place.ledger.first_week == W[0]
+    mark_cleaned(place.lake, place.ledger, W)
+    assert place.ledger.first_week == W[2]
+
+
 def test_the_ledger_knows_the_weeks_that_were_never_cleaned(place: Place):
     place.land("sales/a.csv", text(("1", "a", W[0], 1), ("1", "a", W[2], 1)))
     seen = place.ledger
