@@ -56,10 +56,11 @@ they choose. At the earliest cutoffs the history is too short for a backtest, an
 _SMALL = """\
 ## Little data, and promotions
 
-The same, for {pieces} pieces of retailers: of Walmart {least} to {most} series, some departments of one to four
-stores, by the seeds {seeds}; of Dominick's orange juice (units by store and brand, with price, coupon and advertisement
-known ahead) all brands of one to seven stores. A window is a piece at a cutoff; changes are in percent of the shipped model's error
-there, the middle one of all windows, and at how many of them a row errs more. What another seed changes is chance.
+The same, for {pieces} pieces of retailers: of Walmart {least} to {most} series, some departments of one to four stores,
+by the seeds {seeds}; of Dominick's orange juice (units by store and brand, with price, coupon and
+advertisement known ahead) all brands of one to seven stores. A window is a piece at a cutoff; changes are in percent of
+the shipped model's error there, the middle one of all windows, and at how many of them a row errs more. What another
+seed changes is chance.
 
 - Command: `python -m benchmarks.small`, {date}, at commit {commit}.
 - Machine: {cores} cores of {cpu}, {system}, Python {python}.
