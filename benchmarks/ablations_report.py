@@ -57,10 +57,13 @@ _SMALL = """\
 ## Little data, and promotions
 
 The same, for {pieces} pieces of retailers: of Walmart {least} to {most} series, some departments of one to four stores,
-by the seeds {seeds}; of Dominick's orange juice (units by store and brand, with price, coupon and advertisement
-known ahead) all brands of one to seven stores. By `python -m benchmarks.small`, {date}, at commit {commit}, on {cores}
-cores of {cpu}. A window is a piece at a cutoff; changes are in percent of the shipped model's error there, the middle
-one of all windows, and at how many of them a row errs more. What another seed changes is chance.
+by the seeds {seeds}; of Dominick's orange juice (units by store and brand, with price, coupon and
+advertisement known ahead) all brands of one to seven stores. A window is a piece at a cutoff; changes are in percent of
+the shipped model's error there, the middle one of all windows, and at how many of them a row errs more. What another
+seed changes is chance.
+
+- Command: `python -m benchmarks.small`, {date}, at commit {commit}.
+- Machine: {cores} cores of {cpu}, {system}, Python {python}.
 """
 
 

@@ -87,6 +87,11 @@ def test_pieces_are_chosen_by_their_seed_and_their_table_counts_what_errs_more(t
          "scores": {row: {"wape": error[at]}}}
         for row, error in errors.items() for at in range(3)
     ]  # fmt: skip
-    about = {"machine": {"cores": 1, "cpu": "a CPU"}, "date": "2026-01-01", "commit": "1234567", "runs": runs}
+    about = {
+        "machine": {"cores": 1, "cpu": "a CPU", "system": "Linux", "python": "3"},
+        "date": "2026-01-01",
+        "commit": "1234567",
+        "runs": runs,
+    }
     page = ablations_report._small(about)
     assert "| the reference alone: another | +10.0%, 2 of 3 | - |" in page
