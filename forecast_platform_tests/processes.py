@@ -5,6 +5,7 @@ It is multiprocessing's forkserver: started at first use, one for each process t
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import runpy
@@ -38,6 +39,7 @@ _PRELOADED = [
 ]
 
 
+@functools.cache  # containers are started in threads, which are not to see the environment change
 def forked() -> ForkServerContext:
     """Where processes are forked; their environment is that of the first who asked, without settings of ours."""
     context = multiprocessing.get_context("forkserver")

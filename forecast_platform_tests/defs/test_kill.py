@@ -16,7 +16,7 @@ import pytest
 
 from forecast_platform.demo import Retailer, history_files, week_file
 from forecast_platform.settings import Settings
-from forecast_platform_tests.conftest import SMALL, HistoryHome, contents, landing_day, weeks_of
+from forecast_platform_tests.conftest import SMALL, HistoryHome, contents, landing_day, snapshots, weeks_of
 from forecast_platform_tests.defs.graph import Graph
 from forecast_platform_tests.processes import forked
 
@@ -127,6 +127,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory, retailer: Retailer) -> Iter
         assert graph.week(weeks[-2]).success
         name, data = week_file(retailer, weeks[-1])
         graph.land({name: data + b"1,1,2025-01-01,3,\n"}, at=landing_day(weeks[-1]))
+        snapshots(graph.lake)  # makes every table, so that no copy has to
         yield Killed(home, landing, weeks[-1])
 
 
