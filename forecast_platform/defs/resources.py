@@ -11,6 +11,7 @@ from dagster_duckdb import DuckDBResource
 from forecast_platform.clouds.base import cloud_of, open_landing
 from forecast_platform.engines.base import Engine
 from forecast_platform.engines.local import LocalEngine
+from forecast_platform.engines.sagemaker import engine_of
 from forecast_platform.landing.place import Landing
 from forecast_platform.settings import Settings, get_settings
 
@@ -33,9 +34,7 @@ def build_engine(settings: Settings) -> Engine:
     """Where DeepAR runs, by the settings."""
     if settings.engine_name == "local":
         return LocalEngine(settings.models)
-    from forecast_platform.engines.sagemaker.engine import SageMakerEngine
-
-    return SageMakerEngine(settings)
+    return engine_of(settings)
 
 
 def build_resources() -> dict[str, object]:

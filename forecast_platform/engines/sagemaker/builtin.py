@@ -1,4 +1,4 @@
-"""Training with Amazon's own DeepAR image, which knows nothing of last year, shares or calibration.
+"""The engine of Amazon's own DeepAR image, which knows nothing of last year, shares or calibration.
 
 It is given what it can be given, as dynamic features: the holiday-aligned reference (models/target.py, REFERENCE) and
 the holidays. What the platform adds around a network stays: the judgement, the network's share and the widths of the
@@ -10,19 +10,22 @@ Amazon's DeepAR takes no seed: training again gives another model. The platform 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from forecast_platform.deepar.hyperparameters import DEFAULTS, REQUIRED
 from forecast_platform.engines.base import Asked
+from forecast_platform.engines.sagemaker import requests
 from forecast_platform.engines.sagemaker.batch import write_batch
+from forecast_platform.engines.sagemaker.engine import SageMakerEngine
 from forecast_platform.engines.sagemaker.records import Rules, write_training
 from forecast_platform.history.covariates import complete, divide_exposure
 from forecast_platform.history.panel import Panel
@@ -36,28 +39,9 @@ from forecast_platform.models.target import REFERENCE, Target, build_target, hol
 from forecast_platform.models.trained import TrainedModel, code_version
 from forecast_platform.settings import Settings
 
-if TYPE_CHECKING:
-    from forecast_platform.engines.sagemaker.engine import SageMakerEngine
-
 EPOCHS = "100"  # where the settings say nothing; the length of an epoch is Amazon's own
 WINDOWS = 1
 _AMAZONS = {*REQUIRED, *DEFAULTS}
-
-
-def candidates(settings: Settings) -> Plans:
-    """One candidate, the reference unless the settings name another target, with Amazon's hyperparameters only.
-
-    Raises:
-        ValueError: the settings hold one that is ours.
-    """
-    if ours := sorted(set(settings.hyperparameters) - _AMAZONS):
-        raise ValueError(
-            f"engine sagemaker-builtin takes Amazon's hyperparameters only; remove {', '.join(ours)} from "
-            "FORECAST_HYPERPARAMETERS, or use sagemaker-container"
-        )
-    name = REFERENCE if settings.target == "auto" else settings.target
-    given = plans(settings.model_copy(update={"target": name}))[name]
-    return {name: {"epochs": EPOCHS, **{key: value for key, value in given.items() if key in _AMAZONS}}}
 
 
 class _Fit:
@@ -106,56 +90,79 @@ class _Fit:
         return in_sales(np.concatenate([part.quantiles for part in parts]), alone.unit, alone.offset), alone.lead
 
 
-def train_builtin(
-    engine: SageMakerEngine,
-    building: Path,
-    key: str,
-    panel: Panel,
-    candidates: Plans,
-    num_samples: int,
-    progress: Progress | None,
-) -> None:
-    """Judge on a window held out, train on everything, and write model.tar.gz and training.json to `building`."""
-    work = building / "work"
+class BuiltinEngine(SageMakerEngine):
+    """`sagemaker-builtin`. See SageMakerEngine."""
 
-    def forecast(
-        name: str,
-        parameters: Parameters,
-        history: Panel,
-        horizon: int,
-        quantiles: Sequence[float],
-        num_samples: int = 100,
-        progress: Progress | None = None,
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        asked = {**parameters, "prediction_length": str(horizon)}
-        return _Fit(engine, key, work, name, asked, history, progress).forecast(quantiles, num_samples)
+    seeded = resumes = isolated = False
 
-    choice = choose(panel, candidates, num_samples, progress, forecast, WINDOWS)
-    parameters = candidates[choice.name]
-    started = time.perf_counter()
-    fit = _Fit(engine, key, work, choice.name, parameters, panel, progress)
-    engine.storage.get_file(fit.artifact, building / "model.tar.gz")
-    shutil.rmtree(work, ignore_errors=True)
-    covariates = fit.ready.covariates
-    TrainedModel(
-        folder=building,
-        version=_version(building / "model.tar.gz"),
-        digest=key,
-        trained_as_of=fit.week,
-        categories=fit.categories,
-        hyperparameters=dict(parameters),
-        series=len(panel),
-        observations=int(panel.observed.sum()),
-        judgement=choice.judgement,
-        target=choice.name,
-        share=choice.share,
-        calibration=choice.calibration,
-        features=covariates.names if covariates else (),
-        holidays=fit.holidays,
-        code=code_version(),
-        loss_curve=_final_loss(fit.described),
-        train_seconds=float(fit.described.get("TrainingTimeInSeconds", time.perf_counter() - started)),
-    ).save()
+    @functools.cached_property
+    def image(self) -> str:
+        return requests.builtin_image(self.jobs.region)
+
+    def candidates(self, settings: Settings) -> Plans:
+        """One candidate, the reference unless the settings name another target, with Amazon's hyperparameters only.
+
+        Raises:
+            ValueError: the settings hold one that is ours.
+        """
+        if ours := sorted(set(settings.hyperparameters) - _AMAZONS):
+            raise ValueError(
+                f"engine sagemaker-builtin takes Amazon's hyperparameters only; remove {', '.join(ours)} from "
+                "FORECAST_HYPERPARAMETERS, or use sagemaker-container"
+            )
+        name = REFERENCE if settings.target == "auto" else settings.target
+        given = plans(settings.model_copy(update={"target": name}))[name]
+        return {name: {"epochs": EPOCHS, **{key: value for key, value in given.items() if key in _AMAZONS}}}
+
+    def key(self, panel: Panel, candidates: Plans, num_samples: int) -> str:
+        """The same data and hyperparameters make another model than ours."""
+        ours = super().key(panel, candidates, num_samples)
+        return hashlib.sha256(f"sagemaker-builtin {ours}".encode()).hexdigest()[:20]
+
+    def train_into(
+        self, building: Path, key: str, panel: Panel, candidates: Plans, num_samples: int, progress: Progress | None
+    ) -> None:
+        """Judge on a window held out, then train on everything. See SageMakerEngine.train_into."""
+        work = building / "work"
+
+        def forecast(
+            name: str,
+            parameters: Parameters,
+            history: Panel,
+            horizon: int,
+            quantiles: Sequence[float],
+            num_samples: int = 100,
+            progress: Progress | None = None,
+        ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+            asked = {**parameters, "prediction_length": str(horizon)}
+            return _Fit(self, key, work, name, asked, history, progress).forecast(quantiles, num_samples)
+
+        choice = choose(panel, candidates, num_samples, progress, forecast, WINDOWS)
+        parameters = candidates[choice.name]
+        started = time.perf_counter()
+        fit = _Fit(self, key, work, choice.name, parameters, panel, progress)
+        self.storage.get_file(fit.artifact, building / "model.tar.gz")
+        shutil.rmtree(work, ignore_errors=True)
+        covariates = fit.ready.covariates
+        TrainedModel(
+            folder=building,
+            version=_version(building / "model.tar.gz"),
+            digest=key,
+            trained_as_of=fit.week,
+            categories=fit.categories,
+            hyperparameters=dict(parameters),
+            series=len(panel),
+            observations=int(panel.observed.sum()),
+            judgement=choice.judgement,
+            target=choice.name,
+            share=choice.share,
+            calibration=choice.calibration,
+            features=covariates.names if covariates else (),
+            holidays=fit.holidays,
+            code=code_version(),
+            loss_curve=_final_loss(fit.described),
+            train_seconds=float(fit.described.get("TrainingTimeInSeconds", time.perf_counter() - started)),
+        ).save()
 
 
 def _version(artifact: Path) -> str:

@@ -10,7 +10,8 @@ What the storage holds (all content-addressed, so the same work is found again, 
     spend/<month>/<job>.json                         see cost.py
 
 `sagemaker-container` trains the whole platform's way, choice included, in one job of our image: its models are those of
-LocalEngine, byte for byte (container_training.py). `sagemaker-builtin` trains Amazon's image (builtin.py).
+LocalEngine, byte for byte (container/training.py). `sagemaker-builtin` trains Amazon's image (builtin.py). Both are
+SageMakerEngine but for what is theirs.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import json
 import shutil
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,39 +36,39 @@ from forecast_platform.engines import base
 from forecast_platform.engines.base import Asked
 from forecast_platform.engines.predictions import NAME as PREDICTIONS
 from forecast_platform.engines.predictions import BatchError, Predictions, ShardForecast
-from forecast_platform.engines.sagemaker import builtin, requests
+from forecast_platform.engines.sagemaker import requests
 from forecast_platform.engines.sagemaker.batch import Batch, Outputs, read_batch, write_batch
-from forecast_platform.engines.sagemaker.container import training as container_training
 from forecast_platform.engines.sagemaker.cost import Spending
 from forecast_platform.engines.sagemaker.jobs import Jobs
 from forecast_platform.engines.sagemaker.records import Rules, check_batch
 from forecast_platform.engines.sagemaker.specs import TRAIN, TRANSFORM, Spec
 from forecast_platform.history.panel import Panel
 from forecast_platform.models.candidate import Plans, Progress
-from forecast_platform.models.registry import plans
 from forecast_platform.models.trained import ModelLost, TrainedModel, check_history, code_version, training_key
 from forecast_platform.settings import Settings
-
-BUILTIN = "sagemaker-builtin"
 
 
 def _utc_now() -> dt.datetime:
     return dt.datetime.now(dt.UTC)
 
 
-class SageMakerEngine:
+class SageMakerEngine(ABC):
     """See forecast_platform.engines.base.Engine. Nothing is opened before it is used.
 
     Args:
-        settings: of profile aws, engine sagemaker-container or sagemaker-builtin.
+        settings: of profile aws.
         sleep, now: how to wait and what time it is; tests wait less.
+
+    Attributes:
+        seeded, resumes, isolated: whether its image takes a seed, checkpoints, and a job without network.
     """
+
+    seeded = resumes = isolated = True
 
     def __init__(
         self, settings: Settings, sleep: Callable[[float], None] = time.sleep, now: Callable[[], dt.datetime] = _utc_now
     ) -> None:
         self.settings, self.models, self.run_id = settings, settings.models, ""
-        self.builtin = settings.engine_name == BUILTIN
         self._sleep, self._now = sleep, now
 
     @functools.cached_property
@@ -79,15 +81,26 @@ class SageMakerEngine:
         ledger = Spending(self.storage, s.prices, s.max_job_usd, s.max_month_usd, self._now)
         return Jobs(self.storage, ledger, self._sleep, self._now)
 
-    @functools.cached_property
+    @property
+    @abstractmethod
     def image(self) -> str:
-        return requests.builtin_image(self.jobs.region) if self.builtin else self.settings.image
+        """Of its jobs."""
+
+    @abstractmethod
+    def candidates(self, settings: Settings) -> Plans:
+        """See Engine.candidates."""
+
+    @abstractmethod
+    def train_into(
+        self, building: Path, key: str, panel: Panel, candidates: Plans, num_samples: int, progress: Progress | None
+    ) -> None:
+        """Train by jobs, and write model.tar.gz (of one that learns) and training.json to `building`."""
 
     # --- models
 
-    def candidates(self, settings: Settings) -> Plans:
-        """See Engine.candidates. Amazon's image takes one, with Amazon's hyperparameters."""
-        return builtin.candidates(settings) if self.builtin else plans(settings)
+    def key(self, panel: Panel, candidates: Plans, num_samples: int) -> str:
+        """What a training goes by."""
+        return training_key(panel, candidates, num_samples)
 
     def train(
         self, panel: Panel, candidates: Plans, progress: Progress | None = None, num_samples: int = 100
@@ -97,9 +110,7 @@ class SageMakerEngine:
         Raises:
             JobError, SpendRefused: see Jobs.ensure.
         """
-        key = training_key(panel, candidates, num_samples)
-        if self.builtin:  # the same data and hyperparameters make another model there
-            key = hashlib.sha256(f"{BUILTIN} {key}".encode()).hexdigest()[:20]
+        key = self.key(panel, candidates, num_samples)
         try:
             return self.model(key)
         except ModelLost:
@@ -113,8 +124,7 @@ class SageMakerEngine:
                 building = self.models / f"{key}.building"
                 shutil.rmtree(building, ignore_errors=True)
                 building.mkdir()
-                make = builtin.train_builtin if self.builtin else container_training.train_in_job
-                make(self, building, key, panel, candidates, num_samples, progress)
+                self.train_into(building, key, panel, candidates, num_samples, progress)
                 self._commit(key, building)
         return TrainedModel.load(self.models / key)
 
@@ -216,7 +226,7 @@ class SageMakerEngine:
             "consoles": {c.job: c.url for c in charges},
         }
 
-    # --- the jobs, also for builtin.py
+    # --- the jobs
 
     def tags(self, **more: str) -> dict[str, str]:
         run = {"forecast:run": self.run_id} if self.run_id else {}
@@ -237,7 +247,7 @@ class SageMakerEngine:
         """Upload `folder` as a training job's channel and run the job; returns the storage keys of its `outputs` and
         what SageMaker says of it."""
         self.storage.upload_folder(folder, f"{root}/input/{channel}")
-        checkpoints = "" if self.builtin else self.storage.uri(f"models/{key}/checkpoints")
+        checkpoints = self.storage.uri(f"models/{key}/checkpoints") if self.resumes else ""
         spec = Spec(
             TRAIN,
             week,
@@ -284,7 +294,7 @@ class SageMakerEngine:
         last = max(batch.manifest["last_week"].to_pylist())
         tags = self.tags(week=str(last), digest=key, version=version)
         data = self.storage.uri(artifact or f"models/{key}/model.tar.gz")
-        model = requests.model(self.settings, self.image, data, isolated=not self.builtin)
+        model = requests.model(self.settings, self.image, data, isolated=self.isolated)
         spec = Spec(
             TRANSFORM,
             last,
@@ -294,7 +304,7 @@ class SageMakerEngine:
                 self.storage.uri(f"{twin}/input/"),
                 self.storage.uri(f"{twin}/output"),
                 config,
-                None if self.builtin else seed,
+                seed if self.seeded else None,
             ),
             tuple(f"{twin}/output/{output.name}" for _, output in batch.shards()),
             60 * self.settings.max_job_minutes,

@@ -12,7 +12,7 @@ import boto3
 import pytest
 
 from forecast_platform.demo import Retailer, history_files, week_file
-from forecast_platform.engines.sagemaker.engine import SageMakerEngine
+from forecast_platform.engines.sagemaker import engine_of
 from forecast_platform.lake.tables import PROVENANCE
 from forecast_platform.models.registry import CANDIDATES
 from forecast_platform.settings import Settings
@@ -54,7 +54,7 @@ def cloud(home: Path, monkeypatch: pytest.MonkeyPatch, **more: Any) -> Graph:
     """The aws profile on a machine of its own: an empty home."""
     monkeypatch.setenv("FORECAST_HOME", str(home))
     graph = Graph(Settings(**{**SMALL, **AWS, **more}))
-    graph.platform.engine = SageMakerEngine(graph.platform.settings, sleep=lambda s: time.sleep(min(s, 0.02)))
+    graph.platform.engine = engine_of(graph.platform.settings, sleep=lambda s: time.sleep(min(s, 0.02)))
     return graph
 
 

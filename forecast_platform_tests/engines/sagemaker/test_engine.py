@@ -23,7 +23,7 @@ from forecast_platform import deepar
 from forecast_platform.engines.base import Asked, EngineError, prepare
 from forecast_platform.engines.local import LocalEngine
 from forecast_platform.engines.predictions import BatchError, Predictions
-from forecast_platform.engines.sagemaker import builtin
+from forecast_platform.engines.sagemaker import builtin, engine_of
 from forecast_platform.engines.sagemaker.batch import write_batch
 from forecast_platform.engines.sagemaker.container.training import member
 from forecast_platform.engines.sagemaker.engine import SageMakerEngine
@@ -73,7 +73,7 @@ def short() -> Panel:
 
 def engine_at(home: Path, monkeypatch: pytest.MonkeyPatch, **more: Any) -> SageMakerEngine:
     monkeypatch.setenv("FORECAST_HOME", str(home))
-    return SageMakerEngine(Settings(**{**AWS, **more}), sleep=lambda seconds: time.sleep(min(seconds, 0.02)))
+    return engine_of(Settings(**{**AWS, **more}), sleep=lambda seconds: time.sleep(min(seconds, 0.02)))
 
 
 @pytest.fixture

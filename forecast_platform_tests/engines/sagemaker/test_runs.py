@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from forecast_platform.engines.sagemaker import engine_of
 from forecast_platform.engines.sagemaker.engine import SageMakerEngine
 from forecast_platform.settings import Settings
 from forecast_platform_tests.conftest import SMALL, weeks_of
@@ -34,7 +35,7 @@ def graph(with_history: Graph, sagemaker: Emulator) -> Graph:
 
 
 def engine_on(graph: Graph, **more: Any) -> SageMakerEngine:
-    engine = SageMakerEngine(Settings(**{**SMALL, **AWS, **more}), sleep=lambda s: time.sleep(min(s, 0.02)))
+    engine = engine_of(Settings(**{**SMALL, **AWS, **more}), sleep=lambda s: time.sleep(min(s, 0.02)))
     graph.platform.settings = graph.platform.settings.model_copy(update={"target": "sales"})
     graph.platform.engine = engine
     return engine

@@ -1,4 +1,4 @@
-"""Training with our own image: the platform's whole training, choice and judgement included, in one SageMaker job.
+"""The engine of our own image: the platform's whole training, choice and judgement included, in one SageMaker job.
 
 The job runs models.trained.train_into, as LocalEngine does, on the same panel to the last bit. What it leaves is
 verified before it becomes a model here.
@@ -11,55 +11,59 @@ import json
 import shutil
 import tarfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from forecast_platform import deepar
 from forecast_platform.engines.base import EngineError
+from forecast_platform.engines.sagemaker.engine import SageMakerEngine
 from forecast_platform.history.panel import Panel
 from forecast_platform.history.panel_file import save_panel
 from forecast_platform.models.candidate import Plans, Progress
+from forecast_platform.models.registry import plans
 from forecast_platform.models.trained import TrainedModel, code_version
-
-if TYPE_CHECKING:
-    from forecast_platform.engines.sagemaker.engine import SageMakerEngine
+from forecast_platform.settings import Settings
 
 _MAX_RECORD = 64 << 20  # bytes of training.json; a real one has some thousand
 
 
-def train_in_job(
-    engine: SageMakerEngine,
-    building: Path,
-    key: str,
-    panel: Panel,
-    candidates: Plans,
-    num_samples: int,
-    progress: Progress | None,
-) -> None:
-    """One job of our image: choose, train, judge. It leaves model.tar.gz and training.json, verified, in `building`."""
-    job = {"key": key, "candidates": candidates, "num_samples": num_samples, "code_version": code_version()}
-    source = building / "input"
-    save_panel(panel, source)
-    (source / "training.json").write_text(json.dumps(job, indent=1, sort_keys=True))
-    (model, output), _ = engine.run_training(
-        key, panel.weeks[-1].astype(dt.date), {"platform_training": "1"}, "panel", source, f"models/{key}",
-        ("model.tar.gz", "output.tar.gz"), progress,
-    )  # fmt: skip
-    shutil.rmtree(source)
-    received = building / "received"
-    engine.storage.get_file(model, received / "model.tar.gz")
-    engine.storage.get_file(output, received / "output.tar.gz")
-    (building / "training.json").write_bytes(member(received / "output.tar.gz", "training.json"))
-    trained = TrainedModel.load(building)
-    version = trained.version
-    if trained.learns:
-        # SageMaker packs as it likes; packed anew, equal models are equal bytes. Reading it checks hashes and version.
-        version = deepar.save_artifact(deepar.load_artifact(received / "model.tar.gz"), building / "model.tar.gz")
-    shutil.rmtree(received)
-    if (trained.digest, trained.version) != (key, version):
-        raise EngineError(
-            f"{engine.storage.uri(output)} describes model {trained.version} of {trained.digest}; {version} of {key} "
-            "was asked for. Is FORECAST_IMAGE built from this code? Then remove that object and run again"
-        )
+class ContainerEngine(SageMakerEngine):
+    """`sagemaker-container`. See SageMakerEngine."""
+
+    @property
+    def image(self) -> str:
+        return self.settings.image
+
+    def candidates(self, settings: Settings) -> Plans:
+        """See Engine.candidates."""
+        return plans(settings)
+
+    def train_into(
+        self, building: Path, key: str, panel: Panel, candidates: Plans, num_samples: int, progress: Progress | None
+    ) -> None:
+        """One job: choose, train, judge. See SageMakerEngine.train_into; what it leaves is verified."""
+        job = {"key": key, "candidates": candidates, "num_samples": num_samples, "code_version": code_version()}
+        source = building / "input"
+        save_panel(panel, source)
+        (source / "training.json").write_text(json.dumps(job, indent=1, sort_keys=True))
+        (model, output), _ = self.run_training(
+            key, panel.weeks[-1].astype(dt.date), {"platform_training": "1"}, "panel", source, f"models/{key}",
+            ("model.tar.gz", "output.tar.gz"), progress,
+        )  # fmt: skip
+        shutil.rmtree(source)
+        received = building / "received"
+        self.storage.get_file(model, received / "model.tar.gz")
+        self.storage.get_file(output, received / "output.tar.gz")
+        (building / "training.json").write_bytes(member(received / "output.tar.gz", "training.json"))
+        trained = TrainedModel.load(building)
+        version = trained.version
+        if trained.learns:
+            # SageMaker packs as it likes; packed anew, equal models are equal bytes. Reading checks hashes and version.
+            version = deepar.save_artifact(deepar.load_artifact(received / "model.tar.gz"), building / "model.tar.gz")
+        shutil.rmtree(received)
+        if (trained.digest, trained.version) != (key, version):
+            raise EngineError(
+                f"{self.storage.uri(output)} describes model {trained.version} of {trained.digest}; {version} of {key} "
+                "was asked for. Is FORECAST_IMAGE built from this code? Then remove that object and run again"
+            )
 
 
 def member(path: Path, name: str) -> bytes:
