@@ -79,8 +79,9 @@ LAST_YEAR, PULSE, SECOND = (
     "models.last_year.reference.STORE_PULSE",
     "models.last_year.reference.SECOND_YEAR",
 )
-WINDOWS, BELIEFS, CALMS, STORE, DEPARTMENT, TRIM = (
-    f"models.last_year.outlook.{name}" for name in ("WINDOWS", "BELIEFS", "CALMS", "STORE", "DEPARTMENT", "TRIM")
+WINDOWS, OWN_POWERS, PEAK_DAMPINGS, STORE, DEPARTMENT, TRIM = (
+    f"models.last_year.outlook.{name}"
+    for name in ("WINDOWS", "OWN_POWERS", "PEAK_DAMPINGS", "STORE", "DEPARTMENT", "TRIM")
 )
 
 
@@ -91,20 +92,20 @@ def _steps() -> Iterator[Trial]:
         PULSE: 0.0,
         SECOND: 0.0,
         # One way, which believes in no growth and in every peak.
-        **{WINDOWS: (18,), BELIEFS: (0.0,), CALMS: (0.0,), STORE: 0.0, DEPARTMENT: 0.0, TRIM: 0.0},
+        **{WINDOWS: (18,), OWN_POWERS: (0.0,), PEAK_DAMPINGS: (0.0,), STORE: 0.0, DEPARTMENT: 0.0, TRIM: 0.0},
     }
     steps: dict[str, dict[str, Any]] = {
         "the same week last year": {},
         "+ holidays lined up": {LAST_YEAR: partial(reference.last_year, mix=0.0)},
-        "+ growth over 18 weeks, shrunk to 1": {BELIEFS: (0.7,)},
+        "+ growth over 18 weeks, shrunk to 1": {OWN_POWERS: (0.7,)},
         "+ half of the department's shape": {LAST_YEAR: partial(reference.last_year, mix=0.5)},
         "+ the department's own part of it": {LAST_YEAR: reference.last_year},
         "+ the store's pulse": {PULSE: reference.STORE_PULSE},
         "+ the year before last": {SECOND: reference.SECOND_YEAR},
         "+ growth shrunk to store and department": {STORE: outlook.STORE, DEPARTMENT: outlook.DEPARTMENT},
         "+ growth without the oddest weeks": {TRIM: outlook.TRIM},
-        "+ windows and belief by department": {WINDOWS: outlook.WINDOWS, BELIEFS: outlook.BELIEFS},
-        "+ calmer peaks by department": {CALMS: outlook.CALMS},
+        "+ windows and belief by department": {WINDOWS: outlook.WINDOWS, OWN_POWERS: outlook.OWN_POWERS},
+        "+ calmer peaks by department": {PEAK_DAMPINGS: outlook.PEAK_DAMPINGS},
     }
     for name, shipped in steps.items():
         given = {**given, **shipped}

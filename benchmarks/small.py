@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from benchmarks import ablations_report, protocol
 from benchmarks.__main__ import ROOT, commit, machine
-from benchmarks.ablations import CALMS, PULSE, STORE, TRIM, Trial, run
+from benchmarks.ablations import PEAK_DAMPINGS, PULSE, STORE, TRIM, Trial, run
 from benchmarks.protocol import CUTOFFS
 from forecast_platform.history.covariates import Declarations, attach
 from forecast_platform.history.panel import Panel
@@ -49,7 +49,7 @@ assert CUTOFFS_ALONE[WALMART][-1] == CUTOFFS[0]
 _SHARE = networks.USUAL_SHARE[RATIO]
 ALONE = (
     Trial({"as shipped": 0.0}, candidate=None),
-    Trial({"no calmer peaks": 0.0}, {CALMS: (0.0,)}, candidate=None),
+    Trial({"no calmer peaks": 0.0}, {PEAK_DAMPINGS: (0.0,)}, candidate=None),
     Trial({"no store's pulse": 0.0}, {PULSE: 0.0}, candidate=None),
     Trial({"growth not shrunk to the store's": 0.0}, {STORE: 0.0}, candidate=None),
     Trial({"growth with the oddest weeks": 0.0}, {TRIM: 0.0}, candidate=None),

@@ -1,9 +1,10 @@
 """What a reference forecasts by itself: how each series runs against it lately, and how much of that will last.
 
-There are several ways to say it: over few weeks or many, believed in full or shrunk towards the growth of its store and
-department, last year's peaks at their full height or lower. Which is right differs by department. Groceries that run
-9% above last year go on doing so; toys that ran 30% above it for a month do not, and a peak is in part chance. So each
-department has its ways weighed by how well they would have forecast its own history.
+Growth against last year can be taken over few weeks or many, in full or shrunk towards the growth of the series' store
+and department, with last year's peaks at their full height or lower. Each combination is a variant. Which one is right
+differs by department. Groceries that run 9% above last year go on doing so; toys that ran 30% above it for a month do
+not, and a peak is in part chance. So a department's forecast is a weighted mean of the variants, by how well each would
+have forecast its own history.
 
 Growth is a mean over weeks without the oddest of them: a week of promotion or of empty shelves is no growth.
 """
@@ -24,32 +25,32 @@ from forecast_platform.models.last_year.reference import YEAR, last_year, worth_
 
 Floats = NDArray[np.float64]
 
-# The ways, each combination of: weeks over which growth is taken; the power of a series' own growth beside that of its
-# store and department; how much lower peaks come back (a week x times as large by the reference is forecast
-# x ** (1 - calm) times as large).
+# The variants, all combinations of: weeks over which growth is taken; the power of a series' own growth beside that
+# of its store and department; how much lower peaks come back (a week x times as large by the reference is forecast
+# x ** (1 - damping) times as large).
 WINDOWS: tuple[int, ...] = (8, 18, 39)
-BELIEFS: tuple[float, ...] = (0.3, 0.6, 0.9)
-CALMS: tuple[float, ...] = (0.0, 0.05, 0.1)
+OWN_POWERS: tuple[float, ...] = (0.3, 0.6, 0.9)
+PEAK_DAMPINGS: tuple[float, ...] = (0.0, 0.05, 0.1)
 STORE, DEPARTMENT = 0.5, 0.2  # powers of their growth
-DOUBT = 2  # growth seen in so many weeks is half believed
+DOUBT = 2  # growth seen in so many weeks counts half
 TRIM = 0.2  # the part of the weeks left out at each end, by growth
 OWN_RANGE, GROUP_RANGE = (0.2, 5.0), (0.5, 2.0)
-# How they are weighed:
-STEP = 4  # weeks between the origins in the history from which the ways are tried
+# How variants are weighted:
+STEP = 4  # weeks between the origins in the history from which variants are tried
 AHEAD = 12  # weeks after an origin that are forecast
-SHARPNESS = 60.0  # a way that errs 1% more than the department's best has exp(-0.6) of its weight
+SHARPNESS = 60.0  # a variant that errs 1% more than the department's best has exp(-0.6) of its weight
 
 
 @dataclass(frozen=True)
 class Outlook:
     """The forecasts a reference would have made, as of any week of the history.
 
-    Leak-free: nothing but the history and its reference is read, and the ways are tried from origins in it.
+    Leak-free: nothing but the history and its reference is read, and the variants are tried from origins in it.
 
     Attributes:
         reference: shape (N, T + H), positive; NaN in the first year.
         seen: what was known in the T weeks, and from when on.
-        weights: how far each series goes by each way, shape (K, N).
+        weights: of each variant for each series, shape (K, N), summing to 1.
     """
 
     reference: Floats
@@ -71,7 +72,7 @@ class Outlook:
         reference = self.reference[:, among]
         if week <= YEAR:
             return reference
-        levels, slopes = zip(*self.seen.ways(week - YEAR), strict=True)
+        levels, slopes = zip(*self.seen.variants(week - YEAR), strict=True)
         level = np.einsum("kn,kn->n", self.weights, np.array(levels))
         slope = (np.array(slopes)[:, None] * self.weights).sum(axis=0)
         return np.asarray(np.exp(level[:, None] + slope[:, None] * np.log(reference)))
@@ -107,15 +108,15 @@ def aligned_last_year(history: Panel, horizon: int, quantiles: Sequence[float], 
 
 
 def _weights(seen: _KnownWeeks, retailer: Retailer) -> Floats:
-    """How far each department goes by each way, shape (K, D), summing to 1 over the ways: the less one would have erred
-    from origins in the history, the further. They are alike where the history is too short to try them."""
-    count = len(WINDOWS) * len(BELIEFS) * len(CALMS)
+    """The weight of each variant for each department, shape (K, D), summing to 1 over variants: the larger, the less it
+    would have erred from origins in the history. Weights are equal where the history is too short to try them."""
+    count = len(WINDOWS) * len(OWN_POWERS) * len(PEAK_DAMPINGS)
     erred = np.zeros((len(seen.sold), count))
     weeks = seen.sold.shape[1]
     for origin in range(weeks - STEP, max(STEP, weeks - 2 * YEAR) - 1, -STEP):
         ahead = slice(origin, origin + AHEAD)
         logs, known, sold = seen.log_reference[:, ahead], seen.known[:, ahead], seen.sold[:, ahead]
-        for column, (level, slope) in zip(erred.T, seen.ways(origin), strict=True):
+        for column, (level, slope) in zip(erred.T, seen.variants(origin), strict=True):
             column += (np.abs(sold - np.exp(level[:, None] + slope * logs)) * known).sum(axis=1)
     errors, size = retailer.sums((seen.depts, erred), (seen.depts, np.abs(seen.sold).sum(axis=1)))
     errors = errors.T
@@ -149,8 +150,9 @@ class _KnownWeeks:
         of_stores, of_depts = (np.moveaxis(each, 1, 0) for each in retailer.sums((stores, both), (depts, both)))
         return cls(known, both[:, 0], both[:, 1], np.log(base), stores, depts, of_stores, of_depts)
 
-    def ways(self, origin: int) -> Iterator[tuple[Floats, float]]:
-        """Each way's level (N,) and slope, by what is known before a week."""
+    def variants(self, origin: int) -> Iterator[tuple[Floats, float]]:
+        """Each variant's level (N,) and slope, by what is known before a week: the logarithm of its forecast is level +
+        slope * that of the reference."""
         for window in WINDOWS:
             weeks = slice(max(origin - window, 0), origin)
             store, dept = (
@@ -163,8 +165,8 @@ class _KnownWeeks:
             usable = (ratio > 0) & (count > 0)
             own = np.where(usable, np.log(np.clip(np.where(usable, ratio, 1), *OWN_RANGE)), rest)
             size = self.log_reference[:, weeks].mean(axis=1)
-            for belief, calm in itertools.product(BELIEFS, CALMS):
-                yield rest + belief * count / (count + DOUBT) * (own - rest) + calm * size, 1 - calm
+            for power, damping in itertools.product(OWN_POWERS, PEAK_DAMPINGS):
+                yield rest + power * count / (count + DOUBT) * (own - rest) + damping * size, 1 - damping
 
 
 def _trimmed(sold: Floats, reference: Floats) -> Floats:

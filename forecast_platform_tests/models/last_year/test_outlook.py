@@ -35,8 +35,8 @@ WINDOW, BELIEF = 18, 0.7
 def one_way(monkeypatch):
     """A single way, so that there is nothing to weigh."""
     monkeypatch.setattr(module, "WINDOWS", (WINDOW,))
-    monkeypatch.setattr(module, "BELIEFS", (BELIEF,))
-    monkeypatch.setattr(module, "CALMS", (0.0,))
+    monkeypatch.setattr(module, "OWN_POWERS", (BELIEF,))
+    monkeypatch.setattr(module, "PEAK_DAMPINGS", (0.0,))
 
 
 def outlook(panel: Panel, reference: np.ndarray) -> np.ndarray:
