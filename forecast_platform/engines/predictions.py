@@ -9,6 +9,7 @@ Sample paths are gone once they are summed: totals need no more of them, and the
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import json
 import shutil
@@ -96,7 +97,9 @@ class Predictions:
             files = {f"{what}-{number:03d}.parquet": table for what, table in tables.items()}
             for name, table in files.items():
                 pq.write_table(table, building / name, compression="zstd")
-            written.append({"series": len(shard.store), "files": {name: _hash(building / name) for name in files}})
+            hashes = {name: _hash(building / name) for name in files}
+            last = max(shard.last_week.tolist(), default=None)
+            written.append({"series": len(shard.store), "last_week": last and last.isoformat(), "files": hashes})
         said = {"version": _VERSION, "horizon": horizon, "quantiles": list(quantiles), "shards": written}
         (building / NAME).write_text(json.dumps(said, indent=1))
         shutil.rmtree(folder, ignore_errors=True)
@@ -119,6 +122,12 @@ class Predictions:
     @property
     def series(self) -> int:
         return sum(shard["series"] for shard in self.said["shards"])
+
+    @property
+    def last_week(self) -> dt.date | None:
+        """The newest week of sales known of any series; None of none."""
+        weeks = [shard["last_week"] for shard in self.said["shards"]]
+        return dt.date.fromisoformat(max(weeks)) if weeks else None
 
     def shards(self, quantiles: Sequence[float], horizon: int) -> Iterator[ShardForecast]:
         """Shard by shard, each verified.
