@@ -50,6 +50,7 @@ PREFIX = "FORECAST_"
 OTHER_VARIABLES = {
     "FORECAST_HOME": "the folder of all state",
     "FORECAST_WALMART_DIR": "benchmarks and tests: the folder of the Walmart files",
+    "FORECAST_JUICE_DIR": "benchmarks: the folder of the orange juice files",
     "FORECAST_CHROMIUM": "tests: the browser",
     "FORECAST_LIVE_URL": "tests: a bucket of a live AWS account",
     "FORECAST_LIVE_WORKGROUP": "tests: an Athena workgroup of a live AWS account",
@@ -177,7 +178,9 @@ class Settings(BaseSettings):
         description="the candidate that forecasts, see docs/models.md; auto: of those able the best in backtests",
     )
     transform_shards: int = Field(
-        1, ge=1, description="shards the series are forecast in; on SageMaker, input files of a transform"
+        1,
+        ge=1,
+        description="shards the series are forecast in; on SageMaker, a transform's files, at least one an instance",
     )
     model_name: str = Field("", description="pins the model of this version, instead of training; see the models table")
 
@@ -337,11 +340,6 @@ class Settings(BaseSettings):
         for name in ("storage_url", "landing_url"):
             if not getattr(self, name).startswith("s3://"):
                 raise ValueError(f"on profile aws {name} is s3://bucket/prefix; got {getattr(self, name)!r}")
-        if self.transform_shards < self.transform_instances:
-            raise ValueError(
-                f"transform_shards is {self.transform_shards} for {self.transform_instances} transform_instances: one "
-                "file goes to one instance, so give at least as many shards"
-            )
 
     @property
     def engine_name(self) -> str:

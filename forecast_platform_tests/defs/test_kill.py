@@ -33,8 +33,9 @@ POINTS = [
     ("deepar_model", "save_artifact", "before", None),
     ("deepar_model", "Lake.replace", "before", "models"),
     ("deepar_model", "Lake.replace", "after", "models"),
-    ("batch_predictions", "transform", "before", None),
-    ("batch_predictions", "transform", "after", None),
+    ("batch_predictions", "predict", "before", None),
+    ("batch_predictions", "predict", "after", None),
+    ("batch_predictions", "write_table", "after", None),
     ("forecast_table", "Lake.replace", "before", "forecasts"),
     ("forecast_table", "Lake.replace", "after", "forecasts"),
     ("forecast_accuracy", "Lake.replace", "before", "forecast_accuracy"),
@@ -43,6 +44,7 @@ POINTS = [
 
 
 def _places() -> dict[str, tuple[Any, str]]:
+    from pyarrow import parquet
     from pyiceberg.catalog.sql import SqlCatalog
 
     from forecast_platform import deepar
@@ -52,7 +54,8 @@ def _places() -> dict[str, tuple[Any, str]]:
         "Lake.replace": (Lake, "replace"),
         "SqlCatalog.commit_table": (SqlCatalog, "commit_table"),
         "save_artifact": (deepar, "save_artifact"),
-        "transform": (deepar, "transform"),
+        "predict": (deepar, "predict"),
+        "write_table": (parquet, "write_table"),
     }
 
 

@@ -44,6 +44,22 @@ WINDOWS = 1
 _AMAZONS = {*REQUIRED, *DEFAULTS}
 
 
+def candidates(settings: Settings) -> Plans:
+    """One candidate, the reference unless the settings name another target, with Amazon's hyperparameters only.
+
+    Raises:
+        ValueError: the settings hold one that is ours.
+    """
+    if ours := sorted(set(settings.hyperparameters) - _AMAZONS):
+        raise ValueError(
+            f"engine sagemaker-builtin takes Amazon's hyperparameters only; remove {', '.join(ours)} from "
+            "FORECAST_HYPERPARAMETERS, or use sagemaker-container"
+        )
+    name = REFERENCE if settings.target == "auto" else settings.target
+    given = plans(settings.model_copy(update={"target": name}))[name]
+    return {name: {"epochs": EPOCHS, **{key: value for key, value in given.items() if key in _AMAZONS}}}
+
+
 class _Fit:
     """One training of Amazon's image on a history: where its artifact is, and how to ask it."""
 
@@ -100,19 +116,8 @@ class BuiltinEngine(SageMakerEngine):
         return requests.builtin_image(self.jobs.region)
 
     def candidates(self, settings: Settings) -> Plans:
-        """One candidate, the reference unless the settings name another target, with Amazon's hyperparameters only.
-
-        Raises:
-            ValueError: the settings hold one that is ours.
-        """
-        if ours := sorted(set(settings.hyperparameters) - _AMAZONS):
-            raise ValueError(
-                f"engine sagemaker-builtin takes Amazon's hyperparameters only; remove {', '.join(ours)} from "
-                "FORECAST_HYPERPARAMETERS, or use sagemaker-container"
-            )
-        name = REFERENCE if settings.target == "auto" else settings.target
-        given = plans(settings.model_copy(update={"target": name}))[name]
-        return {name: {"epochs": EPOCHS, **{key: value for key, value in given.items() if key in _AMAZONS}}}
+        """See Engine.candidates, and `candidates`."""
+        return candidates(settings)
 
     def key(self, panel: Panel, candidates: Plans, num_samples: int) -> str:
         """The same data and hyperparameters make another model than ours."""
