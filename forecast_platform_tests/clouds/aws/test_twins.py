@@ -10,15 +10,17 @@ import pytest
 
 from forecast_platform.defs.resources import Platform
 from forecast_platform.engines.local import LocalEngine
-from forecast_platform.engines.sagemaker.engine import SageMakerEngine
+from forecast_platform.engines.sagemaker.builtin import BuiltinEngine
+from forecast_platform.engines.sagemaker.container.training import ContainerEngine
 from forecast_platform.settings import Settings
 from forecast_platform_tests.engines.sagemaker.test_requests import COMMON
 
 
 @pytest.mark.parametrize(
-    ("engine", "builtin"), [("", False), ("sagemaker-container", False), ("sagemaker-builtin", True)]
+    ("engine", "kind"),
+    [("", ContainerEngine), ("sagemaker-container", ContainerEngine), ("sagemaker-builtin", BuiltinEngine)],
 )
-def test_a_platform_asks_nobody_before_it_is_used(home: Path, monkeypatch: pytest.MonkeyPatch, engine, builtin):
+def test_a_platform_asks_nobody_before_it_is_used(home: Path, monkeypatch: pytest.MonkeyPatch, engine, kind):
     def refused(*given: Any) -> None:
         raise AssertionError("a connection was opened")
 
@@ -26,8 +28,7 @@ def test_a_platform_asks_nobody_before_it_is_used(home: Path, monkeypatch: pytes
     for name in ("AWS_DEFAULT_REGION", "AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     platform = Platform(Settings(**COMMON, engine=engine))
-    assert isinstance(platform.engine, SageMakerEngine)
-    assert platform.engine.builtin == builtin
+    assert type(platform.engine) is kind
     assert platform.lake.namespace == "forecast"
     assert not home.exists()
 
