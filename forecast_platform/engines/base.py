@@ -95,13 +95,13 @@ def prepare(model: TrainedModel, panel: Panel, retailer: Retailer = WHOLE) -> Pr
     if not model.learns:
         candidate = CANDIDATES[model.target]
         said, lead = candidate.forecast(model.hyperparameters, panel, horizon, SAID, retailer=retailer)
-        combination = Combination.of_sales(lead).trusting(panel, model.share, model.calibration)
+        combination = Combination.of_sales(lead).trusting(panel, model.share, model.calibration, retailer)
         return Prepared(ready, None, said, combination, notices)
     view = build_target(divide_exposure(ready), horizon, target_of(model.target), model.holidays, retailer)
     if model.target == COUNTS:  # returns, or weeks divided by open days, may have come since it was trained
         counts = np.maximum(np.round(view.panel.sales), 0)
         view = replace(view, panel=replace(view.panel, sales=counts))
-    combination = Combination.of_target(view, ready).trusting(panel, model.share, model.calibration)
+    combination = Combination.of_target(view, ready).trusting(panel, model.share, model.calibration, retailer)
     return Prepared(ready, view, None, combination, notices)
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from forecast_platform.history.covariates import exposure_ahead
 from forecast_platform.history.panel import Panel
+from forecast_platform.history.shards import WHOLE, Retailer
 from forecast_platform.history.silence import fade_paths, fade_quantiles, probability_of_return
 from forecast_platform.models.calibration import Calibration, volume
 from forecast_platform.models.target import Target
@@ -77,15 +78,19 @@ class Combination:
             returns=self.returns[among],
         )
 
-    def trusting(self, panel: Panel, share: float, calibration: Calibration) -> Combination:
-        """The same by what backtests found out, for the series of a panel that ends at the cutoff."""
+    def trusting(self, panel: Panel, share: float, calibration: Calibration, retailer: Retailer = WHOLE) -> Combination:
+        """The same by what backtests found out, for the series of a panel that ends at the cutoff.
+
+        Args:
+            retailer: where the panel is a shard that does not say yet which series return.
+        """
         horizon = self.unit.shape[1]
         return replace(
             self,
             share=share,
             widths=calibration.widths(volume(panel.sales), horizon),
             least=least_sales(panel.sales),
-            returns=probability_of_return(panel, horizon) if panel.returns is None else panel.returns,
+            returns=probability_of_return(panel, horizon, retailer) if panel.returns is None else panel.returns,
         )
 
     def quantiles(self, outputs: Floats, levels: Sequence[float]) -> Floats:

@@ -37,7 +37,8 @@ def retailer(weeks: int = 100) -> Panel:
     store, dept = np.repeat(["1", "2", "3"], [6, 5, 3]), np.array([*"abcdef", *"abcde", *"abc"])
     season = 1 + 0.5 * np.sin(2 * np.pi * np.arange(weeks) / 52)
     sales = (rng.uniform(50, 500, (14, 1)) * season * rng.lognormal(0, 0.2, (14, weeks))).round(2)
-    sales[3, :30], sales[7, 40:43], sales[9, -6:] = np.nan, np.nan, 0.0
+    sales[3, :30], sales[7, 40:43], sales[9, -6:], sales[12, -3:] = np.nan, np.nan, 0.0, 0.0
+    sales[0, 50:56], sales[2, 60:64], sales[5, 30:39] = 0.0, 0.0, 0.0  # from which others learn who returns
     days = rng.choice([5.0, 6.0, 6.0, 7.0], (1, 14, weeks + 4))
     promo = rng.integers(0, 2, (1, 14, weeks + 4)).astype(float)
     return Panel(
