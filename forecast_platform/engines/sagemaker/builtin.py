@@ -124,10 +124,10 @@ class BuiltinEngine(SageMakerEngine):
         ours = super().key(panel, candidates, num_samples)
         return hashlib.sha256(f"sagemaker-builtin {ours}".encode()).hexdigest()[:20]
 
-    def train_into(
+    def train_by_jobs(
         self, building: Path, key: str, panel: Panel, candidates: Plans, num_samples: int, progress: Progress | None
     ) -> None:
-        """Judge on a window held out, then train on everything. See SageMakerEngine.train_into."""
+        """Judge on a window held out, then train on everything. See SageMakerEngine.train_by_jobs."""
         work = building / "work"
 
         def forecast(

@@ -91,7 +91,7 @@ class SageMakerEngine(ABC):
         """See Engine.candidates."""
 
     @abstractmethod
-    def train_into(
+    def train_by_jobs(
         self, building: Path, key: str, panel: Panel, candidates: Plans, num_samples: int, progress: Progress | None
     ) -> None:
         """Train by jobs, and write model.tar.gz (of one that learns) and training.json to `building`."""
@@ -124,7 +124,7 @@ class SageMakerEngine(ABC):
                 building = self.models / f"{key}.building"
                 shutil.rmtree(building, ignore_errors=True)
                 building.mkdir()
-                self.train_into(building, key, panel, candidates, num_samples, progress)
+                self.train_by_jobs(building, key, panel, candidates, num_samples, progress)
                 self._commit(key, building)
         return TrainedModel.load(self.models / key)
 

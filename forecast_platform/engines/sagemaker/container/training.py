@@ -36,10 +36,10 @@ class ContainerEngine(SageMakerEngine):
         """See Engine.candidates."""
         return plans(settings)
 
-    def train_into(
+    def train_by_jobs(
         self, building: Path, key: str, panel: Panel, candidates: Plans, num_samples: int, progress: Progress | None
     ) -> None:
-        """One job: choose, train, judge. See SageMakerEngine.train_into; what it leaves is verified."""
+        """One job: choose, train, judge. See SageMakerEngine.train_by_jobs; what it leaves is verified."""
         job = {"key": key, "candidates": candidates, "num_samples": num_samples, "code_version": code_version()}
         source = building / "input"
         save_panel(panel, source)
