@@ -12,10 +12,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import duckdb
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import duckdb
 
 KEYS = ("store", "dept")  # what names a series
 NAMES = (*KEYS, "member")  # what names a group of a level; those that do not are null in its rows

@@ -41,11 +41,13 @@ def forecast_table(
     stage, (week,), mode = Stage(context), weeks_of(context), as_known(context)
     settings, lake = platform.settings, platform.lake
     model = model_in_force(platform, week)
-    shards = predictions_of(platform, week).shards(settings.quantiles, settings.prediction_length)
+    made = predictions_of(platform, week)
     run = run_columns(context.run_id)
     with lake_connection(platform, duckdb, *KNOWN) as con:
         active, without = forecast_series(con, week, mode, settings)
         landed = con.execute("SELECT max(landed_at) FROM cleaned_series WHERE week = ?", [week]).fetchone()
+    made.check(model.version, active.levels)
+    shards = made.shards(settings.quantiles, settings.prediction_length)
     levels = (*SUMS, *active.levels)
     notices = [
         f"{model.version} was trained before there was a level {level.name}: until the next training its intervals are "

@@ -76,8 +76,7 @@ class Prepared:
         """
         panel, how = only(self.panel, among), self.combination.select(among)
         quantiles, samples = outputs
-        names = [f"{store}\0{dept}" for store, dept in zip(panel.store, panel.dept, strict=True)]
-        paths = how.paths(samples, quantiles[:, asked.quantiles.index(0.5)], names)
+        paths = how.paths(samples, quantiles[:, asked.quantiles.index(0.5)], names_of(panel))
         return ShardForecast.of(panel, how.quantiles(quantiles, asked.quantiles), paths, (*SUMS, *panel.levels))
 
 
@@ -125,8 +124,13 @@ def predict_here(
             if progress:
                 progress("predict", number, len(parts))
 
-    made = Predictions.write(folder, forecasts(), asked.quantiles, horizon)
+    made = Predictions.write(folder, forecasts(), asked.quantiles, horizon, model.version, panel.levels)
     return made, tuple(notices)
+
+
+def names_of(panel: Panel) -> list[str]:
+    """What the randomness of each series hangs on."""
+    return [f"{store}\0{dept}" for store, dept in zip(panel.store, panel.dept, strict=True)]
 
 
 def only(panel: Panel, among: slice) -> Panel:
@@ -151,8 +155,7 @@ def _outputs(
     if network is None or ready.target is None:
         assert ready.said is not None
         said = ready.said[block]
-        names = [f"{s}\0{d}" for s, d in zip(ready.panel.store[block], ready.panel.dept[block], strict=True)]
-        paths = draw_paths(said, SAID, names, asked.num_samples, asked.seed)
+        paths = draw_paths(said, SAID, names_of(only(ready.panel, block)), asked.num_samples, asked.seed)
         return between(said, SAID, np.array(asked.quantiles)), paths
     seen = only(ready.target.panel, block)
     features = None if seen.covariates is None else seen.covariates.values

@@ -58,7 +58,15 @@ class ShardForecast:
 
     @classmethod
     def of(cls, panel: Panel, quantiles: Floats, paths: Floats, levels: Sequence[Level]) -> ShardForecast:
-        """Of the series of a panel, with their quantiles and sample paths (B, S, H)."""
+        """Of the series of a panel, with their quantiles and sample paths (B, S, H).
+
+        Raises:
+            BatchError: a value is not finite; the message names the series.
+        """
+        bad = ~(np.isfinite(quantiles).all(axis=(1, 2)) & np.isfinite(paths).all(axis=(1, 2)))
+        if bad.any():
+            at = int(bad.argmax())
+            raise BatchError(f"store {panel.store[at]}, department {panel.dept[at]}: what the model says is not finite")
         sums = {each.name: Sums.of(Groups.of(each.keys(panel.store, panel.dept)), paths) for each in levels}
         last = panel.weeks[panel.last_row].astype("datetime64[D]")
         return cls(panel.store, panel.dept, last, paths.mean(axis=1), quantiles, sums)
@@ -85,9 +93,19 @@ class Predictions:
 
     @classmethod
     def write(
-        cls, folder: Path, shards: Iterable[ShardForecast], quantiles: Sequence[float], horizon: int
+        cls,
+        folder: Path,
+        shards: Iterable[ShardForecast],
+        quantiles: Sequence[float],
+        horizon: int,
+        model: str,
+        levels: Sequence[Level] = (),
     ) -> Predictions:
-        """All of them, shard by shard as they come; `folder` is replaced when they are whole."""
+        """All of them, shard by shard as they come; `folder` is replaced when they are whole.
+
+        Args:
+            model: version of the one they are of. levels: those by attributes, with the groups of the time.
+        """
         building = folder.with_name(folder.name + ".building")
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir(parents=True)
@@ -100,7 +118,14 @@ class Predictions:
             hashes = {name: _hash(building / name) for name in files}
             last = max(shard.last_week.tolist(), default=None)
             written.append({"series": len(shard.store), "last_week": last and last.isoformat(), "files": hashes})
-        said = {"version": _VERSION, "horizon": horizon, "quantiles": list(quantiles), "shards": written}
+        said = {
+            "version": _VERSION,
+            "model": model,
+            "groups": _digest(levels),
+            "horizon": horizon,
+            "quantiles": list(quantiles),
+            "shards": written,
+        }
         (building / NAME).write_text(json.dumps(said, indent=1))
         shutil.rmtree(folder, ignore_errors=True)
         building.rename(folder)
@@ -109,7 +134,7 @@ class Predictions:
     @classmethod
     def at(cls, folder: Path) -> Predictions:
         """Those of a folder. Raises BatchError when there are none."""
-        if not (folder / NAME).exists():
+        if not (folder / NAME).exists() or cls(folder).said.get("version") != _VERSION:
             raise BatchError(f"{folder} holds no predictions of this version; {_AGAIN} for its week")
         return cls(folder)
 
@@ -118,6 +143,17 @@ class Predictions:
         """What predictions.json says."""
         found: dict[str, Any] = json.loads((self.folder / NAME).read_text())
         return found
+
+    def check(self, model: str, levels: Sequence[Level]) -> None:
+        """Raises BatchError when they are of another model, or of other groups than those of the levels by attributes:
+        the sums would be published under the wrong name."""
+        said = self.said
+        if said["model"] != model:
+            raise BatchError(f"{self.folder} is of model {said['model']}; the week's is {model} now; {_AGAIN}")
+        if said["groups"] != _digest(levels):
+            raise BatchError(
+                f"{self.folder} was summed by other groups than stores/ and departments/ say now; {_AGAIN}"
+            )
 
     @property
     def series(self) -> int:
@@ -218,6 +254,12 @@ def _rows(values: NDArray[Any]) -> pa.Array:
 def _array(column: pa.ChunkedArray) -> NDArray[Any]:
     lists = column.combine_chunks()
     return np.asarray(lists.flatten().to_numpy()).reshape(len(lists), column.type.list_size)
+
+
+def _digest(levels: Sequence[Level]) -> str:
+    """Of the groups of some levels."""
+    said = [{"name": each.name, "of": each.of, "values": dict(each.values)} for each in levels]
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:20]
 
 
 def _hash(path: Path) -> str:

@@ -137,6 +137,15 @@ def test_accuracy_is_that_of_the_stores_that_were_in_the_group_then(told: Told) 
     pd.testing.assert_frame_equal(found[expected.columns], expected, check_dtype=False, rtol=1e-9)
 
 
+def test_a_table_made_again_alone_does_not_put_sums_of_then_under_the_groups_of_now(told: Told) -> None:
+    """Predictions of the first week were summed by its regions; store 2 has moved since."""
+    before = told.lake.snapshot("forecasts")
+    again = told.graph().week(told.weeks[0], only=["forecast_table"])
+    assert not again.success
+    assert "was summed by other groups than stores/ and departments/ say now" in again.failures["forecast_table"]
+    assert told.lake.snapshot("forecasts") == before
+
+
 def test_actuals_of_groups_add_up_to_the_totals(told: Told) -> None:
     scored = told.frame("forecast_accuracy")
     sums = scored.groupby(["week", "forecast_week", "level"])["actual"].sum().unstack("level")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from functools import reduce
 from pathlib import Path
@@ -18,7 +19,7 @@ from forecast_platform.engines.predictions import NAME, BatchError, Predictions,
 from forecast_platform.history.covariates import Covariates, Declaration
 from forecast_platform.history.panel import Panel
 from forecast_platform.history.shards import Sums
-from forecast_platform.levels import SUMS
+from forecast_platform.levels import SUMS, Level
 from forecast_platform.models import trained as module
 from forecast_platform.models.calibration import Calibration
 from forecast_platform.models.choose import Choice, Judgement
@@ -27,6 +28,7 @@ from forecast_platform.models.registry import plans
 from forecast_platform.settings import Settings
 
 QUANTILES = (0.1, 0.5, 0.9)
+REGION = Level("region", of="store", values={"1": "North", "2": "South"})
 ASKED = Asked(QUANTILES, 20, 5)
 SMALL = {"epochs": "1", "num_cells": "8", "num_networks": "2", "mini_batch_size": "32"}
 
@@ -136,7 +138,7 @@ def made(tmp_path) -> Predictions:
                          rng.uniform(1, 9, (len(part), 20, 4)), SUMS)
         for part in split(panel, 2)
     ]  # fmt: skip
-    return Predictions.write(tmp_path / "2024-11-29", shards, QUANTILES, 4)
+    return Predictions.write(tmp_path / "2024-11-29", shards, QUANTILES, 4, "m-1", (REGION,))
 
 
 def read(made: Predictions) -> list[ShardForecast]:
@@ -160,7 +162,7 @@ class TestRead:
         left = made.folder.with_name(made.folder.name + ".building")
         left.mkdir()
         (left / "series-007.parquet").write_text("half")
-        again = Predictions.write(made.folder, read(made)[:1], QUANTILES, 4)
+        again = Predictions.write(made.folder, read(made)[:1], QUANTILES, 4, "m-1")
         assert sorted(p.name for p in again.folder.iterdir()) == [NAME, "series-000.parquet", "sums-000.parquet"]
         assert not left.exists()
 
@@ -172,8 +174,29 @@ class TestRead:
             raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            Predictions.write(made.folder, dying(), QUANTILES, 4)
+            Predictions.write(made.folder, dying(), QUANTILES, 4, "m-1")
         assert {p.name: p.read_bytes() for p in made.folder.iterdir()} == before
+
+    def test_of_another_model_or_other_groups(self, made):
+        made.check("m-1", (REGION,))
+        with pytest.raises(BatchError, match="is of model m-1; the week's is m-2 now; run batch_predictions again"):
+            made.check("m-2", (REGION,))
+        moved = dataclasses.replace(REGION, values={"1": "North", "2": "North"})
+        for levels in ((), (moved,), (REGION, moved)):
+            with pytest.raises(BatchError, match=r"was summed by other groups .* say now; run batch_predictions again"):
+                made.check("m-1", levels)
+
+    @pytest.mark.parametrize("part", ["quantiles", "paths"])
+    def test_what_is_not_finite_is_never_written(self, part):
+        given = {"quantiles": np.ones((14, 3, 4)), "paths": np.ones((14, 20, 4))}
+        given[part][6, 1, 2] = np.nan
+        with pytest.raises(BatchError, match="store 2, department a: what the model says is not finite"):
+            ShardForecast.of(retailer(), given["quantiles"], given["paths"], SUMS)
+
+    def test_of_another_version(self, made):
+        (made.folder / NAME).write_text(json.dumps(made.said | {"version": 0}))
+        with pytest.raises(BatchError, match="holds no predictions of this version"):
+            Predictions.at(made.folder)
 
     def test_there_are_none(self, tmp_path):
         with pytest.raises(BatchError, match="holds no predictions of this version; run batch_predictions again"):
@@ -224,8 +247,6 @@ class TestRead:
 
     @staticmethod
     def sign(made: Predictions, path: Path) -> None:
-        import hashlib
-
         said = made.said
         said["shards"][0]["files"][path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
         (made.folder / NAME).write_text(json.dumps(said))

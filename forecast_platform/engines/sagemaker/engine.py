@@ -187,7 +187,8 @@ class SageMakerEngine(ABC):
                     asked.config(), asked.seed,
                 )  # fmt: skip
                 outputs = self.verified(twin, batch, asked.quantiles, horizon)
-                made = Predictions.write(folder, _forecasts(ready, outputs, asked), asked.quantiles, horizon)
+                forecasts = _forecasts(ready, outputs, asked)
+                made = Predictions.write(folder, forecasts, asked.quantiles, horizon, model.version, panel.levels)
             notices = ready.notices
         digest = hashlib.sha256((folder / PREDICTIONS).read_bytes()).hexdigest()[:20]
         self.storage.upload_folder(folder, f"{root}/predictions/{digest}")
