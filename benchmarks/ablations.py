@@ -29,15 +29,15 @@ from benchmarks.__main__ import ROOT, SCRATCH, Data, commit, machine
 from benchmarks.ablations_report import AS_IS, CALIBRATED
 from benchmarks.measure import QUANTILES, Floats, timed
 from benchmarks.protocol import CUTOFFS, HORIZON, MIN_WEEKS
-from forecast_platform.history.covariates import complete
 from forecast_platform.history.panel import Panel
 from forecast_platform.models import choose as selection
 from forecast_platform.models import networks, registry
 from forecast_platform.models.backtest import scored_window
 from forecast_platform.models.calibration import volume
-from forecast_platform.models.combine import combine, least_sales
+from forecast_platform.models.combine import least_sales, spread_about
 from forecast_platform.models.last_year import outlook, reference
 from forecast_platform.models.metrics import score
+from forecast_platform.models.registry import CANDIDATES
 from forecast_platform.models.target import RATIO, SALES, Target, build_target
 from forecast_platform.models.trained import code_version
 from forecast_platform.settings import Settings
@@ -45,7 +45,8 @@ from forecast_platform.weeks import WEEK
 
 # Beside the protocol's own; none of them is one of those.
 ROLLING = tuple(str(dt.date(2011, 9, 2) + 14 * k * WEEK) for k in range(4))
-USUAL_SHARE = networks.USUAL_SHARE[RATIO]
+USUAL_SHARE = 0.5  # of the network, the rest is that of the reference: their priors
+_REFERENCE = "aligned_last_year"
 _MIDDLE = QUANTILES.index(0.5)
 
 
@@ -54,7 +55,7 @@ class Trial:
     """One training, or none, and the rows of the page that come from it.
 
     Attributes:
-        rows: each row's part of the median that is the network's.
+        rows: each row's part that is the network's; the rest is the reference's.
         replaced: names of forecast_platform and what stands in for them.
         given: hyperparameters unlike the shipped ones.
         candidate: None: the reference alone, nothing is trained.
@@ -180,8 +181,9 @@ def run(trial: Trial, panel: Panel, cutoff: dt.date, given: Mapping[str, str]) -
     past = panel.sales[window.scored, : panel.position(cutoff) + 1]
 
     def scores(found: Floats, lead: Floats, share: float, widths: Floats | None = None) -> dict[str, float]:
-        widths = np.ones_like(lead) if widths is None else widths
-        forecast = combine(found, found[:, _MIDDLE], lead, share, widths, least_sales(history.sales))
+        mixed = share * found + (1 - share) * lead
+        widths = np.ones_like(mixed[:, 0]) if widths is None else widths
+        forecast = spread_about(mixed, mixed[:, _MIDDLE], widths, least_sales(history.sales))
         result = asdict(score(window.y, window.mask, forecast[window.among_known], QUANTILES, past))
         return {metric: result[metric] for metric in ("wape", "wql", "coverage80")}
 
@@ -194,13 +196,12 @@ def run(trial: Trial, panel: Panel, cutoff: dt.date, given: Mapping[str, str]) -
         return trained
 
     with replaced({**trial.replaced, "models.networks.fit": timed_fit}):
+        lead = CANDIDATES[_REFERENCE].forecast({}, history, HORIZON, QUANTILES)
         if trial.candidate is None:
-            lead = build_target(complete(history, HORIZON)[0], HORIZON, RATIO).lead
-            point = np.repeat(lead[:, None], len(QUANTILES), axis=1)
-            return {"part": "reference", "scores": {row: scores(point, lead, s) for row, s in trial.rows.items()}}
+            return {"part": "reference", "scores": {row: scores(lead, lead, s) for row, s in trial.rows.items()}}
         shipped = registry.plans(Settings.model_construct(), HORIZON)[trial.candidate]  # whatever the environment says
         parameters = {**shipped, **trial.given, **given}
-        found, lead = networks.network_forecast(trial.candidate, parameters, history, HORIZON, QUANTILES)
+        found = networks.network_forecast(trial.candidate, parameters, history, HORIZON, QUANTILES)
         if trial.partner:
             other, spent = timed(lambda p=trial.partner: p(history, HORIZON, int(parameters["seed"])))  # type: ignore[misc]
             seconds.append(spent)
@@ -208,11 +209,13 @@ def run(trial: Trial, panel: Panel, cutoff: dt.date, given: Mapping[str, str]) -
         result: dict[str, Any] = {"part": "network", "train_cpu_s": sum(seconds)}
         result["scores"] = {row: scores(found, lead, share) for row, share in trial.rows.items()}
         if trial.calibrated:
-            choice = selection.choose(history, {trial.candidate: parameters})
+            plans = {trial.candidate: parameters, _REFERENCE: {"prediction_length": str(HORIZON)}}
+            choice = selection.choose(history, plans)
+            share = choice.blend.usual.get(trial.candidate, 0.0)
             widths = choice.calibration.widths(volume(history.sales), HORIZON)
-            result["scores"][AS_IS] = scores(found, lead, choice.share)
-            result["scores"][CALIBRATED] = scores(found, lead, choice.share, widths)
-            result["share"] = None if choice.judgement.verdict == "unjudged" else choice.share
+            result["scores"][AS_IS] = scores(found, lead, share)
+            result["scores"][CALIBRATED] = scores(found, lead, share, widths)
+            result["share"] = None if choice.judgement.verdict == "unjudged" else share
         return result
 
 

@@ -22,12 +22,10 @@ import pyarrow as pa
 
 from benchmarks import ablations_report, protocol
 from benchmarks.__main__ import ROOT, commit, machine
-from benchmarks.ablations import PEAK_DAMPINGS, PULSE, STORE, TRIM, Trial, run
+from benchmarks.ablations import PEAK_DAMPINGS, PULSE, STORE, TRIM, USUAL_SHARE, Trial, run
 from benchmarks.protocol import CUTOFFS
 from forecast_platform.history.covariates import Declarations, attach
 from forecast_platform.history.panel import Panel
-from forecast_platform.models import networks
-from forecast_platform.models.target import RATIO
 from forecast_platform.weeks import WEEK
 
 RESULTS = ROOT / "benchmarks" / "results" / "ablations_small.json"
@@ -46,7 +44,6 @@ CUTOFFS_ALONE = {
 }
 assert CUTOFFS_ALONE[WALMART][-1] == CUTOFFS[0]
 
-_SHARE = networks.USUAL_SHARE[RATIO]
 ALONE = (
     Trial({"as shipped": 0.0}, candidate=None),
     Trial({"no calmer peaks": 0.0}, {PEAK_DAMPINGS: (0.0,)}, candidate=None),
@@ -55,10 +52,10 @@ ALONE = (
     Trial({"growth with the oddest weeks": 0.0}, {TRIM: 0.0}, candidate=None),
 )
 TRAINED = (
-    Trial({"as shipped": _SHARE}),
-    Trial({"another seed": _SHARE}, given={"seed": "1"}),
-    Trial({"all networks know the size of the week": _SHARE}, given={"blind_features": "0"}),
-    Trial({"no damping of small weeks": _SHARE}, {"models.target.DAMPING": 0.0}),
+    Trial({"as shipped": USUAL_SHARE}),
+    Trial({"another seed": USUAL_SHARE}, given={"seed": "1"}),
+    Trial({"all networks know the size of the week": USUAL_SHARE}, given={"blind_features": "0"}),
+    Trial({"no damping of small weeks": USUAL_SHARE}, {"models.target.DAMPING": 0.0}),
 )
 
 

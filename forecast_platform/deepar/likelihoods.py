@@ -22,6 +22,7 @@ from forecast_platform.deepar.hyperparameters import ContractError
 from forecast_platform.deepar.series import SeriesSet
 
 _COUNTED = 64  # means up to which a count is found by counting
+_NARROWEST_START, _WIDEST_START = 0.01, 20.0  # widths that training begins with
 _FLOOR = 1e-4  # keeps widths and shapes away from zero, where the likelihood is unbounded
 
 
@@ -60,6 +61,17 @@ class Likelihood:
         if self.name == "beta":
             return [softplus(raw[0]) + _FLOOR, softplus(raw[1]) + _FLOOR]
         return [raw[0]]
+
+    def start(self, z: Tensor) -> tuple[list[float], float] | None:
+        """Raw outputs that say what targets z (any shape, in units of their scale) look like all together, and how far
+        they lie apart; None where a distribution has no width of its own. A network that starts there has to learn only
+        what differs, which it does from much fewer windows."""
+        if self.name not in ("student-t", "gaussian"):
+            return None
+        middle = float(z.median())
+        width = max(1.4826 * float((z - middle).abs().median()), _NARROWEST_START)
+        raw = math.log(math.expm1(min(width, _WIDEST_START)))
+        return ([1.0, middle, raw] if self.name == "student-t" else [middle, raw]), width
 
     def log_prob(self, params: Sequence[Tensor], z: Tensor) -> Tensor:
         """Log density (or mass) of z under `params`; for deterministic-L1 minus the absolute error."""

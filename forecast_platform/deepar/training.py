@@ -187,6 +187,9 @@ class Adam:
         self.weights.addcdiv_(self.mean, self.room, value=-rate / (1.0 - 0.9**count))
 
 
+START_WINDOWS = 1024  # from which the first outputs are taken
+
+
 class TrainingLoop:
     """The state of one network's training between epochs.
 
@@ -216,6 +219,7 @@ class TrainingLoop:
         self.unseen = slice(shape.time_varying - blind, None)
         with torch.no_grad():
             self.network.w_in[0][:, self.unseen] = 0.0
+        self._start()
         self.loss_curve: list[float] = []
         self.weights, self.gradient = _flattened(self.network)
         self.adam = Adam(self.weights)
@@ -223,6 +227,19 @@ class TrainingLoop:
         self.best_loss = math.inf
         self.best: dict[str, Tensor] = {}
         self.batches = -(-len(first) // self.hp.mini_batch_size)
+
+    def _start(self) -> None:
+        """Let the untrained network say what all targets together look like, whatever the window."""
+        some = torch.arange(0, len(self.last), -(-len(self.last) // START_WINDOWS))
+        cut = self.source.windows(some.to(self.source.device), self.last[some].to(self.source.device))
+        z = cut.z / cut.scale if self.family.scaled_output else cut.z
+        found = self.family.start(z[cut.observed > 0])
+        if found is not None:
+            location = self.family.location
+            assert location is not None
+            with torch.no_grad():
+                self.network.b_out.copy_(torch.tensor(found[0]))
+                self.network.w_out[location] *= found[1]
 
     def run_epoch(self) -> float:
         """ceil(N / batch) batches; series in random order, so an epoch sees each about once."""

@@ -57,7 +57,7 @@ def deepar_model(
         "series": model.series,
         "observations": model.observations,
         "target": model.target,
-        "network_share": model.share,
+        "network_share": model.network_share,
         "hyperparameters": json.dumps(model.hyperparameters, sort_keys=True),
         "backtest_cutoff": judgement.cutoff,
         "backtest_wape": judgement.wape,
@@ -79,14 +79,14 @@ def deepar_model(
             series=model.series,
             observations=model.observations,
             target=model.target,
-            network_share=model.share,
+            weights=dg.MetadataValue.json(model.blend.weights),
             covariates=list(model.features),
             interval_factors=dg.MetadataValue.json([list(row) for row in model.calibration.factors]),
             interval_factors_of_sums=dg.MetadataValue.json(dict(model.calibration.sums)),
             verdict=judgement.verdict,
             why=why + judgement.why,
-            training_seconds=round(model.train_seconds, 1),
-            training_windows=model.train_windows,
+            training_seconds=round(sum(network.train_seconds for network in model.networks), 1),
+            training_windows=sum(network.train_windows for network in model.networks),
             hyperparameters=dg.MetadataValue.json(model.hyperparameters),
             dashboard=dg.MetadataValue.url(f"{settings.dashboard_url}/runs#models"),
             **_artifact(model),
@@ -97,11 +97,11 @@ def deepar_model(
 
 
 def _artifact(model: TrainedModel) -> dict[str, dg.MetadataValue]:
-    """Where the network is and how it learned; nothing of a candidate that does not learn."""
-    if not model.learns:
+    """Where the network that weighs most is and how it learned; nothing where none learned."""
+    if not model.networks:
         return {}
-    path = dg.MetadataValue.path(str(model.artifact))
-    return {"artifact": path, "loss": pictures.loss_curve(model.loss_curve)}
+    path = dg.MetadataValue.path(str(model.artifact(model.networks[0])))
+    return {"artifact": path, "loss": pictures.loss_curve(model.networks[0].loss_curve)}
 
 
 def _train(stage: Stage, platform: Platform, duckdb: DuckDBResource, week: dt.date, mode: str) -> TrainedModel:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,13 +16,14 @@ from forecast_platform.history.covariates import complete, divide_exposure
 from forecast_platform.history.panel import Panel
 from forecast_platform.history.shards import WHOLE, Retailer, over_shards
 from forecast_platform.levels import SUMS
+from forecast_platform.models.blend import kinds
 from forecast_platform.models.candidate import Plans, Progress
-from forecast_platform.models.combine import Combination
+from forecast_platform.models.combine import Combination, InSales
 from forecast_platform.models.encoding import to_series_set
 from forecast_platform.models.networks import COUNTS, one_thread, target_of
 from forecast_platform.models.registry import CANDIDATES
 from forecast_platform.models.target import Target, build_target
-from forecast_platform.models.trained import TrainedModel
+from forecast_platform.models.trained import TrainedModel, TrainedNetwork
 from forecast_platform.models.without_learning import between, draw_paths
 from forecast_platform.settings import Settings
 
@@ -51,37 +52,82 @@ class Asked:
 
 
 @dataclass(frozen=True)
+class ToAsk:
+    """A network of a model and what it is asked about N series: its weight (N,), what it is shown, and how its outputs
+    become sales."""
+
+    network: TrainedNetwork
+    weight: Floats
+    target: Target
+    in_sales: InSales
+
+
+# Of B series: quantiles (B, Q, H) and sample paths (B, S, H), as a network says them.
+Outputs = tuple[Floats, Floats]
+
+
+@dataclass(frozen=True)
 class Prepared:
     """A shard of N series, ready to be forecast by a model.
 
     Attributes:
         panel: which series, with their covariates complete.
-        target: what the network is shown; None where there is none.
-        said: the candidate's own quantiles where there is no network, at SAID, shape (N, len(SAID), H).
-        combination: how outputs become sales.
+        to_ask: the networks of the blend.
+        said: the part of the blend that needs no network: weighted quantiles at SAID, shape (N, len(SAID), H); None
+            where there is none.
+        combination: how the blend becomes a forecast.
         notices: about covariates, in words.
     """
 
     panel: Panel
-    target: Target | None
+    to_ask: tuple[ToAsk, ...]
     said: Floats | None
     combination: Combination
     notices: tuple[str, ...]
 
-    def forecast(self, outputs: tuple[Floats, Floats], asked: Asked, among: slice = slice(None)) -> ShardForecast:
-        """In sales, from quantiles (B, Q, H) and sample paths (B, S, H) as the network or candidate says them.
+    def forecast(self, outputs: Sequence[Outputs], asked: Asked, among: slice = slice(None)) -> ShardForecast:
+        """In sales.
 
         Args:
-            among: which of the series they are of.
+            outputs: of each network. among: which of the series they are of.
         """
         panel, how = only(self.panel, among), self.combination.select(among)
-        quantiles, samples = outputs
-        paths = how.paths(samples, quantiles[:, asked.quantiles.index(0.5)], names_of(panel))
-        return ShardForecast.of(panel, how.quantiles(quantiles, asked.quantiles), paths, (*SUMS, *panel.levels))
+        quantiles, paths = self._blended(outputs, asked, among, names_of(panel))
+        combined = how.paths(paths, quantiles[:, asked.quantiles.index(0.5)], names_of(panel))
+        return ShardForecast.of(panel, how.quantiles(quantiles, asked.quantiles), combined, (*SUMS, *panel.levels))
+
+    def _blended(
+        self, outputs: Sequence[Outputs], asked: Asked, among: slice, names: Sequence[str]
+    ) -> tuple[Floats, Floats]:
+        """Quantiles and sample paths of the blend.
+
+        Its distribution is the weighted mean of its members' quantiles. Which path is high when is as in the first
+        network's paths.
+        """
+        if not self.to_ask:
+            assert self.said is not None
+            free = self.said[among]
+            drawn = draw_paths(free, SAID, names, asked.num_samples, asked.seed)
+            return between(free, SAID, np.array(asked.quantiles)), drawn
+        said = [ask.in_sales.quantiles(found[0], among) for ask, found in zip(self.to_ask, outputs, strict=True)]
+        paths = [ask.in_sales.quantiles(found[1], among) for ask, found in zip(self.to_ask, outputs, strict=True)]
+        if len(paths) == 1 and self.said is None:
+            return said[0], paths[0]
+        quantiles, ascending = np.zeros_like(said[0]), np.zeros_like(paths[0])
+        for ask, of_quantiles, of_paths in zip(self.to_ask, said, paths, strict=True):
+            weight = ask.weight[among, None, None]
+            quantiles += weight * of_quantiles
+            ascending += weight * np.sort(of_paths, axis=1)
+        if self.said is not None:
+            ranks = (np.arange(asked.num_samples) + 0.5) / asked.num_samples
+            quantiles += between(self.said[among], SAID, np.array(asked.quantiles))
+            ascending += between(self.said[among], SAID, ranks)
+        order = paths[0].argsort(axis=1, kind="stable").argsort(axis=1, kind="stable")
+        return quantiles, np.take_along_axis(ascending, order, axis=1)
 
 
 def prepare(model: TrainedModel, panel: Panel, retailer: Retailer = WHOLE) -> Prepared:
-    """The first half of a forecast, the same wherever the network runs.
+    """The first half of a forecast, the same wherever the networks run.
 
     Args:
         panel: series to forecast that ends at the cutoff: all of them, or with its `retailer` a shard.
@@ -89,27 +135,31 @@ def prepare(model: TrainedModel, panel: Panel, retailer: Retailer = WHOLE) -> Pr
     Raises:
         ValueError: a covariate the model was trained with is missing, now or for the weeks ahead.
     """
-    horizon = int(model.hyperparameters["prediction_length"])
+    horizon = model.horizon
     ready, notices = complete(panel, horizon, wanted=model.features, retailer=retailer)
-    if not model.learns:
-        candidate = CANDIDATES[model.target]
-        said, lead = candidate.forecast(model.hyperparameters, panel, horizon, SAID, retailer=retailer)
-        combination = Combination.of_sales(lead).trusting(panel, model.share, model.calibration, retailer)
-        return Prepared(ready, None, said, combination, notices)
-    view = build_target(divide_exposure(ready), horizon, target_of(model.target), model.holidays, retailer)
-    if model.target == COUNTS:  # returns, or weeks divided by open days, may have come since it was trained
-        counts = np.maximum(np.round(view.panel.sales), 0)
-        view = replace(view, panel=replace(view.panel, sales=counts))
-    combination = Combination.of_target(view, ready).trusting(panel, model.share, model.calibration, retailer)
-    return Prepared(ready, view, None, combination, notices)
+    weights = {name: np.array(weights)[kinds(panel.sales)] for name, weights in model.blend.weights.items()}
+    said = None
+    for name, weight in weights.items():
+        if not CANDIDATES[name].learns:
+            found = weight[:, None, None] * CANDIDATES[name].forecast({}, panel, horizon, SAID, retailer=retailer)
+            said = found if said is None else said + found
+    opened = divide_exposure(ready)
+    to_ask = []
+    for network in model.networks:
+        view = build_target(opened, horizon, target_of(network.name), network.holidays, retailer)
+        if network.name == COUNTS:  # returns, or weeks divided by open days, may have come since it was trained
+            counts = np.maximum(np.round(view.panel.sales), 0)
+            view = replace(view, panel=replace(view.panel, sales=counts))
+        to_ask.append(ToAsk(network, weights[network.name], view, InSales.of(view, ready)))
+    combination = Combination.of(panel, horizon, model.calibration, retailer)
+    return Prepared(ready, tuple(to_ask), said, combination, notices)
 
 
 def predict_here(
     model: TrainedModel, panel: Panel, folder: Path, asked: Asked, shards: int, progress: Progress | None = None
 ) -> tuple[Predictions, tuple[str, ...]]:
     """Engine.predict in this process: one shard in memory at a time, and of it the sample paths of some series."""
-    horizon = int(model.hyperparameters["prediction_length"])
-    network = deepar.load_artifact(model.artifact) if model.learns else None
+    networks = {network.name: deepar.load_artifact(model.artifact(network)) for network in model.networks}
     parts = split(panel, shards)
     notices: list[str] = []
 
@@ -118,13 +168,16 @@ def predict_here(
             notices[:] = ready.notices
             blocks = [slice(low, low + _AT_ONCE) for low in range(0, len(ready.panel), _AT_ONCE)]
             with one_thread():
-                outputs = ((_outputs(model, network, ready, block, asked), block) for block in blocks)
-                found = [ready.forecast(each, asked, block) for each, block in outputs]
+                found = [
+                    ready.forecast([_outputs(networks[ask.network.name], ask, block, asked) for ask in ready.to_ask],
+                                   asked, block)
+                    for block in blocks
+                ]  # fmt: skip
             yield ShardForecast.together(found)
             if progress:
                 progress("predict", number, len(parts))
 
-    made = Predictions.write(folder, forecasts(), asked.quantiles, horizon, model.version, panel.levels)
+    made = Predictions.write(folder, forecasts(), asked.quantiles, model.horizon, model.version, panel.levels)
     return made, tuple(notices)
 
 
@@ -148,21 +201,14 @@ def split(panel: Panel, shards: int) -> list[Panel]:
     return [panel.select(bounds == shard) for shard in np.unique(bounds)] if bounds[-1] else [panel]
 
 
-def _outputs(
-    model: TrainedModel, network: deepar.Model | None, ready: Prepared, block: slice, asked: Asked
-) -> tuple[Floats, Floats]:
-    """Quantiles and sample paths of some of the series, in the network's units."""
-    if network is None or ready.target is None:
-        assert ready.said is not None
-        said = ready.said[block]
-        paths = draw_paths(said, SAID, names_of(only(ready.panel, block)), asked.num_samples, asked.seed)
-        return between(said, SAID, np.array(asked.quantiles)), paths
-    seen = only(ready.target.panel, block)
+def _outputs(network: deepar.Model, ask: ToAsk, block: slice, asked: Asked) -> Outputs:
+    """What a network says of some of the series."""
+    seen = only(ask.target.panel, block)
     features = None if seen.covariates is None else seen.covariates.values
     config = asked.config()
     found = deepar.predict(
         network,
-        to_series_set(seen, model.categories, features),
+        to_series_set(seen, ask.network.categories, features),
         asked.num_samples,
         config["quantiles"],
         asked.seed,

@@ -19,8 +19,7 @@ from forecast_platform.history.shards import WHOLE, Retailer
 Parameters = Mapping[str, str]
 Plans = Mapping[str, Parameters]  # name of a candidate -> its hyperparameters
 Progress = Callable[[str, int, int], None]  # (what, done, total)
-# What a candidate says: quantiles (N, Q, H), and what is forecast without learning (N, H), both in sales.
-Said = tuple[NDArray[np.float64], NDArray[np.float64]]
+Said = NDArray[np.float64]  # what a candidate says: quantiles (N, Q, H), in sales
 
 
 class Candidate(Protocol):
@@ -30,8 +29,8 @@ class Candidate(Protocol):
         name: in settings, tables and reports.
         learns: it is trained, which an engine may do elsewhere, and leaves an artifact to forecast with.
         parameters: its hyperparameters, as shipped.
-        usual_share: its usual part of the median; the rest is what is forecast without learning.
-        share_tolerance: what error more that usual part may cost in a backtest; None: its part is always the usual.
+        seasonal: whether it knows the season from last year, however quiet the last weeks were.
+        prior: its weight, against those of the others, before any backtest has said something (see blend.py).
     """
 
     @property
@@ -44,10 +43,10 @@ class Candidate(Protocol):
     def parameters(self) -> Parameters: ...
 
     @property
-    def usual_share(self) -> float: ...
+    def seasonal(self) -> bool: ...
 
     @property
-    def share_tolerance(self) -> float | None: ...
+    def prior(self) -> float: ...
 
     def unable(self, history: Panel, horizon: int, parameters: Parameters) -> str:
         """Why it cannot forecast these weeks from this history, for people; "" when it can."""

@@ -1,7 +1,8 @@
-"""Which candidate forecasts, how far it is trusted and how wide its intervals are: chosen by backtests before the
-cutoff.
+"""Which candidates forecast, with what weights, and how wide the intervals are: decided by backtests before the cutoff.
 
 None is best everywhere: the ratio to last year's week wins on seasonal retail and loses where last year says little.
+Candidates without learning cost nothing to try, so they are tried all over the history, above all in the season that is
+to be forecast, a year and two ago; each trial of a network costs a training, so those are tried in a window or two.
 
 Letters: N series, Q quantile levels, H weeks ahead.
 """
@@ -10,7 +11,8 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,23 +22,29 @@ from forecast_platform.history.panel import Panel
 from forecast_platform.history.silence import probability_of_return
 from forecast_platform.levels import SUMS
 from forecast_platform.models.backtest import Forecaster, scored_window
+from forecast_platform.models.blend import KINDS, Blend, Trial, fit, kinds
 from forecast_platform.models.calibration import Calibration, Window, volume
-from forecast_platform.models.candidate import Parameters, Plans, Progress, Said
+from forecast_platform.models.candidate import Plans, Progress, Said
 from forecast_platform.models.combine import Combination, least_sales
 from forecast_platform.models.last_year.reference import YEAR
 from forecast_platform.models.last_year.week import seasonal_naive
 from forecast_platform.models.metrics import Scores, score
 from forecast_platform.models.registry import CANDIDATES, in_order
-from forecast_platform.models.target import RATIO
+from forecast_platform.models.target import FIRST_ORIGIN
 
 # Trains a network somewhere and forecasts with it: the signature of `networks.network_forecast`.
 NetworkForecast = Callable[..., Said]
 
 VALIDATION_WEEKS = 13  # a backtest before the cutoff looks at most this far ahead
-VALIDATION_WINDOWS = 2
+TRAINED_WINDOWS = 2  # in which networks are tried
+FREE_WINDOWS, FREE_SERIES = 8, 12_000  # candidates without learning are tried in so many, if they have few series
 SHORTEST_WINDOW = 4
-SHARES = np.arange(0, 11) / 10
-NEAR = 0.1
+NEAR = 0.2  # a network is tried a second time where its wQL was so much above the best
+# Weights below which a candidate is left out: a training for so little pays for nobody.
+LEAST_LEARNED, LEAST_FREE = 0.1, 0.03
+MOST_LEARNED = 2
+FLAT, HARDER = "recent_level", 1.2  # so much harder is chance
+LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 @dataclass(frozen=True)
@@ -61,14 +69,12 @@ class Choice:
     """What the backtests before a cutoff decided.
 
     Attributes:
-        name: of the candidate, a key of registry.CANDIDATES.
-        share: its part of the median; the rest is that of what is forecast without learning.
+        blend: weights of candidates, keys of registry.CANDIDATES.
         calibration: factors of the intervals' widths.
     """
 
-    name: str
+    blend: Blend
     judgement: Judgement
-    share: float = 1.0
     calibration: Calibration = dataclasses.field(default_factory=Calibration)
 
 
@@ -82,10 +88,12 @@ def shipped_forecaster(
         choice = choose(history, asked, num_samples, progress)
         told(choice.judgement.why)
         levels = sorted({*quantiles, 0.5})
-        chosen = CANDIDATES[choice.name]
-        found, lead = chosen.forecast(asked[choice.name], history, horizon, levels, num_samples, progress)
-        combination = Combination.of_sales(lead).trusting(history, choice.share, choice.calibration)
-        combined = combination.quantiles(found, levels)
+        said = {
+            name: CANDIDATES[name].forecast(asked[name], history, horizon, levels, num_samples, progress)
+            for name in choice.blend.names
+        }
+        combination = Combination.of(history, horizon, choice.calibration)
+        combined = combination.quantiles(choice.blend.quantiles(said, kinds(history.sales)), levels)
         return combined[:, [levels.index(q) for q in quantiles]]
 
     return forecast
@@ -97,134 +105,222 @@ def choose(
     num_samples: int = 100,
     progress: Progress | None = None,
     forecast: NetworkForecast | None = None,
-    windows: int = VALIDATION_WINDOWS,
+    windows: int = TRAINED_WINDOWS,
 ) -> Choice:
-    """Train every candidate without the last weeks and forecast those; keep the one with the lowest mean wQL. Its share
-    and the width of its intervals come from that window and an earlier one.
+    """Let every candidate forecast weeks that are known already, without having seen them, and weigh them by that.
 
     Args:
         panel: ends at the cutoff.
         candidates: from `plans`.
         forecast: where networks are trained; None: in this process.
-        windows: held out, at most; each costs a training of every candidate that comes near the best.
+        windows: in which networks are tried, at most; each costs a training of every network that comes near the best.
     """
     candidates = in_order(candidates)
-    first = next(iter(candidates))
-    horizon = min(int(candidates[first]["prediction_length"]), VALIDATION_WEEKS)
-    # Where hardly more than a year is known, a shorter window leaves the ratio something to learn from.
-    spare = (len(panel.weeks) - YEAR - int(candidates[RATIO]["context_length"])) // 2 if RATIO in candidates else 0
-    horizon = min(horizon, spare) if spare >= SHORTEST_WINDOW else horizon
-    reach = horizon + max(int(parameters.get("context_length", 1)) for parameters in candidates.values())
-    if len(panel.weeks) < reach + horizon:
-        why = f"{len(panel.weeks)} weeks of history are too few to hold out {horizon} of them"
-        return Choice(first, Judgement("unjudged", why))
-    cutoffs = [panel.weeks[-1 - k * horizon].astype(dt.date) for k in range(1, windows + 1)
-               if len(panel.weeks) - k * horizon >= reach]  # fmt: skip
-    history = panel.until(cutoffs[0])
-    full = int(candidates[first]["prediction_length"])
+    full = int(next(iter(candidates.values()))["prediction_length"])
     unable = {
         name: why
         for name, parameters in candidates.items()
-        if (why := CANDIDATES[name].unable(history, horizon, parameters))
-        or (why := CANDIDATES[name].unable(panel, full, parameters))
+        if (why := CANDIDATES[name].unable(panel, full, parameters))
     }
     able = [name for name in candidates if name not in unable]
     if not able:
-        return Choice(first, Judgement("unjudged", f"up to {cutoffs[0]} {_in_words(unable)}"))
-    if not scored_window(panel, cutoffs[0], horizon, horizon).scored.any():
-        why = f"no trained series was observed in the {horizon} weeks after {cutoffs[0]}"
-        return Choice(able[0], Judgement("unjudged", why))
+        return Choice(Blend.alone(next(iter(candidates))), Judgement("unjudged", f"not able: {_in_words(unable)}"))
+    trying = _Trying(panel, candidates, num_samples, progress, forecast)
+    horizon = _held_out(panel, full)
+    free = [name for name in able if not CANDIDATES[name].learns]
+    learned = [name for name in able if CANDIDATES[name].learns]
+    last = len(panel.weeks) - horizon  # weeks known at the window before the cutoff
+    if last < 1 or not scored_window(panel, _week(panel, last), horizon, horizon).scored.any():
+        why = f"{len(panel.weeks)} weeks of history are too few to hold out {horizon} of them" if last < 1 else (
+            f"no series was observed in the {horizon} weeks after {_week(panel, last)}")  # fmt: skip
+        return Choice(_served(_prior(free or learned[:1])), Judgement("unjudged", why))
 
-    def trial(name: str, cutoff: dt.date) -> _Trial:
-        return _try(forecast, name, candidates[name], panel, cutoff, horizon, num_samples, progress)
-
-    trials = {name: [trial(name, cutoffs[0])] for name in able}
-    scores = {name: found[0].scores(_share(name, found)) for name, found in trials.items()}
-    least = min(s.wql for s in scores.values())
-    # One window is one season: whoever comes near the best in it is tried in an earlier one as well.
-    near = [name for name in able if scores[name].wql <= (1 + NEAR) * least]
-    for cutoff in cutoffs[1:]:
-        earlier = panel.until(cutoff)
-        if not any(CANDIDATES[name].unable(earlier, horizon, candidates[name]) for name in near):
-            for name in near:
-                trials[name].append(trial(name, cutoff))
-    best = min(near, key=lambda name: np.mean([t.scores(_share(name, trials[name])).wql for t in trials[name]]))
-    share = _share(best, trials[best])
-    naive = _naive_scores(panel, cutoffs[0], horizon)
+    untried = {}
+    for name in learned:
+        if why := CANDIDATES[name].unable(panel.until(_week(panel, last)), horizon, candidates[name]):
+            untried[name] = why
+    learned = [name for name in learned if name not in untried]
+    if not free and not learned:  # who asks for one network and has too little to judge it gets it unjudged
+        why = f"up to {_week(panel, last)} {_in_words(untried)}"
+        return Choice(Blend.alone(next(iter(untried))), Judgement("unjudged", why))
+    trials = [trying.trial(at, horizon, free) for at in _origins(panel, horizon)]
+    trials = [trial for trial in trials if trial.said]
+    for number, at in enumerate(_trained_origins(panel, horizon, windows)):
+        trial = trying.trial(at, horizon, [*free, *learned])
+        trials = [trial, *(t for t in trials if t.at != at)]
+        if not number:
+            scores = {name: trial.scores(Blend.alone(name)) for name in trial.said}
+            least = min(s.wql for s in scores.values())
+            learned = [name for name in learned if scores[name].wql <= (1 + NEAR) * least]
+    newest = next(t for t in trials if t.at == last)
+    tried = [name for name in candidates if name in newest.said or name in free]
+    blend = _served(fit([trial.evidence for trial in trials], _prior(tried), _tolls(trials, tried)))
+    served, naive = newest.scores(blend), _naive_scores(panel, _week(panel, last), horizon)
     told = ", ".join(f"{name} {s.wape:.4f} / {s.wql:.4f}" for name, s in scores.items())
-    tried = len(trials[best])
     judgement = Judgement(
-        "passed" if scores[best].wape <= naive.wape else "below_naive",
-        f"WAPE / wQL over the {horizon} weeks after {cutoffs[0]}: {told}, "
+        "passed" if served.wape <= naive.wape else "below_naive",
+        f"served: {in_words(blend)}; WAPE / wQL over the {horizon} weeks after {_week(panel, last)}: "
+        f"{served.wape:.4f} / {served.wql:.4f}, {told}, "
         f"the bar, last year's week as it is, {naive.wape:.4f} / {naive.wql:.4f}; "
-        f"chosen by wQL{f', the mean of {tried} windows' if tried > 1 else ''}; {best}'s share {share:.2f}"
-        + (f"; not able: {_in_words(unable)}" if unable else ""),
-        cutoffs[0],
-        scores[best].wape,
-        scores[best].wql,
-        scores[best].coverage80,
+        f"weighed in {len(trials)} windows"
+        + (f"; not able: {_in_words(unable | untried)}" if unable or untried else ""),
+        _week(panel, last),
+        served.wape,
+        served.wql,
+        served.coverage80,
         naive.wape,
         naive.wql,
-    )
-    found = Calibration.fit([t.window(share) for t in trials[best]], LEVELS, (*SUMS, *panel.levels))
-    return Choice(best, judgement, share, found)
+    )  # fmt: skip
+    held = [trial.window(blend) for trial in trials if not trial.said.keys().isdisjoint(blend.names)]
+    return Choice(blend, judgement, Calibration.fit(held, LEVELS, (*SUMS, *panel.levels)))
 
 
-LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-_MIDDLE = LEVELS.index(0.5)
+def in_words(blend: Blend) -> str:
+    """The weights for people: "52% ratio, 48% aligned_last_year (young series: ...)"."""
+
+    def told(weights: Mapping[str, float]) -> str:
+        parts = sorted(weights.items(), key=lambda item: -item[1])
+        return ", ".join(f"{100 * weight:.0f}% {name}" for name, weight in parts if weight >= 0.005)
+
+    of_kinds = [told({name: weights[kind] for name, weights in blend.weights.items()}) for kind in range(len(KINDS))]
+    if len(set(of_kinds)) == 1:
+        return of_kinds[0]
+    return "; ".join(f"{kind} series {told}" for kind, told in zip(KINDS, of_kinds, strict=True))
 
 
 @dataclass(frozen=True)
-class _Trial:
-    """A candidate's forecast of a window before the cutoff, of the series scored: actual sales and which cells count
-    (N, H), the candidate's quantiles (N, Q, H), what is forecast without learning (N, H), the series' history (N, T),
-    the probability that each returns (N, H), store and department (N,)."""
+class _Tried:
+    """A window before the cutoff, at which `at` weeks were known, of the series scored: what blend.Trial holds, and the
+    series' history (N, T), the probability that each returns (N, H), store and department (N,)."""
 
-    y: NDArray[np.float64]
-    mask: NDArray[np.bool_]
-    said: NDArray[np.float64]
-    lead: NDArray[np.float64]
+    at: int
+    evidence: Trial
     history: NDArray[np.float64]
     returns: NDArray[np.float64]
     store: NDArray[np.str_]
     dept: NDArray[np.str_]
 
-    def forecast(self, share: float) -> NDArray[np.float64]:
-        alone = Combination.of_sales(self.lead)
-        how = dataclasses.replace(alone, share=share, least=least_sales(self.history), returns=self.returns)
-        return how.quantiles(self.said, LEVELS)
+    @property
+    def said(self) -> Mapping[str, NDArray[np.float64]]:
+        return self.evidence.said
 
-    def scores(self, share: float) -> Scores:
-        return score(self.y, self.mask, self.forecast(share), LEVELS, self.history)
+    def forecast(self, blend: Blend) -> NDArray[np.float64]:
+        """As those candidates of the blend that were tried here would have forecast it; shape (N, Q, H)."""
+        said = blend.among(list(self.said)).quantiles(self.said, self.evidence.kind)
+        how = Combination(np.ones_like(self.returns), least_sales(self.history), self.returns)
+        return how.quantiles(said, LEVELS)
 
-    def window(self, share: float) -> Window:
-        return Window(self.y, self.mask, self.forecast(share), volume(self.history), self.store, self.dept)
+    def scores(self, blend: Blend) -> Scores:
+        return score(self.evidence.y, self.evidence.mask, self.forecast(blend), LEVELS, self.history)
+
+    def window(self, blend: Blend) -> Window:
+        seen = self.evidence
+        return Window(seen.y, seen.mask, self.forecast(blend), volume(self.history), self.store, self.dept)
 
 
-def _try(
-    elsewhere: NetworkForecast | None,
-    name: str,
-    parameters: Parameters,
-    panel: Panel,
-    cutoff: dt.date,
-    horizon: int,
-    num_samples: int,
-    progress: Progress | None,
-) -> _Trial:
-    window = scored_window(panel, cutoff, horizon, horizon)
-    then = panel.until(cutoff)
-    candidate = CANDIDATES[name]
-    if elsewhere and candidate.learns:
-        found, lead = elsewhere(name, parameters, then, horizon, LEVELS, num_samples, progress)
-    else:
-        found, lead = candidate.forecast(parameters, then, horizon, LEVELS, num_samples, progress)
-    returns = probability_of_return(then, horizon)
-    history = panel.sales[window.scored, : panel.position(cutoff) + 1]
-    rows, weeks = window.among_known, window.y.shape[1]
-    who = panel.store[window.scored], panel.dept[window.scored]
-    return _Trial(
-        window.y, window.mask, found[rows, :, :weeks], lead[rows, :weeks], history, returns[rows, :weeks], *who
-    )
+@dataclass
+class _Trying:
+    """Makes trials, and no forecast twice."""
+
+    panel: Panel
+    candidates: Plans
+    num_samples: int
+    progress: Progress | None
+    elsewhere: NetworkForecast | None
+
+    def __post_init__(self) -> None:
+        self.made: dict[tuple[int, str], Said] = {}
+
+    def trial(self, at: int, horizon: int, names: Iterable[str]) -> _Tried:
+        """What those of the names that are able say when `at` weeks are known."""
+        panel, cutoff = self.panel, _week(self.panel, at)
+        window = scored_window(panel, cutoff, horizon, horizon)
+        then = panel.until(cutoff)
+        rows, weeks = window.among_known, window.y.shape[1]
+        said = {}
+        for name in names:
+            if not CANDIDATES[name].unable(then, horizon, self.candidates[name]):
+                said[name] = self._said(at, name, then, horizon)[rows, :, :weeks]
+        history = panel.sales[window.scored, :at]
+        back = len(panel.weeks) - at
+        evidence = Trial(window.y, window.mask, kinds(history), said, LEVELS, season=back % YEAR == 0)
+        returns = probability_of_return(then, horizon)[rows, :weeks]
+        return _Tried(at, evidence, history, returns, panel.store[window.scored], panel.dept[window.scored])
+
+    def _said(self, at: int, name: str, then: Panel, horizon: int) -> Said:
+        if (at, name) not in self.made:
+            candidate = CANDIDATES[name]
+            forecast = candidate.forecast
+            if self.elsewhere and candidate.learns:
+                forecast = functools.partial(self.elsewhere, name)
+            self.made[at, name] = forecast(
+                self.candidates[name], then, horizon, LEVELS, self.num_samples, self.progress
+            )
+        return self.made[at, name]
+
+
+def _held_out(panel: Panel, horizon: int) -> int:
+    """Weeks of a window: where hardly more than a year is known a shorter one leaves something to learn from."""
+    horizon = min(horizon, VALIDATION_WEEKS)
+    spare = len(panel.weeks) - FIRST_ORIGIN
+    for enough in (spare // 2, spare):  # for what is trained on weeks after its first year; for what is not
+        if enough >= SHORTEST_WINDOW:
+            return min(horizon, enough)
+    return horizon
+
+
+def _origins(panel: Panel, horizon: int) -> list[int]:
+    """Weeks known at the windows in which candidates without learning are tried: the one before the cutoff, those of
+    the same season a year and two ago, and others back through the history, one horizon apart."""
+    known = len(panel.weeks)
+    most = max(min(FREE_WINDOWS, FREE_SERIES // len(panel)), 2)
+    season = [known - years * YEAR for years in (1, 2)]
+    others = range(known - 2 * horizon, 0, -horizon)
+    found = dict.fromkeys(at for at in (known - horizon, *season, *others) if 0 < at <= known - horizon)
+    usable = [at for at in found if scored_window(panel, _week(panel, at), horizon, horizon).scored.any()]
+    return usable[:most]
+
+
+def _trained_origins(panel: Panel, horizon: int, windows: int) -> list[int]:
+    """The same for networks: the window before the cutoff, then the one a year ago where there was a year before it."""
+    known = len(panel.weeks)
+    year_ago = known - YEAR
+    second = year_ago if year_ago >= FIRST_ORIGIN + horizon else known - 2 * horizon
+    wanted = [at for at in (known - horizon, second) if at > 0][:windows]
+    return [at for at in wanted if scored_window(panel, _week(panel, at), horizon, horizon).scored.any()]
+
+
+def _prior(names: Collection[str]) -> dict[str, float]:
+    return {name: CANDIDATES[name].prior for name in names}
+
+
+def _tolls(trials: Sequence[_Tried], names: Collection[str]) -> dict[str, float]:
+    """What candidates that know no season are expected to lose beyond what the trials show: a level that was harder to
+    forecast in the season ahead, a year or two ago, than in the windows tried will be so again. Nothing where nobody
+    knows better."""
+    wql = {season: [trial.scores(Blend.alone(FLAT)).wql for trial in trials
+                    if FLAT in trial.said and trial.evidence.season == season] for season in (True, False)}  # fmt: skip
+    if not all(wql.values()) or not any(CANDIDATES[name].seasonal for name in names):
+        return {}
+    harder = np.nanmean(wql[True]) / np.nanmean(wql[False])
+    toll = max(float(harder) - HARDER, 0.0)
+    return {name: toll for name in names if not CANDIDATES[name].seasonal}
+
+
+def _served(blend: Blend | Mapping[str, float]) -> Blend:
+    """Without the candidates that have too little weight to be worth their while."""
+    blend = blend if isinstance(blend, Blend) else Blend.by(blend)
+    most = {name: max(weights) for name, weights in blend.weights.items()}
+    learned = sorted((name for name in most if CANDIDATES[name].learns), key=lambda name: -most[name])
+    kept = {name for name in learned[:MOST_LEARNED] if most[name] >= LEAST_LEARNED}
+    kept |= {name for name in most if not CANDIDATES[name].learns and most[name] >= LEAST_FREE}
+    return blend.among([name for name in blend.names if name in kept] or [max(most, key=lambda name: most[name])])
+
+
+def _week(panel: Panel, known: int) -> dt.date:
+    """The last of so many weeks."""
+    week: dt.date = panel.weeks[known - 1].astype(dt.date)
+    return week
 
 
 def _naive_scores(panel: Panel, cutoff: dt.date, horizon: int) -> Scores:
@@ -234,18 +330,4 @@ def _naive_scores(panel: Panel, cutoff: dt.date, horizon: int) -> Scores:
 
 
 def _in_words(unable: Mapping[str, str]) -> str:
-    return "; ".join(f"{name} {why}" for name, why in unable.items())
-
-
-def _share(name: str, trials: Sequence[_Trial]) -> float:
-    """The candidate's share: the one nearest to its usual whose absolute error is next to the least.
-
-    The weeks tried are one season and the weeks to come another, so a small gain in them is no reason to lean far from
-    the usual.
-    """
-    candidate = CANDIDATES[name]
-    if candidate.share_tolerance is None:
-        return candidate.usual_share
-    errors = [sum(float(np.abs((t.y - t.forecast(s)[:, _MIDDLE])[t.mask]).sum()) for t in trials) for s in SHARES]
-    good = SHARES[np.array(errors) <= (1 + candidate.share_tolerance) * min(errors)]
-    return float(good[np.abs(good - candidate.usual_share).argmin()])
+    return "; ".join(f"{name}: {why}" for name, why in unable.items())

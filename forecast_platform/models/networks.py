@@ -17,7 +17,7 @@ from forecast_platform.history.covariates import complete, divide_exposure
 from forecast_platform.history.panel import Panel
 from forecast_platform.history.shards import WHOLE, Retailer
 from forecast_platform.models.candidate import Parameters, Progress, Said
-from forecast_platform.models.combine import Combination, in_sales
+from forecast_platform.models.combine import InSales
 from forecast_platform.models.encoding import Categories, to_series_set
 from forecast_platform.models.last_year.reference import YEAR
 from forecast_platform.models.target import (
@@ -66,12 +66,12 @@ SHIPPED: dict[str, dict[str, str]] = {
 }
 TRAIN_WINDOWS = {SALES: 200_000, REFERENCE: 200_000, RATIO: 400_000}  # of all networks together
 REPEATS, CASE_REPEATS = 2, 5
+# A network learns next to nothing from fewer windows, so few series are seen more often; the ratio's at most so often.
+LEAST_WINDOWS, MOST_REPEATS = 16_000, 15
 # DeepAR's own lower limit (SageMaker: "at least 300 observations across all training time series").
 MIN_OBSERVATIONS = 300
-# The network's usual part of the median. Last year's week knows the season: it gets half, where that costs next to
-# nothing. The last value knows only the level, which is noise where the level stands still: it gets none.
-USUAL_SHARE = {RATIO: 0.5, REFERENCE: 0.5, SALES: 0.0}
-SHARE_TOLERANCE = {RATIO: 0.02, REFERENCE: 0.02, SALES: 0.005}
+# See Candidate.prior: a ratio to last year is what retail usually is; sales by themselves are for what is not.
+PRIORS = {RATIO: 4.0, REFERENCE: 4.0, SALES: 0.5, SKIP: 0.5, COUNTS: 0.5}
 LARGE_COUNT = 100.0  # from here on counts are as good as any number
 
 
@@ -87,13 +87,12 @@ class Network:
         return SHIPPED[self.name]
 
     @property
-    def usual_share(self) -> float:
-        # A distribution of counts is none any more when it is moved, so there the network leads alone.
-        return 1.0 if self.name == COUNTS else USUAL_SHARE[target_of(self.name)]
+    def seasonal(self) -> bool:
+        return target_of(self.name) != SALES
 
     @property
-    def share_tolerance(self) -> float | None:
-        return None if self.name == COUNTS else SHARE_TOLERANCE[target_of(self.name)]
+    def prior(self) -> float:
+        return PRIORS[self.name]
 
     def unable(self, history: Panel, horizon: int, parameters: Parameters) -> str:
         if self.name == COUNTS and not _small_counts(history):
@@ -139,10 +138,12 @@ def with_epochs(name: str, parameters: Parameters, panel: Panel) -> dict[str, st
         return dict(parameters)
     windows = TRAIN_WINDOWS[target_of(name)] // int(parameters.get("num_networks", "1"))
     if target_of(name) == RATIO:
-        epochs = min(round(windows / (len(panel) * len(origins(panel)))), CASE_REPEATS)
-        return {"epochs": str(max(epochs, 1)), **parameters}
-    windows = min(windows, REPEATS * int(panel.observed.sum()))
-    return {"epochs": str(min(max(windows // len(panel), 10), 1000)), **parameters}
+        cases = len(panel) * len(origins(panel))
+        repeats = min(max(LEAST_WINDOWS / cases, CASE_REPEATS), MOST_REPEATS)
+        return {"epochs": str(max(round(min(windows / cases, repeats)), 1)), **parameters}
+    windows = min(windows, max(REPEATS * int(panel.observed.sum()), LEAST_WINDOWS))
+    an_epoch = max(len(panel), int(parameters.get("mini_batch_size", deepar.HyperParameters.mini_batch_size)))
+    return {"epochs": str(min(max(windows // an_epoch, 10), 1000)), **parameters}
 
 
 def training_set(parameters: Parameters, target: Target) -> tuple[deepar.SeriesSet, Categories]:
@@ -183,8 +184,7 @@ def network_forecast(
     num_samples: int = 100,
     progress: Progress | None = None,
 ) -> Said:
-    """Train a candidate on the history it is given and sample: quantiles (N, Q, H) of the network alone and the
-    reference's forecast (N, H), both in sales."""
+    """Train a candidate on the history it is given and sample: quantiles (N, Q, H) in sales."""
     ready, _ = complete(history, horizon)
     target = build_target(divide_exposure(ready), horizon, target_of(name))
     chosen = {**with_epochs(name, parameters, history), "prediction_length": str(horizon)}
@@ -199,8 +199,7 @@ def network_forecast(
             output_types=("quantiles",),
         )
     assert result.quantiles is not None
-    alone = Combination.of_target(target, ready)
-    return in_sales(result.quantiles.astype(np.float64), alone.unit, alone.offset), alone.lead
+    return InSales.of(target, ready).quantiles(result.quantiles.astype(np.float64))
 
 
 def _small_counts(panel: Panel) -> bool:

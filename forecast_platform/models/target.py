@@ -63,14 +63,12 @@ class Target:
             the series, the last H weeks of which are to be forecast from the others; otherwise it is the panel.
         unit: shape (N, H), sales that an output of 1 stands for, the offset included.
         offset: shape (N,), in sales.
-        lead: shape (N, H), what is forecast without a network, in sales: the outlook, for sales the last value.
     """
 
     panel: Panel
     cases: Callable[[], tuple[Panel, ...]]
     unit: Floats
     offset: Floats
-    lead: Floats
 
     @property
     def features(self) -> Floats | None:
@@ -101,19 +99,15 @@ def build_target(
     if holidays:
         return _with_holidays(build_target(panel, horizon, kind, retailer=retailer), panel, horizon, holidays)
     if kind == SALES:
-        last = panel.sales[np.arange(n), panel.last]
-        return Target(
-            panel, lambda: (panel,), np.ones((n, horizon)), np.zeros(n), np.repeat(last[:, None], horizon, axis=1)
-        )
+        return Target(panel, lambda: (panel,), np.ones((n, horizon)), np.zeros(n))
     if known <= YEAR:
         raise ValueError(f"{known} weeks of history have no last year to refer to; use the target {SALES!r}")
     panel = dataclasses.replace(panel, events=worth_lining_up(panel, retailer))
     reference = last_year(panel, horizon, retailer=retailer)
-    outlook = Outlook.of(panel, reference, retailer)
-    lead = outlook.as_of(known, slice(known, None))
     if kind == REFERENCE:
         view = dataclasses.replace(panel, covariates=_features(panel, horizon, reference, 0), exposure=None)
-        return Target(view, lambda: (view,), np.ones((n, horizon)), np.zeros(n), lead)
+        return Target(view, lambda: (view,), np.ones((n, horizon)), np.zeros(n))
+    outlook = Outlook.of(panel, reference, retailer)
     offset = DAMPING * reference[:, YEAR:known].mean(axis=1)
     sales = np.concatenate([panel.sales, np.full((n, horizon), np.nan)], axis=1)
     features = _features(panel, horizon, reference, YEAR)
@@ -143,7 +137,7 @@ def build_target(
     view = dataclasses.replace(view, weeks=view.weeks[:-horizon], sales=view.sales[:, :-horizon])
     # A series not seen lately is forecast as its outlook is.
     view.sales[np.isnan(view.sales).all(axis=1), -1] = 1.0
-    return Target(view, cases, lead + offset[:, None], offset, lead)
+    return Target(view, cases, outlook.as_of(known, slice(known, None)) + offset[:, None], offset)
 
 
 def origins(panel: Panel) -> range:

@@ -1,4 +1,5 @@
-"""A model as the platform keeps it: chosen, trained, judged, and addressed by the digest of all that decides it.
+"""A model as the platform keeps it: candidates weighed, networks trained, all of it judged, and addressed by the digest
+of all that decides it.
 
 Asking for the same training again finds the stored model, so reruns and backfills in any order give equal forecasts.
 """
@@ -11,21 +12,26 @@ import functools
 import hashlib
 import json
 import time
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from forecast_platform import deepar
 from forecast_platform.history.covariates import complete, divide_exposure
 from forecast_platform.history.panel import Panel
 from forecast_platform.levels import SUMS
+from forecast_platform.models.blend import Blend
 from forecast_platform.models.calibration import Calibration
 from forecast_platform.models.candidate import Plans, Progress
-from forecast_platform.models.choose import Judgement, choose
+from forecast_platform.models.choose import Choice, Judgement, choose
 from forecast_platform.models.encoding import Categories, digest
 from forecast_platform.models.networks import MIN_OBSERVATIONS, fit, target_of, trainable, with_epochs
 from forecast_platform.models.registry import CANDIDATES, in_order
-from forecast_platform.models.target import SALES, build_target
+from forecast_platform.models.target import RATIO, REFERENCE, build_target
 from forecast_platform.weeks import WEEK, WeekCalendar
+
+ARTIFACT = "model.tar.gz"  # of a model's first network
 
 
 class ModelLost(LookupError):
@@ -37,14 +43,44 @@ class TooLittleHistory(ValueError):
 
 
 @dataclass(frozen=True)
-class TrainedModel:
-    """A model on disk: training.json and, of a candidate that learns, model.tar.gz in `folder`.
+class TrainedNetwork:
+    """A network of a model.
 
     Attributes:
-        target: the candidate chosen, a key of registry.CANDIDATES.
-        share, calibration: how its forecasts are combined with the lead's and widened (choose.Choice).
+        name: of its candidate, a key of registry.CANDIDATES.
+        file: its artifact in the model's folder.
+        version: of the artifact.
+        categories: its coding of stores and departments.
         features: covariates it was trained with, in order.
         holidays: events it was given as features of their own, see build_target.
+    """
+
+    name: str
+    file: str
+    version: str
+    hyperparameters: dict[str, str]
+    categories: Categories
+    features: tuple[str, ...] = ()
+    holidays: tuple[str, ...] = ()
+    loss_curve: list[float] = field(default_factory=list)
+    train_seconds: float = 0.0
+    train_windows: int = 0
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> TrainedNetwork:
+        given = {**data, "categories": Categories.from_json(data["categories"])}
+        return cls(**given | {name: tuple(data.get(name, ())) for name in ("features", "holidays")})
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model on disk: training.json and the artifacts of its networks in `folder`.
+
+    Attributes:
+        target: the candidate that weighs most of those that learned; else the one that weighs most.
+        hyperparameters: of that one.
+        blend, calibration: how candidates are weighed and their intervals widened (choose.Choice).
+        networks: those of the blend, heaviest first.
         code: the code_version that trained it; "" for a model stored before this was kept.
     """
 
@@ -52,38 +88,46 @@ class TrainedModel:
     version: str
     digest: str
     trained_as_of: dt.date
-    categories: Categories
     hyperparameters: dict[str, str]
     series: int
     observations: int
     judgement: Judgement
-    target: str = SALES
-    share: float = 1.0
+    target: str
+    blend: Blend
     calibration: Calibration = field(default_factory=Calibration)
-    features: tuple[str, ...] = ()
-    holidays: tuple[str, ...] = ()
-    loss_curve: list[float] = field(default_factory=list)
-    train_seconds: float = 0.0
-    train_windows: int = 0
+    networks: tuple[TrainedNetwork, ...] = ()
     code: str = ""
 
     @property
-    def learns(self) -> bool:
-        """Whether there is an artifact to forecast with; else the candidate forecasts straight from the history."""
-        return CANDIDATES[self.target].learns
+    def horizon(self) -> int:
+        """Weeks ahead."""
+        return int(self.hyperparameters["prediction_length"])
 
     @property
-    def artifact(self) -> Path:
-        return self.folder / "model.tar.gz"
+    def features(self) -> tuple[str, ...]:
+        """Covariates that its networks were trained with."""
+        return self.networks[0].features if self.networks else ()
+
+    @property
+    def network_share(self) -> float:
+        """The networks' part of the blend, as a mean over the kinds of series."""
+        return sum(self.blend.usual.get(network.name, 0.0) for network in self.networks)
+
+    def artifact(self, network: TrainedNetwork) -> Path:
+        return self.folder / network.file
 
     def save(self) -> None:
-        data = {**asdict(self), "categories": self.categories.to_json(), "folder": None}
+        data = {**asdict(self), "folder": None}
+        for kept, network in zip(data["networks"], self.networks, strict=True):
+            kept["categories"] = network.categories.to_json()
         text = json.dumps(data, indent=1, default=str)
         (self.folder / "training.json").write_text(text)
 
     @classmethod
     def load(cls, folder: Path) -> TrainedModel:
         data = json.loads((folder / "training.json").read_text())
+        if "blend" not in data:
+            data = _as_blend(data, folder)
         judgement = Judgement(**data.pop("judgement"))
         if judgement.cutoff:
             judgement = Judgement(**{**asdict(judgement), "cutoff": dt.date.fromisoformat(str(judgement.cutoff))})
@@ -92,14 +136,26 @@ class TrainedModel:
             sums = dict(zip((level.name for level in SUMS), sums, strict=True))
         data |= {
             "folder": folder,
-            "categories": Categories.from_json(data["categories"]),
             "judgement": judgement,
             "trained_as_of": dt.date.fromisoformat(data["trained_as_of"]),
+            "blend": Blend({name: tuple(weights) for name, weights in data["blend"]["weights"].items()}),
             "calibration": Calibration(tuple(map(tuple, factors)), tuple(edges), sums),
-            "features": tuple(data["features"]),
-            "holidays": tuple(data.get("holidays", ())),
+            "networks": tuple(map(TrainedNetwork.from_json, data["networks"])),
         }
         return cls(**data)
+
+
+def _as_blend(data: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """training.json of a model made when one candidate served, its median mixed with what needs no learning."""
+    data = dict(data)
+    names = ("categories", "features", "holidays", "loss_curve", "train_seconds", "train_windows")
+    of_network = {name: data.pop(name) for name in names if name in data}
+    target, share = data["target"], float(data.pop("share"))
+    rest = "aligned_last_year" if target in (RATIO, REFERENCE) else "last_value"
+    learned = {"name": target, "file": ARTIFACT, "version": data["version"], "hyperparameters": data["hyperparameters"]}
+    data["networks"] = [learned | of_network] if CANDIDATES[target].learns else []
+    data["blend"] = asdict(Blend.by({target: share, rest: 1 - share} if share < 1 else {target: 1.0}))
+    return data
 
 
 def code_of(folder: Path) -> str | None:
@@ -178,8 +234,10 @@ def training_key(panel: Panel, candidates: Plans, num_samples: int) -> str:
 
 
 def check_history(panel: Panel, candidates: Plans) -> None:
-    """Raises TooLittleHistory when no candidate could be trained, if any is to be."""
-    if not any(CANDIDATES[name].learns for name in candidates):
+    """Raises TooLittleHistory when no candidate could forecast."""
+    horizon = int(next(iter(candidates.values()))["prediction_length"])
+    free = [name for name in candidates if not CANDIDATES[name].learns]
+    if len(free) == len(candidates) or any(not CANDIDATES[name].unable(panel, horizon, {}) for name in free):
         return
     first = next(iter(in_order(candidates).values()))
     need = int(first["context_length"]) + int(first["prediction_length"])
@@ -201,44 +259,63 @@ def train_into(
     num_samples: int = 100,
     checkpoint: Path | None = None,
 ) -> None:
-    """Choose among the candidates, train the chosen one on everything, and write training.json."""
+    """Weigh the candidates, train the networks among those chosen on everything, and write training.json."""
     choice = choose(panel, candidates, num_samples, progress)
-    parameters = with_epochs(choice.name, candidates[choice.name], panel)
-    ready, _ = complete(panel, int(parameters["prediction_length"]))
-    record = TrainedModel(
+    names = [name for name in choice.blend.usual if CANDIDATES[name].learns]
+    ready, _ = complete(panel, int(next(iter(candidates.values()))["prediction_length"]))
+    networks: list[TrainedNetwork] = []
+    for name in names:
+        place = checkpoint and (checkpoint if len(names) == 1 else checkpoint / name)
+        file = ARTIFACT if not networks else f"model-{len(networks) + 1}.tar.gz"
+        parameters = with_epochs(name, candidates[name], panel)
+        networks.append(_trained(folder / file, name, parameters, ready, progress, place))
+    kept_model(folder, key, panel, candidates, choice, networks).save()
+
+
+def kept_model(
+    folder: Path, key: str, panel: Panel, candidates: Plans, choice: Choice, networks: Sequence[TrainedNetwork]
+) -> TrainedModel:
+    """The record of what was chosen and of its networks, whose artifacts are in the folder."""
+    target = networks[0].name if networks else next(iter(choice.blend.usual))
+    return TrainedModel(
         folder=folder,
-        version=f"{choice.name}-{key[:12]}",
+        version=networks[0].version if networks else f"{target}-{key[:12]}",
         digest=key,
         trained_as_of=panel.weeks[-1].astype(dt.date),
-        categories=Categories.of(panel),
-        hyperparameters=dict(parameters),
+        hyperparameters=networks[0].hyperparameters if networks else dict(candidates[target]),
         series=len(panel),
         observations=int(panel.observed.sum()),
         judgement=choice.judgement,
-        target=choice.name,
-        share=choice.share,
+        target=target,
+        blend=choice.blend,
         calibration=choice.calibration,
+        networks=tuple(networks),
         code=code_version(),
     )
-    if record.learns:
-        record = _trained(record, ready, progress, checkpoint)
-    record.save()
 
 
-def _trained(record: TrainedModel, ready: Panel, progress: Progress | None, checkpoint: Path | None) -> TrainedModel:
-    """Train the network and write model.tar.gz.
+def _trained(
+    artifact: Path,
+    name: str,
+    parameters: dict[str, str],
+    ready: Panel,
+    progress: Progress | None,
+    checkpoint: Path | None,
+) -> TrainedNetwork:
+    """Train a network and write its artifact.
 
     Args:
         ready: the panel, from `complete`.
     """
     started = time.perf_counter()
-    horizon = int(record.hyperparameters["prediction_length"])
-    view = build_target(divide_exposure(ready), horizon, target_of(record.target))
-    model, categories = fit(record.hyperparameters, view, progress, checkpoint)
-    return replace(
-        record,
-        version=deepar.save_artifact(model, record.artifact),
-        categories=categories,
+    view = build_target(divide_exposure(ready), int(parameters["prediction_length"]), target_of(name))
+    model, categories = fit(parameters, view, progress, checkpoint)
+    return TrainedNetwork(
+        name,
+        artifact.name,
+        deepar.save_artifact(model, artifact),
+        parameters,
+        categories,
         features=ready.covariates.names if ready.covariates else (),
         loss_curve=[float(loss) for loss in model.loss_curve],
         train_seconds=time.perf_counter() - started,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from forecast_platform.models.last_year.week import seasonal_naive
 from forecast_platform.models.target import FIRST_ORIGIN
 
 RECENT_WEEKS = 26
+FEW_CHANGES = 4  # from week to week, below which their spread says nothing
 
 Floats = NDArray[np.float64]
 # History, H, levels, the rest of the retailer -> (N, Q, H).
@@ -41,12 +43,12 @@ class WithoutLearning:
     """
 
     name: str
+    prior: float
     quantiles_of: Forecast
     weeks: int
     horizon: int = 0
+    seasonal: bool = False
     learns: bool = False
-    usual_share: float = 1.0
-    share_tolerance: float | None = None
 
     @property
     def parameters(self) -> Mapping[str, str]:
@@ -70,8 +72,7 @@ class WithoutLearning:
     ) -> Said:
         ready, _ = complete(history, horizon, retailer=retailer)
         said = self.quantiles_of(divide_exposure(ready), horizon, quantiles, retailer)
-        said = multiply_exposure(said, ready, horizon)
-        return said, said[:, list(quantiles).index(0.5)]
+        return multiply_exposure(said, ready, horizon)
 
 
 def recent_level(history: Panel, horizon: int, quantiles: Sequence[float]) -> Floats:
@@ -81,6 +82,19 @@ def recent_level(history: Panel, horizon: int, quantiles: Sequence[float]) -> Fl
     recent = np.where(history.observed & (order <= RECENT_WEEKS), history.sales, np.nan)
     found = np.nanquantile(recent, quantiles, axis=1, method="hazen").T
     return np.repeat(found[:, :, None], horizon, axis=2)
+
+
+def last_value(history: Panel, horizon: int, quantiles: Sequence[float]) -> Floats:
+    """Each series' last observation, with intervals that grow as a random walk's would: from the spread of its changes
+    from week to week, or as wide as its level where there are few of them. (N, Q, H), in units of the sales."""
+    sales = history.sales
+    last = sales[np.arange(len(sales)), history.last]
+    step = np.diff(sales, axis=1)
+    count = (~np.isnan(step)).sum(axis=1)
+    own = np.sqrt(np.nansum(step**2, axis=1) / np.maximum(count, 1))
+    spread = np.where(count >= FEW_CHANGES, own, np.abs(last))[:, None] * np.sqrt(1 + np.arange(horizon))
+    z = np.array([NormalDist().inv_cdf(level) for level in quantiles])
+    return np.asarray(last[:, None, None] + z[None, :, None] * spread[:, None])
 
 
 def draw_paths(said: Floats, levels: Sequence[float], names: Sequence[str], num_samples: int, seed: int) -> Floats:
@@ -122,7 +136,8 @@ def _each(forecast: Callable[[Panel, int, Sequence[float]], Floats]) -> Forecast
 
 
 WITHOUT_LEARNING = (
-    WithoutLearning("aligned_last_year", aligned_last_year, FIRST_ORIGIN, MAX_HORIZON),
-    WithoutLearning("last_year", _each(seasonal_naive), YEAR),
-    WithoutLearning("recent_level", _each(recent_level), 1),
+    WithoutLearning("aligned_last_year", 4.0, aligned_last_year, FIRST_ORIGIN, MAX_HORIZON, seasonal=True),
+    WithoutLearning("last_year", 0.25, _each(seasonal_naive), YEAR, seasonal=True),
+    WithoutLearning("recent_level", 0.25, _each(recent_level), 1),
+    WithoutLearning("last_value", 0.25, _each(last_value), 1),
 )

@@ -1,9 +1,9 @@
-"""The engine of Amazon's own DeepAR image, which knows nothing of last year, shares or calibration.
+"""The engine of Amazon's own DeepAR image, which knows nothing of last year, blends or calibration.
 
 It is given what it can be given, as dynamic features: the holiday-aligned reference (models/target.py, REFERENCE) and
-the holidays. What the platform adds around a network stays: the judgement, the network's share and the widths of the
-intervals come from the same `selection.choose`, with the network trained and asked on SageMaker. One window is held
-out, not two: each costs a training and a transform. So the calibration knows one season only.
+the holidays. What the platform adds around a network stays: the judgement, the weights of the blend and the widths of
+the intervals come from the same `choose`, with the network trained and asked on SageMaker. It is tried in one window,
+not in two: each costs a training and a transform.
 
 Amazon's DeepAR takes no seed: training again gives another model. The platform trains once per digest and keeps it.
 """
@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from forecast_platform.deepar.hyperparameters import DEFAULTS, REQUIRED
 from forecast_platform.engines.base import Asked
@@ -29,14 +28,14 @@ from forecast_platform.engines.sagemaker.engine import SageMakerEngine
 from forecast_platform.engines.sagemaker.records import Rules, write_training
 from forecast_platform.history.covariates import complete, divide_exposure
 from forecast_platform.history.panel import Panel
-from forecast_platform.models.candidate import Parameters, Plans, Progress
+from forecast_platform.models.candidate import Parameters, Plans, Progress, Said
 from forecast_platform.models.choose import choose
-from forecast_platform.models.combine import Combination, in_sales
+from forecast_platform.models.combine import InSales
 from forecast_platform.models.encoding import Categories
 from forecast_platform.models.networks import target_of, trainable
-from forecast_platform.models.registry import plans
+from forecast_platform.models.registry import CANDIDATES, plans
 from forecast_platform.models.target import REFERENCE, Target, build_target, holidays_of
-from forecast_platform.models.trained import TrainedModel, code_version
+from forecast_platform.models.trained import ARTIFACT, TrainedNetwork, kept_model
 from forecast_platform.settings import Settings
 
 EPOCHS = "100"  # where the settings say nothing; the length of an epoch is Amazon's own
@@ -45,7 +44,8 @@ _AMAZONS = {*REQUIRED, *DEFAULTS}
 
 
 def candidates(settings: Settings) -> Plans:
-    """One candidate, the reference unless the settings name another target, with Amazon's hyperparameters only.
+    """One network, the reference unless the settings name another target, with Amazon's hyperparameters only; and where
+    they name none, what needs no training.
 
     Raises:
         ValueError: the settings hold one that is ours.
@@ -56,8 +56,15 @@ def candidates(settings: Settings) -> Plans:
             "FORECAST_HYPERPARAMETERS, or use sagemaker-container"
         )
     name = REFERENCE if settings.target == "auto" else settings.target
-    given = plans(settings.model_copy(update={"target": name}))[name]
-    return {name: {"epochs": EPOCHS, **{key: value for key, value in given.items() if key in _AMAZONS}}}
+    found = plans(settings.model_copy(update={"target": name}))
+    if settings.target == "auto":
+        found |= {free: given for free, given in plans(settings).items() if not CANDIDATES[free].learns}
+    return {
+        candidate: {"epochs": EPOCHS, **{key: value for key, value in given.items() if key in _AMAZONS}}
+        if CANDIDATES[candidate].learns
+        else given
+        for candidate, given in found.items()
+    }
 
 
 class _Fit:
@@ -91,8 +98,8 @@ class _Fit:
             key, self.week, dict(parameters), "train", folder, self.root, ("model.tar.gz",), progress
         )
 
-    def forecast(self, quantiles: Sequence[float], num_samples: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """See selection.network_forecast."""
+    def forecast(self, quantiles: Sequence[float], num_samples: int) -> Said:
+        """See networks.network_forecast."""
         engine = self.engine
         shards = engine.settings.transform_instances
         batch = write_batch(self.work / "batch", self.ready, self.target, self.categories, shards)
@@ -102,8 +109,8 @@ class _Fit:
             Asked(tuple(quantiles), num_samples, 0).config(), 0, self.artifact,
         )  # fmt: skip
         parts = engine.verified(twin, batch, quantiles, self.horizon)
-        alone = Combination.of_target(self.target, self.ready)
-        return in_sales(np.concatenate([part.quantiles for part in parts]), alone.unit, alone.offset), alone.lead
+        said = np.concatenate([part.quantiles for part in parts])
+        return InSales.of(self.target, self.ready).quantiles(said)
 
 
 class BuiltinEngine(SageMakerEngine):
@@ -138,36 +145,31 @@ class BuiltinEngine(SageMakerEngine):
             quantiles: Sequence[float],
             num_samples: int = 100,
             progress: Progress | None = None,
-        ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        ) -> Said:
             asked = {**parameters, "prediction_length": str(horizon)}
             return _Fit(self, key, work, name, asked, history, progress).forecast(quantiles, num_samples)
 
         choice = choose(panel, candidates, num_samples, progress, forecast, WINDOWS)
-        parameters = candidates[choice.name]
-        started = time.perf_counter()
-        fit = _Fit(self, key, work, choice.name, parameters, panel, progress)
-        self.storage.get_file(fit.artifact, building / "model.tar.gz")
+        networks = []
+        for name in choice.blend.names:
+            if CANDIDATES[name].learns:
+                started = time.perf_counter()
+                fit = _Fit(self, key, work, name, candidates[name], panel, progress)
+                self.storage.get_file(fit.artifact, building / ARTIFACT)
+                covariates = fit.ready.covariates
+                networks.append(TrainedNetwork(
+                    name,
+                    ARTIFACT,
+                    _version(building / ARTIFACT),
+                    dict(candidates[name]),
+                    fit.categories,
+                    features=covariates.names if covariates else (),
+                    holidays=fit.holidays,
+                    loss_curve=_final_loss(fit.described),
+                    train_seconds=float(fit.described.get("TrainingTimeInSeconds", time.perf_counter() - started)),
+                ))  # fmt: skip
         shutil.rmtree(work, ignore_errors=True)
-        covariates = fit.ready.covariates
-        TrainedModel(
-            folder=building,
-            version=_version(building / "model.tar.gz"),
-            digest=key,
-            trained_as_of=fit.week,
-            categories=fit.categories,
-            hyperparameters=dict(parameters),
-            series=len(panel),
-            observations=int(panel.observed.sum()),
-            judgement=choice.judgement,
-            target=choice.name,
-            share=choice.share,
-            calibration=choice.calibration,
-            features=covariates.names if covariates else (),
-            holidays=fit.holidays,
-            code=code_version(),
-            loss_curve=_final_loss(fit.described),
-            train_seconds=float(fit.described.get("TrainingTimeInSeconds", time.perf_counter() - started)),
-        ).save()
+        kept_model(building, key, panel, candidates, choice, networks).save()
 
 
 def _version(artifact: Path) -> str:

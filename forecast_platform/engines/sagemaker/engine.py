@@ -2,7 +2,7 @@
 
 What the storage holds (all content-addressed, so the same work is found again, by any machine):
 
-    models/<digest>/training.json, model.tar.gz      a model; training.json is written last and makes it one
+    models/<digest>/training.json, model.tar.gz ..   a model, its networks; training.json, written last, makes it one
     models/<digest>/input/, jobs/, checkpoints/      what its training read and wrote
     transforms/<week>/<digest>/input/, manifest.parquet, output/    what a transform job read and wrote
     transforms/<week>/predictions/<digest>/          what was made of it, see engines/predictions.py
@@ -94,7 +94,7 @@ class SageMakerEngine(ABC):
     def train_by_jobs(
         self, building: Path, key: str, panel: Panel, candidates: Plans, num_samples: int, progress: Progress | None
     ) -> None:
-        """Train by jobs, and write model.tar.gz (of one that learns) and training.json to `building`."""
+        """Train by jobs, and write the networks' artifacts and training.json to `building`."""
 
     # --- models
 
@@ -137,8 +137,8 @@ class SageMakerEngine(ABC):
                 arriving = Path(name) / key
                 try:
                     self.storage.get_file(f"models/{key}/training.json", arriving / "training.json")
-                    if TrainedModel.load(arriving).learns:
-                        self.storage.get_file(f"models/{key}/model.tar.gz", arriving / "model.tar.gz")
+                    for network in TrainedModel.load(arriving).networks:
+                        self.storage.get_file(f"models/{key}/{network.file}", arriving / network.file)
                 except NotStored as error:
                     raise ModelLost(
                         f"{self.storage.uri(f'models/{key}')} holds no model; materialize deepar_model for its week "
@@ -149,8 +149,8 @@ class SageMakerEngine(ABC):
         return TrainedModel.load(folder)
 
     def _commit(self, key: str, building: Path) -> None:
-        if TrainedModel.load(building).learns:
-            self.storage.put_file(building / "model.tar.gz", f"models/{key}/model.tar.gz")
+        for network in TrainedModel.load(building).networks:
+            self.storage.put_file(building / network.file, f"models/{key}/{network.file}")
         self.storage.put_file(building / "training.json", f"models/{key}/training.json")  # which makes it a model
         building.rename(self.models / key)
         self.storage.delete(f"models/{key}/checkpoints")
@@ -166,29 +166,26 @@ class SageMakerEngine(ABC):
         shards: int,
         progress: Progress | None = None,
     ) -> tuple[Predictions, tuple[str, ...]]:
-        """See Engine.predict. A candidate without a network is forecast here: a job would cost more than the work.
+        """See Engine.predict. What needs no network is forecast here: a job would cost more than the work.
 
         Raises:
             RecordError: an input line breaks DeepAR's contract; nothing was sent.
             BatchError: an output does not fit its input; it is removed, so that another run makes a new attempt.
             JobError, SpendRefused: see Jobs.ensure.
         """
-        root, horizon = f"transforms/{folder.name}", int(model.hyperparameters["prediction_length"])
-        if not model.learns or not len(panel):
+        root = f"transforms/{folder.name}"
+        if not model.networks or not len(panel):
             made, notices = base.predict_here(model, panel, folder, asked, shards, progress)
         else:
             ready = base.prepare(model, panel)
-            assert ready.target is not None
             shards = max(shards, self.settings.transform_instances)
             with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=_made(folder.parent)) as name:
-                batch = write_batch(Path(name) / "batch", ready.panel, ready.target, model.categories, shards)
-                twin = self.run_transform(
-                    model.digest, model.version, model.trained_as_of, Rules.of_model(model), batch, root,
-                    asked.config(), asked.seed,
-                )  # fmt: skip
-                outputs = self.verified(twin, batch, asked.quantiles, horizon)
+                outputs = [
+                    self._asked(ask, ready.panel, model, Path(name) / ask.network.file, root, asked, shards)
+                    for ask in ready.to_ask
+                ]
                 forecasts = _forecasts(ready, outputs, asked)
-                made = Predictions.write(folder, forecasts, asked.quantiles, horizon, model.version, panel.levels)
+                made = Predictions.write(folder, forecasts, asked.quantiles, model.horizon, model.version, panel.levels)
             notices = ready.notices
         digest = hashlib.sha256((folder / PREDICTIONS).read_bytes()).hexdigest()[:20]
         self.storage.upload_folder(folder, f"{root}/predictions/{digest}")
@@ -198,6 +195,18 @@ class SageMakerEngine(ABC):
         if progress:
             progress("predict", made.series, made.series)
         return made, notices
+
+    def _asked(
+        self, ask: base.ToAsk, panel: Panel, model: TrainedModel, folder: Path, root: str, asked: Asked, shards: int
+    ) -> list[Outputs]:
+        """What a network of the model says of a panel, by a transform job."""
+        network = ask.network
+        batch = write_batch(folder, panel, ask.target, network.categories, shards)
+        twin = self.run_transform(
+            model.digest, network.version, model.trained_as_of, Rules.of_network(network), batch, root,
+            asked.config(), asked.seed, f"models/{model.digest}/{network.file}",
+        )  # fmt: skip
+        return self.verified(twin, batch, asked.quantiles, model.horizon)
 
     def predictions(self, folder: Path) -> Predictions:
         """See Engine.predictions. Those here are taken only if they are the week's in storage, too."""
@@ -279,14 +288,14 @@ class SageMakerEngine(ABC):
         root: str,
         config: dict[str, Any],
         seed: int,
-        artifact: str = "",
+        artifact: str,
     ) -> str:
         """Check and upload a batch, transform it with a model, and bring the outputs to its folder. Returns the storage
         key of the folder that is the batch's twin, below `root`; equal work has an equal one.
 
         Args:
             key, version, week: of the model.
-            artifact: storage key of the model.tar.gz; empty: the stored model's.
+            artifact: storage key of its model.tar.gz.
         """
         check_batch(batch, rules)
         twin = _twin(batch, root, key, version, config, seed)
@@ -294,7 +303,7 @@ class SageMakerEngine(ABC):
         self.storage.put_file(batch.folder / "manifest.parquet", f"{twin}/manifest.parquet")
         last = max(batch.manifest["last_week"].to_pylist())
         tags = self.tags(week=str(last), digest=key, version=version)
-        data = self.storage.uri(artifact or f"models/{key}/model.tar.gz")
+        data = self.storage.uri(artifact)
         model = requests.model(self.settings, self.image, data, isolated=self.isolated)
         spec = Spec(
             TRANSFORM,
@@ -326,12 +335,16 @@ class SageMakerEngine(ABC):
             raise
 
 
-def _forecasts(ready: base.Prepared, outputs: Sequence[Outputs], asked: Asked) -> Iterator[ShardForecast]:
-    """Of each shard of lines, which are the series in their order."""
+def _forecasts(ready: base.Prepared, outputs: Sequence[Sequence[Outputs]], asked: Asked) -> Iterator[ShardForecast]:
+    """Of each shard of lines, which are the series in their order.
+
+    Args:
+        outputs: of each network, those of each shard.
+    """
     done = 0
-    for part in outputs:
-        among = slice(done, done + len(part.rows))
-        yield ready.forecast((part.quantiles, part.samples), asked, among)
+    for parts in zip(*outputs, strict=True):
+        among = slice(done, done + len(parts[0].rows))
+        yield ready.forecast([(part.quantiles, part.samples) for part in parts], asked, among)
         done = among.stop
 
 

@@ -17,7 +17,7 @@ from forecast_platform.history.panel import Panel
 from forecast_platform.models.encoding import Categories, to_series_set
 from forecast_platform.models.networks import MIN_OBSERVATIONS, target_of
 from forecast_platform.models.target import feature_count
-from forecast_platform.models.trained import TrainedModel
+from forecast_platform.models.trained import TrainedNetwork
 
 _LARGEST = float(np.finfo(np.float32).max)
 MAX_PAYLOAD = 6 * 1000 * 1000  # bytes of one record, SageMaker's default limit of a request
@@ -49,10 +49,10 @@ class Rules:
         return cls(counts, features, ahead, unseen=categories.stand_ins is None)
 
     @classmethod
-    def of_model(cls, model: TrainedModel) -> Rules:
-        """To forecast with a model."""
-        features = feature_count(target_of(model.target), len(model.features), len(model.holidays))
-        return cls.of(model.categories, features, int(model.hyperparameters["prediction_length"]))
+    def of_network(cls, network: TrainedNetwork) -> Rules:
+        """To forecast with a network."""
+        features = feature_count(target_of(network.name), len(network.features), len(network.holidays))
+        return cls.of(network.categories, features, int(network.hyperparameters["prediction_length"]))
 
 
 def write_training(panel: Panel, categories: Categories, path: Path) -> int:

@@ -165,16 +165,19 @@ def _train_platform(base: Path, checkpoint: Path | None) -> None:
         folder = Path(name)
         train_into(folder, key, panel, candidates, _Progress(), samples, checkpoint)
         trained = TrainedModel.load(folder)
-        if trained.learns:
-            deepar.save_artifact(deepar.load_artifact(trained.artifact), base / "model")
-        else:  # SageMaker keeps no model of an empty folder
-            (base / "model" / "training.json").write_bytes((folder / "training.json").read_bytes())
         output = base / "output" / "data"
         output.mkdir(parents=True, exist_ok=True)
         (output / "training.json").write_bytes((folder / "training.json").read_bytes())
-    _say(f"{trained.target}: {trained.judgement.why}")
-    if trained.learns:
-        _say(f"#quality_metric: host=algo-1, train final_loss <loss>={trained.loss_curve[-1]:.10g}")
+        if trained.networks:
+            first, *others = trained.networks
+            deepar.save_artifact(deepar.load_artifact(trained.artifact(first)), base / "model")
+            for network in others:
+                (output / network.file).write_bytes(trained.artifact(network).read_bytes())
+        else:  # SageMaker keeps no model of an empty folder
+            (base / "model" / "training.json").write_bytes((folder / "training.json").read_bytes())
+    _say(trained.judgement.why)
+    if trained.networks:
+        _say(f"#quality_metric: host=algo-1, train final_loss <loss>={trained.networks[0].loss_curve[-1]:.10g}")
     _say(f"model {trained.version}")
 
 

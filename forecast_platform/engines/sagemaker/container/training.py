@@ -22,7 +22,7 @@ from forecast_platform.models.registry import plans
 from forecast_platform.models.trained import TrainedModel, code_version
 from forecast_platform.settings import Settings
 
-_MAX_RECORD = 64 << 20  # bytes of training.json; a real one has some thousand
+_MAX_RECORD = 64 << 20  # bytes of training.json or a network; real ones have some thousand
 
 
 class ContainerEngine(SageMakerEngine):
@@ -54,14 +54,18 @@ class ContainerEngine(SageMakerEngine):
         self.storage.get_file(output, received / "output.tar.gz")
         (building / "training.json").write_bytes(member(received / "output.tar.gz", "training.json"))
         trained = TrainedModel.load(building)
-        version = trained.version
-        if trained.learns:
+        versions = []
+        for number, network in enumerate(trained.networks):
+            place = received / ("model.tar.gz" if not number else network.file)
+            if number:
+                place.write_bytes(member(received / "output.tar.gz", network.file))
             # SageMaker packs as it likes; packed anew, equal models are equal bytes. Reading checks hashes and version.
-            version = deepar.save_artifact(deepar.load_artifact(received / "model.tar.gz"), building / "model.tar.gz")
+            versions.append(deepar.save_artifact(deepar.load_artifact(place), building / network.file))
         shutil.rmtree(received)
-        if (trained.digest, trained.version) != (key, version):
+        told = [network.version for network in trained.networks]
+        if (trained.digest, told) != (key, versions):
             raise EngineError(
-                f"{self.storage.uri(output)} describes model {trained.version} of {trained.digest}; {version} of {key} "
+                f"{self.storage.uri(output)} describes model {told} of {trained.digest}; {versions} of {key} "
                 "was asked for. Is FORECAST_IMAGE built from this code? Then remove that object and run again"
             )
 
