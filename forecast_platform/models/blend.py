@@ -3,7 +3,7 @@
 Little evidence moves little. Weights start from a stated prior (`Candidate.prior`: what retail usually is) and
 minimise, over the windows tried,
 
-    pinball loss of the blend / pinball loss of the prior's blend  +  KL(weights || prior) / SHARPNESS
+    pinball loss of the blend / the candidates' mean pinball loss  +  KL(weights || prior) / SHARPNESS
 
 so a candidate that loses by d against the others keeps about exp(-SHARPNESS d) of its prior. The loss is that of the
 blend, not of each candidate: two that err in different weeks are worth more than two that err alike. A mean of
@@ -120,8 +120,8 @@ def fit(trials: Sequence[Trial], prior: Mapping[str, float], tolls: Mapping[str,
     weighed against their blend in the windows that all were tried in. Who said nothing in any trial keeps its prior.
 
     Args:
-        tolls: what a candidate is expected to lose more in the weeks to come than in the trials, relative to the loss
-            of the prior's blend; who has none expects nothing.
+        tolls: what a candidate is expected to lose more in the weeks to come than in the trials, relative to the
+            candidates' mean loss; who has none expects nothing.
     """
     tolls = tolls or {}
     total = sum(prior.values())
@@ -176,14 +176,14 @@ def _stacked(trials: Sequence[Trial], said: Sequence[Floats], prior: Floats, tol
         levels = np.broadcast_to(trial.levels, x.shape[1:]).ravel()
         y = np.repeat(trial.y[rows, weeks], x.shape[2])
         x = x.reshape(len(prior), -1)
-        loss = float(_pinball(y, prior @ x, levels).sum())
+        loss = float(prior @ _pinball(y, x, levels).sum(axis=1))
         if loss > 0:
             parts.append((x, y, levels, np.full(len(y), (SEASON if trial.season else 1.0) / loss)))
     if not parts:
         weighed = prior * np.exp(-SHARPNESS * toll)
         return np.asarray(weighed / weighed.sum())
     x, y, levels, weight = (np.concatenate(each, axis=-1) for each in zip(*parts, strict=True))
-    weight /= float((weight * _pinball(y, prior @ x, levels)).sum())
+    weight /= float(prior @ (weight * _pinball(y, x, levels)).sum(axis=1))
     sharpness = SHARPNESS if kind is None else SHARPNESS * series / (series + SERIES)
     with np.errstate(divide="ignore"):
         start = np.log(prior)

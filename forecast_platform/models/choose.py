@@ -43,6 +43,7 @@ NEAR = 0.2  # a network is tried a second time where its wQL was so much above t
 # Weights below which a candidate is left out: a training for so little pays for nobody.
 LEAST_LEARNED, LEAST_FREE = 0.1, 0.03
 MOST_LEARNED = 2
+KNOWN = 0.75  # of today's weeks, that a window has to have known for the intervals' widths to be taken from it
 FLAT, HARDER = "recent_level", 1.2  # so much harder is chance
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -171,7 +172,9 @@ def choose(
         naive.wape,
         naive.wql,
     )  # fmt: skip
-    held = [trial.window(blend) for trial in trials if not trial.said.keys().isdisjoint(blend.names)]
+    # Errors of when far less was known say nothing of today's intervals.
+    recent = [trial for trial in trials if trial.at >= KNOWN * len(panel.weeks)] or [newest]
+    held = [trial.window(blend) for trial in recent if not trial.said.keys().isdisjoint(blend.names)]
     return Choice(blend, judgement, Calibration.fit(held, LEVELS, (*SUMS, *panel.levels)))
 
 

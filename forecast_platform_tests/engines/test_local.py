@@ -24,6 +24,7 @@ from forecast_platform.history.panel import Panel
 from forecast_platform.models import choose as selection
 from forecast_platform.models import networks
 from forecast_platform.models import trained as module
+from forecast_platform.models.blend import Blend
 from forecast_platform.models.calibration import Calibration
 from forecast_platform.models.choose import Choice, Judgement, shipped_forecaster
 from forecast_platform.models.encoding import to_series_set
@@ -44,6 +45,12 @@ def candidates(target: str = "sales", **changes: str) -> dict[str, dict[str, str
 
 ONE = candidates()
 LONG = candidates(epochs="14")
+
+
+def artifact(model: TrainedModel) -> bytes:
+    """Of a model of one network."""
+    (network,) = model.networks
+    return model.artifact(network).read_bytes()
 
 
 def make_panel(series: int = 9, weeks: int = 40, seed: int = 0) -> Panel:
@@ -91,8 +98,8 @@ class TestAddress:
         models = [LocalEngine(tmp_path / name).train(short, ONE) for name in "ab"]
         assert models[0].digest == models[1].digest
         assert models[0].version == models[1].version
-        assert models[0].loss_curve == models[1].loss_curve
-        assert models[0].artifact.read_bytes() == models[1].artifact.read_bytes()
+        assert models[0].networks[0].loss_curve == models[1].networks[0].loss_curve
+        assert artifact(models[0]) == artifact(models[1])
 
     def test_whatever_decides_a_model_changes_its_digest(self, tmp_path, short, monkeypatch):
         # What matters here is the address, so nothing is trained.
@@ -221,7 +228,9 @@ def _flat(series: int, weeks: int):
 class TestJudgement:
     def test_a_history_too_short_is_not_judged_but_served(self, tmp_path, short):
         model = LocalEngine(tmp_path).train(short, ONE)
-        assert model.judgement == Judgement("unjudged", "11 weeks of history are too few to hold out 4 of them")
+        assert model.judgement == Judgement(
+            "unjudged", "up to 2024-02-16 sales: 239 observations to train on, 300 are needed"
+        )
 
     def test_the_backtest_held_out_the_last_weeks(self, trained):
         _, model = trained
@@ -249,7 +258,7 @@ class TestStored:
         moved = model.folder.rename(tmp_path / "moved")
         try:
             assert TrainedModel.load(moved) == dataclasses.replace(model, folder=moved)
-            assert TrainedModel.load(moved).artifact.exists()
+            assert artifact(TrainedModel.load(moved))
         finally:
             moved.rename(model.folder)
 
@@ -262,6 +271,19 @@ class TestStored:
         (tmp_path / "training.json").write_text(json.dumps(text))
         assert TrainedModel.load(tmp_path) == dataclasses.replace(model, folder=tmp_path)
 
+    def test_one_of_before_there_were_blends(self, trained, tmp_path):
+        """It served one candidate, its median mixed with the last value or with the outlook of last year."""
+        _, model = trained
+        text = json.loads((model.folder / "training.json").read_text())
+        (network,), _ = text.pop("networks"), text.pop("blend")
+        del network["name"], network["file"], network["version"], network["hyperparameters"]
+        (tmp_path / "training.json").write_text(json.dumps({**text, **network, "share": 0.75}))
+        old = TrainedModel.load(tmp_path)
+        blend = Blend.by({SALES: 0.75, "last_value": 0.25})
+        assert old == dataclasses.replace(model, folder=tmp_path, blend=blend)
+        (tmp_path / "training.json").write_text(json.dumps({**text, **network, "share": 1.0, "target": RATIO}))
+        assert TrainedModel.load(tmp_path).blend == Blend.alone(RATIO)
+
     def test_an_unjudged_one_too(self, tmp_path, short):
         model = LocalEngine(tmp_path).train(short, ONE)
         assert TrainedModel.load(model.folder) == model
@@ -271,8 +293,9 @@ class TestStored:
         local, model = trained
         assert [p.name for p in local.models.glob("[!.]*")] == [model.digest]
         assert sorted(p.name for p in model.folder.iterdir()) == ["model.tar.gz", "training.json"]
-        assert len(model.loss_curve) == 2
-        assert model.train_windows > 0
+        (network,) = model.networks
+        assert len(network.loss_curve) == 2
+        assert network.train_windows > 0
 
     def test_two_runs_that_want_the_same_model_train_it_once(self, tmp_path, short):
         trained = []
@@ -311,8 +334,11 @@ class TestKilled:
         steps = []
         model = local.train(short, LONG, progress=lambda what, done, total: steps.append(done))
         assert steps == [11, 12, 13, 14], "from the checkpoint of epoch 10"
-        assert (model.version, model.loss_curve) == (whole.version, whole.loss_curve)
-        assert model.artifact.read_bytes() == whole.artifact.read_bytes()
+        assert (model.version, model.networks) == (
+            whole.version, (dataclasses.replace(whole.networks[0], train_seconds=model.networks[0].train_seconds,
+                                                train_windows=model.networks[0].train_windows),)
+        )  # fmt: skip
+        assert artifact(model) == artifact(whole)
         assert [p.name for p in local.models.glob("[!.]*")] == [model.digest]
 
     def test_killed_while_writing_the_model(self, tmp_path, short, monkeypatch):
@@ -342,10 +368,11 @@ class TestPredict:
     @pytest.mark.parametrize("shards", [1, 3])
     def test_it_says_what_the_network_says(self, trained, tmp_path, shards):
         local, model = trained
-        alone = dataclasses.replace(model, share=1.0, calibration=Calibration())
+        alone = dataclasses.replace(model, calibration=Calibration())
         found = predicted(local, alone, PANEL, tmp_path / "week", shards, seed=7)
         direct = deepar.predict(
-            deepar.load_artifact(model.artifact), to_series_set(PANEL, model.categories), num_samples=25,
+            deepar.load_artifact(model.artifact(model.networks[0])),
+            to_series_set(PANEL, model.networks[0].categories), num_samples=25,
             quantiles=("0.1", "0.5", "0.9"), seed=7, output_types=("quantiles", "samples"),
         )  # fmt: skip
         # The network may go below 0; what is published of sales that never did, does not.
@@ -402,13 +429,16 @@ class TestChosen:
     CANDIDATES = candidates("auto") | candidates("reference")
     PLAYED = Judgement("unjudged", "played")
     CHOICES = (
-        Choice(SALES, PLAYED, 0.75, Calibration(((2.0, 0.5), (1.0, 3.0), (1.5, 1.0)), (500.0,))),
-        Choice(SKIP, PLAYED, 0.0),
-        Choice(REFERENCE, PLAYED, 0.25),
-        Choice(RATIO, PLAYED, 0.5, Calibration(((1.0, 2.0),), (300.0,))),
-    )
+        Choice(Blend.by({SALES: 3, "last_value": 1}), PLAYED,
+               Calibration(((2.0, 0.5), (1.0, 3.0), (1.5, 1.0)), (500.0,))),
+        Choice(Blend.by({SKIP: 1, RATIO: 2}), PLAYED),
+        Choice(Blend.alone(REFERENCE), PLAYED),
+        Choice(Blend({RATIO: (0.5, 0.9, 0.1), "aligned_last_year": (0.5, 0.1, 0.9)}), PLAYED,
+               Calibration(((1.0, 2.0),), (300.0,))),
+        Choice(Blend.by({"last_year": 1, "recent_level": 1}), PLAYED),
+    )  # fmt: skip
 
-    @pytest.fixture(params=CHOICES, ids=lambda choice: choice.name)
+    @pytest.fixture(params=CHOICES, ids=lambda choice: " ".join(choice.blend.names))
     def choice(self, request, monkeypatch) -> Choice:
         for place in (module, selection):
             monkeypatch.setattr(place, "choose", lambda *given: request.param)
@@ -429,9 +459,16 @@ class TestChosen:
 
     def test_it_is_stored_and_loaded(self, made, choice):
         local, model = made
-        assert (model.target, model.share, model.calibration) == (choice.name, choice.share, choice.calibration)
-        assert model.features == ("promo",)
-        assert model.hyperparameters == self.CANDIDATES[choice.name]
+        assert (model.blend, model.calibration) == (choice.blend, choice.calibration)
+        learned = [name for name in choice.blend.usual if name in SHIPPED]
+        assert [network.name for network in model.networks] == learned
+        assert model.target == (learned or list(choice.blend.names))[0]
+        assert model.network_share == pytest.approx(sum(choice.blend.usual[name] for name in learned))
+        for network in model.networks:
+            assert model.artifact(network).exists()
+            assert network.hyperparameters == self.CANDIDATES[network.name]
+        assert model.features == (("promo",) if learned else ())
+        assert model.hyperparameters == self.CANDIDATES[model.target]
         assert TrainedModel.load(model.folder) == model
         assert local.models / model.digest == model.folder
 
@@ -445,7 +482,7 @@ class TestChosen:
 
 def test_a_return_landed_after_a_model_of_counts_was_trained_stops_nothing(tmp_path, monkeypatch):
     """Its network takes nothing but counts; the next training will choose another."""
-    monkeypatch.setattr(module, "choose", lambda *given: Choice(COUNTS, Judgement("unjudged", "played")))
+    monkeypatch.setattr(module, "choose", lambda *given: Choice(Blend.alone(COUNTS), Judgement("unjudged", "played")))
     counts = dataclasses.replace(PANEL, sales=np.round(PANEL.sales / 100))
     local = LocalEngine(tmp_path / "models")
     model = local.train(counts, candidates("auto"))
@@ -462,7 +499,7 @@ def test_the_choice_is_asked_for_as_the_backtest_asks(tmp_path, monkeypatch):
 
     def played(panel, candidates, num_samples=100, progress=None):
         asked.append({name: dict(given) for name, given in candidates.items()})
-        return Choice(SALES, Judgement("unjudged", "played"))
+        return Choice(Blend.alone(SALES), Judgement("unjudged", "played"))
 
     for place in (module, selection):
         monkeypatch.setattr(place, "choose", played)

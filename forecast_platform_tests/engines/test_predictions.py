@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from forecast_platform.engines.base import Asked, Prepared, predict_here, split
+from forecast_platform.engines.base import SAID, Asked, Prepared, ToAsk, predict_here, split
 from forecast_platform.engines.local import LocalEngine
 from forecast_platform.engines.predictions import NAME, BatchError, Predictions, ShardForecast
 from forecast_platform.history.covariates import Covariates, Declaration
@@ -21,9 +21,10 @@ from forecast_platform.history.panel import Panel
 from forecast_platform.history.shards import Sums
 from forecast_platform.levels import SUMS, Level
 from forecast_platform.models import trained as module
+from forecast_platform.models.blend import Blend
 from forecast_platform.models.calibration import Calibration
 from forecast_platform.models.choose import Choice, Judgement
-from forecast_platform.models.combine import Combination, combine, in_sales
+from forecast_platform.models.combine import Combination, InSales, spread_about
 from forecast_platform.models.registry import plans
 from forecast_platform.settings import Settings
 
@@ -49,11 +50,21 @@ def retailer(weeks: int = 100) -> Panel:
     )  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=["ratio", "reference", "sales", "aligned_last_year", "recent_level"])
+BLENDS = (
+    Blend.by({"ratio": 0.7, "aligned_last_year": 0.3}),
+    Blend.by({"reference": 0.7, "sales": 0.2, "last_value": 0.1}),
+    Blend({"sales": (0.5, 0.2, 0.8), "recent_level": (0.5, 0.8, 0.2)}),
+    Blend.alone("aligned_last_year"),
+    Blend.by({"recent_level": 1, "last_year": 3}),
+)
+
+
+@pytest.fixture(scope="module", params=BLENDS, ids=lambda blend: " ".join(blend.names))
 def model(request, tmp_path_factory):
-    name = request.param
-    given = plans(Settings(context_length=4, prediction_length=4, target=name, hyperparameters=SMALL))
-    choice = Choice(name, Judgement("unjudged", "played"), 0.7, Calibration(((1.0, 2.0), (1.5, 1.2)), (200.0,)))
+    settings = [Settings(context_length=4, prediction_length=4, target=name, hyperparameters=SMALL)
+                for name in request.param.names]  # fmt: skip
+    given = {name: parameters for each in settings for name, parameters in plans(each).items()}
+    choice = Choice(request.param, Judgement("unjudged", "played"), Calibration(((1.0, 2.0), (1.5, 1.2)), (200.0,)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "choose", lambda *_: choice)
         return LocalEngine(tmp_path_factory.mktemp("models")).train(retailer(), given)
@@ -88,32 +99,49 @@ def test_shards_are_about_alike_and_none_is_empty(shards):
 
 
 class TestCombined:
-    """Outputs of a network, as (series, levels, weeks): in sales, moved towards the lead, widened, and faded."""
+    """Outputs of two networks and what needs none, as (series, levels, weeks): in sales, blended, widened, faded."""
 
     ROWS, WEEKS = 14, 4
+    WEIGHTS = (0.5, 0.3, 0.2)  # of the first network, of the second, of what needs none
 
     def ready(self, **more) -> Prepared:
         rng = np.random.default_rng(1)
         shape = (self.ROWS, self.WEEKS)
-        unit, offset, lead = rng.uniform(90, 110, shape), rng.uniform(1, 9, shape), rng.uniform(500, 999, shape)
-        widths = rng.uniform(0.5, 2, shape)
-        how = Combination(unit, offset, lead, 0.25, widths, np.zeros(self.ROWS), np.ones(shape))
-        return Prepared(retailer(), None, None, dataclasses.replace(how, **more), ())
+        none = np.full(self.ROWS, -np.inf)
+        to_ask = tuple(
+            ToAsk(None, np.full(self.ROWS, weight), None,
+                  InSales(rng.uniform(90, 110, shape), rng.uniform(1, 9, shape), none))
+            for weight in self.WEIGHTS[:2]
+        )  # fmt: skip
+        self.free = np.sort(rng.uniform(500, 999, (self.ROWS, len(SAID), self.WEEKS)), axis=1)
+        how = Combination(rng.uniform(0.5, 2, shape), np.zeros(self.ROWS), np.ones(shape))
+        return Prepared(retailer(), to_ask, self.WEIGHTS[2] * self.free, dataclasses.replace(how, **more), ())
 
-    def outputs(self) -> tuple[np.ndarray, np.ndarray]:
+    def outputs(self) -> list[tuple[np.ndarray, np.ndarray]]:
         rng = np.random.default_rng(3)
-        quantiles = np.sort(rng.uniform(1, 9, (self.ROWS, 3, self.WEEKS)), axis=1)
-        return quantiles, rng.uniform(1, 9, (self.ROWS, 8, self.WEEKS))
+        return [
+            (np.sort(rng.uniform(1, 9, (self.ROWS, 3, self.WEEKS)), axis=1),
+             rng.uniform(1, 9, (self.ROWS, ASKED.num_samples, self.WEEKS)))
+            for _ in range(2)
+        ]  # fmt: skip
 
     @pytest.mark.parametrize("among", [slice(None), slice(3, 9)])
-    def test_quantiles_paths_and_mean_are_combined_alike(self, among):
-        ready, (quantiles, samples) = self.ready(), self.outputs()
-        found = ready.forecast((quantiles[among], samples[among]), ASKED, among)
-        how = ready.combination
-        said = {n: in_sales(x, how.unit, how.offset) for n, x in (("quantiles", quantiles), ("paths", samples))}
+    def test_quantiles_paths_and_mean_are_blended_alike(self, among):
+        ready, outputs = self.ready(), self.outputs()
+        found = ready.forecast([(q[among], s[among]) for q, s in outputs], ASKED, among)
+        one, other = ([ask.in_sales.unit[:, None] * x - ask.in_sales.offset[:, None] for x in each]
+                      for ask, each in zip(ready.to_ask, outputs, strict=True))  # fmt: skip
+        at = [SAID.index(q) for q in QUANTILES]
+        blend = 0.5 * one[0] + 0.3 * other[0] + 0.2 * self.free[:, at]
+        # The highest path is the highest of all members, the second highest the second of all, in the first's order.
+        ranks = (np.arange(ASKED.num_samples) + 0.5) / ASKED.num_samples
+        free = np.apply_along_axis(lambda known: np.interp(ranks, SAID, known), 1, self.free)
+        ascending = 0.5 * np.sort(one[1], axis=1) + 0.3 * np.sort(other[1], axis=1) + 0.2 * free
+        paths = np.empty_like(ascending)
+        np.put_along_axis(paths, one[1].argsort(axis=1), ascending, axis=1)
         want = {
-            n: combine(x, said["quantiles"][:, 1], how.lead, how.share, how.widths, how.least)[among]
-            for n, x in said.items()
+            n: spread_about(x, blend[:, 1], ready.combination.widths, ready.combination.least)[among]
+            for n, x in (("quantiles", blend), ("paths", paths))
         }
         np.testing.assert_allclose(found.quantiles, want["quantiles"])
         np.testing.assert_allclose(found.mean, want["paths"].mean(axis=1))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from forecast_platform.levels import SUMS, Level
 from forecast_platform.models.calibration import BANDS, CLASSES, Calibration, Window, volume
-from forecast_platform.models.combine import combine
+from forecast_platform.models.combine import spread_about
 
 LEVELS = tuple(k / 10 for k in range(1, 10))
 Z = np.array([NormalDist().inv_cdf(q) for q in LEVELS])
@@ -38,7 +38,7 @@ def window(spread, claimed, n: int = 400, horizon: int = HORIZON, seed: int = 0,
 
 def widened(w: Window, calibration: Calibration) -> np.ndarray:
     median = w.quantiles[:, 4]
-    return combine(w.quantiles, median, median, 1.0, calibration.widths(w.volume, w.y.shape[1]), ANY)
+    return spread_about(w.quantiles, median, calibration.widths(w.volume, w.y.shape[1]), ANY)
 
 
 def coverage(w: Window, quantiles: np.ndarray, rows=slice(None), weeks=slice(None)) -> float:
@@ -204,7 +204,7 @@ def test_whatever_was_seen_the_median_stays_and_quantiles_ascend(seed, n, horizo
     assert all(1 <= factor <= 30 for factor in calibration.sums.values())
     forecast = np.sort(rng.normal(0, 100, (5, 9, ahead)), axis=1)
     median = forecast[:, 4]
-    found = combine(forecast, median, median, 1.0, calibration.widths(rng.lognormal(3, 2, 5), ahead), ANY)
+    found = spread_about(forecast, median, calibration.widths(rng.lognormal(3, 2, 5), ahead), ANY)
     np.testing.assert_allclose(found[:, 4], median)
     assert (np.diff(found, axis=1) >= 0).all()
 

@@ -7,46 +7,39 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forecast_platform.models.calibration import Calibration
-from forecast_platform.models.combine import Combination, combine, least_sales
+from forecast_platform.models.combine import Combination, least_sales, spread_about
 from forecast_platform_tests.history.conftest import make_panel
 
 HORIZON = 12
 NO_LEAST = np.full(4, -np.inf)
 
 
-class TestCombine:
+class TestSpread:
     @settings(derandomize=True, deadline=None, max_examples=30)
-    @given(seed=st.integers(0, 999), share=st.floats(0, 1), width=st.floats(0.5, 3))
-    def test_the_median_moves_and_the_distances_from_it_are_the_networks_times_the_width(self, seed, share, width):
-        rng = np.random.default_rng(seed)
-        network, lead = np.sort(rng.normal(0, 100, (4, 5, HORIZON)), axis=1), rng.normal(0, 100, (4, HORIZON))
-        found = combine(network, network[:, 2], lead, share, np.full((4, HORIZON), width), NO_LEAST)
-        np.testing.assert_allclose(found[:, 2], share * network[:, 2] + (1 - share) * lead, atol=1e-9)
-        np.testing.assert_allclose(found - found[:, [2]], (network - network[:, [2]]) * width, atol=1e-9)
+    @given(seed=st.integers(0, 999), width=st.floats(0.5, 3))
+    def test_the_median_stays_and_the_distances_from_it_are_those_said_times_the_width(self, seed, width):
+        said = np.sort(np.random.default_rng(seed).normal(0, 100, (4, 5, HORIZON)), axis=1)
+        found = spread_about(said, said[:, 2], np.full((4, HORIZON), width), NO_LEAST)
+        np.testing.assert_array_equal(found[:, 2], said[:, 2])
+        np.testing.assert_allclose(found - found[:, [2]], (said - said[:, [2]]) * width, atol=1e-9)
         assert (np.diff(found, axis=1) >= -1e-9).all()
 
-    def test_the_network_alone_is_left_as_it_is(self):
-        network = np.arange(12.0).reshape(1, 3, 4)
-        np.testing.assert_array_equal(
-            combine(network, network[:, 1], np.full((1, 4), 9.0), 1.0, np.ones((1, 4)), NO_LEAST[:1]), network
-        )
-
     def test_each_series_and_week_has_a_width_of_its_own(self):
-        network = np.array([[[8.0, 8.0], [10.0, 10.0], [14.0, 14.0]]])
-        found = combine(network, network[:, 1], np.zeros((1, 2)), 1.0, np.array([[1.0, 0.5]]), NO_LEAST[:1])
+        said = np.array([[[8.0, 8.0], [10.0, 10.0], [14.0, 14.0]]])
+        found = spread_about(said, said[:, 1], np.array([[1.0, 0.5]]), NO_LEAST[:1])
         np.testing.assert_array_equal(found, [[[8, 9], [10, 10], [14, 12]]])
 
     def test_a_series_that_never_was_below_0_is_not_forecast_below_it(self):
         least = least_sales(np.array([[0.0, np.nan, 5.0], [np.nan, -1e-3, 5.0]]))
-        network = np.array([[[-3.0], [1.0], [4.0]]] * 2)
+        said = np.array([[[-3.0], [1.0], [4.0]]] * 2)
         ones = np.ones((2, 1))
-        found = combine(network, network[:, 1], ones, 1.0, ones, least)
+        found = spread_about(said, said[:, 1], ones, least)
         np.testing.assert_array_equal(found[:, :, 0], [[0, 1, 4], [-3, 1, 4]])
-        none = combine(np.full((1, 1, 1), -0.0), np.zeros((1, 1)), -ones[:1] * 0, 0.0, ones[:1], least[:1])
+        none = spread_about(np.full((1, 1, 1), -0.0), np.zeros((1, 1)), ones[:1], least[:1])
         assert not np.signbit(none).any(), "nobody is shown -0"
 
     def test_a_return_of_long_ago_is_remembered(self):
         panel = make_panel({("1", "1"): [-5.0, *[10.0] * 70], ("1", "2"): [10.0] * 71})
-        how = Combination.of_sales(np.full((2, 3), 10.0)).trusting(panel, 1.0, Calibration())
+        how = Combination.of(panel, 3, Calibration())
         found = how.quantiles(np.array([[[-8.0] * 3, [10.0] * 3, [20.0] * 3]] * 2), (0.1, 0.5, 0.9))
         np.testing.assert_array_equal(found[:, 0], [[-8.0] * 3, [0.0] * 3])

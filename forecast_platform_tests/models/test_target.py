@@ -11,7 +11,6 @@ import pytest
 from forecast_platform.history.covariates import Covariates, Declaration
 from forecast_platform.history.panel import Panel
 from forecast_platform.models import target as module
-from forecast_platform.models.combine import in_sales
 from forecast_platform.models.last_year.outlook import Outlook
 from forecast_platform.models.last_year.reference import YEAR, last_year, worth_lining_up
 from forecast_platform.models.target import (
@@ -34,7 +33,7 @@ WEEKS, HORIZON = 100, 12
 
 def alone(target: Target, outputs: np.ndarray) -> np.ndarray:
     """Outputs of the network in sales."""
-    return in_sales(outputs, target.unit, np.broadcast_to(target.offset[:, None], target.unit.shape))
+    return outputs * target.unit[:, None] - target.offset[:, None, None]
 
 
 @pytest.fixture
@@ -59,7 +58,7 @@ def in_history(panel: Panel) -> np.ndarray:
     """The network's view of the last MEMORY weeks, in sales again, shape (N, MEMORY)."""
     target, weeks = build_target(panel, HORIZON, RATIO), slice(len(panel.weeks) - MEMORY, len(panel.weeks))
     offset = np.broadcast_to(target.offset[:, None], (len(panel), MEMORY))
-    return in_sales(target.panel.sales[:, None], outlook_of(panel, WEEKS, weeks) + offset, offset)[:, 0]
+    return target.panel.sales * (outlook_of(panel, WEEKS, weeks) + offset) - offset
 
 
 def outlook_of(panel: Panel, week: int, among: slice) -> np.ndarray:
@@ -72,14 +71,11 @@ def test_sales_are_sales(years: Panel):
     assert target.panel is years
     outputs = np.arange(6 * 3 * HORIZON, dtype=float).reshape(6, 3, HORIZON)
     np.testing.assert_array_equal(alone(target, outputs), outputs)
-    last = [*years.sales[:5, -1], years.sales[5, 39]]
-    np.testing.assert_array_equal(target.lead, np.repeat(np.array(last)[:, None], HORIZON, axis=1))
 
 
-def test_the_reference_as_a_feature_leaves_sales_and_leads_as_beside_the_ratio(years: Panel):
+def test_the_reference_as_a_feature_leaves_sales_and_is_the_one_of_the_ratio(years: Panel):
     target, ratio = (build_target(with_promo(years), HORIZON, kind) for kind in (REFERENCE, RATIO))
     np.testing.assert_array_equal(target.panel.sales, years.sales)
-    np.testing.assert_array_equal(target.lead, ratio.lead)
     outputs = np.arange(6 * 3 * HORIZON, dtype=float).reshape(6, 3, HORIZON)
     np.testing.assert_array_equal(alone(target, outputs), outputs)
     assert target.panel.covariates.names == ratio.panel.covariates.names
@@ -95,8 +91,8 @@ def test_the_ratio_of_known_weeks_in_sales_are_the_sales(years: Panel):
 def test_the_ratio_of_1_is_the_outlook(years: Panel):
     target = build_target(years, HORIZON, RATIO)
     assert target.panel.weeks.tolist() == years.weeks[-MEMORY:].tolist()
-    np.testing.assert_allclose(alone(target, np.ones((6, 1, HORIZON)))[:, 0], target.lead)
-    np.testing.assert_array_equal(target.lead, outlook_of(years, WEEKS, slice(WEEKS, None)))
+    outlook = outlook_of(years, WEEKS, slice(WEEKS, None))
+    np.testing.assert_allclose(alone(target, np.ones((6, 1, HORIZON)))[:, 0], outlook)
     assert (target.unit > target.offset[:, None]).all()
     assert (target.offset > 0).all()
     # No season is left: the spread over the weeks is that of the noise.
@@ -222,7 +218,7 @@ def test_nothing_after_the_cutoff_is_known(years: Panel, kind: str):
     changed = with_promo(Panel(years.store, years.dept, years.weeks, later))
     changed.covariates.values[:, :, 86 + HORIZON :] = 9e9
     before, after = (build_target(_ended(p.until(cutoff)), HORIZON, kind) for p in (with_promo(years), changed))
-    for name in ("unit", "offset", "lead", "features"):
+    for name in ("unit", "offset", "features"):
         np.testing.assert_array_equal(getattr(before, name), getattr(after, name))
     np.testing.assert_array_equal(before.panel.sales, after.panel.sales)
 

@@ -14,6 +14,7 @@ from forecast_platform.engines.base import SAID, Asked
 from forecast_platform.engines.local import LocalEngine
 from forecast_platform.history.panel import Panel
 from forecast_platform.history.shards import Sums
+from forecast_platform.models.blend import Blend
 from forecast_platform.models.choose import choose
 from forecast_platform.models.combine import Combination
 from forecast_platform.models.registry import CANDIDATES, plans
@@ -54,11 +55,10 @@ def test_each_can_be_asked_for_by_name():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_quantiles_ascend_for_every_series_and_week(pieces: Panel, name: str):
-    said, lead = CANDIDATES[name].forecast({}, pieces, 5, LEVELS)
+    said = CANDIDATES[name].forecast({}, pieces, 5, LEVELS)
     assert said.shape == (12, 3, 5)
     assert np.isfinite(said).all()
     assert (np.diff(said, axis=1) >= 0).all()
-    np.testing.assert_array_equal(lead, said[:, 1])
 
 
 def test_who_cannot_says_what_is_missing(pieces: Panel):
@@ -69,22 +69,22 @@ def test_who_cannot_says_what_is_missing(pieces: Panel):
     assert CANDIDATES["aligned_last_year"].unable(pieces, 47, {}) == "reaches 46 weeks ahead; 47 are asked for"
     able = {**asked("recent_level"), **asked("aligned_last_year"), **asked("last_year")}
     choice = choose(short, able)
-    assert choice.name == "recent_level"
-    assert "not able: aligned_last_year needs 56 weeks; there are 17; last_year needs" in choice.judgement.why
+    assert choice.blend.names == ("recent_level",)
+    assert "not able: aligned_last_year: needs 56 weeks; there are 21; last_year: needs" in choice.judgement.why
 
 
 @pytest.mark.parametrize("horizon", [1, 46, 47, 60])
 @pytest.mark.parametrize("name", NAMES)
 def test_who_says_nothing_against_it_forecasts(pieces: Panel, name: str, horizon: int):
     if not CANDIDATES[name].unable(pieces, horizon, {}):
-        said, _ = CANDIDATES[name].forecast({}, pieces, horizon, LEVELS)
+        said = CANDIDATES[name].forecast({}, pieces, horizon, LEVELS)
         assert said.shape == (12, 3, horizon)
     else:
         assert (name, horizon > 46) == ("aligned_last_year", True)
 
 
 def test_the_recent_level_is_that_of_the_last_weeks(pieces: Panel):
-    said, _ = CANDIDATES["recent_level"].forecast({}, pieces, 2, LEVELS)
+    said = CANDIDATES["recent_level"].forecast({}, pieces, 2, LEVELS)
     last = np.quantile(pieces.sales[:, -26:], LEVELS, axis=1, method="hazen").T
     np.testing.assert_array_equal(said, np.repeat(last[:, :, None], 2, axis=2))
 
@@ -94,8 +94,8 @@ def test_it_is_chosen_kept_and_served(pieces: Panel, name: str, tmp_path: Path):
     """Through the engine: no artifact, a record that says so, the same rows however many shards."""
     local = LocalEngine(tmp_path / "models")
     model = local.train(pieces, asked(name))
-    assert (model.target, model.learns, model.share) == (name, False, 1.0)
-    assert not model.artifact.exists()
+    assert (model.target, model.networks, model.blend) == (name, (), Blend.alone(name))
+    assert [path.name for path in model.folder.iterdir()] == ["training.json"]
     assert TrainedModel.load(model.folder) == model
     assert local.train(pieces, asked(name)) == model
     found = []
@@ -108,9 +108,9 @@ def test_it_is_chosen_kept_and_served(pieces: Panel, name: str, tmp_path: Path):
     (quantiles, total), again = found
     np.testing.assert_array_equal(quantiles, again[0])
     np.testing.assert_array_equal(total, again[1])
-    said, lead = CANDIDATES[name].forecast({}, pieces, 4, SAID)
+    said = CANDIDATES[name].forecast({}, pieces, 4, SAID)
     asked_for = np.apply_along_axis(lambda known: np.interp(LEVELS, SAID, known), 1, said)
-    how = Combination.of_sales(lead).trusting(pieces, model.share, model.calibration)
+    how = Combination.of(pieces, 4, model.calibration)
     np.testing.assert_allclose(quantiles, how.quantiles(asked_for, LEVELS), rtol=1e-5, atol=1e-5)
     # Paths are the distribution that the quantiles say, and each series has its own.
     names = [f"{store}\0{dept}" for store, dept in zip(pieces.store, pieces.dept, strict=True)]

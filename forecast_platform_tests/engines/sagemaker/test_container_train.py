@@ -290,7 +290,7 @@ def test_the_platforms_training_is_the_local_engines_choice_included(
     model = deepar.load_artifact(job.base / "model")
     assert model.version == local.version
     deepar.save_artifact(model, tmp_path / "model.tar.gz")
-    assert (tmp_path / "model.tar.gz").read_bytes() == local.artifact.read_bytes()
+    assert (tmp_path / "model.tar.gz").read_bytes() == local.artifact(local.networks[0]).read_bytes()
     assert any(local.judgement.why in line for line in job.lines)
 
 

@@ -107,7 +107,7 @@ class TestContainer:
         ignored = {"folder": None, "train_seconds": 0.0}
         assert dataclasses.replace(there, **ignored) == dataclasses.replace(here, **ignored)
         assert there.judgement.verdict != "unjudged"
-        assert there.artifact.read_bytes() == here.artifact.read_bytes()
+        assert there.artifact(there.networks[0]).read_bytes() == here.artifact(here.networks[0]).read_bytes()
 
         week = tmp_path / "home" / "transforms" / "2024-10-04"
         remote.run_id = "run (1)"
@@ -236,14 +236,16 @@ class TestBuiltin:
     def test_trained_judged_and_asked(self, sagemaker, amazon, tmp_path):
         panel = make_panel(weeks=80)
         model = train(amazon, panel, amazon.settings)
-        assert model.target == REFERENCE
+        (network,) = model.networks
+        assert network.name == model.target == REFERENCE
+        assert set(model.blend.names) - {REFERENCE} <= {"aligned_last_year", "last_year", "recent_level", "last_value"}
         assert model.version.startswith("sagemaker-")
         assert model.judgement.verdict in ("passed", "below_naive")
         assert model.judgement.cutoff == panel.weeks[-5].astype(dt.date)
-        assert "Thanksgiving" in model.holidays
-        assert model.categories.stand_ins is not None
+        assert "Thanksgiving" in network.holidays
+        assert network.categories.stand_ins is not None
         assert set(model.hyperparameters) <= {*builtin.REQUIRED, *builtin.DEFAULTS}
-        assert len(model.loss_curve) == 1
+        assert len(network.loss_curve) == 1
         assert [job.split("-")[2] for job in sagemaker.billed] == ["train", "transform", "train"]
         assert [job.split("-")[1] for job in sagemaker.billed] == ["20250613", "20250613", "20250711"]
         for job in sagemaker.jobs.values():
@@ -367,11 +369,12 @@ class TestRecords:
         local = LocalEngine(tmp_path / "models")
         settings = Settings(context_length=4, prediction_length=4, target="sales", hyperparameters=SMALL)
         model = train(local, short(), settings)
+        (network,) = model.networks
         ready = prepare(model, make_panel(series=39, weeks=11))
-        batch = write_batch(tmp_path / "week", ready.panel, ready.target, model.categories, 2)
-        check_batch(batch, Rules.of_model(model))
+        batch = write_batch(tmp_path / "week", ready.panel, ready.to_ask[0].target, network.categories, 2)
+        check_batch(batch, Rules.of_network(network))
         with pytest.raises(RecordError, match=r"store 13, department 1 .*store code 12 was not seen"):
-            check_batch(batch, dataclasses.replace(Rules.of_model(model), unseen=False))
+            check_batch(batch, dataclasses.replace(Rules.of_network(network), unseen=False))
 
 
 class TestHolidays:
