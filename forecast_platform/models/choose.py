@@ -40,6 +40,7 @@ TRAINED_WINDOWS = 2  # in which networks are tried
 FREE_WINDOWS, FREE_SERIES = 8, 12_000  # candidates without learning are tried in so many, if they have few series
 SHORTEST_WINDOW = 4
 NEAR = 0.2  # a network is tried a second time where its wQL was so much above the best
+PROHIBITIVE = 0.5  # a toll with which a network is not worth its training
 # Weights below which a candidate is left out: a training for so little pays for nobody.
 LEAST_LEARNED, LEAST_FREE = 0.1, 0.03
 MOST_LEARNED = 2
@@ -136,59 +137,78 @@ def choose(
             f"no series was observed in the {horizon} weeks after {_week(panel, last)}")  # fmt: skip
         return Choice(_served(_prior(free or learned[:1])), Judgement("unjudged", why))
 
-    untried = {}
-    for name in learned:
-        if why := CANDIDATES[name].unable(panel.until(_week(panel, last)), horizon, candidates[name]):
-            untried[name] = why
+    then = panel.until(_week(panel, last))
+    untried = {name: why for name in learned if (why := CANDIDATES[name].unable(then, horizon, candidates[name]))}
     learned = [name for name in learned if name not in untried]
     if not free and not learned:  # who asks for one network and has too little to judge it gets it unjudged
         why = f"up to {_week(panel, last)} {_in_words(untried)}"
         return Choice(Blend.alone(next(iter(untried))), Judgement("unjudged", why))
     trials = [trying.trial(at, horizon, free) for at in _origins(panel, horizon)]
-    trials = [trial for trial in trials if trial.said]
-    for number, at in enumerate(_trained_origins(panel, horizon, windows)):
+    tolls = _tolls(trials, able)
+    untried |= {name: "knows no season, and the one ahead is hard without" for name in learned
+                if tolls.get(name, 0.0) > PROHIBITIVE}  # fmt: skip
+    learned = [name for name in learned if name not in untried]
+    for at in _trained_origins(panel, horizon, windows):
         trial = trying.trial(at, horizon, [*free, *learned])
         trials = [trial, *(t for t in trials if t.at != at)]
-        if not number:
+        if at == last:
             scores = {name: trial.scores(Blend.alone(name)) for name in trial.said}
             least = min(s.wql for s in scores.values())
             learned = [name for name in learned if scores[name].wql <= (1 + NEAR) * least]
-    newest = next(t for t in trials if t.at == last)
-    tried = [name for name in candidates if name in newest.said or name in free]
-    blend = _served(fit([trial.evidence for trial in trials], _prior(tried), _tolls(trials, tried)))
-    served, naive = newest.scores(blend), _naive_scores(panel, _week(panel, last), horizon)
+    newest = next(trial for trial in trials if trial.at == last)
+    prior = _prior([name for name in candidates if name in newest.said or name in free])
+    blend = _served(fit([trial.evidence for trial in trials], prior, tolls))
+    # Errors of when far less was known say nothing of today's intervals.
+    recent = [trial for trial in trials if trial.at >= KNOWN * len(panel.weeks)] or [newest]
+    held = [trial.window(blend) for trial in recent if not trial.said.keys().isdisjoint(blend.names)]
+    return Choice(
+        blend,
+        _judged(panel, horizon, newest, blend, scores, len(trials), unable | untried),
+        Calibration.fit(held, LEVELS, (*SUMS, *panel.levels)),
+    )
+
+
+def _judged(
+    panel: Panel,
+    horizon: int,
+    newest: _Tried,
+    blend: Blend,
+    scores: Mapping[str, Scores],
+    windows: int,
+    left_out: Mapping[str, str],
+) -> Judgement:
+    """The blend in the window before the cutoff, beside its candidates and last year's week."""
+    cutoff = _week(panel, newest.at)
+    served, naive = newest.scores(blend), _naive_scores(panel, cutoff, horizon)
     told = ", ".join(f"{name} {s.wape:.4f} / {s.wql:.4f}" for name, s in scores.items())
-    judgement = Judgement(
+    return Judgement(
         "passed" if served.wape <= naive.wape else "below_naive",
-        f"served: {in_words(blend)}; WAPE / wQL over the {horizon} weeks after {_week(panel, last)}: "
+        f"served: {in_words(blend, kinds(panel.sales))}; WAPE / wQL over the {horizon} weeks after {cutoff}: "
         f"{served.wape:.4f} / {served.wql:.4f}, {told}, "
-        f"the bar, last year's week as it is, {naive.wape:.4f} / {naive.wql:.4f}; "
-        f"weighed in {len(trials)} windows"
-        + (f"; not able: {_in_words(unable | untried)}" if unable or untried else ""),
-        _week(panel, last),
+        f"the bar, last year's week as it is, {naive.wape:.4f} / {naive.wql:.4f}; weighed in {windows} windows"
+        + (f"; not able: {_in_words(left_out)}" if left_out else ""),
+        cutoff,
         served.wape,
         served.wql,
         served.coverage80,
         naive.wape,
         naive.wql,
-    )  # fmt: skip
-    # Errors of when far less was known say nothing of today's intervals.
-    recent = [trial for trial in trials if trial.at >= KNOWN * len(panel.weeks)] or [newest]
-    held = [trial.window(blend) for trial in recent if not trial.said.keys().isdisjoint(blend.names)]
-    return Choice(blend, judgement, Calibration.fit(held, LEVELS, (*SUMS, *panel.levels)))
+    )
 
 
-def in_words(blend: Blend) -> str:
-    """The weights for people: "52% ratio, 48% aligned_last_year (young series: ...)"."""
+def in_words(blend: Blend, kind: NDArray[np.int64]) -> str:
+    """The weights for people: "52% ratio, 48% aligned_last_year", or that of each kind of series there is.
 
-    def told(weights: Mapping[str, float]) -> str:
-        parts = sorted(weights.items(), key=lambda item: -item[1])
-        return ", ".join(f"{100 * weight:.0f}% {name}" for name, weight in parts if weight >= 0.005)
-
-    of_kinds = [told({name: weights[kind] for name, weights in blend.weights.items()}) for kind in range(len(KINDS))]
-    if len(set(of_kinds)) == 1:
-        return of_kinds[0]
-    return "; ".join(f"{kind} series {told}" for kind, told in zip(KINDS, of_kinds, strict=True))
+    Args:
+        kind: of the series, shape (N,).
+    """
+    told = {}
+    for k in np.unique(kind).tolist():
+        parts = sorted(((weights[k], name) for name, weights in blend.weights.items()), reverse=True)
+        told[KINDS[k]] = ", ".join(f"{100 * weight:.0f}% {name}" for weight, name in parts if weight >= 0.005)
+    if len(set(told.values())) == 1:
+        return next(iter(told.values()))
+    return "; ".join(f"{name} series {parts}" for name, parts in told.items())
 
 
 @dataclass(frozen=True)
