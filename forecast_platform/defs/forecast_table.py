@@ -46,7 +46,7 @@ def forecast_table(
     with lake_connection(platform, duckdb, *KNOWN) as con:
         active, without = forecast_series(con, week, mode, settings)
         landed = con.execute("SELECT max(landed_at) FROM cleaned_series WHERE week = ?", [week]).fetchone()
-    made.check(model.version, active.levels)
+    made.check(model.version, active.levels, mode)
     shards = made.shards(settings.quantiles, settings.prediction_length)
     levels = (*SUMS, *active.levels)
     notices = [

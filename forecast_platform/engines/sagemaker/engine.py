@@ -188,7 +188,9 @@ class SageMakerEngine(ABC):
                 )  # fmt: skip
                 outputs = self.verified(twin, batch, asked.quantiles, horizon)
                 forecasts = _forecasts(ready, outputs, asked)
-                made = Predictions.write(folder, forecasts, asked.quantiles, horizon, model.version, panel.levels)
+                made = Predictions.write(
+                    folder, forecasts, asked.quantiles, horizon, model.version, asked.as_known, panel.levels
+                )
             notices = ready.notices
         digest = hashlib.sha256((folder / PREDICTIONS).read_bytes()).hexdigest()[:20]
         self.storage.upload_folder(folder, f"{root}/predictions/{digest}")
