@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from forecast_platform.history.panel import Panel
-from forecast_platform.history.shards import Groups, Sums
+from forecast_platform.history.shards import EXACT, Groups, Sums
 from forecast_platform.levels import Level
 
 NAME = "predictions.json"
@@ -61,12 +61,16 @@ class ShardForecast:
         """Of the series of a panel, with their quantiles and sample paths (B, S, H).
 
         Raises:
-            BatchError: a value is not finite; the message names the series.
+            BatchError: a value is not finite, or too large to be added exactly; the message names the series.
         """
-        bad = ~(np.isfinite(quantiles).all(axis=(1, 2)) & np.isfinite(paths).all(axis=(1, 2)))
+        fine = [(np.abs(values) < EXACT).all(axis=(1, 2)) for values in (quantiles, paths)]  # NaN is not
+        bad = ~(fine[0] & fine[1])
         if bad.any():
             at = int(bad.argmax())
-            raise BatchError(f"store {panel.store[at]}, department {panel.dept[at]}: what the model says is not finite")
+            raise BatchError(
+                f"store {panel.store[at]}, department {panel.dept[at]}: what the model says is not finite or beyond "
+                f"{EXACT:.1e}, which cannot be added exactly"
+            )
         sums = {each.name: Sums.of(Groups.of(each.keys(panel.store, panel.dept)), paths) for each in levels}
         last = panel.weeks[panel.last_row].astype("datetime64[D]")
         return cls(panel.store, panel.dept, last, paths.mean(axis=1), quantiles, sums)

@@ -201,6 +201,14 @@ class TestRead:
         with pytest.raises(BatchError, match="store 2, department a: what the model says is not finite"):
             ShardForecast.of(retailer(), given["quantiles"], given["paths"], SUMS)
 
+    @pytest.mark.parametrize("value", [-1e16, 2.0**52])
+    def test_what_cannot_be_added_exactly_is_named_with_its_series(self, value):
+        given = {"quantiles": np.ones((14, 3, 4)), "paths": np.ones((14, 20, 4))}
+        given["paths"][6, 1, 2] = value
+        told = r"store 2, department a: what the model says is not finite or beyond 4.5e\+15"
+        with pytest.raises(BatchError, match=told):
+            ShardForecast.of(retailer(), given["quantiles"], given["paths"], SUMS)
+
     def test_of_another_version(self, made):
         (made.folder / NAME).write_text(json.dumps(made.said | {"version": 0}))
         with pytest.raises(BatchError, match="holds no predictions of this version"):
