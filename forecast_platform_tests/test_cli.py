@@ -504,10 +504,3 @@ def test_every_command_has_help_and_the_readme_names_only_real_ones(tmp_path: Pa
     assert named <= commands
     assert commands - named == set(), "a command the README does not name"
     assert not re.findall(r"^  [a-z]+\s*$", listed, flags=re.MULTILINE), "a command without help"
-
-
-def test_the_readme_names_only_real_make_targets() -> None:
-    root = Path(__file__).parents[1]
-    readme = (root / "README.md").read_text()
-    targets = set(re.findall(r"^([a-z-]+):", (root / "Makefile").read_text(), flags=re.MULTILINE))
-    assert set(re.findall(r"(?m)(?:^|`)make ([a-z-]+)", readme)) <= targets

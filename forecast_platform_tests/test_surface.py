@@ -68,6 +68,16 @@ def test_accuracy_is_that_of_the_rows(home: Path) -> None:
     assert found["coverage"] == pytest.approx(rows["in_interval"].astype(float).mean())
 
 
+def test_sales_too_large_to_be_added_exactly_are_named_with_their_series(home: Path, small: None) -> None:
+    p = fp.open(home)
+    sales = p.query("SELECT store, dept, week, sales FROM cleaned_series WHERE observed")
+    at = sales.index[(sales["store"] == "2") & (sales["dept"] == "3")][5]
+    sales.loc[at, "sales"] = -5e15
+    told = rf"store 2, department 3, week of {sales.loc[at, 'week']:%Y-%m-%d}: sales of -5e\+15 are beyond 1e\+12"
+    with pytest.raises(ValueError, match=told):
+        p.backtest(sales, cutoffs=["2024-12-06"], horizon=4)
+
+
 def test_two_homes_are_open_at_once_and_the_environment_stays_as_it_was(
     home: Path, history_home: HistoryHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,10 +49,15 @@ class Band:
 
 @dataclass(frozen=True)
 class Mark:
-    """A named x position, such as a holiday."""
+    """A named x position: a holiday.
+
+    Attributes:
+        lined_up: whether last year's weeks are lined up by it; drawn lighter where not.
+    """
 
     position: int
     name: str
+    lined_up: bool = True
 
 
 @dataclass(frozen=True)
@@ -191,7 +196,8 @@ def time_chart(
         separators=(",", ":"),
     )
     legend = "".join(_key(p.name, p.style) for p in lines) + "".join(_key(b.name, f"band {b.style}") for b in bands)
-    legend += _key("holiday", "holiday") if marks else ""
+    legend += _key("holiday", "holiday") if any(mark.lined_up for mark in marks) else ""
+    legend += "" if all(mark.lined_up for mark in marks) else _key("holiday, not lined up", "holiday light")
     return (
         f'<figure class="chart" data-chart="{escape(points)}">'
         f'<figcaption>{escape(title)}<span class="legend">{legend}</span></figcaption>{"".join(pictures)}</figure>'
@@ -351,7 +357,8 @@ def _value_axis(frame: Frame, steps: Sequence[float], percent: bool) -> list[str
 def _mark(frame: Frame, mark: Mark) -> str:
     x = frame.x(mark.position)
     return (
-        f'<g class="mark"><line x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{frame.bottom}"/>'
+        f'<g class="mark{"" if mark.lined_up else " light"}">'
+        f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{frame.bottom}"/>'
         f"<title>{escape(mark.name)}</title></g>"
     )
 

@@ -86,8 +86,13 @@ class View:
 
     @functools.cached_property
     def events(self) -> tuple[Event, ...]:
-        """The holidays that the week's forecast was given to line up."""
+        """The holidays that the week's forecast was given."""
         return ask.events(self.state, self.week, self.settings.country)
+
+    @functools.cached_property
+    def lined_up(self) -> tuple[Event, ...]:
+        """Those of them by which last year's weeks are lined up."""
+        return ask.lined_up(self.state, self.week, self.events)
 
     @functools.cached_property
     def findings(self) -> Findings:
@@ -451,7 +456,7 @@ def _must_exist(view: View) -> None:
 def _ahead(view: View) -> tuple[Rows, Rows]:
     """The forecast of the view's scope with what people's own figures make of it, and those figures."""
     given = ask.overrides(view.state, view.scope, view.week)
-    ahead = ask.forecast(view.state, view.scope, view.week, view.columns, view.events)
+    ahead = ask.forecast(view.state, view.scope, view.week, view.columns, view.lined_up)
     ahead = [{**r, "actual": r["actual"] if view.is_whole(r["target_week"]) else None} for r in ahead]
     return ask.planned(ahead, given), given
 
@@ -537,14 +542,18 @@ def _covariate_chart(view: View, name: str, values: Mapping[dt.date, float | Non
 
 
 def _holidays(view: View, weeks: Sequence[dt.date]) -> list[Mark]:
-    """The holidays that the model was given, at the week each lies in."""
-    found: dict[int, str] = {}
+    """The holidays that the forecast was given, at the week each lies in; of several in a week, one mark."""
+    found: dict[int, Mark] = {}
     for event in view.events:
+        lined_up = event in view.lined_up
+        name = event.name if lined_up else f"{event.name} (not lined up)"
         for day in event.dates:
             position = -((weeks[0] - day).days // 7)  # a week holds the seven days that end on its date
             if 0 <= position < len(weeks):
-                found[position] = f"{found[position]}, {event.name}" if position in found else event.name
-    return [Mark(position, name) for position, name in sorted(found.items())]
+                other = found.get(position)
+                together = Mark(position, f"{other.name}, {name}", other.lined_up or lined_up) if other else None
+                found[position] = together or Mark(position, name, lined_up)
+    return [mark for _, mark in sorted(found.items())]
 
 
 def _held(view: View, held: float | None) -> float:

@@ -179,12 +179,12 @@ def forecast(state: State, scope: Scope, week: dt.date, columns: Sequence[str], 
 def aligned_last_year(
     past: Mapping[dt.date, float | None], last: dt.date, targets: Sequence[dt.date], events: Sequence[Event]
 ) -> dict[dt.date, float | None]:
-    """Last year's sales of each target week, holidays lined up; None where any of it is unknown. The model leaves out
-    an event that its history speaks against (worth_lining_up); here each is lined up.
+    """Last year's sales of each target week, holidays lined up; None where any of it is unknown.
 
     Args:
         past: sales by week up to `last`.
         targets: weeks after `last`.
+        events: those to line up.
     """
     sources = _year_back(last, (max(targets) - last) // WEEK, tuple(events))
     found: dict[dt.date, float | None] = {}
@@ -205,11 +205,19 @@ def _year_back(last: dt.date, horizon: int, events: tuple[Event, ...]) -> list[l
 
 
 def events(state: State, week: dt.date, country: str) -> tuple[Event, ...]:
-    """The holidays that the forecast of a week was given to line up: those of the calendar that had landed when it was
+    """The holidays that the forecast of a week was given: those of the calendar that had landed when it was
     made, and the country's where none had."""
     made = published(state, week)
     known_before = known_by(week) if made["as_known"] == "then" else made["created_at"]
     return state.apply(events_given, week, known_before, country)
+
+
+def lined_up(state: State, week: dt.date, given: Sequence[Event]) -> tuple[Event, ...]:
+    """Those of the `given` holidays by which last year's weeks are lined up. Of a forecast that did not write it down:
+    all of them."""
+    rows = state.rows("SELECT name, date, lined_up FROM forecast_events WHERE forecast_week = ?", [week])
+    known = {(r["name"], r["date"]): r["lined_up"] for r in rows}
+    return tuple(event for event in given if known.get((event.name, event.dates[0]), True))
 
 
 def covariates(state: State, scope: Scope, declarations: Declarations) -> dict[str, dict[dt.date, float | None]]:

@@ -61,13 +61,13 @@ def predictions_of(platform: Platform, week: dt.date) -> Predictions:
 def batch_predictions(
     context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform], duckdb: DuckDBResource
 ) -> dg.MaterializeResult:
-    stage, (week,), settings = Stage(context), weeks_of(context), platform.settings
+    stage, (week,), settings, mode = Stage(context), weeks_of(context), platform.settings, as_known(context)
     model = model_in_force(platform, week)
     with lake_connection(platform, duckdb, *KNOWN) as con:
-        panel, without = forecast_series(con, week, as_known(context), settings)
+        panel, without = forecast_series(con, week, mode, settings)
     before = stage.elapsed()
     platform.engine.run_id = context.run_id
-    asked = Asked(settings.quantiles, settings.num_samples, settings.seed)
+    asked = Asked(settings.quantiles, settings.num_samples, settings.seed, mode)
     folder = folder_of(platform, week)
     try:
         made, notices = platform.engine.predict(model, panel, folder, asked, settings.transform_shards, stage.progress)
@@ -84,6 +84,7 @@ def batch_predictions(
             covariates=list(model.features),
             notices=list(notices),
             trained_as_of=str(model.trained_as_of),
+            as_known=mode,
             sample_paths=settings.num_samples,
             shards=len(made.said["shards"]),
             series_per_second=round(made.series / seconds),

@@ -23,7 +23,7 @@ from forecast_platform.history.silence import stopping
 from forecast_platform.lake.lake import run_columns, with_columns
 from forecast_platform.levels import KEYS, SUMS
 from forecast_platform.publishing.accuracy import rescore
-from forecast_platform.publishing.forecasts import forecast_rows, member_rows
+from forecast_platform.publishing.forecasts import event_rows, forecast_rows, member_rows
 
 
 @dg.asset(
@@ -46,7 +46,7 @@ def forecast_table(
     with lake_connection(platform, duckdb, *KNOWN) as con:
         active, without = forecast_series(con, week, mode, settings)
         landed = con.execute("SELECT max(landed_at) FROM cleaned_series WHERE week = ?", [week]).fetchone()
-    made.check(model.version, active.levels)
+    made.check(model.version, active.levels, mode)
     shards = made.shards(settings.quantiles, settings.prediction_length)
     levels = (*SUMS, *active.levels)
     notices = [
@@ -68,7 +68,13 @@ def forecast_table(
     members = member_rows(active.levels, *known)
     series = pc.sum(pc.equal(rows["level"], "series")).as_py() // settings.prediction_length
     silent = stopping(active)
-    for name, found in (("no_forecast", without), ("stopping_series", silent), ("level_members", members)):
+    beside = {
+        "no_forecast": without,
+        "stopping_series": silent,
+        "level_members": members,
+        "forecast_events": event_rows(active, settings.prediction_length),
+    }
+    for name, found in beside.items():
         lake.replace_weeks(name, [week], with_columns(found, forecast_week=pa.scalar(week, pa.date32()), **run))
     changed = lake.replace_weeks("forecasts", [week], rows)
     # Whatever the order of runs: weeks ahead that have been sold already are scored by what was published now.

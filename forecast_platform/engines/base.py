@@ -36,11 +36,16 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked of a batch prediction: the quantiles, from how many sample paths, drawn with which seed."""
+    """What is asked of a batch prediction: the quantiles, from how many sample paths, drawn with which seed.
+
+    Attributes:
+        as_known: of the data as known "now" or "then".
+    """
 
     quantiles: tuple[float, ...]
     num_samples: int
     seed: int
+    as_known: str = "now"
 
     def config(self) -> dict[str, Any]:
         """The same for DeepAR, as DEEPAR_INFERENCE_CONFIG has it; the seed goes beside it."""
@@ -177,7 +182,9 @@ def predict_here(
             if progress:
                 progress("predict", number, len(parts))
 
-    made = Predictions.write(folder, forecasts(), asked.quantiles, model.horizon, model.version, panel.levels)
+    made = Predictions.write(
+        folder, forecasts(), asked.quantiles, model.horizon, model.version, asked.as_known, panel.levels
+    )
     return made, tuple(notices)
 
 

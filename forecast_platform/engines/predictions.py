@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from forecast_platform.history.panel import Panel
-from forecast_platform.history.shards import Groups, Sums
+from forecast_platform.history.shards import EXACT, Groups, Sums
 from forecast_platform.levels import Level
 
 NAME = "predictions.json"
@@ -61,12 +61,16 @@ class ShardForecast:
         """Of the series of a panel, with their quantiles and sample paths (B, S, H).
 
         Raises:
-            BatchError: a value is not finite; the message names the series.
+            BatchError: a value is not finite, or too large to be added exactly; the message names the series.
         """
-        bad = ~(np.isfinite(quantiles).all(axis=(1, 2)) & np.isfinite(paths).all(axis=(1, 2)))
+        fine = [(np.abs(values) < EXACT).all(axis=(1, 2)) for values in (quantiles, paths)]  # NaN is not
+        bad = ~(fine[0] & fine[1])
         if bad.any():
             at = int(bad.argmax())
-            raise BatchError(f"store {panel.store[at]}, department {panel.dept[at]}: what the model says is not finite")
+            raise BatchError(
+                f"store {panel.store[at]}, department {panel.dept[at]}: what the model says is not finite or beyond "
+                f"{EXACT:.1e}, which cannot be added exactly"
+            )
         sums = {each.name: Sums.of(Groups.of(each.keys(panel.store, panel.dept)), paths) for each in levels}
         last = panel.weeks[panel.last_row].astype("datetime64[D]")
         return cls(panel.store, panel.dept, last, paths.mean(axis=1), quantiles, sums)
@@ -99,12 +103,14 @@ class Predictions:
         quantiles: Sequence[float],
         horizon: int,
         model: str,
+        as_known: str,
         levels: Sequence[Level] = (),
     ) -> Predictions:
         """All of them, shard by shard as they come; `folder` is replaced when they are whole.
 
         Args:
-            model: version of the one they are of. levels: those by attributes, with the groups of the time.
+            model: version of the one they are of. as_known: of the data as known "now" or "then". levels: those by
+                attributes, with the groups of the time.
         """
         building = folder.with_name(folder.name + ".building")
         shutil.rmtree(building, ignore_errors=True)
@@ -121,6 +127,7 @@ class Predictions:
         said = {
             "version": _VERSION,
             "model": model,
+            "as_known": as_known,
             "groups": _digest(levels),
             "horizon": horizon,
             "quantiles": list(quantiles),
@@ -144,10 +151,16 @@ class Predictions:
         found: dict[str, Any] = json.loads((self.folder / NAME).read_text())
         return found
 
-    def check(self, model: str, levels: Sequence[Level]) -> None:
-        """Raises BatchError when they are of another model, or of other groups than those of the levels by attributes:
-        the sums would be published under the wrong name."""
+    def check(self, model: str, levels: Sequence[Level], as_known: str) -> None:
+        """Raises BatchError when they are of another model, of the data as known at another time, or of other groups
+        than those of the levels by attributes: they would be published under the wrong name."""
         said = self.said
+        if "as_known" not in said:
+            raise BatchError(f"{self.folder} does not say of which data it is; {_AGAIN}")
+        if said["as_known"] != as_known:
+            raise BatchError(
+                f"{self.folder} is of the data as known {said['as_known']}, not as known {as_known}; {_AGAIN}"
+            )
         if said["model"] != model:
             raise BatchError(f"{self.folder} is of model {said['model']}; the week's is {model} now; {_AGAIN}")
         if said["groups"] != _digest(levels):

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from forecast_platform.history.absence import AUTO, NoRow, interpret, judge
 from forecast_platform.history.covariates import Declarations, attach
 from forecast_platform.history.holidays import Event, events_for
-from forecast_platform.history.panel import ACTIVE_WEEKS, Panel
+from forecast_platform.history.panel import ACTIVE_WEEKS, LARGEST, Panel
 from forecast_platform.history.versions import BEGINNING, CALENDAR, EVER, FEATURES, VERSIONS
 
 RECENT_WEEKS = 4
@@ -174,9 +174,18 @@ def build_panel(
         sales: (store, dept, week, sales). features: (store, dept, week, name, value). calendar: (name, date).
 
     Raises:
-        ValueError: see Panel.from_table, covariates.attach and holidays.events_for.
+        ValueError: sales beyond LARGEST, naming series and week; or see Panel.from_table, covariates.attach and
+            holidays.events_for.
     """
-    panel = attach(Panel.from_table(sales), features, declarations)
+    panel = Panel.from_table(sales)
+    if (too_large := np.argwhere(np.abs(panel.sales) > LARGEST)).size:
+        i, week = too_large[0].tolist()
+        raise ValueError(
+            f"store {panel.store[i]}, department {panel.dept[i]}, week of {panel.weeks[week]}: sales of "
+            f"{panel.sales[i, week]:.6g} are beyond {LARGEST:.0e}, more than any week holds; correct them, or "
+            "give all sales in a larger unit"
+        )
+    panel = attach(panel, features, declarations)
     first, last = panel.weeks[[0, -1]].astype(dt.date)
     known = replace(panel, events=events_for(first, last, _named_days(calendar), country))
     return interpret(known, no_row, active_weeks)

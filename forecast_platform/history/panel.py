@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from forecast_platform.history.holidays import Event
     from forecast_platform.levels import Level
 
+LARGEST = 1e12  # beyond any week's sales of one department, in any currency
 ACTIVE_WEEKS = 52  # without sales, after which a series counts as closed, where no setting says otherwise
 
 

@@ -26,7 +26,7 @@ Floats = NDArray[np.float64]
 Names = NDArray[Any]
 
 _REST = 2.0**40
-_LARGEST = 2.0**52  # beyond it whole numbers are no longer exact, and thousands of them no longer fit into 64 bits
+EXACT = 2.0**52  # beyond it whole numbers are no longer exact, and thousands of them no longer fit into 64 bits
 
 Shard = TypeVar("Shard")
 Result = TypeVar("Result")
@@ -76,8 +76,8 @@ class Sums:
         if values.dtype.kind in "bui":
             whole = _added(groups, values.astype(np.int64))
             return cls(groups.names, whole, np.zeros_like(whole))
-        if not (np.abs(values) < _LARGEST).all():  # also of NaN
-            raise ValueError(f"values beyond {_LARGEST:.1e} can't be added exactly; give sales in a larger unit")
+        if not (np.abs(values) < EXACT).all():  # also of NaN
+            raise ValueError(f"values beyond {EXACT:.1e} can't be added exactly; give sales in a larger unit")
         whole = np.rint(values)
         rest = np.rint((values - whole) * _REST)
         return cls(groups.names, _added(groups, whole.astype(np.int64)), _added(groups, rest.astype(np.int64)))

@@ -78,6 +78,8 @@ COLUMNS = {
     "features.value": "Value of the covariate in the week, in the unit of the file.",
     "calendar.name": "Name of the day, such as Christmas.",
     "date": "The day.",
+    "forecast_events.name": "Name of the event, such as Easter; some holidays are part of another's.",
+    "lined_up": "Whether last year's weeks are lined up by the event; false where the history speaks against it.",
     "observed": "Whether sales are known: landed, or filled with zero.",
     "is_return": "Whether sales are negative.",
     "is_restated": "Whether a later file gave the week another value.",
@@ -359,6 +361,13 @@ def table_specs(quantile_columns: tuple[str, ...]) -> dict[str, TableSpec]:
                 [("forecast_week", _DAY), ("level", _STR), ("store", _STR), ("dept", _STR), ("member", _STR), *_RUN]
             ),
             ("forecast_week", "level", "store", "dept"),
+            "forecast_week",
+        ),
+        TableSpec(
+            "forecast_events",
+            "the dates of the events that each forecast was given, and whether last year's weeks are lined up by them",
+            pa.schema([("forecast_week", _DAY), ("name", _STR), ("date", _DAY), ("lined_up", pa.bool_()), *_RUN]),
+            ("forecast_week", "name", "date"),
             "forecast_week",
         ),
         TableSpec(

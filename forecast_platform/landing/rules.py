@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from forecast_platform.history.panel import LARGEST
 from forecast_platform.landing.aggregation import Weeks
 from forecast_platform.landing.dialects import Dialect
 from forecast_platform.landing.files import Block, Opened, ignored, listed, setting, short
@@ -39,7 +40,6 @@ from forecast_platform.landing.values import Mask, example, has_zone, mask, tidy
 from forecast_platform.weeks import WeekCalendar
 
 _KEY = ("store", "dept", "week")
-LARGEST = 1e12  # beyond any week's sales of one department, in any currency
 ONE_DEPARTMENT = "all"  # where a file has no departments
 
 

@@ -11,11 +11,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from forecast_platform.history.covariates import complete, divide_exposure
 from forecast_platform.history.panel import Panel
 from forecast_platform.history.silence import probability_of_return
 from forecast_platform.lake.closures import Closing
 from forecast_platform.levels import LEVELS, NAMES, SUMS, Level, names_of
 from forecast_platform.models.combine import least_sales
+from forecast_platform.models.last_year.reference import worth_lining_up
 from forecast_platform.weeks import WEEK
 
 if TYPE_CHECKING:
@@ -128,6 +130,22 @@ def member_rows(levels: Sequence[Level], store: Sequence[str], dept: Sequence[st
         for name, member in zip(named.tolist(), level.member_of(named).tolist(), strict=True):
             rows.append({"level": level.name, level.of: name, "member": member})
     return pa.Table.from_pylist(rows, pa.schema([(name, pa.string()) for name in ("level", *NAMES)]))
+
+
+def event_rows(panel: Panel, horizon: int) -> pa.Table:
+    """Rows of `forecast_events` (name, date, lined_up): every date of the panel's events.
+
+    Args:
+        panel: the series that are forecast, up to the cutoff. horizon: weeks ahead.
+
+    Raises:
+        ValueError: the exposure of a week ahead is missing, see `complete`.
+    """
+    ready, _ = complete(panel, horizon, wanted=())
+    kept = worth_lining_up(divide_exposure(ready))
+    events = panel.events or ()
+    rows = [{"name": e.name, "date": day, "lined_up": e in kept} for e in events for day in e.dates]
+    return pa.Table.from_pylist(rows, pa.schema({"name": pa.string(), "date": pa.date32(), "lined_up": pa.bool_()}))
 
 
 def _rows(

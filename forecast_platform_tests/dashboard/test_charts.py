@@ -92,6 +92,19 @@ def test_the_pointer_gets_the_values_drawn() -> None:
         assert len(picture.find("polygon").get("points").split()) == 6  # type: ignore[union-attr]
 
 
+def test_holidays_that_line_nothing_up_are_lighter_and_the_legend_says_so() -> None:
+    def drawn(*marks: Mark) -> tuple[list[str | None], list[str]]:
+        figure, _ = parsed(time_chart("T", WEEKS, [Line("sales", "actual", [1, 2, 3, 4, 5, 6])], marks=marks))
+        keys = ["".join(key.itertext()) for key in figure.findall("figcaption/span/span")]
+        return [g.get("class") for g in figure.findall("svg")[0].findall("g") if "mark" in g.get("class", "")], keys
+
+    kept, other = Mark(1, "Easter"), Mark(4, "Fair (not lined up)", lined_up=False)
+    assert drawn(kept, other) == (["mark", "mark light"], ["sales", "holiday", "holiday, not lined up"])
+    assert drawn(kept) == (["mark"], ["sales", "holiday"])
+    assert drawn(other) == (["mark light"], ["sales", "holiday, not lined up"])
+    assert drawn() == ([], ["sales"])
+
+
 def test_a_higher_value_is_drawn_higher_and_later_weeks_to_the_right() -> None:
     figure, _ = parsed(time_chart("T", WEEKS[:3], [Line("s", "actual", [10, 20, 15])]))
     wide, narrow = figure.findall("svg")

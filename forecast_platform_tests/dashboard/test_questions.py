@@ -23,6 +23,7 @@ from forecast_platform.dashboard.source import Source
 from forecast_platform.history.cleaning import clean_weeks
 from forecast_platform.history.covariates import Declarations
 from forecast_platform.history.holidays import Event
+from forecast_platform.lake.lake import any_of
 from forecast_platform.settings import Settings
 from forecast_platform_tests.defs.graph import Graph
 from forecast_platform_tests.history.test_known_beside_sales import Retailer
@@ -317,6 +318,34 @@ def test_holidays_are_those_of_the_landed_calendar_that_the_model_uses(published
     assert "Halloween" in names  # the retailer's own; no rule of the country's has it
     assert names <= {r["name"] for r in landed}, "and no holiday of the country beside it"
     assert "Halloween" in PAGES["explore"][1](view)["chart"]
+
+
+def test_holidays_by_which_nothing_is_lined_up_are_marked_as_such(published: Graph, source: Source) -> None:
+    view = View(source.state(), published.platform.settings, {})
+    rows = published.lake.read("forecast_events", any_of("forecast_week", [view.week.isoformat()])).to_pylist()
+    assert {(r["name"], r["date"]) for r in rows} == {(e.name, day) for e in view.events for day in e.dates}
+    assert {e.name for e in view.lined_up} == {r["name"] for r in rows if r["lined_up"]}
+    shown = [event for event in view.events if any(day <= view.week for day in event.dates[1:])]
+    assert shown
+    page = PAGES["explore"][1](view)["chart"]
+    for event in shown:
+        assert (f"{event.name} (not lined up)" in page) is (event not in view.lined_up)
+
+
+def test_the_holidays_lined_up_are_those_written_down_with_the_forecast(tmp_path: Path) -> None:
+    """Of three: one is lined up, one is not, and of one nothing is written, as in forecasts of before."""
+    retailer = Retailer(tmp_path)
+    week = retailer.week(4)
+    given = [
+        Event(name, (dt.date(2024, 4, day), dt.date(2025, 4, day))) for name, day in (("A", 3), ("B", 9), ("C", 20))
+    ]
+    rows = [{"forecast_week": week, "name": e.name, "date": day, "lined_up": e.name == "A"}
+            for e in given[:2] for day in e.dates]  # fmt: skip
+    schema = retailer.lake.specs["forecast_events"].schema
+    retailer.lake.replace_weeks("forecast_events", [week], pa.Table.from_pylist(rows, schema=schema))
+    state = Source(retailer.lake).state()
+    assert [e.name for e in ask.lined_up(state, week, given)] == ["A", "C"]
+    assert ask.lined_up(state, week + WEEK, given) == tuple(given)
 
 
 def test_stores_named_by_digits_that_are_no_numbers_have_their_place(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def test_the_tiles_of_the_week(
     sold = members(frames["cleaned_series"], scope)
     grid = sorted(set(frames["cleaned_series"]["week"]))
     by_week = sold[sold["observed"]].groupby("week")["sales"].sum().reindex(grid)
-    back = one_year_back(np.array(grid, "datetime64[D]"), 4, view(published, source).events)[:, len(grid) :]
+    back = one_year_back(np.array(grid, "datetime64[D]"), 4, view(published, source).lined_up)[:, len(grid) :]
     last_year = pd.Series([sum(by_week[b > 0] * b[b > 0], start=0.0) for b in back.T], ahead.index)
     both = last_year.notna()
     scored = members(frames["scored"].query("level == 'series' and horizon == 1"), scope)

@@ -360,6 +360,20 @@ def test_as_known_then_differs_from_now_after_a_restatement_that_landed_later(wi
     assert total(now) > 2 * total(known_then)
 
 
+def test_predictions_of_the_data_of_now_are_not_published_as_known_then(with_history: Graph, retailer: Retailer):
+    """The table's run asks for another mode than the one its predictions were made in."""
+    graph, week = with_history, weeks_of(retailer)[-4]
+    made = graph.week(week, ("deepar_model", "batch_predictions"))
+    assert made.metadata("batch_predictions")["as_known"] == "now"
+    table = graph.week(week, ("forecast_table",), as_known="then")
+    assert (
+        "is of the data as known now, not as known then; run batch_predictions again"
+        in table.failures["forecast_table"]
+    )
+    assert not graph.lake.read("forecasts").num_rows
+    assert graph.week(week, ("forecast_table",)).success
+
+
 def test_as_known_then_says_nothing_of_series_that_landed_later(with_history: Graph, retailer: Retailer):
     """A store whose history arrives late is no series that lost its forecast: then it was not known."""
     graph, week = with_history, weeks_of(retailer)[-4]

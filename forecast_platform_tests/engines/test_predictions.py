@@ -166,7 +166,7 @@ def made(tmp_path) -> Predictions:
                          rng.uniform(1, 9, (len(part), 20, 4)), SUMS)
         for part in split(panel, 2)
     ]  # fmt: skip
-    return Predictions.write(tmp_path / "2024-11-29", shards, QUANTILES, 4, "m-1", (REGION,))
+    return Predictions.write(tmp_path / "2024-11-29", shards, QUANTILES, 4, "m-1", "now", (REGION,))
 
 
 def read(made: Predictions) -> list[ShardForecast]:
@@ -190,7 +190,7 @@ class TestRead:
         left = made.folder.with_name(made.folder.name + ".building")
         left.mkdir()
         (left / "series-007.parquet").write_text("half")
-        again = Predictions.write(made.folder, read(made)[:1], QUANTILES, 4, "m-1")
+        again = Predictions.write(made.folder, read(made)[:1], QUANTILES, 4, "m-1", "now")
         assert sorted(p.name for p in again.folder.iterdir()) == [NAME, "series-000.parquet", "sums-000.parquet"]
         assert not left.exists()
 
@@ -202,23 +202,39 @@ class TestRead:
             raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            Predictions.write(made.folder, dying(), QUANTILES, 4, "m-1")
+            Predictions.write(made.folder, dying(), QUANTILES, 4, "m-1", "now")
         assert {p.name: p.read_bytes() for p in made.folder.iterdir()} == before
 
     def test_of_another_model_or_other_groups(self, made):
-        made.check("m-1", (REGION,))
+        made.check("m-1", (REGION,), "now")
         with pytest.raises(BatchError, match="is of model m-1; the week's is m-2 now; run batch_predictions again"):
-            made.check("m-2", (REGION,))
+            made.check("m-2", (REGION,), "now")
         moved = dataclasses.replace(REGION, values={"1": "North", "2": "North"})
         for levels in ((), (moved,), (REGION, moved)):
             with pytest.raises(BatchError, match=r"was summed by other groups .* say now; run batch_predictions again"):
-                made.check("m-1", levels)
+                made.check("m-1", levels, "now")
+
+    def test_of_another_mode(self, made):
+        told = "is of the data as known now, not as known then; run batch_predictions again"
+        with pytest.raises(BatchError, match=told):
+            made.check("m-1", (REGION,), "then")
+        (made.folder / NAME).write_text(json.dumps({k: v for k, v in made.said.items() if k != "as_known"}))
+        with pytest.raises(BatchError, match="does not say of which data it is; run batch_predictions again"):
+            made.check("m-1", (REGION,), "now")
 
     @pytest.mark.parametrize("part", ["quantiles", "paths"])
     def test_what_is_not_finite_is_never_written(self, part):
         given = {"quantiles": np.ones((14, 3, 4)), "paths": np.ones((14, 20, 4))}
         given[part][6, 1, 2] = np.nan
         with pytest.raises(BatchError, match="store 2, department a: what the model says is not finite"):
+            ShardForecast.of(retailer(), given["quantiles"], given["paths"], SUMS)
+
+    @pytest.mark.parametrize("value", [-1e16, 2.0**52])
+    def test_what_cannot_be_added_exactly_is_named_with_its_series(self, value):
+        given = {"quantiles": np.ones((14, 3, 4)), "paths": np.ones((14, 20, 4))}
+        given["paths"][6, 1, 2] = value
+        told = r"store 2, department a: what the model says is not finite or beyond 4.5e\+15"
+        with pytest.raises(BatchError, match=told):
             ShardForecast.of(retailer(), given["quantiles"], given["paths"], SUMS)
 
     def test_of_another_version(self, made):

@@ -11,10 +11,12 @@ import pyarrow.compute as pc
 import pytest
 
 from forecast_platform.engines.predictions import ShardForecast
+from forecast_platform.history.covariates import Covariates, Declaration
+from forecast_platform.history.holidays import Event
 from forecast_platform.history.panel import Panel
 from forecast_platform.lake.closures import Closing
 from forecast_platform.levels import LEVELS, SUMS, UNKNOWN, Level
-from forecast_platform.publishing.forecasts import forecast_rows, forecastable, member_rows
+from forecast_platform.publishing.forecasts import event_rows, forecast_rows, forecastable, member_rows
 from forecast_platform.weeks import WEEK
 from forecast_platform_tests.history.conftest import FRIDAY, SPECS, make_panel
 
@@ -245,3 +247,21 @@ def test_sums_are_widened_about_their_median_and_series_are_not() -> None:
         for column in ("p10", "p90"):
             before, after = (np.array(t[column]) - np.array(t["p50"]) for t in (a, b))
             np.testing.assert_allclose(after, factor * before)
+
+
+@pytest.mark.parametrize("moving", [True, False])
+@pytest.mark.parametrize("divided", [True, False])
+def test_events_are_lined_up_unless_the_history_speaks_against_them(moving: bool, divided: bool) -> None:
+    """A feast that moved by four weeks: sales moved with it, or stayed. By open days: the sales are all the same, and
+    what moved is how long the stores were open, so nothing speaks against it once sales are divided."""
+    feast = Event("Feast", (dt.date(2010, 9, 15), dt.date(2011, 8, 18), dt.date(2012, 9, 14)))
+    weeks = np.datetime64("2010-02-05") + 7 * np.arange(110)
+    at = [np.datetime64("2010-09-17"), np.datetime64("2011-08-19" if moving else "2011-09-16")]
+    size = np.where(np.isin(weeks, at), 3.0, 1.0)
+    panel = Panel(np.array(["1"]), np.array(["1"]), weeks, 100 * size[None], events=(feast,))
+    if divided:
+        days = np.concatenate([size, np.ones(HORIZON)])[None, None]
+        panel = replace(panel, exposure=Covariates((Declaration("open_days"),), days))
+    rows = event_rows(panel, HORIZON).to_pylist()
+    kept = moving or divided
+    assert rows == [{"name": "Feast", "date": day, "lined_up": kept} for day in feast.dates]

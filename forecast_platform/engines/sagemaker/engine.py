@@ -185,7 +185,9 @@ class SageMakerEngine(ABC):
                     for ask in ready.to_ask
                 ]
                 forecasts = _forecasts(ready, outputs, asked)
-                made = Predictions.write(folder, forecasts, asked.quantiles, model.horizon, model.version, panel.levels)
+                made = Predictions.write(
+                    folder, forecasts, asked.quantiles, model.horizon, model.version, asked.as_known, panel.levels
+                )
             notices = ready.notices
         digest = hashlib.sha256((folder / PREDICTIONS).read_bytes()).hexdigest()[:20]
         self.storage.upload_folder(folder, f"{root}/predictions/{digest}")
