@@ -234,7 +234,7 @@ def _naive_scores(panel: Panel, cutoff: dt.date, horizon: int) -> Scores:
 
 
 def _in_words(unable: Mapping[str, str]) -> str:
-    return "; ".join(f"{name} {why}" for name, why in unable.items())
+    return "; ".join(f"{name}: {why}" for name, why in unable.items())
 
 
 def _share(name: str, trials: Sequence[_Trial]) -> float:

@@ -70,7 +70,7 @@ def test_who_cannot_says_what_is_missing(pieces: Panel):
     able = {**asked("recent_level"), **asked("aligned_last_year"), **asked("last_year")}
     choice = choose(short, able)
     assert choice.name == "recent_level"
-    assert "not able: aligned_last_year needs 56 weeks; there are 17; last_year needs" in choice.judgement.why
+    assert "not able: aligned_last_year: needs 56 weeks; there are 17; last_year: needs" in choice.judgement.why
 
 
 @pytest.mark.parametrize("horizon", [1, 46, 47, 60])
