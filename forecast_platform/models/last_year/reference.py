@@ -8,7 +8,8 @@ t' is t one year back. Near a named holiday, each of the week's seven days goes 
 holiday, so a week may fall on two source weeks in parts; other weeks go back 364 days. `share` is the series' share of
 its department over the weeks around t', which takes the noise out of a single week. Where the series was not observed a
 year ago, the department's shape stands in alone, by what the series sells beside last year's series; where there is no
-department either, the series' own level. With more than two years of history the year before last, brought to last year's level, joins in: one week of one year is noisy.
+department either, the series' own level. With more than two years of history the year before last, brought to last
+year's level, joins in: one week of one year is noisy.
 
 Leak-free by construction: with up to MAX_HORIZON weeks ahead nothing after the cutoff is read. Shares, mixes and levels
 are those of the history up to the cutoff.
