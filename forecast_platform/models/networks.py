@@ -22,6 +22,7 @@ from forecast_platform.models.encoding import Categories, to_series_set
 from forecast_platform.models.last_year.reference import YEAR
 from forecast_platform.models.target import (
     BLIND_FEATURES,
+    PIECES,
     RATIO,
     REFERENCE,
     SALES,
@@ -64,7 +65,7 @@ SHIPPED: dict[str, dict[str, str]] = {
         "training_windows": "last",
     },
 }
-TRAIN_WINDOWS = {SALES: 200_000, REFERENCE: 200_000, RATIO: 400_000}  # of all networks together
+TRAIN_WINDOWS = {SALES: 200_000, PIECES: 200_000, REFERENCE: 200_000, RATIO: 400_000}  # of all networks together
 REPEATS, CASE_REPEATS = 2, 5
 # A network learns next to nothing from fewer windows, so few series are seen more often; the ratio's at most so often.
 LEAST_WINDOWS, MOST_REPEATS = 16_000, 15
@@ -73,6 +74,7 @@ MIN_OBSERVATIONS = 300
 # See Candidate.prior: a ratio to last year is what retail usually is; sales by themselves are for what is not.
 PRIORS = {RATIO: 4.0, REFERENCE: 4.0, SALES: 0.5, SKIP: 0.5, COUNTS: 0.5}
 LARGE_COUNT = 100.0  # from here on counts are as good as any number
+FEW_RETURNS = 0.02  # the part of the weeks that may be below 0, of more returns than sales, where sales are counts
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class Network:
             return "sales are not small whole numbers"
         since = YEAR if target_of(self.name) == RATIO else 0
         context = int(parameters["context_length"])
-        if target_of(self.name) != SALES and not ratio_possible(history, context, horizon):
+        if target_of(self.name) in (RATIO, REFERENCE) and not ratio_possible(history, context, horizon):
             need = YEAR + context + horizon
             return f"needs {need} weeks, of them a year to refer to; there are {len(history.weeks)}"
         seen = history.observed[:, since:]
@@ -121,8 +123,8 @@ class Network:
 
 
 def target_of(name: str) -> str:
-    """What a candidate forecasts: SALES, REFERENCE or RATIO."""
-    return SALES if name in (SKIP, COUNTS) else name
+    """What a candidate forecasts: SALES, PIECES, REFERENCE or RATIO."""
+    return {SKIP: SALES, COUNTS: PIECES}.get(name, name)
 
 
 def trainable(panel: Panel, parameters: Parameters) -> Panel:
@@ -203,9 +205,10 @@ def network_forecast(
 
 
 def _small_counts(panel: Panel) -> bool:
-    """Whether sales are whole numbers from 0, mostly small ones, and will be given to the network as they are."""
+    """Whether sales are whole numbers, mostly small ones and hardly ever below 0, and will be given to the network as
+    such."""
     sales = panel.sales[panel.observed]
-    whole = bool((sales >= 0).all() and (sales == np.floor(sales)).all())
+    whole = bool((sales < 0).mean() <= FEW_RETURNS and (sales == np.floor(sales)).all())
     return whole and panel.exposure is None and float(np.median(sales)) < LARGE_COUNT
 
 

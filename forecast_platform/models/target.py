@@ -39,6 +39,7 @@ from forecast_platform.models.last_year.reference import (
 )
 
 SALES, REFERENCE, RATIO = "sales", "reference", "ratio"
+PIECES = "pieces"  # sales for a network of counts, which knows no returns
 _LARGEST_RATIO = 5.0
 DAMPING = 1.0  # the offset, in usual weeks of sales
 # Last feature of the ratio: how large the week is for the series. Half the networks do without it (BLIND_FEATURES).
@@ -88,7 +89,7 @@ def build_target(
 
     Args:
         panel: from `complete`: its covariates, if any, cover the weeks ahead.
-        kind: SALES, REFERENCE or RATIO.
+        kind: SALES, PIECES, REFERENCE or RATIO.
         holidays: names of events, each of which becomes a feature of its own: 1 in the week it lies in, else 0. For
             networks whose calendar knows weeks of the year only. One that the panel's events do not hold is never 1.
 
@@ -98,6 +99,8 @@ def build_target(
     n, known = len(panel), len(panel.weeks)
     if holidays:
         return _with_holidays(build_target(panel, horizon, kind, retailer=retailer), panel, horizon, holidays)
+    if kind == PIECES:  # in a week of more returns than sales nothing was sold
+        return build_target(dataclasses.replace(panel, sales=np.maximum(panel.sales, 0)), horizon, SALES)
     if kind == SALES:
         return Target(panel, lambda: (panel,), np.ones((n, horizon)), np.zeros(n))
     if known <= YEAR:
@@ -180,7 +183,7 @@ def _with_holidays(target: Target, panel: Panel, horizon: int, holidays: Sequenc
 
 def feature_count(kind: str, covariates: int, holidays: int = 0) -> int:
     """How many features a target's panel has, given how many covariates and holidays."""
-    return (covariates if kind == SALES else 2 * covariates + 1) + holidays
+    return (covariates if kind in (SALES, PIECES) else 2 * covariates + 1) + holidays
 
 
 def _features(panel: Panel, horizon: int, reference: Floats, since: int) -> Covariates:

@@ -279,7 +279,7 @@ def test_candidates_compete_and_one_that_learns_nothing_is_served_like_a_network
     assert model["network_share"] == 1
     assert model["version"].startswith(model["target"])
     assert all(f"{name} 0." in model["why"] for name in (SALES, SKIP, model["target"]))
-    assert f"not able: {COUNTS} sales are not small whole numbers; ratio needs" in model["why"]
+    assert f"not able: {COUNTS}: sales are not small whole numbers; ratio: needs" in model["why"]
     rows = graph.lake.read("forecasts").to_pylist()
     assert all(r["p10"] <= r["p50"] <= r["p90"] for r in rows)
     by = {level: sum(r["mean"] for r in rows if r["level"] == level) for level in ("series", "store", "dept", "total")}

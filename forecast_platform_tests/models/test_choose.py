@@ -358,11 +358,26 @@ class TestCounts:
     def test_it_is_tried_where_few_are_sold(self, monkeypatch):
         assert self.tried(monkeypatch, pieces()) == {SALES, SKIP, COUNTS}
 
-    @pytest.mark.parametrize("odd", [-1.0, 2.5])
-    def test_not_where_a_week_is_no_count(self, monkeypatch, odd):
+    def test_not_where_a_week_is_no_count(self, monkeypatch):
         panel = pieces()
-        panel.sales[3, 5] = odd
+        panel.sales[3, 5] = 2.5
         assert COUNTS not in self.tried(monkeypatch, panel)
+
+    @pytest.mark.parametrize(("share", "counts"), [(0.01, True), (0.03, False)])
+    def test_few_weeks_of_returns_do_not_rule_it_out(self, monkeypatch, share, counts):
+        panel = pieces()
+        panel.sales.ravel()[: round(share * panel.sales.size)] = -1.0
+        assert (COUNTS in self.tried(monkeypatch, panel)) == counts
+
+    def test_a_week_of_returns_is_one_without_sales_to_the_network(self):
+        panel = pieces(weeks=40, n=12)
+        none = dataclasses.replace(panel, sales=panel.sales.copy())
+        panel.sales[2, [7, -1]], none.sales[2, [7, -1]] = -3.0, 0.0
+        found, again = (
+            CANDIDATES[COUNTS].forecast(candidates(COUNTS)[COUNTS], each, HORIZON, QUANTILES, 20)[0]
+            for each in (panel, none)
+        )
+        np.testing.assert_array_equal(found, again)
 
     def test_not_where_many_are_sold(self, monkeypatch):
         assert COUNTS not in self.tried(monkeypatch, pieces(mean=500))
@@ -374,7 +389,7 @@ class TestCounts:
     def test_not_when_counts_end_only_in_the_weeks_held_out(self, monkeypatch):
         """What is trained in the end sees them all."""
         panel = pieces()
-        panel.sales[3, -1] = -1.0
+        panel.sales[3, -1] = 1.5
         assert COUNTS not in self.tried(monkeypatch, panel)
 
     def test_networks_that_learn_choose_it_and_err_less(self):

@@ -7,8 +7,9 @@ For series i and week t the reference is built from weeks about one year before 
 t' is t one year back. Near a named holiday, each of the week's seven days goes back to the day as far from last year's
 holiday, so a week may fall on two source weeks in parts; other weeks go back 364 days. `share` is the series' share of
 its department over the weeks around t', which takes the noise out of a single week. Where the series was not observed a
-year ago, the department's shape stands in alone; where there is no department either, the series' own level. With more
-than two years of history the year before last, brought to last year's level, joins in: one week of one year is noisy.
+year ago, the department's shape stands in alone, by what the series sells beside last year's series; where there is no
+department either, the series' own level. With more than two years of history the year before last, brought to last
+year's level, joins in: one week of one year is noisy.
 
 Leak-free by construction: with up to MAX_HORIZON weeks ahead nothing after the cutoff is read. Shares, mixes and levels
 are those of the history up to the cutoff.
@@ -31,6 +32,8 @@ YEAR = 52
 SHARE_WEEKS = 6  # weeks to each side of t' over which the share of the department is taken
 MAX_HORIZON = YEAR - SHARE_WEEKS
 HALF_YEAR = 26
+NET = 0.2  # the part of a department's sales that its returns must leave, or a share of it means nothing
+GROWN = (0.2, 5.0)  # a department's growth in a week, within which it is believed
 SECOND_YEAR = 0.35  # the part of the year before last
 STORE_PULSE = 0.4  # the power of a store's own ups and downs, which are in part noise
 
@@ -138,11 +141,12 @@ def last_year(
     back = one_year_back(panel.weeks, horizon, panel.events if events is None else events)
     known = len(panel.weeks)
     seen = _Observed.of(panel, retailer)
-    own, shape = _components(seen, back, 1)
+    share = _share_of_life(seen, back, retailer)
+    own, shape = _components(seen, back, 1, share)
     part = _fitted_mix(seen, own, shape, retailer)[:, None] if mix is None else np.asarray(mix)
     reference = np.where(np.isnan(own), shape, (1 - part) * own + part * shape)
     if known + horizon > 2 * YEAR:
-        own, shape = _components(seen, back[:, :known] @ back, 2)
+        own, shape = _components(seen, back[:, :known] @ back, 2, share)
         second = (1 - part) * own + part * shape
         second *= _level_of_last_year(seen, known + horizon)
         reference = np.where(
@@ -194,30 +198,50 @@ class _Observed:
         return cls(sales, observed, depts, department, (rows > 0).astype(float), pulse[stores.member])
 
 
+def _share_of_life(seen: _Observed, back: NDArray[np.float64], retailer: Retailer) -> NDArray[np.float64]:
+    """Each series' share of its department over all of its life, shape (N,).
+
+    A new series is part of today's department and not of last year's, whose shape it borrows. So where it can, it is
+    measured by what the series of last year sell now.
+    """
+    known = seen.sales.shape[1]
+    own = _weeks_of(seen.sales, seen.observed, back[:, :known])
+    both = (seen.observed > 0) & ~np.isnan(own)
+    now, then = retailer.sums((seen.depts, seen.sales * both), (seen.depts, np.where(both, own, 0)))
+    before = _weeks_of(seen.department, seen.traded, back[:, :known])
+    alike = (now > 0) & (then > 0.2 * before)
+    grown = np.clip(now / np.where(alike, then, 1), *GROWN)
+    department = np.where(alike, grown * before, seen.department)
+    beside = department[seen.depts.member] * seen.observed
+    whole, size = beside.sum(axis=1), np.abs(beside).sum(axis=1)
+    return np.asarray(seen.sales.sum(axis=1) / np.where(whole > NET * size, whole, np.nan))
+
+
+def _weeks_of(cells: NDArray[np.float64], there: NDArray[np.float64], back: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Source weeks of each row by the weights of those that are `there` (0 or 1), NaN where they are less than half."""
+    part = times(there, back)
+    return np.where(part > 0.5, times(cells, back) / np.where(part > 0, part, 1), np.nan)
+
+
 def _components(
-    seen: _Observed, back: NDArray[np.float64], years: int
+    seen: _Observed, back: NDArray[np.float64], years: int, life: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Each series' own source weeks, and its share of its department times the department's, shapes (N, T + H).
 
     Args:
-        back: weights of source weeks, shape (T, T + H), `years` years back.
+        back: weights of source weeks, shape (T, T + H), `years` years back. life: see `_share_of_life`.
     """
     # Sales of the department in the weeks the series was observed in: what its share is a share of.
     around = _around(back.shape[0], back.shape[1], years, SHARE_WEEKS)
     beside = seen.department[seen.depts.member] * seen.observed
     own_part, beside_part = times(seen.sales, around), times(beside, around)
-    # A share needs a few weeks; where the year has too few, the share of the whole history stands in.
-    few = (times(seen.observed, around) < 4) | (beside_part <= 0)
-    whole = beside.sum(axis=1)
-    whole = seen.sales.sum(axis=1) / np.where(whole > 0, whole, np.nan)
-    share = np.where(few, whole[:, None], own_part / np.where(few, 1, beside_part))
-    # Weights of the source weeks in which anything of the department was observed; then likewise of the series.
-    traded = times(seen.traded, back)
-    shape = np.where(traded > 0.5, times(seen.department, back) / np.where(traded > 0, traded, 1), np.nan)[
-        seen.depts.member
-    ]
-    own = times(seen.observed, back)
-    own = np.where(own > 0.5, times(seen.sales, back) / np.where(own > 0, own, 1), np.nan)
+    # A share needs a few weeks; where the year has too few, the share of the whole life stands in. So it does for weeks
+    # before the series' first, when its department was without it.
+    few = (times(seen.observed, around) < 4) | (beside_part <= NET * times(np.abs(beside), around))
+    few |= times(np.maximum.accumulate(seen.observed, axis=1), back) <= 0.5
+    share = np.where(few, life[:, None], own_part / np.where(few, 1, beside_part))
+    shape = _weeks_of(seen.department, seen.traded, back)[seen.depts.member]
+    own = _weeks_of(seen.sales, seen.observed, back)
     return own, share * shape * _store_pulse(seen, back, around)
 
 

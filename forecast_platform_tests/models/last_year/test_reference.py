@@ -420,9 +420,25 @@ def test_a_series_without_a_last_year_has_the_shape_of_its_department():
     sales[0, :90] = np.nan
     panel = panel_of(sales)
     reference = last_year(panel, 12, events=())
-    department = np.nansum(sales, axis=0)
-    whole = sales[0, 90:].sum() / department[90:].sum()
-    np.testing.assert_allclose(reference[0, YEAR:], whole * department[: 110 + 12 - YEAR])
+    others = sales[1:].sum(axis=0)
+    beside = sales[0, 90:].sum() / others[90:].sum()
+    np.testing.assert_allclose(reference[0, YEAR:], beside * others[: 110 + 12 - YEAR])
+
+
+@pytest.mark.parametrize("weeks", [1, 4, 20, 52])
+def test_a_new_series_does_not_count_itself_among_those_of_last_year(weeks):
+    """All sell 100 a week; one of three began some weeks ago, and its department is half as large again since."""
+    sales = np.full((3, 120), 100.0)
+    sales[2, :-weeks] = np.nan
+    np.testing.assert_allclose(last_year(panel_of(sales), 12, events=())[2, YEAR:], 100.0)
+
+
+def test_a_department_whose_returns_eat_its_sales_has_no_shape():
+    """A share of next to nothing would be anything: the series has its own level, the mean size of its weeks."""
+    sales = np.tile([200.0, -198.0], (6, 60))
+    sales[0] = np.nan
+    sales[0, -12::3] = 150.0
+    np.testing.assert_allclose(last_year(panel_of(sales), 12, events=())[0, YEAR:], 150.0)
 
 
 @pytest.mark.parametrize("mix", [0.0, 0.5, 1.0])
@@ -456,8 +472,10 @@ def test_a_share_takes_four_weeks_or_else_the_whole_history(seen):
     sales[0, 40 : 40 + seen] = 400.0
     # Each store has another department, so large and quiet that it had no week of its own.
     sales = np.concatenate([sales, np.full((2, 120), 1e7)])
-    # Ever: 80 weeks of 100 beside 100, and the three of 400 beside 100.
-    share = 400 / 500 if seen == 4 else (80 * 100 + 3 * 400) / (80 * 200 + 3 * 500)
+    # Ever: 80 weeks of 100 and three of 400, all beside 100. In the 37 weeks a year after its hole, it is beside last
+    # year's department, in which its usual sales stand for it.
+    usual = (80 * 100 + 3 * 400) / 83
+    share = 400 / 500 if seen == 4 else 83 * usual / (43 * 200 + 37 * (100 + usual) + 3 * 500)
     reference = last_year(panel_of(sales, [*"aabb"], stores=[0, 1, 0, 1]), 12, mix=1, events=())
     assert reference[0, 41 + YEAR] == pytest.approx(share * 500, rel=1e-3)
 
