@@ -40,7 +40,7 @@ _FORMAT = 1
 
 Floats = NDArray[np.float64]
 Cells = NDArray[np.bool_]
-Slice = tuple[str, str]  # by what, and which: ("horizon", "1-4")
+Slice = tuple[str, str]  # by what, and which: ("horizon", "1 to 4")
 
 
 class LeaderboardLost(LookupError):
@@ -361,7 +361,7 @@ def tallied(
     week = np.arange(y.shape[1])
     for start in range(0, horizon, BAND):
         last = min(start + BAND, horizon)
-        name = f"{start + 1}-{last}" if last > start + 1 else f"{last}"
+        name = f"{start + 1} to {last}" if last > start + 1 else f"{last}"
         found["horizon", name] = tally((week >= start) & (week < last) & mask)
     order = np.argsort(-volume(panel.sales[window.scored, :end]), kind="stable")
     for name, part in zip(VOLUMES, np.array_split(order, len(VOLUMES)), strict=True):
