@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from forecast_platform.history.panel import Panel
-    from forecast_platform.models.backtest import BacktestResult
+    from forecast_platform.models.backtest import BacktestResult, Forecaster
     from forecast_platform.models.candidate import Progress
+    from forecast_platform.models.choose import Choice
+    from forecast_platform.models.leaderboard import Leaderboard
 
 BY = ("week", "forecast_week", "horizon", "store", "dept", "member", "model_version")
 
@@ -150,6 +152,20 @@ class Home:
         ]
         return pd.DataFrame(rows).sort_values(["cutoff", "wape"], ignore_index=True)
 
+    def leaderboard(self) -> pd.DataFrame:
+        """What `forecast backtest --candidate` last kept here: a row for each candidate, cutoff and slice, with its
+        sums and the scores they make; no row where nothing was kept. The candidate `deepar` is what is served.
+
+        Raises:
+            LeaderboardLost: what was kept cannot be read.
+        """
+        import pandas as pd
+
+        from forecast_platform.models.leaderboard import Leaderboard
+
+        board = Leaderboard.load(self.path)
+        return pd.DataFrame(board.rows() if board else [])
+
 
 def run_backtest(
     panel: Panel,
@@ -171,9 +187,40 @@ def run_backtest(
     from forecast_platform.models.last_year.week import seasonal_naive
     from forecast_platform.models.registry import plans
 
-    shipped = shipped_forecaster(plans(settings, horizon, seed), settings.num_samples, progress, tell)
+    shipped = shipped_forecaster(
+        plans(settings, horizon, seed), settings.num_samples, progress, lambda choice: tell(choice.judgement.why)
+    )
     models = {"deepar": shipped, "aligned_last_year": aligned_last_year, "seasonal_naive": seasonal_naive}
     return backtest(panel, cutoffs, horizon, models, quantiles=settings.quantiles, progress=tell)
+
+
+def run_leaderboard(
+    panel: Panel,
+    settings: Settings,
+    cutoffs: Sequence[dt.date],
+    horizon: int,
+    candidates: Sequence[str],
+    seed: int = 0,
+    progress: Progress | None = None,
+    tell: Callable[[str], None] = lambda line: None,
+    each: Callable[[BacktestResult], None] = lambda result: None,
+) -> Leaderboard:
+    """These candidates beside the shipped model, by slices; see models.leaderboard.
+
+    Raises:
+        BacktestRefused: see models.backtest.backtest.
+    """
+    from forecast_platform.models.choose import shipped_forecaster
+    from forecast_platform.models.leaderboard import leaderboard
+    from forecast_platform.models.registry import plans
+
+    shipped, samples = plans(settings, horizon, seed), settings.num_samples
+    alone = plans(settings, horizon, seed, candidates)
+
+    def served(told: Callable[[Choice], None]) -> Forecaster:
+        return shipped_forecaster(shipped, samples, progress, told)
+
+    return leaderboard(panel, cutoffs, horizon, served, alone, settings.quantiles, samples, progress, tell, each)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from forecast_platform.cli.running import unread
 from forecast_platform.cli.troubles import in_words
 from forecast_platform.lake.lake import Lake, any_of
 from forecast_platform.landing.ledger import Entry
+from forecast_platform.models.leaderboard import Leaderboard
 from forecast_platform.settings import get_settings
 from forecast_platform_tests import help_texts
 from forecast_platform_tests.processes import python
@@ -453,6 +454,67 @@ def test_a_wrong_declaration_says_what_to_write(wednesday: Path, options: tuple[
     assert result.returncode == 1
     assert says in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_leaderboard_of_what_landed_is_kept_in_the_home(home: Path, tmp_path: Path) -> None:
+    asked = ("--cutoff", "2024-11-15", "--candidate", "recent_level", "--candidate", "sales, counts", "--horizon", "4")
+    result = forecast(
+        "backtest", *asked, "--json", "b.json", "--forecasts", "f.parquet", cwd=tmp_path, home=home, **QUICK
+    )
+    assert result.returncode == 0, result.stderr
+    assert "sales up to the week of 2024-12-2" in result.stderr
+    assert "recent_level at 2024-11-15: WAPE" in result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[0].split() == [
+        "candidate",
+        "WAPE",
+        "wQL",
+        "cover80",
+        "regret",
+        "best",
+        "at",
+        "cutoffs",
+        "cells",
+        "CPU",
+        "s",
+    ]
+    assert {line.split("  ")[0] for line in lines[2:4]} == {"served", "recent_level"}
+    assert "sales, counts at 2024-11-15: sales are not small whole numbers" in lines
+    board = Leaderboard.load(home)
+    assert board
+    assert board.command == (
+        "forecast backtest --cutoff 2024-11-15 --candidate recent_level --candidate 'sales, counts' --horizon 4 "
+        "--json b.json --forecasts f.parquet"
+    )
+    assert board.data == str(home)
+    assert "WAPE / wQL over" in board.decisions[0].why
+    scores = json.loads((tmp_path / "b.json").read_text())
+    for name in ("deepar", "recent_level"):
+        whole = board.tally(name)
+        assert whole
+        assert scores[name]["2024-11-15"]["wql"] == pytest.approx(whole.wql)
+    assert scores["leaderboard"] == board.to_json()
+    rows = pq.read_table(tmp_path / "f.parquet").to_pylist()
+    assert {row["model"] for row in rows} == {"deepar", "recent_level"}
+    assert len(rows) == 2 * 4 * 12
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("--cutoff", "2024-11-15", "--cutoffs", "3"), "name the cutoffs, --cutoff WEEK for each, or how many"),
+        ((), "name the cutoffs, --cutoff WEEK for each, or how many: --cutoffs 6"),
+        (("--cutoffs", "3", "--candidate", "luck"), "no candidate 'luck'; there are all, 'sales', 'sales, lag skip'"),
+        (("--cutoffs", "3", "--delimiter", ";"), "delimiter: how files are read, and there are none"),
+        (("--cutoffs", "3"), "; land some with forecast import, or give --data FOLDER"),
+    ],
+)
+def test_what_cannot_be_backtested_is_said(args, says, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("FORECAST_HOME", str(tmp_path / "home"))
+    code, _, err = told("backtest", *args, capsys=capsys)
+    assert code in (1, 2)
+    assert says in err.replace("\n", " ")
+    assert not (tmp_path / "home").exists()
 
 
 def test_deepar_alone_trains_and_predicts_json_lines(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 import forecast_platform as fp
 from forecast_platform.demo import Retailer, week_file
 from forecast_platform.lake.lake import LakeError
+from forecast_platform.models.leaderboard import WHOLE, Decision, Leaderboard, Tally
 from forecast_platform_tests.conftest import SMALL, HistoryHome, landing_day, weeks_of
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -76,6 +77,18 @@ def test_sales_too_large_to_be_added_exactly_are_named_with_their_series(home: P
     told = rf"store 2, department 3, week of {sales.loc[at, 'week']:%Y-%m-%d}: sales of -5e\+15 are beyond 1e\+12"
     with pytest.raises(ValueError, match=told):
         p.backtest(sales, cutoffs=["2024-12-06"], horizon=4)
+
+
+def test_a_leaderboard_is_read_as_it_was_kept(history_home: HistoryHome) -> None:
+    path, cutoff = history_home.copy(), dt.date(2024, 12, 6)
+    assert fp.open(path).leaderboard().empty
+    tally = Tally(10, 100.0, 9.0, 7.0, 8)
+    Leaderboard(
+        4, cutoff, (Decision(cutoff),), {("last_year", cutoff, WHOLE): tally}, dt.datetime(2025, 1, 1, tzinfo=dt.UTC)
+    ).save(path)
+    (row,) = fp.open(path).leaderboard().to_dict("records")
+    assert (row["candidate"], row["cutoff"], row["by"], row["of"]) == ("last_year", "2024-12-06", "level", "series")
+    assert (row["wape"], row["wql"], row["coverage80"], row["cells"]) == pytest.approx((0.09, 0.07, 0.8, 10))
 
 
 def test_two_homes_are_open_at_once_and_the_environment_stays_as_it_was(

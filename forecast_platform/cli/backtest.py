@@ -1,25 +1,35 @@
-"""`forecast backtest`: the shipped model scored on a folder of files."""
+"""`forecast backtest`: the shipped model, and every candidate beside it, scored as of past weeks."""
 
 from __future__ import annotations
 
 import datetime as dt
 import json
+import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from forecast_platform.cli.terminal import Bar, pair
+from forecast_platform.cli.terminal import Bar, echo_table, pair
 
 if TYPE_CHECKING:
     from forecast_platform.history.panel import Panel
+    from forecast_platform.models.backtest import BacktestResult
+    from forecast_platform.models.leaderboard import Leaderboard
     from forecast_platform.settings import Settings
+
+_OF_FILES = ("preset", "week_ends", "columns", "date_format", "delimiter")  # options that say how a folder is read
 
 
 @click.command()
-@click.option("--data", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--cutoff", "cutoffs", required=True, multiple=True, help="last week known to the models; repeatable")
+@click.option("--data", type=click.Path(exists=True, file_okay=False, path_type=Path), help="default: FORECAST_HOME")
+@click.option("--cutoff", "cutoffs", multiple=True, help="last week known to the models; repeatable")
+@click.option(
+    "--cutoffs", "spread", type=click.IntRange(min=1), help="so many, spread over the last year and its seasons"
+)
+@click.option("--candidate", "candidates", multiple=True, metavar="all|NAME", help="scored as well; repeatable")
 @click.option("--horizon", default=12, type=click.IntRange(min=1), show_default=True, help="weeks forecast and scored")
 @click.option("--preset", default="", help="named mapping of columns and formats")
 @click.option("--week-ends", default="", help="weekday a week ends on, MON .. SUN")
@@ -34,9 +44,13 @@ if TYPE_CHECKING:
 @click.option("--seed", default=0, type=click.IntRange(min=0), show_default=True)
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="write the scores here")
 @click.option("--forecasts", "forecasts_path", type=click.Path(dir_okay=False, path_type=Path), help="write rows here")
+@click.pass_context
 def backtest(
-    data: Path,
+    context: click.Context,
+    data: Path | None,
     cutoffs: tuple[str, ...],
+    spread: int | None,
+    candidates: tuple[str, ...],
     horizon: int,
     preset: str,
     week_ends: str,
@@ -52,19 +66,26 @@ def backtest(
     json_path: Path | None,
     forecasts_path: Path | None,
 ) -> None:
-    """Score the shipped model and the 52-week seasonal naive on a folder of files, as of past weeks.
+    """Score the shipped model and the 52-week seasonal naive as of past weeks.
 
-    The folder holds sales and, where there are any, features and a calendar of holidays. FILL stands in for missing
-    values: a number, or last, the value before. Without --known and --past the columns are those of the settings.
+    The data are a folder of sales and, where there are any, features and a calendar of holidays; or without --data what
+    has landed in FORECAST_HOME. FILL stands in for missing values: a number, or last, the value before. Without --known
+    and --past the columns are those of the settings.
+
+    With --candidate it becomes a leaderboard: each candidate, or all of them, beside the shipped model, by level, weeks
+    ahead, volume and season, with the regret of the choice. That of FORECAST_HOME is kept for the dashboard.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     from forecast_platform.models.backtest import summary_table, to_json
+    from forecast_platform.models.leaderboard import spread_cutoffs
     from forecast_platform.models.registry import plans
     from forecast_platform.settings import Settings
-    from forecast_platform.surface import run_backtest
+    from forecast_platform.surface import run_backtest, run_leaderboard
 
+    if bool(cutoffs) == bool(spread):
+        raise click.UsageError("name the cutoffs, --cutoff WEEK for each, or how many: --cutoffs 6")
     changes: dict[str, Any] = {
         **{name: _value(value) for name, value in map(pair, others)},
         **{
@@ -82,26 +103,154 @@ def backtest(
             if value
         },
     }
+    if not data and (given := [name for name in _OF_FILES if changes.get(name)]):
+        raise click.UsageError(f"{', '.join(given)}: how files are read, and there are none: give their folder, --data")
     settings = Settings(**changes)
-    panel = read_panel(data, settings)
+    asked = _asked(candidates)
+    panel = read_panel(data, settings) if data else _landed(settings)
+    results: list[BacktestResult] = []
+    forecasts: list[pa.Table] = []
+
+    def tell(message: str) -> None:
+        click.echo(message, err=True)
+
+    def keep(result: BacktestResult) -> None:
+        """Forecasts where they are asked for; of many series they are large."""
+        results.append(replace(result, forecasts=result.forecasts.schema.empty_table()))
+        if forecasts_path:
+            forecasts.append(result.forecasts)
+
+    board = None
     with Bar() as show:
-
-        def tell(message: str) -> None:
-            click.echo(message, err=True)
-
-        weeks = [settings.calendar.parse(c) for c in cutoffs]
-        results = run_backtest(panel, settings, weeks, horizon, seed, show, tell)
-    click.echo(summary_table(results))
+        weeks = spread_cutoffs(panel, spread, horizon) if spread else [settings.calendar.parse(c) for c in cutoffs]
+        if asked:
+            board = run_leaderboard(panel, settings, weeks, horizon, asked, seed, show, tell, keep)
+            board = replace(board, made_at=dt.datetime.now(dt.UTC), command=_command(context, settings))
+            board = replace(board, data=str(data.resolve()) if data else str(settings.home))
+        else:
+            for result in run_backtest(panel, settings, weeks, horizon, seed, show, tell):
+                keep(result)
+    if board:
+        show_board(board)
+        if not data:
+            click.echo(f"\n{board.save(settings.home)}: shown by forecast dashboard, page Leaderboard", err=True)
+    else:
+        click.echo(summary_table(results))
     if json_path:
         report = {
-            "data": str(data),
+            "data": str(data or settings.home),
             "seed": seed,
-            "hyperparameters": plans(settings, horizon, seed),
+            "hyperparameters": plans(settings, horizon, seed)
+            | (plans(settings, horizon, seed, asked) if asked else {}),
             **to_json(results),
+            **({"leaderboard": board.to_json()} if board else {}),
         }
         json_path.write_text(json.dumps(report, indent=1))
     if forecasts_path:
-        pq.write_table(pa.concat_tables([r.forecasts for r in results]), forecasts_path)
+        pq.write_table(pa.concat_tables(forecasts), forecasts_path)
+
+
+def _asked(names: Sequence[str]) -> list[str]:
+    """Candidates by name, all of them for `all`."""
+    from forecast_platform.models.registry import CANDIDATES
+
+    for name in names:
+        if name != "all" and name not in CANDIDATES:
+            raise click.UsageError(f"no candidate {name!r}; there are all, {', '.join(map(repr, CANDIDATES))}")
+    return [name for name in CANDIDATES if "all" in names or name in names]
+
+
+def _landed(settings: Settings) -> Panel:
+    """What has landed in the home, up to its newest complete week."""
+    from forecast_platform.clouds.base import cloud_of
+    from forecast_platform.defs.panels import KNOWN, known_panel
+    from forecast_platform.history.absence import told
+    from forecast_platform.history.cleaning import newest_complete_week
+
+    cloud = cloud_of(settings)
+    week = None
+    if cloud.begun():  # to be asked is no reason to make a lake
+        with cloud.lake.connection("cleaned_series") as con:
+            week = newest_complete_week(con, settings.complete_share)
+    if week is None:
+        raise click.ClickException(
+            f"no week of sales has landed in {settings.home}; land some with forecast import, or give --data FOLDER"
+        )
+    try:
+        with cloud.lake.connection(*KNOWN) as con:
+            panel = known_panel(con, week, "now", settings)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"{settings.home}: sales up to the week of {week}; {told(panel)}", err=True)
+    return panel
+
+
+def _command(context: click.Context, settings: Settings) -> str:
+    """What to type to make it again; without secrets."""
+    words = ["forecast", "backtest"]
+    for option in context.command.params:
+        value = context.params[option.name or ""]
+        if context.get_parameter_source(option.name or "") is click.core.ParameterSource.COMMANDLINE:
+            for each in value if isinstance(value, tuple) else (value,):
+                words += [option.opts[0], str(each)]
+    text = shlex.join(words)
+    for secret in filter(None, settings.secrets):
+        text = text.replace(secret, "...")
+    return text
+
+
+def show_board(board: Leaderboard) -> None:
+    """The leaderboard as tables, best first."""
+    import pyarrow as pa
+
+    from forecast_platform.models.leaderboard import BY, SERVED, WHOLE
+
+    def show(title: str, rows: list[dict[str, str]]) -> None:
+        if title:
+            click.secho(f"\n{title}", bold=True)
+        echo_table(pa.Table.from_pylist(rows), "table", len(rows))
+
+    def four(value: float | None) -> str:
+        return "" if value is None else f"{value:.4f}"
+
+    names = {name: "served" if name == SERVED else name for name in board.candidates}
+    rows = []
+    for name, shown in names.items():
+        whole, at = board.tally(name), board.forecast_at(name)
+        assert whole
+        best = sum(board.best(cutoff) == name for cutoff in board.cutoffs)
+        seconds = sum(each.cpu_seconds[name] for each in board.decisions if name in each.cpu_seconds)
+        rows.append({
+            "candidate": shown, "WAPE": four(whole.wape), "wQL": four(whole.wql), "cover80": four(whole.coverage80),
+            "regret": four(board.mean_regret(name)), "best at": f"{best}" if name != SERVED else "",
+            "cutoffs": f"{len(at)} of {len(board.cutoffs)}", "cells": f"{whole.cells:,}", "CPU s": f"{seconds:.1f}",
+        })  # fmt: skip
+    show("", rows)
+    click.echo("regret: wQL / that of the best single candidate in hindsight, mean over the cutoffs")
+    rows = []
+    for cutoff in board.cutoffs:
+        best_name = board.best(cutoff)
+        mine, best_tally = board.tally(SERVED, WHOLE, cutoff), board.tally(best_name or SERVED, WHOLE, cutoff)
+        rows.append({
+            "cutoff": f"{cutoff}", "served": four(mine.wql if mine else None),
+            "best": four(best_tally.wql if best_tally and best_name else None),
+            "regret": four(board.regret(SERVED, cutoff)),
+            "best in hindsight": best_name or "",
+        })  # fmt: skip
+    show("wQL by cutoff", rows)
+    titles = {"level": "WAPE by level, of the sums of medians", "horizon": "wQL by weeks ahead",
+              "volume": "wQL by volume, a quarter of the series each", "season": "wQL by months"}  # fmt: skip
+    for by in BY:
+        rows = []
+        for name, shown in names.items():
+            found = {of: board.tally(name, (kind, of)) for kind, of in board.slices if kind == by}
+            scores = {of: (t.wape if by == "level" else t.wql) if t else None for of, t in found.items()}
+            rows.append({"candidate": shown, **{of: four(score) for of, score in scores.items()}})
+        show(titles[by], rows)
+    if board.unable:
+        click.secho("\nNot able", bold=True)
+    for name, why, cutoffs in board.unable:
+        click.echo(f"{name} at {', '.join(map(str, cutoffs))}: {why}")
 
 
 def _value(text: str) -> Any:

@@ -288,6 +288,79 @@ def bars(title: str, names: Sequence[str], parts: Sequence[Line], height: int = 
     )
 
 
+@dataclass(frozen=True)
+class Spread:
+    """A row of `ratio_chart`: one value for each of the chart's names, None where there is none, and their mean."""
+
+    name: str
+    style: str
+    values: Sequence[Number]
+    mean: Number
+
+
+def ratio_chart(title: str, names: Sequence[str], rows: Sequence[Spread]) -> str:
+    """Ratios to 1 as dots, a row for each of what is compared, and a bar at their mean; on a logarithmic axis, where
+    twice and half are equally far."""
+    shown = [v for row in rows for v in (*row.values, row.mean) if v is not None and v > 0]
+    if not shown:
+        return f'<p class="empty">{escape(title)}: nothing to show yet.</p>'
+    low, high = min(*shown, 1) * 0.97, max(*shown, 1.1) * 1.05
+    step, left = 30, 140
+    about = "; ".join(f"{row.name} {row.mean:.2f}" for row in rows if row.mean is not None)
+    pictures = []
+    for size, width in (("wide", WIDTH), ("narrow", NARROW)):
+        height = _TOP + step * len(rows) + _BOTTOM
+        bottom = height - _BOTTOM
+
+        def x(value: float, width: int = width) -> float:
+            return left + (width - _RIGHT - left) * math.log(value / low) / math.log(high / low)
+
+        drawn = []
+        for tick in _ratio_ticks(low, high, x):
+            drawn.append(f'<line class="{"line naive" if tick == 1 else "grid"}" x1="{x(tick):.1f}" x2="{x(tick):.1f}" '
+                         f'y1="{_TOP}" y2="{bottom}"/>')  # fmt: skip
+            drawn.append(f'<text class="tick" x="{x(tick):.1f}" y="{height - 12}" text-anchor="middle">{tick:g}</text>')
+        for k, row in enumerate(rows):
+            y = _TOP + step * (k + 0.5)
+            drawn.append(
+                f'<text class="tick" x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{escape(row.name)}</text>'
+            )
+            drawn += [
+                f'<circle class="dot {row.style}" cx="{x(v):.1f}" cy="{y:.1f}" r="4.5">'
+                f"<title>{escape(row.name)}, {escape(name)}: {v:.3f}</title></circle>"
+                for name, v in zip(names, row.values, strict=True)
+                if v is not None and v > 0
+            ]
+            if row.mean:
+                drawn.append(
+                    f'<rect class="bar mean" x="{x(row.mean) - 1.5:.1f}" y="{y - 11:.1f}" width="3" height="22">'
+                    f"<title>{escape(row.name)}, mean: {row.mean:.3f}</title></rect>"
+                )
+        pictures.append(
+            f'<svg class="{size}" viewBox="0 0 {width} {height}" role="img" '
+            f'aria-label="{escape(f"{title}. Means: {about}")}">{"".join(drawn)}</svg>'
+        )
+    legend = _key("mean", "bar mean") + _key("1, the best of each", "naive")
+    cells = [[row.name, *("" if v is None else f"{v:.3f}" for v in (*row.values, row.mean))] for row in rows]
+    return (
+        f'<figure class="chart"><figcaption>{escape(title)}<span class="legend">{legend}</span></figcaption>'
+        f"{''.join(pictures)}</figure>" + table(title, ("Candidate", *names, "Mean"), cells)
+    )
+
+
+def _ratio_ticks(low: float, high: float, x: Place) -> list[float]:
+    """1, and the round ratios to both sides of it that have room."""
+    round_ones = (1.05, 1.1, 1.2, 1.5, 2, 3, 5, 10, 20, 50, 100, 1000)
+    kept = [1.0]
+    for side in ([v for v in round_ones if v <= high], [1 / v for v in (1.05, 1.11, 1.25, 2, 5, 10) if 1 / v >= low]):
+        last = 1.0
+        for value in side:
+            if abs(x(value) - x(last)) >= 36:
+                last = round(value, 2)
+                kept.append(last)
+    return sorted(kept)
+
+
 def calibration_chart(title: str, points: Sequence[tuple[float, float]], size: int = 360) -> str:
     """Share of sales at or below each quantile, beside what it should be."""
     if not points:

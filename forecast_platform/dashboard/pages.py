@@ -13,13 +13,25 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from forecast_platform.dashboard import questions as ask
-from forecast_platform.dashboard.charts import Band, Fan, Line, Mark, bars, calibration_chart, sparkline, time_chart
+from forecast_platform.dashboard.charts import (
+    Band,
+    Fan,
+    Line,
+    Mark,
+    Spread,
+    bars,
+    calibration_chart,
+    ratio_chart,
+    sparkline,
+    time_chart,
+)
 from forecast_platform.dashboard.questions import Rows, Scope, State
 from forecast_platform.dashboard.rendering import number, sentence
 from forecast_platform.dashboard.stages import ASSETS, Stages
 from forecast_platform.dashboard.troubles import Findings, troubles
 from forecast_platform.history.holidays import Event
 from forecast_platform.history.panel import natural_key
+from forecast_platform.models.leaderboard import BY, SERVED, WHOLE, Leaderboard, LeaderboardLost, Slice, Tally
 from forecast_platform.settings import Settings
 from forecast_platform.weeks import WEEK
 
@@ -416,6 +428,128 @@ def accuracy(view: View) -> dict[str, Any]:
     }
 
 
+def leaderboard(view: View) -> dict[str, Any]:
+    """What every candidate would have forecast of past weeks, beside what was served: as `forecast backtest` left it in
+    the home."""
+    measure = view.choose("measure", tuple(_MEASURES), "wql")
+    try:
+        board, lost = Leaderboard.load(view.settings.home), ""
+    except LeaderboardLost as error:
+        board, lost = None, str(error)
+    shown: dict[str, Any] = {
+        "board": board,
+        "lost": lost,
+        "measure": measure,
+        "measures": {k: v for k, (v, _) in _MEASURES.items()},
+    }
+    if board is None:
+        return {**shown, "tables": {"scores": lambda: []}}
+    standings, cutoffs = _standings(board), _decisions(board)
+    served = next(row for row in standings if row["served"])
+    others = [row for row in standings if not row["served"] and row["cutoffs"] == len(board.cutoffs)]
+    return {
+        **shown,
+        "standings": standings,
+        "cutoffs": cutoffs,
+        "served": served,
+        "throughout": others[0] if others else None,
+        "last_year": next((row for row in standings if row["candidate"] == "last_year"), None),
+        "chart": ratio_chart(
+            "Regret at each cutoff: wQL / that of the best candidate in hindsight",
+            [str(cutoff) for cutoff in board.cutoffs],
+            [
+                Spread(row["name"], "forecast" if row["served"] else "naive",
+                       [board.regret(row["candidate"], cutoff) for cutoff in board.cutoffs], row["mean_regret"])
+                for row in standings
+            ],
+        ),
+        "slices": _slices(board, measure),
+        "steps": _STEPS["coverage" if measure == "coverage" else "behind"],
+        "tables": {
+            "standings": lambda: [{k: v for k, v in row.items() if k not in ("name", "served")} for row in standings],
+            "cutoffs": lambda: cutoffs,
+            "scores": board.rows,
+        },
+    }  # fmt: skip
+
+
+_MEASURES: dict[str, tuple[str, Callable[[Tally], float | None]]] = {
+    "wql": ("error of all quantiles (wQL)", lambda t: t.wql),
+    "wape": ("error of the median (WAPE)", lambda t: t.wape),
+    "coverage": ("share inside the 80% interval", lambda t: t.coverage80),
+}
+_BY = {"level": "Level", "horizon": "Weeks ahead", "volume": "Sales volume", "season": "Months"}
+
+
+def _standings(board: Leaderboard) -> Rows:
+    """A row for each candidate, best first."""
+    rows = []
+    for name in board.candidates:
+        whole = board.tally(name)
+        assert whole is not None
+        rows.append({
+            "candidate": name, "name": "what is served" if name == SERVED else name, "served": name == SERVED,
+            "mean_regret": board.mean_regret(name), "best_at": sum(board.best(c) == name for c in board.cutoffs),
+            "cutoffs": len(board.forecast_at(name)), "wape": whole.wape, "wql": whole.wql,
+            "coverage80": whole.coverage80, "cells": whole.cells,
+            "cpu_seconds": sum(each.cpu_seconds.get(name, 0) for each in board.decisions),
+        })  # fmt: skip
+    return rows
+
+
+def _decisions(board: Leaderboard) -> Rows:
+    """A row for each cutoff: what was served, and what would have been best."""
+    rows = []
+    for each in board.decisions:
+        best = board.best(each.cutoff)
+        served, least = (board.tally(name, WHOLE, each.cutoff) if name else None for name in (SERVED, best))
+        weights = sorted(each.weights.items(), key=lambda pair: -pair[1])
+        rows.append({
+            "cutoff": each.cutoff, "wql": served.wql if served else None, "best": best,
+            "best_wql": least.wql if least else None, "regret": board.regret(SERVED, each.cutoff),
+            "weights": ", ".join(f"{name} {part:.0%}" for name, part in weights if part), "why": each.why,
+        })  # fmt: skip
+    return rows
+
+
+def _slices(board: Leaderboard, measure: str) -> dict[str, Any]:
+    """The heat table: a row for each candidate, a column for each slice of which the measure is known.
+
+    A candidate that was not able at every cutoff forecast other weeks, so it is shown and not compared.
+    """
+    of_tally = _MEASURES[measure][1]
+    able = [name for name in board.candidates if len(board.forecast_at(name)) == len(board.cutoffs)]
+
+    def value(name: str, of: Slice) -> float | None:
+        tally = board.tally(name, of)
+        return of_tally(tally) if tally else None
+
+    columns = [of for of in board.slices if any(value(name, of) is not None for name in able)]
+    least = {of: min(v for name in able if (v := value(name, of)) is not None) for of in columns}
+
+    def square(name: str, of: Slice) -> dict[str, str] | None:
+        found = value(name, of)
+        if found is None:
+            return None
+        text = f"{found * 100:.{0 if measure == 'coverage' else 1}f}"
+        if name not in able:
+            return {"text": text, "style": "quiet"}
+        if measure == "coverage":
+            return {"text": text, "style": _shade(measure, found)}
+        behind = found / least[of] - 1 if least[of] else float(found > 0)
+        return {"text": text, "style": _shade("behind", behind) + (" best" if found == least[of] else "")}
+
+    return {
+        "groups": [(_BY[by], len(names)) for by in BY if (names := [of for of in columns if of[0] == by])],
+        "columns": [(name, k == 0 or columns[k - 1][0] != by) for k, (by, name) in enumerate(columns)],
+        "rows": [
+            {"name": "what is served" if name == SERVED else name, "partly": name not in able,
+             "cells": [square(name, of) for of in columns]}
+            for name in board.candidates
+        ],
+    }  # fmt: skip
+
+
 def runs(view: View) -> dict[str, Any]:
     """What landed, what was refused and why, the models in force, the series without a forecast."""
     state, listed = view.state, int(view.choose("rows", (str(FEW), "100"), str(FEW)))
@@ -619,8 +753,11 @@ def _with_sparks(view: View, rows: Rows) -> Rows:
 _STEPS: dict[str, list[tuple[float, str]]] = {
     "wape": [(0.05, "to 5%"), (0.1, "to 10%"), (0.2, "to 20%"), (0.4, "to 40%"), (float("inf"), "more")],
     "bias": [(-0.2, "below -20%"), (-0.05, "to -5%"), (0.05, "to 5%"), (0.2, "to 20%"), (float("inf"), "above 20%")],
+    # How far a candidate is behind the best of its column, in parts of that.
+    "behind": [(0.02, "to 2% behind the best"), (0.1, "to 10%"), (0.25, "to 25%"), (0.5, "to 50%"),
+               (float("inf"), "more")],
     "coverage": [(0.4, "to 40%"), (0.6, "to 60%"), (0.75, "to 75%"), (0.9, "to 90%"), (float("inf"), "to 100%")],
-}
+}  # fmt: skip
 
 
 def _shade(measure: str, value: float) -> str:

@@ -81,14 +81,21 @@ class Choice:
 
 
 def shipped_forecaster(
-    candidates: Plans, num_samples: int = 100, progress: Progress | None = None, told: Callable[[str], None] = print
+    candidates: Plans,
+    num_samples: int = 100,
+    progress: Progress | None = None,
+    told: Callable[[Choice], None] = lambda choice: print(choice.judgement.why),
 ) -> Forecaster:
-    """What the platform would do at a cutoff: choose by backtests before it, then train and forecast."""
+    """What the platform would do at a cutoff: choose by backtests before it, then train and forecast.
+
+    Args:
+        told: is given each choice before it is acted on.
+    """
 
     def forecast(history: Panel, horizon: int, quantiles: Sequence[float]) -> NDArray[np.float64]:
         asked = {name: {**given, "prediction_length": str(horizon)} for name, given in candidates.items()}
         choice = choose(history, asked, num_samples, progress)
-        told(choice.judgement.why)
+        told(choice)
         levels = sorted({*quantiles, 0.5})
         said = {
             name: CANDIDATES[name].forecast(asked[name], history, horizon, levels, num_samples, progress)

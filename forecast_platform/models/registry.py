@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from forecast_platform.models.candidate import Candidate, Parameters, Plans
 from forecast_platform.models.networks import COUNTS, NETWORKS, SKIP
 from forecast_platform.models.target import RATIO, SALES
@@ -19,10 +21,16 @@ def in_order(plans: Plans) -> dict[str, Parameters]:
     return {name: plans[name] for name in CANDIDATES if name in plans}
 
 
-def plans(settings: Settings, prediction_length: int = 0, seed: int | None = None) -> dict[str, dict[str, str]]:
-    """The candidates by an installation's settings, with their hyperparameters (strings, as SageMaker wants them)."""
-    names: tuple[str, ...] = AUTO if settings.target == "auto" else (settings.target,)
-    if "likelihood" in settings.hyperparameters:
+def plans(
+    settings: Settings, prediction_length: int = 0, seed: int | None = None, only: Sequence[str] = ()
+) -> dict[str, dict[str, str]]:
+    """The candidates by an installation's settings, with their hyperparameters (strings, as SageMaker wants them).
+
+    Args:
+        only: these candidates, whatever the settings name.
+    """
+    names: tuple[str, ...] = tuple(only) or (AUTO if settings.target == "auto" else (settings.target,))
+    if "likelihood" in settings.hyperparameters and not only:
         names = tuple(name for name in names if name != COUNTS)  # which differs from SALES in nothing else
     asked = {
         "prediction_length": str(prediction_length or settings.prediction_length),

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from starlette.testclient import TestClient
 
 from forecast_platform.dashboard.app import build_app
 from forecast_platform.dashboard.source import Source
+from forecast_platform.defs.panels import KNOWN, known_panel
 from forecast_platform.demo import Retailer, history_files, week_file
 from forecast_platform.settings import Settings
+from forecast_platform.surface import run_leaderboard
 from forecast_platform_tests.conftest import SMALL, landing_day, weeks_of
 from forecast_platform_tests.defs.graph import Graph
 
@@ -27,7 +31,20 @@ def published(tmp_path_factory: pytest.TempPathFactory, retailer: Retailer) -> G
             name, data = week_file(retailer, week)
             graph.land({name: data}, at=landing_day(week))
             assert graph.week(week).success
+        keep_leaderboard(graph, [weeks[-9], weeks[-5]], ["last_year", "recent_level", "sales, counts"])
     return graph
+
+
+def keep_leaderboard(graph: Graph, cutoffs: list[dt.date], candidates: list[str]) -> None:
+    """As `forecast backtest --candidate` does of what landed."""
+    settings = graph.platform.settings
+    with graph.lake.connection(*KNOWN) as con:
+        ((newest,),) = con.execute("SELECT max(week) FROM cleaned_series").fetchall()
+        panel = known_panel(con, newest, "now", settings)
+    board = run_leaderboard(panel, settings, cutoffs, settings.prediction_length, candidates)
+    replace(board, made_at=landing_day(newest), command="forecast backtest --cutoffs 2", data="here").save(
+        settings.home
+    )
 
 
 @pytest.fixture

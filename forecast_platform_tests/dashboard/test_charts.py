@@ -21,8 +21,10 @@ from forecast_platform.dashboard.charts import (
     Fan,
     Line,
     Mark,
+    Spread,
     bars,
     calibration_chart,
+    ratio_chart,
     short,
     sparkline,
     ticks,
@@ -179,6 +181,29 @@ def test_whoever_hears_the_chart_gets_its_figures() -> None:
     figure, _ = parsed(bars("Error", ["1", "2"], [Line("forecast", "forecast", [0.071, 0.082])]))
     label = html.unescape(figure.find(".//svg").get("aria-label"))  # type: ignore[union-attr]
     assert label == "Error. forecast: 1 7.1%, 2 8.2%"
+
+
+def test_ratios_lie_by_their_logarithm_about_one() -> None:
+    chart = ratio_chart("Regret", ["a", "b", "c"], [Spread("x & y", "forecast", [0.5, 1.0, 2.0], 1.2),
+                                                   Spread("z", "naive", [None, 4.0, None], 4.0)])  # fmt: skip
+    root = whole(chart)
+    wide = next(svg for svg in root.iter("svg") if svg.get("class") == "wide")
+    half, one, two, four = (float(dot.get("cx", 0)) for dot in wide.iter("circle"))
+    assert one - half == pytest.approx(two - one, abs=0.2)
+    assert four - two == pytest.approx(two - one, abs=0.2)
+    (at_one,) = (line.get("x1") for line in wide.iter("line") if line.get("class") == "line naive")
+    assert float(at_one or 0) == one
+    ticks_shown = [text.text for text in wide.iter("text") if text.get("text-anchor") == "middle"]
+    assert ticks_shown == sorted(ticks_shown, key=lambda t: float(t or 0))
+    assert {"0.5", "1", "2", "3"} <= set(ticks_shown)
+    assert "x &amp; y 1.20; z 4.00" in chart
+    cells = [[cell.text or "" for cell in row] for row in root.iter("tr")]
+    assert cells == [
+        ["Candidate", "A", "B", "C", "Mean"],
+        ["x & y", "0.500", "1.000", "2.000", "1.200"],
+        ["z", "", "4.000", "", "4.000"],
+    ]
+    assert "nothing to show yet" in ratio_chart("Regret", ["a"], [Spread("x", "naive", [None], None)])
 
 
 def test_percent_axes_show_decimals_only_where_needed() -> None:

@@ -397,10 +397,10 @@ class TestCounts:
         known, y = panel.until(panel.weeks[-1 - HORIZON].item()), panel.sales[:, None, -HORIZON:]
         loss = {}
         for names in (NETWORKS, (SALES, SKIP)):
-            told: list[str] = []
+            told: list[selection.Choice] = []
             given = candidates(*names, epochs="60")
             found = shipped_forecaster(given, 50, told=told.append)(known, HORIZON, LEVELS)
-            assert (COUNTS in told[0].partition("; WAPE")[0]) == (COUNTS in names)
+            assert (COUNTS in told[0].blend.names) == (COUNTS in names)
             assert (found >= 0).all()
             level = np.array(LEVELS)[:, None]
             loss[names] = np.maximum(level * (y - found), (level - 1) * (y - found)).sum()
@@ -461,10 +461,10 @@ class TestCutoff:
         given = candidates(SALES, RATIO)
         chosen = [choose(panel, given, 10) for panel in past]
         assert chosen[0] == chosen[1]
-        told: list[str] = []
+        told: list[selection.Choice] = []
         forecasts = [shipped_forecaster(given, 10, told=told.append)(p, HORIZON, QUANTILES) for p in past]
         np.testing.assert_array_equal(*forecasts)
-        assert told == [chosen[0].judgement.why] * 2
+        assert told == [chosen[0]] * 2
 
     @pytest.mark.parametrize("name", OF_ANY_SALES)
     def test_a_window_tried_does_not_know_its_answer(self, name, both):
