@@ -63,7 +63,7 @@ class TrainedNetwork:
     features: tuple[str, ...] = ()
     holidays: tuple[str, ...] = ()
     loss_curve: list[float] = field(default_factory=list)
-    train_seconds: float = 0.0
+    train_seconds: float = field(default=0.0, compare=False)
     train_windows: int = 0
 
     @classmethod

@@ -104,8 +104,7 @@ class TestContainer:
         panel, settings = make_panel(), remote.settings
         local = LocalEngine(tmp_path / "local")
         here, there = train(local, panel, settings), train(remote, panel, settings)
-        ignored = {"folder": None, "train_seconds": 0.0}
-        assert dataclasses.replace(there, **ignored) == dataclasses.replace(here, **ignored)
+        assert dataclasses.replace(there, folder=None) == dataclasses.replace(here, folder=None)
         assert there.judgement.verdict != "unjudged"
         assert there.artifact(there.networks[0]).read_bytes() == here.artifact(here.networks[0]).read_bytes()
 
@@ -265,9 +264,16 @@ class TestBuiltin:
         plans = amazon.candidates(amazon.settings)
         assert training_key(short(), plans, 20) not in {p.name for p in amazon.models.glob("*")}
 
-    def test_too_short_a_history_says_what_to_do(self, amazon):
+    def test_too_short_a_history_for_the_network_is_served_without_and_says_why(self, amazon, sagemaker):
+        model = train(amazon, short(), amazon.settings)
+        assert model.networks == ()
+        assert "reference: needs 60 weeks, of them a year to refer to; there are 11" in model.judgement.why
+        assert not sagemaker.billed
+
+    def test_too_short_a_history_for_the_network_asked_for_says_what_to_do(self, amazon):
+        settings = amazon.settings.model_copy(update={"target": "reference"})
         with pytest.raises(ValueError, match="use the target 'sales'"):
-            train(amazon, short(), amazon.settings)
+            train(amazon, short(), settings)
 
 
 class TestRecords:

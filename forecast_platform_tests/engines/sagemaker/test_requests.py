@@ -47,7 +47,7 @@ def container_training(spot: bool = False) -> dict[str, Any]:
 def builtin_training(spot: bool = False) -> dict[str, Any]:
     given = settings(engine="sagemaker-builtin", spot=spot, max_job_minutes=90)
     root = f"{given.storage_url}/models/0123/2026-11-20"
-    (parameters,) = builtin.candidates(given).values()
+    parameters = builtin.candidates(given)["reference"]
     image = requests.builtin_image("us-east-1")
     return requests.training(given, image, parameters, "train", f"{root}/input/train/", f"{root}/jobs")
 
@@ -123,9 +123,9 @@ class TestBodies:
 
 class TestHyperparameters:
     def test_amazons_image_gets_amazons_names_and_strings(self):
-        (parameters,) = builtin.candidates(
-            settings(engine="sagemaker-builtin", hyperparameters={"epochs": "7"})
-        ).values()
+        found = builtin.candidates(settings(engine="sagemaker-builtin", hyperparameters={"epochs": "7"}))
+        parameters = found.pop("reference")
+        assert list(found) == ["aligned_last_year", "last_year", "recent_level", "last_value"]
         assert parameters["epochs"] == "7"
         assert parameters.keys() <= {*builtin.REQUIRED, *builtin.DEFAULTS}
         assert set(builtin.REQUIRED) <= parameters.keys()
