@@ -18,6 +18,7 @@ from forecast_platform.history.shards import WHOLE, Retailer, over_shards
 from forecast_platform.levels import SUMS
 from forecast_platform.models.candidate import Plans, Progress
 from forecast_platform.models.combine import Combination
+from forecast_platform.models.dependence import Dependence
 from forecast_platform.models.encoding import to_series_set
 from forecast_platform.models.networks import COUNTS, one_thread, target_of
 from forecast_platform.models.registry import CANDIDATES
@@ -59,6 +60,7 @@ class Prepared:
         target: what the network is shown; None where there is none.
         said: the candidate's own quantiles where there is no network, at SAID, shape (N, len(SAID), H).
         combination: how outputs become sales.
+        dependence: how the sample paths of its series, and of all others, go together.
         notices: about covariates, in words.
     """
 
@@ -66,6 +68,7 @@ class Prepared:
     target: Target | None
     said: Floats | None
     combination: Combination
+    dependence: Dependence
     notices: tuple[str, ...]
 
     def forecast(self, outputs: tuple[Floats, Floats], asked: Asked, among: slice = slice(None)) -> ShardForecast:
@@ -76,6 +79,7 @@ class Prepared:
         """
         panel, how = only(self.panel, among), self.combination.select(among)
         quantiles, samples = outputs
+        samples = self.dependence.arranged(samples, panel.store, panel.dept, asked.seed)
         paths = how.paths(samples, quantiles[:, asked.quantiles.index(0.5)], names_of(panel))
         return ShardForecast.of(panel, how.quantiles(quantiles, asked.quantiles), paths, (*SUMS, *panel.levels))
 
@@ -95,13 +99,13 @@ def prepare(model: TrainedModel, panel: Panel, retailer: Retailer = WHOLE) -> Pr
         candidate = CANDIDATES[model.target]
         said, lead = candidate.forecast(model.hyperparameters, panel, horizon, SAID, retailer=retailer)
         combination = Combination.of_sales(lead).trusting(panel, model.share, model.calibration, retailer)
-        return Prepared(ready, None, said, combination, notices)
+        return Prepared(ready, None, said, combination, model.calibration.dependence, notices)
     view = build_target(divide_exposure(ready), horizon, target_of(model.target), model.holidays, retailer)
     if model.target == COUNTS:  # returns, or weeks divided by open days, may have come since it was trained
         counts = np.maximum(np.round(view.panel.sales), 0)
         view = replace(view, panel=replace(view.panel, sales=counts))
     combination = Combination.of_target(view, ready).trusting(panel, model.share, model.calibration, retailer)
-    return Prepared(ready, view, None, combination, notices)
+    return Prepared(ready, view, None, combination, model.calibration.dependence, notices)
 
 
 def predict_here(

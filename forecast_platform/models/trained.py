@@ -21,6 +21,7 @@ from forecast_platform.levels import SUMS
 from forecast_platform.models.calibration import Calibration
 from forecast_platform.models.candidate import Plans, Progress
 from forecast_platform.models.choose import Judgement, choose
+from forecast_platform.models.dependence import Dependence
 from forecast_platform.models.encoding import Categories, digest
 from forecast_platform.models.networks import MIN_OBSERVATIONS, fit, target_of, trainable, with_epochs
 from forecast_platform.models.registry import CANDIDATES, in_order
@@ -90,12 +91,13 @@ class TrainedModel:
         factors, edges, sums = (data["calibration"][name] for name in ("factors", "edges", "sums"))
         if isinstance(sums, list):  # of a model made before there were levels by attributes
             sums = dict(zip((level.name for level in SUMS), sums, strict=True))
+        dependence = Dependence(**data["calibration"].get("dependence", {}))  # none: each series by itself, as then
         data |= {
             "folder": folder,
             "categories": Categories.from_json(data["categories"]),
             "judgement": judgement,
             "trained_as_of": dt.date.fromisoformat(data["trained_as_of"]),
-            "calibration": Calibration(tuple(map(tuple, factors)), tuple(edges), sums),
+            "calibration": Calibration(tuple(map(tuple, factors)), tuple(edges), sums, dependence),
             "features": tuple(data["features"]),
             "holidays": tuple(data.get("holidays", ())),
         }

@@ -86,8 +86,8 @@ def forecast_rows(
 ) -> pa.Table:
     """Rows of `forecasts` for one cutoff: every series, and totals by store, by department and over all.
 
-    Totals come from summed sample paths, because quantiles do not add up. The paths of different series are drawn
-    independently given the model, so their sums know no common shock: they are widened about their median by `sums`.
+    Totals come from summed sample paths, because quantiles do not add up. The paths of different series are joint ones
+    (models/dependence.py). What their sums still lack is added by `sums`, which widens them about their median.
 
     Args:
         quantiles: levels, ascending; `columns` are their column names.

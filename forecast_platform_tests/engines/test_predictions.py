@@ -24,6 +24,7 @@ from forecast_platform.models import trained as module
 from forecast_platform.models.calibration import Calibration
 from forecast_platform.models.choose import Choice, Judgement
 from forecast_platform.models.combine import Combination, combine, in_sales
+from forecast_platform.models.dependence import Dependence
 from forecast_platform.models.registry import plans
 from forecast_platform.settings import Settings
 
@@ -53,7 +54,8 @@ def retailer(weeks: int = 100) -> Panel:
 def model(request, tmp_path_factory):
     name = request.param
     given = plans(Settings(context_length=4, prediction_length=4, target=name, hyperparameters=SMALL))
-    choice = Choice(name, Judgement("unjudged", "played"), 0.7, Calibration(((1.0, 2.0), (1.5, 1.2)), (200.0,)))
+    calibration = Calibration(((1.0, 2.0), (1.5, 1.2)), (200.0,), dependence=Dependence.fit([], QUANTILES))
+    choice = Choice(name, Judgement("unjudged", "played"), 0.7, calibration)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "choose", lambda *_: choice)
         return LocalEngine(tmp_path_factory.mktemp("models")).train(retailer(), given)
@@ -92,13 +94,13 @@ class TestCombined:
 
     ROWS, WEEKS = 14, 4
 
-    def ready(self, **more) -> Prepared:
+    def ready(self, dependence: Dependence | None = None, **more) -> Prepared:
         rng = np.random.default_rng(1)
         shape = (self.ROWS, self.WEEKS)
         unit, offset, lead = rng.uniform(90, 110, shape), rng.uniform(1, 9, shape), rng.uniform(500, 999, shape)
         widths = rng.uniform(0.5, 2, shape)
         how = Combination(unit, offset, lead, 0.25, widths, np.zeros(self.ROWS), np.ones(shape))
-        return Prepared(retailer(), None, None, dataclasses.replace(how, **more), ())
+        return Prepared(retailer(), None, None, dataclasses.replace(how, **more), dependence or Dependence(), ())
 
     def outputs(self) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng(3)
@@ -119,6 +121,17 @@ class TestCombined:
         np.testing.assert_allclose(found.mean, want["paths"].mean(axis=1))
         np.testing.assert_allclose(found.sums["total"].values[0], want["paths"].sum(axis=0))
         assert found.dept.tolist() == retailer().dept[among].tolist()
+
+    def test_what_moves_series_together_shows_in_sums_and_in_no_series(self):
+        quantiles = np.ones((self.ROWS, 3, self.WEEKS))
+        samples = np.random.default_rng(3).uniform(1, 9, (self.ROWS, 400, self.WEEKS))
+        together = Dependence({"total": 0.5, "store": 0, "dept": 0, "series": 0.5}, Dependence().lasting)
+        one, other = (self.ready(each).forecast((quantiles, samples), ASKED) for each in (Dependence(), together))
+        np.testing.assert_array_equal(other.quantiles, one.quantiles)
+        np.testing.assert_allclose(other.mean, one.mean)
+        spread = [found.sums["total"].values[0].std(axis=0) for found in (one, other)]
+        # The variance of 14 alike is 14, and half as much again as of every pair: 14 x (1 + 13 / 2).
+        np.testing.assert_allclose(spread[1] / spread[0], np.sqrt(7.5), rtol=0.2)
 
     def test_a_series_that_has_stopped_is_nothing_in_all_of_them(self):
         returns = np.ones((self.ROWS, self.WEEKS))
