@@ -81,7 +81,8 @@ class Prepared:
         quantiles, samples = outputs
         samples = self.dependence.arranged(samples, panel.store, panel.dept, asked.seed)
         paths = how.paths(samples, quantiles[:, asked.quantiles.index(0.5)], names_of(panel))
-        return ShardForecast.of(panel, how.quantiles(quantiles, asked.quantiles), paths, (*SUMS, *panel.levels))
+        published = how.quantiles(quantiles, asked.quantiles)
+        return ShardForecast.of(panel, published, asked.quantiles, paths, (*SUMS, *panel.levels))
 
 
 def prepare(model: TrainedModel, panel: Panel, retailer: Retailer = WHOLE) -> Prepared:

@@ -73,7 +73,7 @@ def test_the_number_of_shards_changes_nothing_not_even_the_sums_of_paths(model, 
     assert sums["total"].values.shape == (1, 20, 4)
     for shards in (2, 7):
         again, again_sums = found[shards]
-        for name in ("store", "dept", "last_week", "mean", "quantiles"):
+        for name in ("store", "dept", "last_week", "mean", "quantiles", "lead_time"):
             np.testing.assert_array_equal(getattr(again, name), getattr(whole, name), err_msg=f"{name} of {shards}")
         for level, total in sums.items():
             assert again_sums[level].names.tolist() == total.names.tolist()
@@ -133,6 +133,16 @@ class TestCombined:
         # The variance of 14 alike is 14, and half as much again as of every pair: 14 x (1 + 13 / 2).
         np.testing.assert_allclose(spread[1] / spread[0], np.sqrt(7.5), rtol=0.2)
 
+    def test_lead_time_demand_is_of_paths_added_up_and_of_one_week_the_forecast_itself(self):
+        quantiles, samples = self.outputs()
+        found = self.ready().forecast((quantiles, samples), ASKED)
+        how = self.ready().combination
+        paths = how.paths(samples, quantiles[:, 1], ["?"] * self.ROWS)
+        for weeks in (2, 4):
+            want = np.quantile(paths[:, :, :weeks].sum(axis=2), QUANTILES, axis=1, method="hazen").T
+            np.testing.assert_allclose(found.lead_time[:, :, weeks - 1], want)
+        np.testing.assert_array_equal(found.lead_time[:, :, 0], found.quantiles[:, :, 0])
+
     def test_a_series_that_has_stopped_is_nothing_in_all_of_them(self):
         returns = np.ones((self.ROWS, self.WEEKS))
         returns[5] = 0
@@ -147,7 +157,7 @@ def made(tmp_path) -> Predictions:
     panel = retailer()
     rng = np.random.default_rng(0)
     shards = [
-        ShardForecast.of(part, np.sort(rng.uniform(1, 9, (len(part), 3, 4)), axis=1),
+        ShardForecast.of(part, np.sort(rng.uniform(1, 9, (len(part), 3, 4)), axis=1), QUANTILES,
                          rng.uniform(1, 9, (len(part), 20, 4)), SUMS)
         for part in split(panel, 2)
     ]  # fmt: skip
@@ -204,7 +214,7 @@ class TestRead:
         given = {"quantiles": np.ones((14, 3, 4)), "paths": np.ones((14, 20, 4))}
         given[part][6, 1, 2] = np.nan
         with pytest.raises(BatchError, match="store 2, department a: what the model says is not finite"):
-            ShardForecast.of(retailer(), given["quantiles"], given["paths"], SUMS)
+            ShardForecast.of(retailer(), given["quantiles"], QUANTILES, given["paths"], SUMS)
 
     def test_of_another_version(self, made):
         (made.folder / NAME).write_text(json.dumps(made.said | {"version": 0}))
@@ -237,6 +247,8 @@ class TestRead:
             ("mean", np.nan, "store 1, department c: mean is not finite"),
             ("0.9", np.inf, "store 1, department c: quantiles is not finite"),
             ("0.5", 1e9, "store 1, department c: quantiles cross"),
+            ("lead_time 0.1", np.nan, "store 1, department c: lead time is not finite"),
+            ("lead_time 0.1", 1e9, "store 1, department c: lead time cross"),
         ],
     )
     def test_what_an_engine_should_never_have_written(self, made, column, value, why):
