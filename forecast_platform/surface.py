@@ -9,7 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from forecast_platform.clouds.base import cloud_of
+from forecast_platform.lake.tables import QUANTILE
 from forecast_platform.levels import KEYS, LEVELS, NAMES
 from forecast_platform.scores import SCORES
 from forecast_platform.settings import Settings, home
@@ -74,6 +78,42 @@ class Home:
         Raises:
             ValueError: no such level.
         """
+        return self._published("forecasts", week, level, (store, dept, member))
+
+    def lead_time_demand(
+        self,
+        weeks: int,
+        week: dt.date | str | None = None,
+        level: str = LEVELS[0].name,
+        store: str = "",
+        dept: str = "",
+        member: str = "",
+        above: float | None = None,
+    ) -> pd.DataFrame:
+        """What was forecast of the sales of the next weeks added up: a row for each series, or of a level's sums.
+
+        Args:
+            weeks: how many. Those not named here: see `forecasts`.
+            above: adds the column `above`, the probability that more than this is sold, straight between the published
+                quantiles. Beyond the outermost no more is known: with p10 .. p90, 0.9 means 0.9 or more.
+
+        Raises:
+            ValueError: no such level, or not so many weeks are forecast.
+        """
+        found = self._published("lead_time_demand", week, level, (store, dept, member))
+        if len(found) and not 1 <= weeks <= found["weeks"].max():
+            raise ValueError(f"{weeks} weeks are asked for; forecasts are of 1 to {found['weeks'].max()}")
+        found = found[found["weeks"] == weeks].reset_index(drop=True)
+        if above is not None:
+            columns = [name for name in map(str, found) if QUANTILE.fullmatch(name) and found[name].notna().all()]
+            columns.sort(key=lambda name: int(name[1:]))
+            quantiles = np.array([int(name[1:]) / 100 for name in columns])
+            found["above"] = [_above(above, row, quantiles) for row in found[columns].to_numpy(float)]
+        return found
+
+    def _published(
+        self, table: str, week: dt.date | str | None, level: str, named: tuple[str, str, str]
+    ) -> pd.DataFrame:
         names = [*(each.name for each in LEVELS), *self._settings.levels]
         if level not in names:
             raise ValueError(f"no level {level!r}; the levels are {', '.join(names)}")
@@ -83,12 +123,12 @@ class Home:
         else:
             where.append("forecast_week = CAST(? AS DATE)")
             given.append(str(week))
-        for name, value in zip(NAMES, (store, dept, member), strict=True):
+        for name, value in zip(NAMES, named, strict=True):
             if value:
                 where.append(f"{name} = ?")
                 given.append(value)
         return self.query(
-            f"SELECT * FROM forecasts WHERE {' AND '.join(where)} ORDER BY store, dept, member, target_week",  # noqa: S608
+            f"SELECT * FROM {table} WHERE {' AND '.join(where)} ORDER BY store, dept, member, target_week",  # noqa: S608
             given,
         )
 
@@ -221,6 +261,15 @@ def run_leaderboard(
         return shipped_forecaster(shipped, samples, progress, told)
 
     return leaderboard(panel, cutoffs, horizon, served, alone, settings.quantiles, samples, progress, tell, each)
+
+
+def _above(value: float, known: NDArray[np.float64], quantiles: NDArray[np.float64]) -> float:
+    """The probability that more than a value is sold, from the values of quantiles, ascending, and their levels."""
+    at = int((known <= value).sum())
+    if at in (0, len(known)):
+        return float(1 - quantiles[min(at, len(known) - 1)])
+    part = (value - known[at - 1]) / (known[at] - known[at - 1])
+    return float(1 - quantiles[at - 1] - part * (quantiles[at] - quantiles[at - 1]))
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from forecast_platform.settings import Settings
 DOCS = Path(__file__).parents[1] / "docs"
 ABOUT_VIEWS = {
     "latest_forecast": "the forecasts of the newest week",
+    "latest_lead_time_demand": "the newest forecasts of the next weeks added up",
     "forecast_revisions": "each forecast beside the run before it of the same target week",
     "forecast_accuracy_by_department": "error, bias and coverage by week, weeks ahead and department",
     "store_closures": "weeks in which a whole store was closed, and after which it opened again",

@@ -32,7 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "demo": {"history", "weeks"},
     "notify": {"clouds", "failures", "history", "lake", "settings", "weeks"},
     "dashboard": {"figures", "history", "lake", "levels", "models", "publishing", "scores", "settings", "weeks"},
-    "surface": {"clouds", "history", "levels", "models", "publishing", "scores", "settings"},
+    "surface": {"clouds", "history", "lake", "levels", "models", "publishing", "scores", "settings"},
 }
 PEOPLES = {"__init__", "cli", "defs", "runner", "definitions"}  # where it all meets: they may know everything
 NO_DAGSTER = ALLOWED.keys() - {"dashboard"}  # which shows what its runs are doing

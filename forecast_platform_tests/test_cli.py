@@ -73,6 +73,25 @@ def test_query_formats_agree(home: Path) -> None:
     assert {r["level"] for r in as_json} == {"series", "store", "dept", "total"}
 
 
+def test_quantiles_of_the_next_weeks_added_up(home: Path) -> None:
+    sql = "SELECT p10, p90 FROM latest_lead_time_demand WHERE level = 'total' AND weeks = 3"
+    ((want,), (found,)) = (
+        json.loads(forecast(*asked, "--format", "json", cwd=home, home=home, **QUICK).stdout)
+        for asked in (("query", sql), ("quantiles", "--weeks", "3", "--level", "total", "--above", "1"))
+    )
+    assert (found["p10"], found["p90"], found["target_week"]) == (want["p10"], want["p90"], "2025-01-10")
+    assert found["above"] == pytest.approx(0.9)
+    assert "store" not in found
+    table = forecast("quantiles", "--weeks", "2", "--store", "1", cwd=home, home=home, **QUICK).stdout
+    assert table.splitlines()[0].split()[:4] == ["level", "store", "dept", "target_week"]
+    assert len(table.splitlines()) == 2 + 4
+    for asked, why in ((("--weeks", "99"), "99 weeks are asked for; forecasts are of 1 to"),
+                       (("--weeks", "1", "--store", "x"), "no such forecast"),
+                       (("--weeks", "1", "--level", "region"), "no level 'region'")):  # fmt: skip
+        refused = forecast("quantiles", *asked, cwd=home, home=home, **QUICK)
+        assert (refused.returncode, why in refused.stderr) == (1, True), refused.stderr
+
+
 def test_importing_the_same_file_again_does_nothing(home: Path) -> None:
     again = forecast("import", str(home.parent / "sales_history.csv.gz"), cwd=home.parent, home=home, **QUICK)
     assert again.returncode == 0

@@ -91,6 +91,29 @@ def test_a_leaderboard_is_read_as_it_was_kept(history_home: HistoryHome) -> None
     assert (row["wape"], row["wql"], row["coverage80"], row["cells"]) == pytest.approx((0.09, 0.07, 0.8, 10))
 
 
+def test_lead_time_demand_is_of_the_first_weeks_and_says_how_likely_more_is(home: Path) -> None:
+    p = fp.open(home)
+    for level in ("series", "total"):
+        week, one = p.forecasts(level=level), p.lead_time_demand(1, level=level)
+        first = week[week["horizon"] == 1].reset_index(drop=True)
+        keys = ["store", "dept", "target_week", "mean", "p10", "p50", "p90"]
+        pd.testing.assert_frame_equal(one[keys], first[keys])
+        three = p.lead_time_demand(3, level=level)
+        assert three["mean"].sum() == pytest.approx(week.loc[week["horizon"] <= 3, "mean"].sum())
+        assert (three["target_week"] == first["target_week"] + pd.Timedelta(weeks=2)).all()
+    (row,) = p.lead_time_demand(3, store="1", dept="2").to_dict("records")
+
+    def above(value: float) -> float:
+        (found,) = p.lead_time_demand(3, store="1", dept="2", above=value)["above"]
+        return float(found)
+
+    assert above(row["p50"]) == pytest.approx(0.5)
+    assert above((row["p50"] + row["p90"]) / 2) == pytest.approx(0.3)
+    assert [above(row["p10"] - 1), above(row["p90"] + 1)] == pytest.approx([0.9, 0.1])
+    with pytest.raises(ValueError, match="5 weeks are asked for; forecasts are of 1 to 4"):
+        p.lead_time_demand(5)
+
+
 def test_two_homes_are_open_at_once_and_the_environment_stays_as_it_was(
     home: Path, history_home: HistoryHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,6 +131,8 @@ def test_what_cannot_be_asked_is_said_in_words(home: Path, tmp_path: Path) -> No
     p = fp.open(home)
     with pytest.raises(ValueError, match="no level 'region'; the levels are series, store, dept, total"):
         p.forecasts(level="region")
+    with pytest.raises(ValueError, match="no level 'region'"):
+        p.lead_time_demand(2, level="region")
     with pytest.raises(ValueError, match="not by colour"):
         p.accuracy(by="colour")
     with pytest.raises(ValueError, match="sales lack dept, week; they have store, sales"):

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from forecast_platform.cli.asking import query, views
+from forecast_platform.cli.asking import quantiles, query, views
 from forecast_platform.cli.backtest import backtest
 from forecast_platform.cli.deepar import deepar_group
 from forecast_platform.cli.demo import demo
@@ -65,6 +65,7 @@ for _command in (
     reopen,
     demo,
     query,
+    quantiles,
     views,
     backtest,
     doctor,

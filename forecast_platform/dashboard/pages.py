@@ -262,9 +262,11 @@ def explore(view: View) -> dict[str, Any]:
     ahead, given = _ahead(view)
     accuracy = ask.scores(state, scope, view.week, view.horizon(), 26, of_sum=True)
     columns, lacking = _covariates(view)
+    lead_time = ask.lead_time_demand(state, scope, view.week, view.columns)
     return {
         "reason": "" if ahead else ask.reason_without(state, view.week, scope),
         "ahead": ahead,
+        "lead_time": lead_time,
         "overrides": given,
         "chart": fan(view, scope, ahead).svg(f"{sentence(scope.name)}: sales and forecast"),
         "covariate_charts": [_covariate_chart(view, name, values, ahead) for name, values in columns.items()],
@@ -276,6 +278,7 @@ def explore(view: View) -> dict[str, Any]:
         "model": ask.model(state, view.week),
         "tables": {
             "forecast": lambda: ahead,
+            "lead_time": lambda: lead_time,
             "sales": lambda: _sales(view),
             "accuracy": lambda: accuracy,
             "overrides": lambda: given,

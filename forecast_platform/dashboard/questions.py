@@ -257,6 +257,16 @@ def overrides(state: State, scope: Scope, week: dt.date) -> Rows:
     )
 
 
+def lead_time_demand(state: State, scope: Scope, week: dt.date, columns: Sequence[str]) -> Rows:
+    """A published forecast of the next weeks added up: weeks, target_week (the last of them), mean, quantiles."""
+    where, parameters = scope.where()
+    return state.rows(
+        f"""SELECT weeks, target_week, mean, {", ".join(columns)} FROM lead_time_demand
+            WHERE forecast_week = ? AND {where} ORDER BY weeks""",  # noqa: S608
+        [week, *parameters],
+    )
+
+
 def planned(ahead: Rows, given: Rows) -> Rows:
     """The forecast of a scope with `override`, the sum of the figures given (a series' own figure), and `plan`: p50 and
     what those figures add to it; both None in weeks without one."""

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+from dataclasses import asdict
 
 import dagster as dg
 import pyarrow as pa
@@ -83,6 +84,7 @@ def deepar_model(
             covariates=list(model.features),
             interval_factors=dg.MetadataValue.json([list(row) for row in model.calibration.factors]),
             interval_factors_of_sums=dg.MetadataValue.json(dict(model.calibration.sums)),
+            dependence=dg.MetadataValue.json(asdict(model.calibration.dependence)),
             verdict=judgement.verdict,
             why=why + judgement.why,
             training_seconds=round(sum(network.train_seconds for network in model.networks), 1),

@@ -47,7 +47,6 @@ def forecast_table(
         active, without = forecast_series(con, week, mode, settings)
         landed = con.execute("SELECT max(landed_at) FROM cleaned_series WHERE week = ?", [week]).fetchone()
     made.check(model.version, active.levels, mode)
-    shards = made.shards(settings.quantiles, settings.prediction_length)
     levels = (*SUMS, *active.levels)
     notices = [
         f"{model.version} was trained before there was a level {level.name}: until the next training its intervals are "
@@ -58,12 +57,14 @@ def forecast_table(
     for notice in notices:
         context.log.warning(notice)
     widths = {level.name: model.calibration.factor(level) for level in levels}
-    rows = with_columns(
-        forecast_rows(shards, week, settings.quantiles, settings.quantile_columns, widths, levels),
-        model_version=model.version,
-        as_known=mode,
-        **run,
-    )
+
+    def published(*, lead_time: bool) -> pa.Table:
+        shards = made.shards(settings.quantiles, settings.prediction_length)
+        asked = (week, settings.quantiles, settings.quantile_columns, widths, levels)
+        found = forecast_rows(shards, *asked, lead_time=lead_time)
+        return with_columns(found, model_version=model.version, as_known=mode, **run)
+
+    rows = published(lead_time=False)
     known = [[*pc.unique(rows[name]).drop_null().to_pylist(), *without[name].to_pylist()] for name in KEYS]
     members = member_rows(active.levels, *known)
     series = pc.sum(pc.equal(rows["level"], "series")).as_py() // settings.prediction_length
@@ -76,6 +77,7 @@ def forecast_table(
     }
     for name, found in beside.items():
         lake.replace_weeks(name, [week], with_columns(found, forecast_week=pa.scalar(week, pa.date32()), **run))
+    lake.replace_weeks("lead_time_demand", [week], published(lead_time=True))
     changed = lake.replace_weeks("forecasts", [week], rows)
     # Whatever the order of runs: weeks ahead that have been sold already are scored by what was published now.
     with duckdb.get_connection() as con:

@@ -19,6 +19,7 @@ from forecast_platform.levels import SUMS
 from forecast_platform.models.blend import kinds
 from forecast_platform.models.candidate import Plans, Progress
 from forecast_platform.models.combine import Combination, InSales
+from forecast_platform.models.dependence import Dependence
 from forecast_platform.models.encoding import to_series_set
 from forecast_platform.models.networks import COUNTS, one_thread, target_of
 from forecast_platform.models.registry import CANDIDATES
@@ -81,6 +82,7 @@ class Prepared:
         said: the part of the blend that needs no network: weighted quantiles at SAID, shape (N, len(SAID), H); None
             where there is none.
         combination: how the blend becomes a forecast.
+        dependence: how the sample paths of its series, and of all others, go together.
         notices: about covariates, in words.
     """
 
@@ -88,6 +90,7 @@ class Prepared:
     to_ask: tuple[ToAsk, ...]
     said: Floats | None
     combination: Combination
+    dependence: Dependence
     notices: tuple[str, ...]
 
     def forecast(self, outputs: Sequence[Outputs], asked: Asked, among: slice = slice(None)) -> ShardForecast:
@@ -98,8 +101,10 @@ class Prepared:
         """
         panel, how = only(self.panel, among), self.combination.select(among)
         quantiles, paths = self._blended(outputs, asked, among, names_of(panel))
-        combined = how.paths(paths, quantiles[:, asked.quantiles.index(0.5)], names_of(panel))
-        return ShardForecast.of(panel, how.quantiles(quantiles, asked.quantiles), combined, (*SUMS, *panel.levels))
+        paths = self.dependence.arranged(paths, panel.store, panel.dept, asked.seed)
+        paths = how.paths(paths, quantiles[:, asked.quantiles.index(0.5)], names_of(panel))
+        published = how.quantiles(quantiles, asked.quantiles)
+        return ShardForecast.of(panel, published, asked.quantiles, paths, (*SUMS, *panel.levels))
 
     def _blended(
         self, outputs: Sequence[Outputs], asked: Asked, among: slice, names: Sequence[str]
@@ -107,7 +112,7 @@ class Prepared:
         """Quantiles and sample paths of the blend.
 
         Its distribution is the weighted mean of its members' quantiles. Which path is high when is as in the first
-        network's paths.
+        network's paths, until the dependence arranges them.
         """
         if not self.to_ask:
             assert self.said is not None
@@ -157,7 +162,7 @@ def prepare(model: TrainedModel, panel: Panel, retailer: Retailer = WHOLE) -> Pr
             view = replace(view, panel=replace(view.panel, sales=counts))
         to_ask.append(ToAsk(network, weights[network.name], view, InSales.of(view, ready)))
     combination = Combination.of(panel, horizon, model.calibration, retailer)
-    return Prepared(ready, tuple(to_ask), said, combination, notices)
+    return Prepared(ready, tuple(to_ask), said, combination, model.calibration.dependence, notices)
 
 
 def predict_here(

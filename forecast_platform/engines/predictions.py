@@ -1,7 +1,8 @@
 """What a batch prediction leaves in its folder: forecasts of every series, in sales, and the sums of their paths.
 
     predictions.json        what was asked for, and each shard's files with their hashes; written last
-    series-000.parquet ..   store, dept, last_week (of sales known), mean and quantiles of each week ahead
+    series-000.parquet ..   store, dept, last_week (of sales known), mean and quantiles of each week ahead, and
+                            quantiles of the lead-time demand
     sums-000.parquet ..     by level and group, the exact sums of the shard's sample paths (history/shards.Sums)
 
 Sample paths are gone once they are summed: totals need no more of them, and they are most of the bytes.
@@ -29,8 +30,9 @@ from forecast_platform.history.shards import EXACT, Groups, Sums
 from forecast_platform.levels import Level
 
 NAME = "predictions.json"
-_VERSION = 1
+_VERSION = 2
 _AGAIN = "run batch_predictions again"
+_LEAD_TIME = "lead_time"  # begins the names of its columns
 
 Floats = NDArray[np.float64]
 
@@ -46,6 +48,7 @@ class ShardForecast:
     Attributes:
         store, dept, last_week: whose, and the last week known of each; shape (B,).
         mean: of the sample paths, shape (B, H). quantiles: shape (B, Q, H), ascending in Q.
+        lead_time: quantiles of the sales of the first 1 .. H weeks added up, shape (B, Q, H).
         sums: by level, those of the S sample paths of each group, of values (G, S, H); named by Level.keys.
     """
 
@@ -54,11 +57,14 @@ class ShardForecast:
     last_week: NDArray[np.datetime64]
     mean: Floats
     quantiles: Floats
+    lead_time: Floats
     sums: Mapping[str, Sums]
 
     @classmethod
-    def of(cls, panel: Panel, quantiles: Floats, paths: Floats, levels: Sequence[Level]) -> ShardForecast:
-        """Of the series of a panel, with their quantiles and sample paths (B, S, H).
+    def of(
+        cls, panel: Panel, quantiles: Floats, asked: Sequence[float], paths: Floats, levels: Sequence[Level]
+    ) -> ShardForecast:
+        """Of the series of a panel, with their quantiles at the levels `asked` and sample paths (B, S, H).
 
         Raises:
             BatchError: a value is not finite, or too large to be added exactly; the message names the series.
@@ -73,7 +79,9 @@ class ShardForecast:
             )
         sums = {each.name: Sums.of(Groups.of(each.keys(panel.store, panel.dept)), paths) for each in levels}
         last = panel.weeks[panel.last_row].astype("datetime64[D]")
-        return cls(panel.store, panel.dept, last, paths.mean(axis=1), quantiles, sums)
+        lead_time = np.moveaxis(np.quantile(paths.cumsum(axis=2), asked, axis=1, method="hazen"), 0, 1)
+        lead_time[:, :, 0] = quantiles[:, :, 0]  # of one week it is the forecast, to the last bit
+        return cls(panel.store, panel.dept, last, paths.mean(axis=1), quantiles, lead_time, sums)
 
     @classmethod
     def together(cls, parts: Sequence[ShardForecast]) -> ShardForecast:
@@ -85,6 +93,7 @@ class ShardForecast:
             np.concatenate([part.last_week for part in parts]),
             np.concatenate([part.mean for part in parts]),
             np.concatenate([part.quantiles for part in parts]),
+            np.concatenate([part.lead_time for part in parts]),
             sums,
         )
 
@@ -197,13 +206,17 @@ class Predictions:
             where = self.folder / next(iter(shard["files"]))
             if len(found.store) != shard["series"]:
                 raise BatchError(f"{where} has {len(found.store)} series, should have {shard['series']}; {_AGAIN}")
-            for part, values in (("mean", found.mean), ("quantiles", found.quantiles)):
-                bad = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
+            for part, values in (
+                ("mean", found.mean[:, None]),
+                ("quantiles", found.quantiles),
+                ("lead time", found.lead_time),
+            ):
+                bad = ~np.isfinite(values).all(axis=(1, 2))
                 if bad.any():
                     raise BatchError(f"{where}: {_name(found, bad)}: {part} is not finite")
-            crossed = (np.diff(found.quantiles, axis=1) < 0).any(axis=(1, 2))
-            if crossed.any():
-                raise BatchError(f"{where}: {_name(found, crossed)}: quantiles cross")
+                crossed = (np.diff(values, axis=1) < 0).any(axis=(1, 2))
+                if crossed.any():
+                    raise BatchError(f"{where}: {_name(found, crossed)}: {part} cross")
             yield found
 
     def _read(self, name: str, digest: str) -> pa.Table:
@@ -223,6 +236,7 @@ def _series(shard: ShardForecast, quantiles: Sequence[float]) -> pa.Table:
             "last_week": pa.array(shard.last_week),
             "mean": _rows(shard.mean),
             **{f"{q:g}": _rows(shard.quantiles[:, i]) for i, q in enumerate(quantiles)},
+            **{f"{_LEAD_TIME} {q:g}": _rows(shard.lead_time[:, i]) for i, q in enumerate(quantiles)},
         }
     )
 
@@ -255,6 +269,7 @@ def _forecast(series: pa.Table, sums: pa.Table, quantiles: Sequence[float], hori
         series["last_week"].to_numpy().astype("datetime64[D]"),
         _array(series["mean"]),
         np.stack([_array(series[f"{q:g}"]) for q in quantiles], axis=1),
+        np.stack([_array(series[f"{_LEAD_TIME} {q:g}"]) for q in quantiles], axis=1),
         found,
     )
 

@@ -108,6 +108,8 @@ COLUMNS = {
     "level": "How series are grouped: series, store, dept, total, or an attribute that the setting levels names.",
     "member": "Value of the attribute that the level is of; null at the other levels.",
     "target_week": "The week that the forecast is of.",
+    "lead_time_demand.target_week": "The last of the weeks added up.",
+    "lead_time_demand.weeks": "Number of weeks after forecast_week whose sales are added up.",
     "horizon": "Weeks from forecast_week to the week forecast.",
     "mean": "Mean of the forecast, in the unit of sales.",
     "model_version": "Version of the model that made the forecast.",
@@ -355,6 +357,29 @@ def table_specs(quantile_columns: tuple[str, ...]) -> dict[str, TableSpec]:
             "forecast_week",
         ),
         TableSpec(
+            "lead_time_demand",
+            "published forecasts of the sales of the next weeks added up, at all levels of `forecasts`: quantiles of "
+            "sums are not sums of quantiles",
+            pa.schema(
+                [
+                    ("forecast_week", _DAY),
+                    ("level", _STR),
+                    ("store", _STR),
+                    ("dept", _STR),
+                    ("member", _STR),  # of levels by attributes: which group
+                    ("target_week", _DAY),
+                    ("weeks", pa.int32()),
+                    ("mean", pa.float64()),
+                    *quantiles,
+                    ("model_version", _STR),
+                    ("as_known", _STR),
+                    *_RUN,
+                ]
+            ),
+            ("forecast_week", "level", "store", "dept", "member", "weeks"),
+            "forecast_week",
+        ),
+        TableSpec(
             "level_members",
             "the group of each store or department, at each level by an attribute of theirs, as of each forecast",
             pa.schema(
@@ -501,6 +526,9 @@ def table_specs(quantile_columns: tuple[str, ...]) -> dict[str, TableSpec]:
 VIEWS = {
     "latest_forecast": """
         SELECT * FROM forecasts WHERE forecast_week = (SELECT max(forecast_week) FROM forecasts)
+    """,
+    "latest_lead_time_demand": """
+        SELECT * FROM lead_time_demand WHERE forecast_week = (SELECT max(forecast_week) FROM forecasts)
     """,
     "forecast_revisions": """
         SELECT f.forecast_week, f.level, f.store, f.dept, f.member, f.target_week, f.p50,

@@ -3,8 +3,8 @@
 Split conformal (Vovk et al. 2005; Romano et al. 2019, in units of the model's own width): on windows the model did not
 see, how much wider would its interval have had to be to hold the share it promises? The median is left alone.
 
-The same for sums: sample paths of different series are drawn independently, so the interval of their sum knows nothing
-of what moves all series at once (weather, a good year), and is widened by what the windows show of it.
+Sums are drawn from joint paths, by the dependence that the windows show (dependence.py). What their intervals still
+lack, or have too much of, is a last factor of each level, near 1.
 
 Letters: N series, Q quantiles, H weeks ahead, G sums.
 """
@@ -18,11 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forecast_platform.levels import SUMS, Level
+from forecast_platform.models.dependence import Dependence
 
 BANDS, CLASSES = 3, 4
 _DOUBT = 100  # cells that the model's own width counts as
 _NARROWEST, _WIDEST = 0.5, 3.0
-_WIDEST_SUM = 30.0  # thousands of series share a shock that each alone hardly feels
+_NARROWEST_SUM, _WIDEST_SUM = 0.7, 3.0
+_DOUBT_OF_SUMS = 20  # groups in a window that a factor of 1 counts as
 
 Floats = NDArray[np.float64]
 
@@ -48,11 +50,13 @@ class Calibration:
         factors: one row per band of the horizon, nearest first, one column per class of volume, smallest first.
         edges: volumes between the classes, ascending.
         sums: factor of each level of sums by its name, on top of its series' own.
+        dependence: what moves series together.
     """
 
     factors: tuple[tuple[float, ...], ...] = ((1.0,),)
     edges: tuple[float, ...] = ()
     sums: Mapping[str, float] = field(default_factory=lambda: {level.name: 1.0 for level in SUMS})
+    dependence: Dependence = field(default_factory=Dependence)
 
     @classmethod
     def fit(cls, windows: Sequence[Window], levels: Sequence[float], sums: Sequence[Level] = SUMS) -> Calibration:
@@ -71,26 +75,35 @@ class Calibration:
             for at in range(BANDS * CLASSES):
                 needed[at].append(ratio[usable & (cell == at)])
         factors = np.array([_factor(np.concatenate(parts), held) for parts in needed]).reshape(BANDS, CLASSES)
-        found = cls(tuple(tuple(float(f) for f in row) for row in factors), tuple(float(e) for e in edges))
+        found = cls(
+            tuple(tuple(float(f) for f in row) for row in factors),
+            tuple(float(e) for e in edges),
+            dependence=Dependence.fit(windows, levels),
+        )
         return replace(found, sums={level.name: found._sum_factor(level, windows, levels) for level in sums})
 
     def _sum_factor(self, level: Level, windows: Sequence[Window], levels: Sequence[float]) -> float:
-        """How much wider than that of independent series a sum's interval has to be to hold its share.
-
-        Half widths of independent series add up by their squares.
-        """
+        """How much wider than the dependence makes it a sum's interval has to be to hold its share."""
         low, high, middle = 0, len(levels) - 1, list(levels).index(0.5)
-        ratios = []
+        ratios, groups = [], 0
         for w in windows:
-            horizon = w.y.shape[1]
-            widths = np.where(w.mask, self.widths(w.volume, horizon), 0)
-            below = _sums(level, w, (widths * (w.quantiles[:, middle] - w.quantiles[:, low])) ** 2) ** 0.5
-            above = _sums(level, w, (widths * (w.quantiles[:, high] - w.quantiles[:, middle])) ** 2) ** 0.5
+            widths = np.where(w.mask, self.widths(w.volume, w.y.shape[1]), 0)
             away = _sums(level, w, np.where(w.mask, w.y - w.quantiles[:, middle], 0))
+            below, above = (
+                self.dependence.spread(level, w.store, w.dept, widths * side)
+                for side in (
+                    w.quantiles[:, middle] - w.quantiles[:, low],
+                    w.quantiles[:, high] - w.quantiles[:, middle],
+                )
+            )
             side = np.where(away >= 0, above, below)
             ratios.append((np.abs(away) / np.where(side > 0, side, 1))[side > 0])
+            groups += int((side > 0).any(axis=1).sum())
         ratio = np.concatenate(ratios)
-        return float(np.clip(np.quantile(ratio, levels[high] - levels[low]), 1.0, _WIDEST_SUM)) if len(ratio) else 1.0
+        if not len(ratio):
+            return 1.0
+        wanted = np.clip(np.quantile(ratio, levels[high] - levels[low]), _NARROWEST_SUM, _WIDEST_SUM)
+        return float(wanted ** (groups / (groups + _DOUBT_OF_SUMS)))
 
     def factor(self, level: Level) -> float:
         """The factor of a level of sums.

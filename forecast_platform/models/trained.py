@@ -25,6 +25,7 @@ from forecast_platform.models.blend import Blend
 from forecast_platform.models.calibration import Calibration
 from forecast_platform.models.candidate import Plans, Progress
 from forecast_platform.models.choose import Choice, Judgement, choose
+from forecast_platform.models.dependence import Dependence
 from forecast_platform.models.encoding import Categories, digest
 from forecast_platform.models.networks import MIN_OBSERVATIONS, fit, target_of, trainable, with_epochs
 from forecast_platform.models.registry import CANDIDATES, in_order
@@ -134,12 +135,13 @@ class TrainedModel:
         factors, edges, sums = (data["calibration"][name] for name in ("factors", "edges", "sums"))
         if isinstance(sums, list):  # of a model made before there were levels by attributes
             sums = dict(zip((level.name for level in SUMS), sums, strict=True))
+        dependence = Dependence(**data["calibration"].get("dependence", {}))  # none: each series by itself, as then
         data |= {
             "folder": folder,
             "judgement": judgement,
             "trained_as_of": dt.date.fromisoformat(data["trained_as_of"]),
             "blend": Blend({name: tuple(weights) for name, weights in data["blend"]["weights"].items()}),
-            "calibration": Calibration(tuple(map(tuple, factors)), tuple(edges), sums),
+            "calibration": Calibration(tuple(map(tuple, factors)), tuple(edges), sums, dependence),
             "networks": tuple(map(TrainedNetwork.from_json, data["networks"])),
         }
         return cls(**data)

@@ -85,36 +85,42 @@ def forecast_rows(
     columns: tuple[str, ...],
     sums: Mapping[str, float] | None = None,
     levels: Sequence[Level] = SUMS,
+    *,
+    lead_time: bool = False,
 ) -> pa.Table:
     """Rows of `forecasts` for one cutoff: every series, and totals by store, by department and over all.
 
-    Totals come from summed sample paths, because quantiles do not add up. The paths of different series are drawn
-    independently given the model, so their sums know no common shock: they are widened about their median by `sums`.
+    Totals come from summed sample paths, because quantiles do not add up. The paths of different series are joint ones
+    (models/dependence.py). What their sums still lack is added by `sums`, which widens them about their median.
 
     Args:
         quantiles: levels, ascending; `columns` are their column names.
         sums: factor of the width by level (store, dept, total), see models/calibration.py; None: 1.
         levels: of the totals.
+        lead_time: rows of `lead_time_demand` instead: the first weeks added up, one to all of them.
     """
     parts: list[pa.Table] = []
     totals: dict[str, Sums] = {}
     for shard in shards:
         names = LEVELS[0].named(shard.store, shard.dept)
-        parts.append(_rows(LEVELS[0].name, names, shard.mean, shard.quantiles, cutoff, columns))
+        mean, q = (shard.mean.cumsum(axis=1), shard.lead_time) if lead_time else (shard.mean, shard.quantiles)
+        parts.append(_rows(LEVELS[0].name, names, mean, q, cutoff, columns))
         totals = {name: totals[name] + part if name in totals else part for name, part in shard.sums.items()}
     if not totals:  # every series is closed
         none = np.zeros(0, dtype=np.str_)
         empty = np.zeros((0, 0)), np.zeros((0, len(columns), 0))
-        return _rows(LEVELS[0].name, LEVELS[0].named(none, none), *empty, cutoff, columns)
-    for level in levels:
+        parts.append(_rows(LEVELS[0].name, LEVELS[0].named(none, none), *empty, cutoff, columns))
+    for level in levels if totals else ():
         paths = totals[level.name].values  # (G, S, H)
+        paths = paths.cumsum(axis=2) if lead_time else paths
         q = np.moveaxis(np.quantile(paths, quantiles, axis=1, method="hazen"), 0, 1)
         if sums:
             median = np.median(paths, axis=1)[:, None]
             q = median + sums[level.name] * (q - median)
             q = np.maximum(q, least_sales(paths.reshape(len(paths), -1))[:, None, None])
         parts.append(_rows(level.name, names_of(totals[level.name].names), paths.mean(axis=1), q, cutoff, columns))
-    return pa.concat_tables(parts)
+    rows = pa.concat_tables(parts)
+    return rows.rename_columns({"horizon": "weeks"}) if lead_time else rows
 
 
 def member_rows(levels: Sequence[Level], store: Sequence[str], dept: Sequence[str]) -> pa.Table:

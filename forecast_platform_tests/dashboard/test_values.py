@@ -155,6 +155,23 @@ def test_the_tiles_of_the_week(
 
 
 @in_every_scope
+def test_the_lead_time_demand_of_a_view(
+    client: TestClient, published: Graph, source: Source, week: dt.date, scope: Scope
+) -> None:
+    table = published.lake.read("lead_time_demand").to_pandas(date_as_object=True).query("forecast_week == @week")
+    table[["store", "dept"]] = table[["store", "dept"]].fillna("")
+    wanted = own(table, scope)
+    found = PAGES["explore"][1](view(published, source, scope))["lead_time"]
+    assert [r["weeks"] for r in found] == wanted["weeks"].tolist() == [1, 2, 3, 4]
+    assert [r["target_week"] for r in found] == wanted.index.tolist()
+    for column in ("mean", *QUANTILES):
+        assert [r[column] for r in found] == wanted[column].tolist()
+    text = client.get("/explore", params={"store": scope.store, "dept": scope.dept}).text
+    assert "Lead-time demand" in text
+    assert number(found[-1]["p90"]) in text
+
+
+@in_every_scope
 @pytest.mark.parametrize("horizon", ["1", "4", "all"])
 def test_the_scores_of_a_view(
     published: Graph, source: Source, frames: dict[str, pd.DataFrame], week: dt.date, scope: Scope, horizon: str

@@ -23,7 +23,7 @@ WRITES = {
     "cleaned_series": {"cleaned_series"},
     "deepar_model": {"models"},
     "batch_predictions": set(),  # a folder
-    "forecast_table": {"forecasts", "no_forecast", "stopping_series", "forecast_events"},
+    "forecast_table": {"forecasts", "lead_time_demand", "no_forecast", "stopping_series", "forecast_events"},
     "forecast_accuracy": {"forecast_accuracy"},
     "weekly_report": set(),
 }

@@ -27,6 +27,7 @@ from forecast_platform.models import trained as module
 from forecast_platform.models.blend import Blend
 from forecast_platform.models.calibration import Calibration
 from forecast_platform.models.choose import Choice, Judgement, shipped_forecaster
+from forecast_platform.models.dependence import Dependence
 from forecast_platform.models.encoding import to_series_set
 from forecast_platform.models.networks import COUNTS, SHIPPED, SKIP
 from forecast_platform.models.registry import plans
@@ -145,7 +146,18 @@ class TestAddress:
 
     @pytest.mark.parametrize(
         "name",
-        ["trained", "choose", "calibration", "covariates", "holidays", "reference", "target", "panel", "network"],
+        [
+            "trained",
+            "choose",
+            "calibration",
+            "dependence",
+            "covariates",
+            "holidays",
+            "reference",
+            "target",
+            "panel",
+            "network",
+        ],
     )
     def test_a_change_of_what_trains_chooses_and_prepares_is_a_change_of_model(self, monkeypatch, name):
         before, read = module.code_version.__wrapped__(), Path.read_bytes
@@ -262,14 +274,17 @@ class TestStored:
         finally:
             moved.rename(model.folder)
 
-    def test_one_of_before_there_were_levels_by_attributes(self, trained, tmp_path):
+    def test_one_of_before_there_were_levels_by_attributes_or_dependence(self, trained, tmp_path):
         _, model = trained
+        assert model.calibration.dependence != Dependence()
         text = json.loads((model.folder / "training.json").read_text())
         sums = text["calibration"]["sums"]
         assert list(sums) == ["store", "dept", "total"]
         text["calibration"]["sums"] = list(sums.values())  # as it was written then
+        del text["calibration"]["dependence"]
         (tmp_path / "training.json").write_text(json.dumps(text))
-        assert TrainedModel.load(tmp_path) == dataclasses.replace(model, folder=tmp_path)
+        then = dataclasses.replace(model.calibration, dependence=Dependence())
+        assert TrainedModel.load(tmp_path) == dataclasses.replace(model, folder=tmp_path, calibration=then)
 
     def test_one_of_before_there_were_blends(self, trained, tmp_path):
         """It served one candidate, its median mixed with the last value or with the outlook of last year."""

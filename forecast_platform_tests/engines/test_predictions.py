@@ -25,6 +25,7 @@ from forecast_platform.models.blend import Blend
 from forecast_platform.models.calibration import Calibration
 from forecast_platform.models.choose import Choice, Judgement
 from forecast_platform.models.combine import Combination, InSales, spread_about
+from forecast_platform.models.dependence import Dependence
 from forecast_platform.models.registry import plans
 from forecast_platform.settings import Settings
 
@@ -64,7 +65,8 @@ def model(request, tmp_path_factory):
     settings = [Settings(context_length=4, prediction_length=4, target=name, hyperparameters=SMALL)
                 for name in request.param.names]  # fmt: skip
     given = {name: parameters for each in settings for name, parameters in plans(each).items()}
-    choice = Choice(request.param, Judgement("unjudged", "played"), Calibration(((1.0, 2.0), (1.5, 1.2)), (200.0,)))
+    calibration = Calibration(((1.0, 2.0), (1.5, 1.2)), (200.0,), dependence=Dependence.fit([], QUANTILES))
+    choice = Choice(request.param, Judgement("unjudged", "played"), calibration)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "choose", lambda *_: choice)
         return LocalEngine(tmp_path_factory.mktemp("models")).train(retailer(), given)
@@ -82,7 +84,7 @@ def test_the_number_of_shards_changes_nothing_not_even_the_sums_of_paths(model, 
     assert sums["total"].values.shape == (1, 20, 4)
     for shards in (2, 7):
         again, again_sums = found[shards]
-        for name in ("store", "dept", "last_week", "mean", "quantiles"):
+        for name in ("store", "dept", "last_week", "mean", "quantiles", "lead_time"):
             np.testing.assert_array_equal(getattr(again, name), getattr(whole, name), err_msg=f"{name} of {shards}")
         for level, total in sums.items():
             assert again_sums[level].names.tolist() == total.names.tolist()
@@ -104,7 +106,7 @@ class TestCombined:
     ROWS, WEEKS = 14, 4
     WEIGHTS = (0.5, 0.3, 0.2)  # of the first network, of the second, of what needs none
 
-    def ready(self, **more) -> Prepared:
+    def ready(self, dependence: Dependence | None = None, **more) -> Prepared:
         rng = np.random.default_rng(1)
         shape = (self.ROWS, self.WEEKS)
         none = np.full(self.ROWS, -np.inf)
@@ -115,7 +117,8 @@ class TestCombined:
         )  # fmt: skip
         self.free = np.sort(rng.uniform(500, 999, (self.ROWS, len(SAID), self.WEEKS)), axis=1)
         how = Combination(rng.uniform(0.5, 2, shape), np.zeros(self.ROWS), np.ones(shape))
-        return Prepared(retailer(), to_ask, self.WEIGHTS[2] * self.free, dataclasses.replace(how, **more), ())
+        how = dataclasses.replace(how, **more)
+        return Prepared(retailer(), to_ask, self.WEIGHTS[2] * self.free, how, dependence or Dependence(), ())
 
     def outputs(self) -> list[tuple[np.ndarray, np.ndarray]]:
         rng = np.random.default_rng(3)
@@ -148,6 +151,30 @@ class TestCombined:
         np.testing.assert_allclose(found.sums["total"].values[0], want["paths"].sum(axis=0))
         assert found.dept.tolist() == retailer().dept[among].tolist()
 
+    def test_what_moves_series_together_shows_in_sums_and_in_no_series(self):
+        asked = dataclasses.replace(ASKED, num_samples=400)
+        rng = np.random.default_rng(3)
+        outputs = [(np.ones((self.ROWS, 3, self.WEEKS)), rng.uniform(1, 9, (self.ROWS, 400, self.WEEKS)))] * 2
+        together = Dependence({"total": 0.5, "store": 0, "dept": 0, "series": 0.5}, Dependence().lasting)
+        one, other = (self.ready(each).forecast(outputs, asked) for each in (Dependence(), together))
+        np.testing.assert_array_equal(other.quantiles, one.quantiles)
+        np.testing.assert_allclose(other.mean, one.mean)
+        spread = [found.sums["total"].values[0].std(axis=0) for found in (one, other)]
+        # The variance of 14 alike is 14, and half as much again as of every pair: 14 x (1 + 13 / 2).
+        np.testing.assert_allclose(spread[1] / spread[0], np.sqrt(7.5), rtol=0.2)
+
+    def test_lead_time_demand_is_of_paths_added_up_and_of_one_week_the_forecast_itself(self):
+        ready, (quantiles, samples) = self.ready(), self.outputs()[0]
+        alone = dataclasses.replace(ready.to_ask[0], weight=np.ones(self.ROWS))
+        ready = dataclasses.replace(ready, to_ask=(alone,), said=None)
+        found = ready.forecast([(quantiles, samples)], ASKED)
+        said, drawn = (alone.in_sales.quantiles(each) for each in (quantiles, samples))
+        paths = ready.combination.paths(drawn, said[:, 1], ["?"] * self.ROWS)
+        for weeks in (2, 4):
+            want = np.quantile(paths[:, :, :weeks].sum(axis=2), QUANTILES, axis=1, method="hazen").T
+            np.testing.assert_allclose(found.lead_time[:, :, weeks - 1], want)
+        np.testing.assert_array_equal(found.lead_time[:, :, 0], found.quantiles[:, :, 0])
+
     def test_a_series_that_has_stopped_is_nothing_in_all_of_them(self):
         returns = np.ones((self.ROWS, self.WEEKS))
         returns[5] = 0
@@ -162,7 +189,7 @@ def made(tmp_path) -> Predictions:
     panel = retailer()
     rng = np.random.default_rng(0)
     shards = [
-        ShardForecast.of(part, np.sort(rng.uniform(1, 9, (len(part), 3, 4)), axis=1),
+        ShardForecast.of(part, np.sort(rng.uniform(1, 9, (len(part), 3, 4)), axis=1), QUANTILES,
                          rng.uniform(1, 9, (len(part), 20, 4)), SUMS)
         for part in split(panel, 2)
     ]  # fmt: skip
@@ -227,7 +254,7 @@ class TestRead:
         given = {"quantiles": np.ones((14, 3, 4)), "paths": np.ones((14, 20, 4))}
         given[part][6, 1, 2] = np.nan
         with pytest.raises(BatchError, match="store 2, department a: what the model says is not finite"):
-            ShardForecast.of(retailer(), given["quantiles"], given["paths"], SUMS)
+            ShardForecast.of(retailer(), given["quantiles"], QUANTILES, given["paths"], SUMS)
 
     @pytest.mark.parametrize("value", [-1e16, 2.0**52])
     def test_what_cannot_be_added_exactly_is_named_with_its_series(self, value):
@@ -235,7 +262,7 @@ class TestRead:
         given["paths"][6, 1, 2] = value
         told = r"store 2, department a: what the model says is not finite or beyond 4.5e\+15"
         with pytest.raises(BatchError, match=told):
-            ShardForecast.of(retailer(), given["quantiles"], given["paths"], SUMS)
+            ShardForecast.of(retailer(), given["quantiles"], QUANTILES, given["paths"], SUMS)
 
     def test_of_another_version(self, made):
         (made.folder / NAME).write_text(json.dumps(made.said | {"version": 0}))
@@ -268,6 +295,8 @@ class TestRead:
             ("mean", np.nan, "store 1, department c: mean is not finite"),
             ("0.9", np.inf, "store 1, department c: quantiles is not finite"),
             ("0.5", 1e9, "store 1, department c: quantiles cross"),
+            ("lead_time 0.1", np.nan, "store 1, department c: lead time is not finite"),
+            ("lead_time 0.1", 1e9, "store 1, department c: lead time cross"),
         ],
     )
     def test_what_an_engine_should_never_have_written(self, made, column, value, why):

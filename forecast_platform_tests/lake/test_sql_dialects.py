@@ -57,6 +57,8 @@ def con(tmp_path_factory) -> duckdb.DuckDBPyConnection:
         lake.replace_weeks("forecasts", [week(number)], pa.concat_tables([rows, _rows("forecasts", north)]))
         of = {"forecast_week": week(number), "level": "region", "store": "1", "member": "North"}
         lake.replace_weeks("level_members", [week(number)], _rows("level_members", [of]))
+    ahead = {"forecast_week": week(2), "level": "series", "store": "1", "dept": "1", "weeks": 2, "p50": 21.0}
+    lake.replace_weeks("lead_time_demand", [week(2)], _rows("lead_time_demand", [ahead]))
     silent = {"forecast_week": week(2), "store": "1", "dept": "1", "silent_weeks": 3, "probability_of_return": 0.5}
     lake.replace_weeks("stopping_series", [week(2)], _rows("stopping_series", [silent]))
     where = {"source_key": "sales/a.csv", "source_version": "1", "landed_at": None}

@@ -37,7 +37,7 @@ def shards(samples: np.ndarray, *sizes: int):
         store, dept = (np.array(each) for each in zip(*names, strict=True))
         series = Panel(store, dept, np.array([FRIDAY], dtype="datetime64[D]"), np.ones((size, 1)))
         quantiles = np.moveaxis(np.quantile(part, LEVELS3, axis=1, method="hazen"), 0, 1)
-        yield ShardForecast.of(series, quantiles, part, (*SUMS, REGION, KIND))
+        yield ShardForecast.of(series, quantiles, LEVELS3, part, (*SUMS, REGION, KIND))
         at += size
 
 
@@ -162,8 +162,27 @@ def test_a_sum_of_series_never_below_0_is_not_widened_below_it(samples):
     assert cell(found, "total", None, None, 1)["p10"] == 0, "no path of the whole falls below 0"
 
 
-def test_the_rows_have_the_tables_types(rows):
-    schema = SPECS["forecasts"].schema
+def test_lead_time_demand_adds_up_the_paths_of_the_first_weeks(samples):
+    factors = {"store": 1.0, "dept": 1.0, "total": 2.0}
+    found = forecast_rows(shards(samples, 2, 3), FRIDAY, LEVELS3, COLUMNS, factors, lead_time=True)
+    weekly = forecast_rows(shards(samples, 2, 3), FRIDAY, LEVELS3, COLUMNS, factors)
+    keys = ["level", "store", "dept", "target_week"]
+    assert found.select([*keys, "weeks"]).rename_columns({"weeks": "horizon"}).equals(weekly.select([*keys, "horizon"]))
+    first = found.filter(pc.equal(found["weeks"], 1)).drop(["weeks"])
+    assert first.equals(weekly.filter(pc.equal(weekly["horizon"], 1)).drop(["horizon"])), "of one week: the forecast"
+    for r in found.to_pylist():
+        among = [r["store"] in (None, store) and r["dept"] in (None, dept) for store, dept in SERIES]
+        paths = samples[among].sum(axis=0)[:, : r["weeks"]].sum(axis=1)
+        assert r["mean"] == pytest.approx(paths.mean())
+        want = np.quantile(paths, LEVELS3, method="hazen")
+        want = want[1] + (2 if r["level"] == "total" else 1) * (want - want[1])
+        assert [r[c] for c in COLUMNS] == pytest.approx(want.tolist())
+
+
+@pytest.mark.parametrize("lead_time", [False, True])
+def test_the_rows_have_the_tables_types(samples, lead_time):
+    rows = forecast_rows(shards(samples, 2, 3), FRIDAY, LEVELS3, COLUMNS, lead_time=lead_time)
+    schema = SPECS["lead_time_demand" if lead_time else "forecasts"].schema
     assert set(schema.names) - set(rows.column_names) == {"model_version", "as_known", "run_id", "created_at"}
     for name in rows.column_names:
         rows[name].cast(schema.field(name).type)
