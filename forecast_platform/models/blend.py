@@ -3,12 +3,12 @@
 Little evidence moves little. Weights start from a stated prior (`Candidate.prior`: what retail usually is) and
 minimise, over the windows tried,
 
-    pinball loss of the blend / the candidates' mean pinball loss  +  KL(weights || prior) / SHARPNESS
+    pinball loss of the blend / the candidates' mean pinball loss  +  KL(weights || prior) / sharpness
 
-so a candidate that loses by d against the others keeps about exp(-SHARPNESS d) of its prior. The loss is that of the
-blend, not of each candidate: two that err in different weeks are worth more than two that err alike. A mean of
-quantiles keeps the shape of its members (Lichtendahl et al. 2013, "Is it better to average probabilities or
-quantiles?").
+so a candidate that loses by d against the others keeps about exp(-sharpness d) of its prior: SHARPNESS where many
+series were tried, less where few were. The loss is that of the blend, not of each candidate: two that err in different
+weeks are worth more than two that err alike. A mean of quantiles keeps the shape of its members (Lichtendahl et al.
+2013, "Is it better to average probabilities or quantiles?").
 
 Young series, intermittent ones and the others have weights of their own, which start from those of all series.
 
@@ -29,7 +29,7 @@ from forecast_platform.models.last_year.reference import YEAR
 KINDS = ("steady", "young", "intermittent")
 SHARPNESS = 20.0
 SEASON = 2.0  # a window in the season that is forecast, a year or two ago, counts as so many others
-SERIES = 50  # of a kind, with which its own weights move half as freely as those of all
+SERIES = 40  # tried, a series in two windows being two, with which weights move half as freely as they may
 YOUNG = 2 * YEAR  # weeks since its first observation below which a series is young
 CELLS = 3000  # of a trial that are looked at, evenly, where there are more
 _STEPS = 100
@@ -184,7 +184,7 @@ def _stacked(trials: Sequence[Trial], said: Sequence[Floats], prior: Floats, tol
         return np.asarray(weighed / weighed.sum())
     x, y, levels, weight = (np.concatenate(each, axis=-1) for each in zip(*parts, strict=True))
     weight /= float(prior @ (weight * _pinball(y, x, levels)).sum(axis=1))
-    sharpness = SHARPNESS if kind is None else SHARPNESS * series / (series + SERIES)
+    sharpness = SHARPNESS * series / (series + SERIES)
     with np.errstate(divide="ignore"):
         start = np.log(prior)
     logs = start

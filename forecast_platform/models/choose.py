@@ -39,10 +39,10 @@ VALIDATION_WEEKS = 13  # a backtest before the cutoff looks at most this far ahe
 TRAINED_WINDOWS = 2  # in which networks are tried
 FREE_WINDOWS, FREE_SERIES = 8, 12_000  # candidates without learning are tried in so many, if they have few series
 SHORTEST_WINDOW = 4
-NEAR = 0.2  # a network is tried a second time where its wQL was so much above the best
 PROHIBITIVE = 0.5  # a toll with which a network is not worth its training
 # Weights below which a candidate is left out: a training for so little pays for nobody.
 LEAST_LEARNED, LEAST_FREE = 0.1, 0.03
+WORTH_TRYING = 0.05  # a weight in the first window with which a network is tried in a second
 MOST_LEARNED = 2
 KNOWN = 0.75  # of today's weeks, that a window has to have known for the intervals' widths to be taken from it
 FLAT, HARDER = "recent_level", 1.2  # so much harder is chance
@@ -160,8 +160,8 @@ def choose(
         trials = [trial, *(t for t in trials if t.at != at)]
         if at == last:
             scores = {name: trial.scores(Blend.alone(name)) for name in trial.said}
-            least = min(s.wql for s in scores.values())
-            learned = [name for name in learned if scores[name].wql <= (1 + NEAR) * least]
+            so_far = fit([each.evidence for each in trials], _prior(list(trial.said)), tolls).weights
+            learned = [name for name in learned if max(so_far[name]) >= WORTH_TRYING]
     newest = next(trial for trial in trials if trial.at == last)
     prior = _prior([name for name in candidates if name in newest.said or name in free])
     blend = _served(fit([trial.evidence for trial in trials], prior, tolls))

@@ -44,7 +44,7 @@ def test_a_small_difference_moves_little_and_a_large_one_decides():
     small = fit([trial(0, {"a": 0.0, "b": 0.01}, noise=0.2)], {"a": 1, "b": 1}).usual
     large = fit([trial(0, {"a": 0.0, "b": 0.5})], {"a": 1, "b": 1}).usual
     assert 0.3 < small["b"] < 0.6
-    assert large["b"] < 0.05
+    assert large["b"] < 0.08
 
 
 def test_those_that_err_to_either_side_are_worth_more_together_than_either():
