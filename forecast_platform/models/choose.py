@@ -39,6 +39,7 @@ VALIDATION_WEEKS = 13  # a backtest before the cutoff looks at most this far ahe
 TRAINED_WINDOWS = 2  # in which networks are tried
 FREE_WINDOWS, FREE_SERIES = 8, 12_000  # candidates without learning are tried in so many, if they have few series
 SHORTEST_WINDOW = 4
+FEW_OBSERVATIONS = 1000
 PROHIBITIVE = 0.5  # a toll with which a network is not worth its training
 # Weights below which a candidate is left out: a training for so little pays for nobody.
 LEAST_LEARNED, LEAST_FREE = 0.1, 0.03
@@ -146,6 +147,10 @@ def choose(
 
     then = panel.until(_week(panel, last))
     untried = {name: why for name in learned if (why := CANDIDATES[name].unable(then, horizon, candidates[name]))}
+    seen = int(panel.observed.sum())
+    if free and seen < FEW_OBSERVATIONS and panel.covariates is None:
+        few = f"{seen} observations without covariates teach a network nothing that the others do not know"
+        untried |= {name: few for name in learned if name not in untried}
     learned = [name for name in learned if name not in untried]
     if not free and not learned:  # who asks for one network and has too little to judge it gets it unjudged
         why = f"up to {_week(panel, last)} {_in_words(untried)}"
@@ -153,7 +158,7 @@ def choose(
     trials = [trying.trial(at, horizon, free) for at in _origins(panel, horizon)]
     tolls = _tolls(trials, able)
     untried |= {name: "knows no season, and the one ahead is hard without" for name in learned
-                if tolls.get(name, 0.0) > PROHIBITIVE}  # fmt: skip
+                if tolls.get(name, 0.0) > PROHIBITIVE and name not in untried}  # fmt: skip
     learned = [name for name in learned if name not in untried]
     for at in _trained_origins(panel, horizon, windows):
         trial = trying.trial(at, horizon, [*free, *learned])
@@ -328,11 +333,11 @@ def _tolls(trials: Sequence[_Tried], names: Collection[str]) -> dict[str, float]
     """What candidates that know no season are expected to lose beyond what the trials show: a level that was harder to
     forecast in the season ahead, a year or two ago, than in the windows tried will be so again. Nothing where nobody
     knows better."""
-    wql = {season: [trial.scores(Blend.alone(FLAT)).wql for trial in trials
-                    if FLAT in trial.said and trial.evidence.season == season] for season in (True, False)}  # fmt: skip
+    tried = [(trial.evidence.season, trial.scores(Blend.alone(FLAT)).wql) for trial in trials if FLAT in trial.said]
+    wql = {which: [value for season, value in tried if season == which and value > 0] for which in (True, False)}
     if not all(wql.values()) or not any(CANDIDATES[name].seasonal for name in names):
         return {}
-    harder = np.nanmean(wql[True]) / np.nanmean(wql[False])
+    harder = np.mean(wql[True]) / np.mean(wql[False])
     toll = max(float(harder) - HARDER, 0.0)
     return {name: toll for name in names if not CANDIDATES[name].seasonal}
 

@@ -30,6 +30,7 @@ from forecast_platform.models.encoding import Categories, digest
 from forecast_platform.models.networks import MIN_OBSERVATIONS, fit, target_of, trainable, with_epochs
 from forecast_platform.models.registry import CANDIDATES, in_order
 from forecast_platform.models.target import RATIO, REFERENCE, build_target
+from forecast_platform.models.without_learning import FEWEST_WEEKS
 from forecast_platform.weeks import WEEK, WeekCalendar
 
 ARTIFACT = "model.tar.gz"  # of a model's first network
@@ -237,18 +238,21 @@ def training_key(panel: Panel, candidates: Plans, num_samples: int) -> str:
 
 def check_history(panel: Panel, candidates: Plans) -> None:
     """Raises TooLittleHistory when no candidate could forecast."""
-    horizon = int(next(iter(candidates.values()))["prediction_length"])
-    free = [name for name in candidates if not CANDIDATES[name].learns]
-    if len(free) == len(candidates) or any(not CANDIDATES[name].unable(panel, horizon, {}) for name in free):
-        return
     first = next(iter(in_order(candidates).values()))
-    need = int(first["context_length"]) + int(first["prediction_length"])
+    horizon = int(first["prediction_length"])
+    there = f"{len(panel.weeks)} weeks and {int(panel.observed.sum())} observations up to {panel.weeks[-1]}; a model "
+    free = {name: CANDIDATES[name].unable(panel, horizon, {}) for name in candidates if not CANDIDATES[name].learns}
+    if all(free.values()) and free:
+        told = "; ".join(f"{name}: {why}" for name, why in free.items())
+        raise TooLittleHistory(f"{there}needs {FEWEST_WEEKS} weeks ({told}). Land more history under sales/.")
+    if free:
+        return
+    need = int(first["context_length"]) + horizon
     observations = int(trainable(panel, first).observed.sum())
     if len(panel.weeks) < need or observations < MIN_OBSERVATIONS:
         raise TooLittleHistory(
-            f"{len(panel.weeks)} weeks and {int(panel.observed.sum())} observations up to {panel.weeks[-1]}; a model "
-            f"needs {need} weeks (context_length + prediction_length) and {MIN_OBSERVATIONS} observations in series of "
-            f"prediction_length weeks or more (now {observations}). Land more history under sales/."
+            f"{there}needs {need} weeks (context_length + prediction_length) and {MIN_OBSERVATIONS} observations in "
+            f"series of prediction_length weeks or more (now {observations}). Land more history under sales/."
         )
 
 

@@ -27,6 +27,7 @@ from forecast_platform.models.last_year.week import seasonal_naive
 from forecast_platform.models.target import FIRST_ORIGIN
 
 RECENT_WEEKS = 26
+FEWEST_WEEKS = 8  # of the retailer's history: a week or two are no level
 FEW_CHANGES = 4  # from week to week, below which their spread says nothing
 
 Floats = NDArray[np.float64]
@@ -138,6 +139,6 @@ def _each(forecast: Callable[[Panel, int, Sequence[float]], Floats]) -> Forecast
 WITHOUT_LEARNING = (
     WithoutLearning("aligned_last_year", 4.0, aligned_last_year, FIRST_ORIGIN, MAX_HORIZON, seasonal=True),
     WithoutLearning("last_year", 0.25, _each(seasonal_naive), YEAR, seasonal=True),
-    WithoutLearning("recent_level", 0.25, _each(recent_level), 1),
-    WithoutLearning("last_value", 0.25, _each(last_value), 1),
+    WithoutLearning("recent_level", 0.25, _each(recent_level), FEWEST_WEEKS),
+    WithoutLearning("last_value", 0.25, _each(last_value), FEWEST_WEEKS),
 )
