@@ -173,7 +173,9 @@ class Settings(BaseSettings):
     hyperparameters: dict[str, str] = Field(
         default_factory=dict, description="DeepAR hyperparameters that override the shipped ones (all values strings)"
     )
-    target: Literal["auto", "sales", "reference", "ratio", "aligned_last_year", "last_year", "recent_level"] = Field(
+    target: Literal[
+        "auto", "sales", "reference", "ratio", "aligned_last_year", "pretrained", "last_year", "recent_level"
+    ] = Field(
         "auto",
         description="the candidate that forecasts, see docs/models.md; auto: of those able the best in backtests",
     )
