@@ -1,4 +1,5 @@
-"""Candidates that learn nothing: last year's week, last year lined up by its holidays, and the recent level.
+"""Candidates that learn nothing here: last year's week, last year lined up by its holidays, the recent level, and a
+network that ships trained.
 
 They are at hand where a history is too short to train on, and they win where there is nothing to learn.
 
@@ -24,6 +25,7 @@ from forecast_platform.models.candidate import Parameters, Progress, Said
 from forecast_platform.models.last_year.outlook import aligned_last_year
 from forecast_platform.models.last_year.reference import MAX_HORIZON, YEAR
 from forecast_platform.models.last_year.week import seasonal_naive
+from forecast_platform.models.pretrained import network
 from forecast_platform.models.target import FIRST_ORIGIN
 
 RECENT_WEEKS = 26
@@ -98,6 +100,12 @@ def last_value(history: Panel, horizon: int, quantiles: Sequence[float]) -> Floa
     return np.asarray(last[:, None, None] + z[None, :, None] * spread[:, None])
 
 
+def pretrained(history: Panel, horizon: int, quantiles: Sequence[float], retailer: Retailer = WHOLE) -> Floats:
+    """By the network that ships trained, (N, Q, H): see pretrained/network.py."""
+    said = network.shipped().say(network.Inputs.of(history, horizon, retailer))
+    return between(said, network.LEVELS, np.asarray(quantiles))
+
+
 def draw_paths(said: Floats, levels: Sequence[float], names: Sequence[str], num_samples: int, seed: int) -> Floats:
     """Sample paths by quantiles, week by week, with the uniforms that networks sample with: the paths share the
     distribution evenly. A series' paths depend on its name and the seed alone.
@@ -138,6 +146,7 @@ def _each(forecast: Callable[[Panel, int, Sequence[float]], Floats]) -> Forecast
 
 WITHOUT_LEARNING = (
     WithoutLearning("aligned_last_year", 4.0, aligned_last_year, FIRST_ORIGIN, MAX_HORIZON, seasonal=True),
+    WithoutLearning("pretrained", 4.0, pretrained, FIRST_ORIGIN, MAX_HORIZON, seasonal=True),
     WithoutLearning("last_year", 0.25, _each(seasonal_naive), YEAR, seasonal=True),
     WithoutLearning("recent_level", 0.25, _each(recent_level), FEWEST_WEEKS),
     WithoutLearning("last_value", 0.25, _each(last_value), FEWEST_WEEKS),
