@@ -102,7 +102,7 @@ def prepare(model: TrainedModel, panel: Panel, retailer: Retailer = WHOLE) -> Pr
         combination = Combination.of_sales(lead).trusting(panel, model.share, model.calibration, retailer)
         return Prepared(ready, None, said, combination, notices)
     view = build_target(divide_exposure(ready), horizon, target_of(model.target), model.holidays, retailer)
-    if model.target == COUNTS:  # returns, or weeks divided by open days, may have come since it was trained
+    if model.target == COUNTS:  # negative sales, or weeks divided by open days, may have come since it was trained
         counts = np.maximum(np.round(view.panel.sales), 0)
         view = replace(view, panel=replace(view.panel, sales=counts))
     combination = Combination.of_target(view, ready).trusting(panel, model.share, model.calibration, retailer)
@@ -134,7 +134,7 @@ def predict_here(
 
 
 def names_of(panel: Panel) -> list[str]:
-    """What the randomness of each series hangs on."""
+    """What decides the random numbers of each series."""
     return [f"{store}\0{dept}" for store, dept in zip(panel.store, panel.dept, strict=True)]
 
 
@@ -179,7 +179,7 @@ def _outputs(
 
 
 class Engine(Protocol):
-    """Where DeepAR runs. The twins differ in the machine that does the work, not in what comes out.
+    """Where DeepAR runs. Engines differ in the machine that does the work, not in the forecasts.
 
     Attributes:
         models: folder of the models at hand.

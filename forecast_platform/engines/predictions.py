@@ -4,7 +4,7 @@
     series-000.parquet ..   store, dept, last_week (of sales known), mean and quantiles of each week ahead
     sums-000.parquet ..     by level and group, the exact sums of the shard's sample paths (history/shards.Sums)
 
-Sample paths are gone once they are summed: totals need no more of them, and they are most of the bytes.
+Sample paths are not kept: totals need only their sums, and the paths are most of the bytes.
 """
 
 from __future__ import annotations

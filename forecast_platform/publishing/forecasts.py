@@ -1,4 +1,4 @@
-"""From verified batch output to the rows people query: dates, levels, totals, and a reason for whoever has none."""
+"""From verified predictions to the rows people query: dates, levels, totals, and reasons where there is no forecast."""
 
 from __future__ import annotations
 
@@ -89,7 +89,8 @@ def forecast_rows(
     """Rows of `forecasts` for one cutoff: every series, and totals by store, by department and over all.
 
     Totals come from summed sample paths, because quantiles do not add up. The paths of different series are drawn
-    independently given the model, so their sums know no common shock: they are widened about their median by `sums`.
+    independently given the model, so their sums lack shocks that series share. `sums` widens them about their
+    median.
 
     Args:
         quantiles: levels, ascending; `columns` are their column names.

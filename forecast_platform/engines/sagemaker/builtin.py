@@ -1,8 +1,8 @@
-"""The engine of Amazon's own DeepAR image, which knows nothing of last year, shares or calibration.
+"""The engine of Amazon's own DeepAR image, which knows no last year, share or calibration.
 
-It is given what it can be given, as dynamic features: the holiday-aligned reference (models/target.py, REFERENCE) and
+Dynamic features give it what they can: the holiday-aligned reference (models/target.py, REFERENCE) and
 the holidays. What the platform adds around a network stays: the judgement, the network's share and the widths of the
-intervals come from the same `selection.choose`, with the network trained and asked on SageMaker. One window is held
+intervals come from the same `models.choose.choose`, with the network trained and asked on SageMaker. One window is held
 out, not two: each costs a training and a transform. So the calibration knows one season only.
 
 Amazon's DeepAR takes no seed: training again gives another model. The platform trains once per digest and keeps it.
@@ -92,7 +92,7 @@ class _Fit:
         )
 
     def forecast(self, quantiles: Sequence[float], num_samples: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """See selection.network_forecast."""
+        """See models.networks.network_forecast."""
         engine = self.engine
         shards = engine.settings.transform_instances
         batch = write_batch(self.work / "batch", self.ready, self.target, self.categories, shards)
