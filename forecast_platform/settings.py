@@ -97,7 +97,8 @@ class Settings(BaseSettings):
     skip_rows: int = Field(0, ge=0, description="lines of titles before the header")
     sheet: str = Field("", description="of a workbook; empty: its only one")
     decimal: Literal["", ".", ","] = Field(
-        "", description='decimal sign; said outright it allows thousands; empty: ".", refused where that is not told'
+        "",
+        description='decimal sign; where it is set, thousands are read too; empty: ".", and unclear files are refused',
     )
     thousands: str = Field("", description="signs between groups of three digits, instead of those decimal allows")
     currency: str = Field("", description='signs and codes allowed beside a number, separated by spaces: "€ EUR"')

@@ -169,7 +169,7 @@ def run(arguments: list[str], folder: Path, environment: dict[str, str]) -> None
     assert done.returncode == 0, f"forecast {shlex.join(arguments)}\n{done.stdout}\n{done.stderr}"
 
 
-@pytest.mark.parametrize("page", sorted({b.page for b in blocks("sh") if b.not_run is None}))
+@pytest.mark.parametrize("page", sorted({b.page for b in blocks("sh") if b.not_run is None}, key=str.lower))
 def test_commands_run_as_they_are_written(page: str, made_home: Path, tmp_path: Path) -> None:
     shutil.copytree(made_home, tmp_path / ".forecast")
     history = made_home / "landing/sales/sales_history.csv.gz"

@@ -21,7 +21,7 @@ from forecast_platform.cli.serving import dashboard, ui
 
 
 class _Friendly(click.Group):
-    """Errors a person can mend are one line; anything else keeps its traceback, because it is our fault."""
+    """Errors a person can mend are one line; anything else keeps its traceback, because it is a bug of ours."""
 
     def invoke(self, ctx: click.Context) -> Any:
         from pydantic import ValidationError

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def upgrade(settings: Settings, lake: Lake) -> str:
-    """What an earlier version of the platform left in this home, and what comes of it: all of it is taken over.
+    """What an earlier version of the platform left in this home, and what happens to it: all of it is taken over.
 
     Raises:
         LakeError: a newer version wrote to the lake.
@@ -97,7 +97,7 @@ def doctor(profile: Literal["local", "aws"] | None) -> None:
         try:
             click.echo(f"ok    {name:9} {check()}")
         except Exception as error:
-            # A doctor that stops at the first finding is no use: whatever goes wrong is a finding.
+            # Whatever goes wrong is a finding, so that one does not hide the others.
             failures += 1
             click.echo(f"FAIL  {name:9} {error}")
     if failures:

@@ -49,7 +49,7 @@ def import_files(files: tuple[Path, ...], preset: str, kind: str | None, again: 
                 click.secho(f"refused {refusal}", fg="yellow", err=True)
                 continue
             key = f"{found}/{file.name}"
-            if key in keys:  # a constant name in other folders: none may take another's place before it is read
+            if key in keys:  # the same name in several folders: none may replace another before it is read
                 key = f"{found}/{file.resolve().parent.name}/{file.name}"
             if key in keys:
                 key = f"{found}/{len(keys) + 1}/{file.name}"

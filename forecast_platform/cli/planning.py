@@ -55,7 +55,7 @@ def close(store: str, dept: str | None, since: str, until: str, reason: str, aut
     first = settings.calendar.parse(since) if since else _next_week(lake)
     last = settings.calendar.parse(until) if until else None
     if last and last < first:
-        raise click.ClickException(f"closed from {first} to {last} is no time; give --to a week from {first} on")
+        raise click.ClickException(f"closed from {first} to {last} is an empty time; give --to a week from {first} on")
     closing = Closing(store, dept, first, last, reason, author)
     series = add_closing(lake, closing, dt.datetime.now(dt.UTC))
     what = f"store {store}" + (f", department {dept}" if dept else "")

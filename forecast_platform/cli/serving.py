@@ -22,7 +22,7 @@ def ui(host: str, port: int) -> None:
 
     prepare_home(get_settings())
     listen(host, port).close()
-    # Dagster imports from its working directory first: from ours, never from the folder one happens to be in.
+    # Dagster imports from its working directory first, so that is ours and not the folder the command was given in.
     ours = str(Path(forecast_platform.__file__).parents[1])
     dagster = [sys.executable, "-m", "dagster", "dev", "-m", "forecast_platform.definitions", "-d", ours]
     raise SystemExit(supervise([*dagster, "-h", host, "-p", str(port)]))
@@ -51,7 +51,7 @@ def dashboard(host: str, port: int, names: tuple[str, ...], root_path: str) -> N
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that is bound, so that the port is ours before anything is said or started.
+    """A bound socket, so that the port is reserved before anything is printed or started.
 
     Raises:
         click.ClickException: the port is in use, or the address is none of this machine.

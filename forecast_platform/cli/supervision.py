@@ -43,13 +43,13 @@ def supervise(command: Sequence[str], patience: float = 20.0) -> int:
 
 
 def _end_group(process: subprocess.Popen[bytes], patience: float) -> None:
-    """The group's id is that of the process that leads it, and stays theirs while one of them lives."""
+    """The group's id is that of its first process, and is not given away while one of the group lives."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, number)
             deadline = time.monotonic() + patience
             while time.monotonic() < deadline:
-                process.poll()  # takes note of its end; else it would count as one of the group for ever
+                process.poll()  # collects its exit status; else it would count as one of the group for ever
                 os.killpg(process.pid, 0)
                 time.sleep(0.05)
         except ProcessLookupError:

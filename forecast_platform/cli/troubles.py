@@ -1,4 +1,4 @@
-"""Errors that a person can mend, in a line that says how; anything else is our fault and keeps its traceback."""
+"""Errors that a person can mend, in a line that says how; anything else is a bug of ours and keeps its traceback."""
 
 from __future__ import annotations
 

@@ -112,8 +112,8 @@ class View:
         return troubles(self.state, self.settings, self.now)
 
     def is_whole(self, week: dt.date) -> bool:
-        """Whether the scope's sales of a week are all there: a sum of what has landed of a week would look like a
-        collapse. A single series' sales are what they are."""
+        """Whether the scope's sales of a week are complete. The sum of a part would look like a collapse; a single
+        series has no parts."""
         to = self.findings.complete_to
         return self.scope.level == "series" or to is None or week <= to
 
@@ -301,7 +301,7 @@ class _Square(NamedTuple):
 
 
 def heatmap(view: View) -> dict[str, Any]:
-    """Error, bias or coverage of every series, stores down and departments across, by the money they are off."""
+    """Error, bias or coverage of every series: stores down, departments across, largest errors in money first."""
     measure = view.choose("measure", ("wape", "bias", "coverage"), "wape")
     weeks = int(view.choose("weeks", ("1", "4", "8", "13", "26"), "8"))
     order = view.choose("order", ("money", "name"), "money")
@@ -694,12 +694,12 @@ def _holidays(view: View, weeks: Sequence[dt.date]) -> list[Mark]:
 
 
 def _held(view: View, held: float | None) -> float:
-    """The share of sales that intervals were to hold. Forecasts scored before it was written down had today's."""
+    """The share of sales that intervals were to hold. Forecasts scored before this was recorded had today's."""
     return held if held is not None else (int(view.columns[-1][1:]) - int(view.columns[0][1:])) / 100
 
 
 def _every_week(rows: Rows) -> Rows:
-    """The rows of weeks with those in between, of which nothing is known: a chart's steps are all one week wide."""
+    """The rows of weeks, with empty rows for the weeks between, because a chart's steps are one week each."""
     if not rows:
         return []
     by_week = {r["week"]: r for r in rows}

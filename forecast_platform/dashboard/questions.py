@@ -1,8 +1,8 @@
 """What the pages ask the lake, in SQL that DuckDB and Athena both read, shaped for people.
 
 Money is in the unit of the sales that landed. A forecast of level `series` is one store x department; `store`, `dept`,
-`total` and those by attributes (region) are its sums. Errors are p50 minus actual, so a positive bias is a forecast too
-high. `limit` None asks for all rows; what is limited says in `of_all` how many there are.
+`total` and those by attributes (region) are its sums. Errors are p50 minus actual, so a positive bias means that
+forecasts were too high. `limit` None asks for all rows; limited rows say in `of_all` how many there are.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ Rows = list[dict[str, Any]]
 RECENT = 8  # weeks over which misses, bias and coverage of a series are judged
 YEARS_SHOWN = 2
 NEXT = 4  # weeks ahead whose revision counts in the review queue
-BIASED = 0.6  # of the absolute error: a series whose errors nearly all point one way
+BIASED = 0.6  # of the absolute error, from which on nearly all of a series' errors point one way
 HEATMAP_ROWS, HEATMAP_COLUMNS = 60, 100
-YEAR_AND_MORE = 60  # weeks that hold the one a year back, also where a holiday moved it
-SEPARATOR = "chr(9)"  # between a store and a department told as one text: "1" of "11" is not "11" of "1"
+YEAR_AND_MORE = 60  # weeks that surely hold the week a year back, also where a holiday moves it
+SEPARATOR = "chr(9)"  # between store and department in one text, so that "1" of "11" differs from "11" of "1"
 
 
 class State(Protocol):
@@ -213,8 +213,8 @@ def events(state: State, week: dt.date, country: str) -> tuple[Event, ...]:
 
 
 def lined_up(state: State, week: dt.date, given: Sequence[Event]) -> tuple[Event, ...]:
-    """Those of the `given` holidays by which last year's weeks are lined up. Of a forecast that did not write it down:
-    all of them."""
+    """Those of the `given` holidays by which last year's weeks are lined up. Where the forecast did not
+    record it: all of them."""
     rows = state.rows("SELECT name, date, lined_up FROM forecast_events WHERE forecast_week = ?", [week])
     known = {(r["name"], r["date"]): r["lined_up"] for r in rows}
     return tuple(event for event in given if known.get((event.name, event.dates[0]), True))
@@ -482,7 +482,7 @@ def _limit(rows: int | None) -> str:
 
 def misses(state: State, week: dt.date, by: str, scope: Scope, horizon: int = 1, limit: int | None = None) -> Rows:
     """The forecasts of a week that cost most, `by` a level: actual, p50, error, naive, in_interval; `off_in_all` is
-    what all of them were off."""
+    the sum of all their errors."""
     where, parameters = scope.members()
     return state.rows(
         f"""SELECT store, dept, member, actual, p50, error, abs_error, naive, naive_abs_error, in_interval,

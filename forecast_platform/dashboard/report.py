@@ -49,7 +49,7 @@ def weekly_report(state: State, settings: Settings, week: dt.date) -> Report:
     )
     context = {**facts, "view": view, "worst": worst, "summary": summary, "queue": facts["queue"][:LISTED]}
     if week != view.weeks[0]:
-        context["findings"] = None  # what is wrong now is no matter of a week long past
+        context["findings"] = None  # a report may be of a week long past, which what is wrong now does not concern
     html = (
         environment()
         .get_template("report.html")

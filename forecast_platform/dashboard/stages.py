@@ -1,4 +1,4 @@
-"""What each stage of the latest runs took and cost, from Dagster's own record of them; nothing where there is none."""
+"""What each stage of the latest runs took and cost, from Dagster's own record; empty where there is none."""
 
 from __future__ import annotations
 

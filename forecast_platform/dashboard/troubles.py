@@ -1,7 +1,7 @@
 """What is wrong now, in the order in which a person should hear of it: the first thing on page one.
 
-Worked out from the lake's tables at every look, not remembered by whoever failed: a run that died before it could say
-so leaves a week without a forecast, and that is seen here. What could not be checked is not claimed.
+Worked out from the lake's tables each time, not recorded by what failed: a run that died without a word leaves a week
+without a forecast, and that is seen here. What could not be checked is not claimed.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from forecast_platform.history.panel import natural_key
 from forecast_platform.settings import Settings
 from forecast_platform.weeks import WEEK
 
-NAMED = 8  # stores, files or series named one by one; of more the number is said
-FINE = ("ingested", "known", "withdrawn")  # what a landing can be without being a trouble
+NAMED = 8  # stores, files or series that are named; beyond that only their number
+FINE = ("ingested", "known", "withdrawn")  # statuses of a landing that are no trouble
 LOOKED_BACK = 13  # weeks in which the newest complete one is looked for
 WAITS_FOR_TIME = "not_begun"  # the rule of a file whose weeks have not begun: nobody has to do anything
 
@@ -49,7 +49,7 @@ class Findings:
     """All that is wrong, what is serious first, and a line on what was looked at and is well.
 
     Attributes:
-        complete_to: the newest complete week; what landed of later ones is no sum of all.
+        complete_to: the newest complete week; what has landed of later ones is not everything.
         newest: the newest week of which anything landed.
     """
 

@@ -1,4 +1,4 @@
-"""Sampled forecasts of every active series: input shards, a manifest of who is on which line, verified outputs."""
+"""Forecasts of every active series with the sums of their sample paths, a shard at a time, kept as Parquet."""
 
 import datetime as dt
 from pathlib import Path

@@ -1,7 +1,7 @@
 """Checks that guard the chain. A blocking check that fails stops what comes after it in the same run.
 
-Checks of assets that take a run a week are told by week, as `partitions_def`. The others are not: of a run over many
-weeks Dagster 1.13 keeps one result without a week, and shows the check as never ended for each of them.
+Checks of assets that take a run a week have partitions of weeks. The others have none: from a run over many weeks
+Dagster 1.13 keeps one result without a week, and shows the check of each week as never ended.
 """
 
 import dagster as dg
@@ -30,7 +30,7 @@ def week_complete(
 ) -> dg.AssetCheckResult:
     weeks, threshold = weeks_of(context), platform.settings.complete_share
     with lake_connection(platform, duckdb, "cleaned_series") as con:
-        # Of a history only its end can be waited for; nothing is forecast from a run of several weeks.
+        # Of a history only the last week can still become complete, and no forecast comes from a run of several weeks.
         last = con.execute("SELECT max(week) FROM cleaned_series WHERE observed AND week <= ?", [weeks[-1]]).fetchone()
         week = weeks[0] if len(weeks) == 1 else (last[0] if last and last[0] else weeks[-1])
         result = completeness(con, [week])[0]
@@ -56,7 +56,7 @@ def week_complete(
 def no_store_closed(
     context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform], duckdb: DuckDBResource
 ) -> dg.AssetCheckResult:
-    """Names closures, from which nothing is learned, says what was filled in, and asks for what would say it better."""
+    """Names closures, from which nothing is learned, and what was filled; asks for open days, which are better."""
     run, settings = weeks_of(context), platform.settings
     between = [run[0], run[-1]]
     with lake_connection(platform, duckdb, "cleaned_series") as con:
@@ -152,7 +152,7 @@ def forecast_or_reason(
 ) -> dg.AssetCheckResult:
     week, horizon, mode = weeks_of(context)[-1], platform.settings.prediction_length, as_known(context)
     with lake_connection(platform, duckdb, *KNOWN, "forecasts", "no_forecast") as con:
-        # Rows of these series are in force; the others' were restated away, or had not landed then.
+        # Series with rows in force. Those of others were withdrawn by a restatement, or had not landed then.
         con.register("in_force", observations(con, week, mode).select("store", "dept").distinct().to_arrow_table())
         known, whole, reasons, lost, both = con.execute(
             """

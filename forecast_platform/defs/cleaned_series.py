@@ -1,5 +1,5 @@
-"""The weekly grid: one row per active series and week, in the version in force; gaps are null or,
-where not to sell is a series' habit, zeros marked `filled`; returns and closed stores are flagged."""
+"""The weekly grid: one row per active series and week, in the version in force; gaps are null, or
+zeros marked `filled` where leaving weeks out is a series' habit; returns and closed stores are flagged."""
 
 import dagster as dg
 import pyarrow.compute as pc

@@ -104,8 +104,8 @@ _begun_anew = threading.Event()
 
 
 def _begin_anew(context: dg.SensorEvaluationContext, lake: Lake, waiting: Sequence[dt.date]) -> list[str]:
-    """Have the definitions loaded again where the weeks in the lake begin elsewhere than the partitions do: asked once,
-    since the process that has loaded them takes over. Returns what to say of the weeks that wait for it.
+    """Have the definitions loaded again where the lake's first week is not that of the partitions. Asked once, because
+    the new process takes over. Returns what to say of the weeks that wait for it.
 
     A code server in front of this one can do that (`dagster dev`, `dagster code-server start`). Where there is none,
     somebody has to.
@@ -117,7 +117,7 @@ def _begin_anew(context: dg.SensorEvaluationContext, lake: Lake, waiting: Sequen
         context.log.info(
             f"partitions begin with {partitions.FIRST}, should with {first}: loading the definitions again"
         )
-        # Not waited for: the server waits for this tick before it goes.
+        # Not waited for, because the server waits for this tick before it ends.
         threading.Thread(target=create_client().reload_code, kwargs={"timeout": 180}, daemon=True).start()
     if not waiting:
         return []
@@ -135,7 +135,7 @@ def _newest_complete(platform: Platform) -> dt.date | None:
 def _take_in_the_end(context: dg.SensorEvaluationContext, memory: Memory, now: dt.datetime) -> None:
     """Tell the memory what became of the run it asked for, once it has ended."""
     runs = context.instance.get_runs(dg.RunsFilter(tags={RUN_KEY: memory.asked["run_key"]}), limit=1)
-    if not runs:  # Dagster makes the run before the next tick; its storage was emptied
+    if not runs:  # Dagster makes the run before the next tick, so its storage was emptied
         memory.asked = {}
         return
     (run,) = runs
@@ -159,7 +159,7 @@ def _stopped_by_a_check(instance: dg.DagsterInstance, run_id: str) -> bool:
 
 
 def _take_in_mending(instance: dg.DagsterInstance, memory: Memory) -> None:
-    """Forget what was given up where somebody's run for it has succeeded since."""
+    """Forget what was given up where a run that a person started for it has succeeded since."""
     for label, (_, since) in list(memory.given_up.items()):
         succeeded = dg.RunsFilter(
             statuses=[dg.DagsterRunStatus.SUCCESS], created_after=dt.datetime.fromisoformat(since)
@@ -173,7 +173,7 @@ def _take_in_mending(instance: dg.DagsterInstance, memory: Memory) -> None:
 
 
 def _people_are_at_it(instance: dg.DagsterInstance, now: dt.datetime) -> bool:
-    """Whether somebody else's run is going, which may be about to clean what the ledger says is not clean yet."""
+    """Whether a run not started here is going, which may be about to clean the weeks that wait."""
     lately = dg.RunsFilter(statuses=_UNFINISHED, updated_after=now - dt.timedelta(minutes=10))
     return instance.get_runs_count(lately) > 0
 
@@ -181,7 +181,7 @@ def _people_are_at_it(instance: dg.DagsterInstance, now: dt.datetime) -> bool:
 def _look(
     instance: dg.DagsterInstance, settings: Settings, place: Landing, memory: Memory, ledger: Ledger, now: dt.datetime
 ) -> tuple[Sequence[LandingObject], list[str]]:
-    """What lies in the landing place, as far as there may be news; and the troubles with what tells of it."""
+    """What lies in the landing place, as far as there may be news; and troubles with the queue or the Lambda."""
     if not isinstance(place, S3Landing):
         return place.list(known=ledger.objects), []
     queue_url = settings.queue_url

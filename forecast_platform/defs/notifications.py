@@ -15,7 +15,7 @@ def notifier(context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Pla
     if not platform.settings.notify:
         return dg.SkipReason("nobody is to be told: the setting notify is empty")
     now = dt.datetime.now(dt.UTC)
-    # Lateness comes with the hour, everything else with a change of these tables.
+    # A week becomes late as time passes; everything else comes with a change of these tables.
     state = f"{now:%Y-%m-%dT%H} " + " ".join(str(platform.lake.snapshot(name)) for name in _TOLD_OF)
     if state == context.cursor:
         return dg.SkipReason("nothing new")

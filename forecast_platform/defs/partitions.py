@@ -16,8 +16,8 @@ from forecast_platform.settings import get_settings
 from forecast_platform.weeks import key
 
 _calendar = get_settings().calendar
-# Whether a code server is loading, for people and the daemon to see. A run, a command or a test is not: whatever it
-# brings in, it has every week of the calendar.
+# Whether a code server is loading these, whose partitions people and the daemon see. A run, a command or a test has
+# every week of the calendar, whatever it brings in.
 SHOWN = DefinitionsLoadContext.is_set() and DefinitionsLoadContext.get().load_type is DefinitionsLoadType.INITIALIZATION
 
 
@@ -33,7 +33,7 @@ def _first() -> dt.date:
     try:
         cloud = cloud_of(get_settings())
         return first_landed(cloud.lake) if cloud.begun() else _calendar.first_week
-    except Exception:  # whatever ails a lake: weeks without data do no harm, and a platform that does not load would
+    except Exception:  # any trouble of the lake: too many weeks do no harm, while a platform that does not load does
         logging.getLogger(__name__).warning("the lake cannot be asked for its first week", exc_info=True)
         return _calendar.first_week
 
@@ -42,7 +42,7 @@ def _first() -> dt.date:
 FIRST = _first()
 weekly = dg.WeeklyPartitionsDefinition(start_date=key(FIRST), day_offset=_calendar.day_offset, end_offset=1)
 
-# Weeks of history a week's series, model and forecast are said to depend on in the lineage view; what they read is all.
+# Weeks of history that a week depends on in the lineage view. What is read is all of them.
 LINEAGE_WEEKS = 52
 history = dg.TimeWindowPartitionMapping(start_offset=-LINEAGE_WEEKS, allow_nonexistent_upstream_partitions=True)
 
@@ -81,6 +81,6 @@ def as_known(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) 
 
 
 def scored_again(context: dg.AssetExecutionContext, weeks: Iterable[dt.date], why: str) -> None:
-    """Have it on record that this step scored other weeks than its run is about."""
+    """Record that this step scored other weeks than its run is about."""
     for week in weeks:
         context.log_event(dg.AssetMaterialization("forecast_accuracy", description=why, partition=key(week)))

@@ -83,7 +83,7 @@ def worst_series(con: duckdb.DuckDBPyConnection, week: dt.date) -> dg.MarkdownMe
 
 
 def coverage_by_horizon(con: duckdb.DuckDBPyConnection) -> dg.MarkdownMetadataValue:
-    """How many of the sales lay inside their interval, by weeks ahead, and how many were to: forecasts made before the
+    """How many of the sales lay inside their interval, by weeks ahead, and how many should: forecasts made before the
     quantiles changed had another interval. Of the rows registered as `rows`."""
     found = con.execute(
         f"""SELECT horizon, {scores_sql("coverage", "held")} FROM rows

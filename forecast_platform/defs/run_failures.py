@@ -1,4 +1,4 @@
-"""Runs that fail are written down, and crossed out when a later run mends them; see failures.py for the rules."""
+"""Runs that fail are recorded, and marked as mended when a later run mends them; see failures.py for the rules."""
 
 import datetime as dt
 from collections.abc import Iterable, Mapping
@@ -42,7 +42,7 @@ def failed_steps(events: Iterable[dg.DagsterEvent]) -> list[failures.Failure]:
 
 @dg.run_failure_sensor(
     name="failed_runs",
-    description="Writes failed runs down in run_failures.",
+    description="Records failed runs in run_failures.",
     default_status=dg.DefaultSensorStatus.RUNNING,
 )
 def failed_runs(context: dg.RunFailureSensorContext, platform: dg.ResourceParam[Platform]) -> None:
@@ -57,7 +57,7 @@ def failed_runs(context: dg.RunFailureSensorContext, platform: dg.ResourceParam[
 @dg.run_status_sensor(
     name="mended_runs",
     run_status=dg.DagsterRunStatus.SUCCESS,
-    description="Crosses out the failures that a later run mended.",
+    description="Marks the failures that a later run mended.",
     default_status=dg.DefaultSensorStatus.RUNNING,
 )
 def mended_runs(context: dg.RunStatusSensorContext, platform: dg.ResourceParam[Platform]) -> None:

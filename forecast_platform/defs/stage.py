@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from forecast_platform.engines.base import Engine
 
-# Dagster keeps, for ever, the local variables of whoever makes the first value of a kind. Here there are none; in an
-# asset it would be a database connection, which then is still open when the process ends.
+# Dagster keeps the local variables of the first caller for ever. Here there are none. In an asset that would be a
+# database connection, still open when the process ends.
 dg.MarkdownMetadataValue("")
 
 # Where progress is shown besides the run's log. The command line sets it for runs in its own process.
@@ -48,7 +48,7 @@ class Stage:
 
     @staticmethod
     def receipt(engine: Engine) -> dict[str, Any]:
-        """What an engine's work cost since it was asked last, with links to click."""
+        """What an engine's work has cost since the last receipt, with links."""
         return {
             name: dg.MetadataValue.md(", ".join(f"[{text}]({url})" for text, url in value.items()))
             if isinstance(value, dict)

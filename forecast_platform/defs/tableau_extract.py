@@ -18,7 +18,7 @@ _WHEN_PUBLISHED = (
     & ~dg.AutomationCondition.in_progress()
 )
 
-# Tableau's library is an extra of some size that not every platform has.
+# Tableau's library is a large extra, and not every platform has it.
 if hyper.available():
 
     @dg.asset(

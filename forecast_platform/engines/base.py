@@ -194,7 +194,7 @@ def predict_here(
 
 
 def names_of(panel: Panel) -> list[str]:
-    """What the randomness of each series hangs on."""
+    """What decides the random numbers of each series."""
     return [f"{store}\0{dept}" for store, dept in zip(panel.store, panel.dept, strict=True)]
 
 
@@ -232,7 +232,7 @@ def _outputs(network: deepar.Model, ask: ToAsk, block: slice, asked: Asked) -> O
 
 
 class Engine(Protocol):
-    """Where DeepAR runs. The twins differ in the machine that does the work, not in what comes out.
+    """Where DeepAR runs. Engines differ in the machine that does the work, not in the forecasts.
 
     Attributes:
         models: folder of the models at hand.

@@ -5,7 +5,7 @@
                             quantiles of the lead-time demand
     sums-000.parquet ..     by level and group, the exact sums of the shard's sample paths (history/shards.Sums)
 
-Sample paths are gone once they are summed: totals need no more of them, and they are most of the bytes.
+Sample paths are not kept: totals need only their sums, and the paths are most of the bytes.
 """
 
 from __future__ import annotations

@@ -2,15 +2,15 @@
 
 A week without a row is a zero where the store reported that week and leaving weeks out is the series' habit: at least
 three times, and either in a quarter of its weeks (an interval of 1.32 weeks between rows, where Syntetos, Boylan and
-Croston, 2005, draw the line of intermittent demand) or about as often as the scatter of its sales lets expect zeros.
-A hole in a steady series is a missing report and stays unknown. Where a store or series writes its zeros, at least as
-often as it leaves weeks out, no row means something else and stays unknown too.
+Croston, 2005, draw the line of intermittent demand) or about as often as the mean and scatter of its sales predict
+zeros. A hole in a steady series is a missing report and stays unknown. Where a store or series writes its zeros, at
+least as often as it leaves weeks out, no row means something else and stays unknown too.
 
-A week is a closure where a whole store sold nothing, though by the habits of its series that happens once in fifty
-weeks or less. What was not sold behind a closed door says nothing of the weeks to come, so it is not learned from.
+A week is a closure where a whole store sold nothing, and by the habits of its series that happens once in fifty weeks
+or less. Sales of a closed store say nothing about the weeks to come, so nothing is learned from them.
 
-Every cell is decided by its own week and the weeks before. So what was decided at a cutoff is decided for good: a
-later week never rewrites it, a backtest knows no more than the graph did, and the order in which weeks land is all one.
+Every cell is decided by its own week and the weeks before. So a decision is final: a later week never changes it, a
+backtest knows no more than the graph did, and the order in which weeks land does not matter.
 
 Letters: N series, T weeks.
 """
@@ -31,10 +31,10 @@ UNKNOWN: NoRow = "unknown"
 AUTO: NoRow = "auto"
 
 INTERMITTENT = 1.32  # weeks between rows
-TIMES = 3  # that a series has left weeks out, before it is a habit
-WEEKS = 8  # of a series' life, before there are habits
-NEAR_CHANCE = 3.0  # how many times as many weeks may be left out as chance has zeros
-CLOSED = 0.02  # a store that sells nothing as seldom as this is closed
+TIMES = 3  # times that a series must have left weeks out before it is a habit
+WEEKS = 8  # of a series' life before it can have habits
+NEAR_CHANCE = 3.0  # largest ratio of weeks left out to zeros expected by chance, and of these to those
+CLOSED = 0.02  # a store is closed where it sells nothing in a week as rarely as this
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -42,7 +42,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Absence:
-    """What the cells of a panel mean in which nothing was sold.
+    """What those cells of a panel mean in which nothing was sold.
 
     Attributes:
         filled: no row, which is a zero; shape (N, T).
@@ -57,10 +57,10 @@ def judge(panel: Panel, no_row: NoRow, active_weeks: int, retailer: Retailer = W
     """Decide every cell by its week and those before.
 
     Args:
-        panel: as reported, without zeros of ours.
+        panel: as reported, without filled zeros.
         no_row: "auto" decides as the module says, "zero" takes every week without a row for a zero if the store
             reported, "unknown" none.
-        active_weeks: a series without a row for so many weeks is closed, and nothing is said of its cells.
+        active_weeks: a series without a row for so many weeks is closed, and its cells are not judged.
     """
     seen = _Reports.of(panel, active_weeks, retailer)
     zeros, gaps = (np.cumsum(cells, axis=1) for cells in (panel.sales == 0, seen.gap))
@@ -72,7 +72,7 @@ def judge(panel: Panel, no_row: NoRow, active_weeks: int, retailer: Retailer = W
         return Absence(np.zeros_like(seen.row), closed)
     filled = seen.gap & ~closed
     if no_row == "auto":
-        # Who writes zeros at least as often as weeks are left out means something else by the latter.
+        # A series or store that writes zeros at least as often as it leaves weeks out means something else by no row.
         own, of_store = ((z > 0) & (z >= g) for z, g in ((zeros, gaps), by_store))
         filled &= _habit(panel, seen) & ~(own | of_store[seen.store.member])
     return Absence(filled, closed)
@@ -83,7 +83,7 @@ def interpret(panel: Panel, no_row: NoRow, active_weeks: int, retailer: Retailer
 
     From here on the panel says when a series counts as closed (`active_weeks`).
 
-    Closures are left alone where exposure (open days) is given, which says better when a store was closed.
+    Where exposure (open days) is given, closures are not guessed: it says when a store was closed.
     """
     absence = judge(panel, no_row, active_weeks, retailer)
     sales = np.where(absence.filled, 0.0, panel.sales)
@@ -126,13 +126,13 @@ class _Reports:
         reported = rows > 0
         rest = open_stores - (living > 0)
         others = (rest > 0) & (2 * (heard - reported) >= rest)
-        # A store's only living series has no other to bear witness that the store reported; the other stores have.
+        # The only living series of a store: no other series shows that the store reported, so other stores decide.
         sole = living[store.member] - alive == 0
         gap = alive & ~row & np.where(sole, others[store.member], reported[store.member])
         return cls(row, gap, alive, before, store, sold, others)
 
     def so_far(self, cells: Mask | Floats) -> Floats:
-        """The sum of a series' cells up to its last row, so that a silence that goes on is no part of its habits."""
+        """The sum of a series' cells up to its last row. A silence that still goes on is no part of its habits."""
         total = np.cumsum(cells, axis=1, dtype=np.float64)
         return np.where(self.before >= 0, np.take_along_axis(total, np.maximum(self.before, 0), axis=1), 0.0)
 
@@ -141,12 +141,12 @@ def _habit(panel: Panel, seen: _Reports) -> Mask:
     """Whether leaving weeks out is a habit of the series, by what is known at its last row."""
     rows, gaps = seen.so_far(seen.row), seen.so_far(seen.gap)
     weeks = np.maximum(rows + gaps, 1)
-    # A row after which more gaps are behind than at the row before ends one time.
+    # A row that follows a gap ends one time of leaving weeks out.
     earlier = np.concatenate([np.zeros((len(gaps), 1)), gaps[:, :-1]], axis=1)
     times = np.cumsum(seen.row & (gaps > earlier), axis=1)
     share = gaps / weeks
     often = share >= 1 - 1 / INTERMITTENT
-    # Were the gaps zeros: how many zeros would chance have made (Poisson, by mean and week-to-week scatter)?
+    # The share of zeros expected by chance if gaps were zeros (Poisson, by mean and week-to-week scatter).
     known = seen.row | seen.gap
     sales = np.where(seen.row, panel.sales, 0.0)
     pair = np.zeros_like(known)

@@ -1,6 +1,6 @@
 """From rows in force to clean series: the weekly grid with its gaps, and what else is known of its weeks.
 
-Which version of a row is in force, history/versions.py says. What was superseded stays in `raw_sales`, so the same
+history/versions.py says which version of a row is in force. Superseded versions stay in `raw_sales`, so the same
 question can be asked as of any earlier moment.
 """
 
@@ -55,7 +55,7 @@ _GRID = """  -- every date here is a week end, so steps of 7 days from any of th
     LEFT JOIN holiday AS h ON h.week = g.week
 """
 
-# Of `cleaned_series`: a row of a file, and no zero of ours (null: written before there were any).
+# Rows of `cleaned_series` that a file had, not filled zeros (null: written before any were filled).
 _LANDED = "observed AND NOT coalesce(filled, false)"
 
 
@@ -67,7 +67,8 @@ def clean_weeks(
     Args:
         con: connection the lake is attached to.
         active_weeks: a series without sales for this many weeks is closed and has no row.
-        no_row: what a week without a row means, see history/absence.py. Zeros of ours are `filled`, and observed.
+        no_row: what a week without a row means, see history/absence.py. Filled zeros are marked `filled`,
+            and count as observed.
     """
     sql = f"WITH {VERSIONS} SELECT store, dept, week, row, restated FROM in_force"  # noqa: S608 (only our own SQL)
     in_force = con.sql(sql, params={"since": BEGINNING, "last": last, "known_before": EVER}).to_arrow_table()
@@ -87,7 +88,7 @@ _MARKS = pa.schema(
 
 
 def _marks(in_force: pa.Table, first: dt.date, last: dt.date, active_weeks: int, no_row: NoRow) -> pa.Table:
-    """The cells of the weeks first .. last that are zeros of ours, or of a closed store: _MARKS."""
+    """The cells of the weeks first .. last that are filled zeros, or of a closed store: _MARKS."""
     sales = pc.struct_field(in_force["row"], "sales")
     rows = pa.table({**{name: in_force[name] for name in ("store", "dept", "week")}, "sales": sales})
     if sales.null_count == len(rows):
@@ -116,7 +117,7 @@ def known_by(week: dt.date) -> dt.datetime:
 
 
 def observations(con: duckdb.DuckDBPyConnection, cutoff: dt.date, as_known: str = "now") -> duckdb.DuckDBPyRelation:
-    """Observed rows (store, dept, week, sales) up to `cutoff`, as they landed: without zeros of ours.
+    """Observed rows (store, dept, week, sales) up to `cutoff`, as they landed, without filled zeros.
 
     Args:
         as_known: "now" reads `cleaned_series`; "then" the versions that had landed by `known_by(cutoff)`.
@@ -141,7 +142,7 @@ def read_panel(
 ) -> Panel:
     """All series up to `cutoff`, from `observations`, with what is known beside sales and by the same moment.
 
-    What a week without a row means is decided here anew, by what was known; `cleaned_series` only shows it.
+    What a week without a row means is decided again here, from what was known then; `cleaned_series` only shows it.
 
     Args:
         declarations: the feature columns in use; None: sales alone, without features and holidays.

@@ -26,7 +26,7 @@ from forecast_platform.history.shards import WHOLE, Groups, Retailer
 
 Floats = NDArray[np.float64]
 
-# Columns that are known ahead by their names, where nobody declared anything: retailers plan these.
+# Where nothing is declared, columns of these names are used as known ahead: retailers plan them.
 PLANNED = (
     "promo", "promos", "promotion", "promotions", "promo_days", "promotion_days", "on_promotion", "onpromotion",
     "campaign", "coupon", "discount",
@@ -50,7 +50,7 @@ class Declaration:
         known: known ahead; False: only in the past.
         fill: stands in for missing values: a number, or LAST, the value before. None: in the history the value before,
             in the weeks ahead nothing.
-        declared: somebody declared it; False: it was chosen by its name, and is left out rather than an error.
+        declared: named in the settings. False: chosen by its name; where it has gaps it is left out, and is no error.
     """
 
     name: str
@@ -160,7 +160,7 @@ class Covariates:
         return np.array([column.known for column in self.columns], dtype=bool)
 
     def until(self, end: int) -> Covariates:
-        """What was known when `end` weeks had passed: those, and of the later ones what is known ahead."""
+        """What was known after `end` weeks: their values, and later values of columns known ahead."""
         values = _widened(self.values, end)
         if end < values.shape[-1] and not self.known.all():
             values = values.copy()

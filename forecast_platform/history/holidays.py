@@ -62,7 +62,7 @@ _PARTS = (
 _YEAR_OF_WEEKS = 364
 # Two dates of one name are a year apart when their distance lies here: a lunar year has 354 days, and 13 months 384.
 _APART = range(340, 400)
-_ONE_FEAST = 60  # dates of one name closer than this are days of one feast
+_ONE_FEAST = 60  # days; dates of one name closer than this belong to one holiday
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def _kept_by(country: str, first_year: int, last_year: int) -> tuple[Event, ...]
 
 
 def _by_event(days: Iterable[tuple[str, dt.date]]) -> dict[str, list[dt.date]]:
-    """First day of each year's feast, by event; holidays that are part of a known event under its name."""
+    """First day of each year's holiday, by event. Holidays that are part of a known event are under its name."""
     found: dict[str, set[dt.date]] = {}
     for name, day in days:
         event, shift = next(((e, s) for word, e, s in _PARTS if word in name.lower()), (name, 0))
@@ -156,8 +156,8 @@ def _feasts(dates: Sequence[dt.date]) -> list[dt.date]:
 
 
 def _moving(named: dict[str, list[dt.date]]) -> tuple[Event, ...]:
-    """Events of dates that follow each other year by year. A year left out parts an event in two, and one that is 52
-    weeks apart in every year stands where it stood and needs no lining up."""
+    """Events of dates that follow each other year by year. A year left out splits an event in two. An
+    event whose dates are always 52 weeks apart does not move, and is left out."""
     events = []
     for name, dates in named.items():
         runs: list[list[dt.date]] = []

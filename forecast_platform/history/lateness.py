@@ -2,9 +2,9 @@
 
 One rule, for the dashboard and for what is sent: the next week is due GRACE after the latest hour at which any of the
 last WEEKS_LOOKED_AT weeks landed, counted from the end of its week. Only weeks that came in their turn count, which is
-before the week after them had ended: a history that lands at once says nothing about a Tuesday morning. With fewer
-than ENOUGH of them a week has until the end of the next one. Where none ever came in its turn nobody is waiting (an old
-data set, say), and nothing is late.
+before the week after them had ended: a history that lands in one go says nothing about the usual hour. With fewer
+than ENOUGH of them a week has until the end of the next one. Where none ever came in its turn (an old data set,
+say), nothing is late.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class Panel:
         covariates: columns of the same series and weeks, reaching A >= 0 weeks past the panel's end; None: none.
         exposure: one such column: how much of each week a store was open; None: always alike.
         events: holidays to line up; None: nobody said which.
-        filled: which zeros are ours, of weeks without a row (history/absence.py), shape (N, T); None: none.
+        filled: which zeros were filled in for weeks without a row (history/absence.py), shape (N, T); None: none.
         returns: the probability that each series still sells by each week ahead, shape (N, H); None: not asked yet.
         active_weeks: a series without a landed row for so many weeks is closed: nothing is planned for it.
         levels: the levels by attributes of stores and departments, beside levels.LEVELS.

@@ -1,7 +1,7 @@
 """A panel as one file, to train on another machine: panel.npz, without pickle, exact to the last bit.
 
-Equal panels give equal bytes. The loaded panel has the training key of the saved one, so a model trained elsewhere goes
-by the address it would have here.
+Equal panels give equal bytes. The loaded panel has the training key of the saved one, so a model trained elsewhere has
+the address it would have here.
 
 | array | what |
 |---|---|
@@ -34,7 +34,7 @@ from forecast_platform.levels import Level
 NAME = "panel.npz"
 _VERSION = 2
 _PARTS = ("covariates", "exposure")
-# What numpy, zipfile and json raise on bytes that are not theirs.
+# What numpy, zipfile and json raise on bytes that they cannot read.
 _DAMAGE = (OSError, EOFError, RuntimeError, MemoryError, ValueError, LookupError, TypeError, AttributeError)
 _DAMAGE_IN_ZIP = (zipfile.BadZipFile, zlib.error)
 
@@ -134,7 +134,7 @@ def _plain(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _text(names: NDArray[np.str_]) -> NDArray[np.str_]:
-    """As wide as the longest name: a selection of a panel keeps the width of the whole, which is no content."""
+    """Text as wide as its longest name. A selection of a panel keeps the wider type; its bytes must not differ."""
     return np.array(names.tolist(), dtype=np.str_)
 
 

@@ -8,7 +8,7 @@ starts again with what is known by then (`over_shards`). What has been asked for
 know of the others.
 
 Sums are exact: whole numbers of units of 2^-40, whose order does not matter. So results do not depend on the number of
-shards, not in the last bit, which the randomness of sample paths hangs on.
+shards, not even in the last bit, on which the randomness of sample paths depends.
 
 Letters: N series (or other rows), G groups.
 """
@@ -169,7 +169,7 @@ WHOLE = Retailer()
 def over_shards(shards: Sequence[Shard], step: Callable[[Shard, Retailer], Result]) -> Iterator[Result]:
     """The results of a step for each shard, in order, as for the whole retailer at once.
 
-    One shard is at work at a time. A step is started anew for each round of sums, so it has no effect but its result.
+    One shard is at work at a time. A step is started again for each round of sums, so it has no other effect.
 
     Args:
         shards: panels of the same weeks, none of them empty. One holds every series: then there are no rounds.

@@ -6,9 +6,9 @@ the retailer's own history says how it ends: of all earlier silences that came s
 weeks, against what living series would have sold by then; steady and intermittent series apart. Few silences say
 little, so a prior counts as PRIOR of them: of the series that missed u sales, 1 / (1 + (u / 3)^2) return. A series' own
 silences of at least that length, from which it did return, count on top, each as much as the retailer's figure; three
-of them are a habit, and nothing fades.
+of them are a habit, and the forecast is not lowered.
 
-The forecast becomes a mixture: with the probability that it does not return by then, nothing; else as it would be.
+The forecast becomes a mixture: 0 with the probability that the series has not returned by then, else what it was.
 
 Letters: N series, T weeks, H weeks ahead, K quantiles or paths.
 """
@@ -27,7 +27,7 @@ from forecast_platform.history.absence import INTERMITTENT, TIMES
 from forecast_platform.history.panel import Panel
 from forecast_platform.history.shards import WHOLE, Groups, Retailer
 
-LATE = 4  # weeks for which a store without any row is late; after that they count
+LATE = 4  # weeks for which a store without any row counts as late; after that as silent
 EDGES = np.array([1, 2, 3, 4, 6, 9, 13, 19, 28, 40])  # missed sales from which silences are told apart
 ALWAYS = 0.9  # a rate from which on a series sells every week
 PRIOR = 20.0  # silences that the prior counts as
@@ -118,7 +118,7 @@ def returning(silence: Silence, horizon: int, retailer: Retailer = WHOLE) -> Flo
 
 def probability_of_return(panel: Panel, horizon: int, retailer: Retailer = WHOLE) -> Floats:
     """The probability that each series sells again by each week ahead, or never stopped, shape (N, H); 1 where it is
-    not out of the ordinary that it did not sell lately. Never falls with the weeks ahead.
+    usual that it did not sell lately. Never falls with the weeks ahead.
 
     Args:
         panel: ends at the cutoff and holds, with the rest of the retailer, all series, those that ended long ago too:
@@ -135,7 +135,7 @@ def probability_of_return(panel: Panel, horizon: int, retailer: Retailer = WHOLE
 
 
 def fade_quantiles(quantiles: Floats, levels: Sequence[float], returns: Floats) -> Floats:
-    """Quantiles of the mixture with nothing.
+    """Quantiles of the mixture with 0.
 
     Args:
         quantiles: shape (N, K, H), ascending in K. levels: K of them, ascending. returns: shape (N, H).
@@ -144,18 +144,18 @@ def fade_quantiles(quantiles: Floats, levels: Sequence[float], returns: Floats) 
     asked = np.asarray(levels, dtype=float)
     for i, h in zip(*np.nonzero(returns < 1), strict=True):
         p, known = returns[i, h], quantiles[i, :, h]
-        # The part below 0 comes first, then 1 - p of nothing, then the rest.
+        # The part below 0 comes first, then 0 with 1 - p, then the rest.
         below = np.interp(0.0, known, asked) if known[0] < 0 else 0.0
         inner = np.where(asked < p * below, asked, asked - (1 - p)) / max(p, 1e-9)
         nothing = (asked >= p * below) & (asked <= p * below + 1 - p)
         faded[i, :, h] = np.where(nothing, 0.0, np.interp(inner, asked, known))
-        # Beyond the levels known the outermost stands in, which may not lead past 0.
+        # Beyond the known levels the outermost is used, but not across 0.
         faded[i, :, h] = np.maximum.accumulate(faded[i, :, h])
     return faded
 
 
 def fade_paths(paths: Floats, returns: Floats, keys: Sequence[str]) -> Floats:
-    """Paths of the mixture: of each series' paths the share that does not return by a week is 0 in it, and a path that
+    """Paths of the mixture: in each week the share of a series' paths that has not returned by then is 0. A path that
     has returned stays.
 
     Args:
@@ -172,8 +172,9 @@ def fade_paths(paths: Floats, returns: Floats, keys: Sequence[str]) -> Floats:
 
 
 def stopping(panel: Panel, retailer: Retailer = WHOLE) -> pa.Table:
-    """The series out of the ordinary silent at the panel's end: store, dept, last_week (of a sale), silent_weeks,
-    probability_of_return (within the horizon) and share_of_sales (of the retailer's sales in the year up to then).
+    """The series that are silent beyond their habits at the panel's end: store, dept, last_week (of a sale),
+    silent_weeks, probability_of_return (within the horizon) and share_of_sales (of the retailer's sales in the year up
+    to then).
 
     Args:
         panel: with its `returns`.

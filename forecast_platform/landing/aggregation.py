@@ -1,4 +1,4 @@
-"""Days and transactions added up to weeks, some rows at a time, and only the weeks that a file fills."""
+"""Days and transactions added up to weeks, some rows at a time. Only weeks that are whole in a file are added up."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from forecast_platform.landing.kinds import SALES_SCHEMA
 from forecast_platform.weeks import WeekCalendar
 
 _KEYS = ["store", "dept", "week"]
-_LONG = 3  # weeks of a file that tell on which days its shops are open
+_LONG = 3  # weeks of a file that show on which days its shops are open
 _SHORT_WEEK = 6  # days that fill a week in a file of fewer weeks
 
-# Rows of days by their lines: (line, column, what is to be said).
+# Rows of days by their lines: (line, column, message).
 Waiting = list[tuple[int, str, str]]
 
 
 class Weeks:
     """The weeks of one file.
 
-    A week counts as whole when the file reaches from its first open day to its last one. Open are the weekdays that
-    occur anywhere in a file of at least three weeks; in a shorter one a week needs six days. So the week a file begins
-    in and the one it ends in wait, unless they are whole: their sums would be too small without a word.
+    A week counts as whole when the file reaches from its first open day to its last one. A weekday is
+    open if it occurs anywhere in a file of at least three weeks; in a shorter file a week needs six days. So the first
+    and the last week of a file wait unless they are whole: their sums would be too small, and nobody would be told.
 
     Args:
         newest_week: the last week that is over.
@@ -123,14 +123,14 @@ class Weeks:
         if self._calendar.is_week_end(days).all():
             notes.append("all dates end weeks, so rows are taken for parts of weeks, not of days")
             return notes
-        # A day that no store has a row of, though its weekday is an open one.
+        # An open weekday of which no store has a row.
         opened = np.unique((days.astype(np.int64) + 3) % 7)
         every = np.arange(days[0], days[-1] + 1)
         absent = np.setdiff1d(every[np.isin((every.astype(np.int64) + 3) % 7, opened)], days)
         if len(absent):
             some = ", ".join(map(str, absent[:5])) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
             notes.append(f"no store has a row of {some}: closed, or days that are missing from their weeks' sums")
-        # A store that stops in the middle of its last week has a sum of a few days there.
+        # A store that stops in the middle of its last week has the sum of a few days there.
         last = by_store.group_by("store", use_threads=False).aggregate([("day", "max"), ("day", "count")])
         end = last["day_max"].to_numpy().astype("datetime64[D]")
         weeks = self._calendar.week_ends(end)

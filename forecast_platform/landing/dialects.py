@@ -30,14 +30,14 @@ class Dialect:
         store, department: the one store or department of files that have no such column.
         date_format: strptime format of dates kept as text; several, separated by "|", where they can't be confused.
             %G-W%V reads ISO weeks, d_%n from 2011-01-29 days counted from that one on.
-        time_zone: of the shops, in which a moment with a zone has its day; empty: such a moment is refused.
+        time_zone: of the shops. A time with a zone counts for its day there; empty: such a time is refused.
         delimiter: one ASCII character; empty: a tab in .tsv, what a leading `sep=` line says, else a comma.
         encoding: Python codec of text files; empty: UTF-8, or UTF-16 with its mark.
         skip_rows: lines of titles before the header.
         sheet: of a workbook; empty: its only one.
-        decimal: "." or ","; empty: ".", and a file whose points may be thousands is refused. Said outright, it also
-            allows groups of three digits, by the other sign, spaces or apostrophes.
-        thousands: signs allowed between groups of three digits, instead.
+        decimal: "." or ","; empty: ".", and a file whose points may be thousands is refused. Where it is set,
+            groups of three digits are read too, separated by the other sign, spaces or apostrophes.
+        thousands: signs allowed between groups of three digits, in place of those.
         currency: signs and codes allowed beside a number, separated by spaces.
         accounting: a minus may follow its number, and parentheses mean minus.
         missing: column -> texts that mean "no value" there, compared after trimming; "" stands for all columns that

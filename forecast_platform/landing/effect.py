@@ -14,7 +14,7 @@ from forecast_platform.lake.lake import Lake
 from forecast_platform.landing.ledger import INGESTED, Entry, Ledger
 
 KNOWN_WEEKS = 60  # that a file is judged by
-LEAST_REMOVED = 2  # a single row may go without asking, in the smallest of shops
+LEAST_REMOVED = 2  # a single row may be removed without asking, even in the smallest shop
 
 _ROWS = pa.schema(
     {
@@ -30,7 +30,7 @@ _ROWS = pa.schema(
 
 @dataclass(frozen=True)
 class Removal:
-    """Values that would be gone from a week, of all its stores (`store` is "") or of one."""
+    """Values that a file would remove from a week, of all its stores (`store` is "") or of one."""
 
     week: dt.date
     store: str
@@ -60,7 +60,7 @@ class Effect:
         return not (self.appeared or self.changed or self.vanished)
 
     def too_much(self, most_removed: float) -> list[Removal]:
-        """The removals that nobody should make without being asked: more than that share of a week's values (or of a
+        """The removals that a person has to allow: more than that share of a week's values (or of a
         store's in a week) and at least LEAST_REMOVED, or a whole week."""
         return [
             r
@@ -82,7 +82,7 @@ class Standing:
 
     @property
     def nothing(self) -> pa.Table:
-        """What is known where nothing is."""
+        """Of an empty lake."""
         return pa.table({name: pa.array([], _ROWS.field(name).type) for name in _ROWS.names[:-1]})
 
     def known(self, first: dt.date, last: dt.date) -> pa.Table:
@@ -116,7 +116,7 @@ class Standing:
 
     def add(self, entry: Entry, rows: pa.Table) -> None:
         """Take in a file that was recorded just now."""
-        if self._con is not None:  # else it will be found in the lake
+        if self._con is not None:  # else it is found in the lake later
             self._insert(self._con, entry, rows)
             self._con.unregister("_new")
 
@@ -130,7 +130,7 @@ class Standing:
     def _open(self) -> duckdb.DuckDBPyConnection:
         if self._con is None:
             con = self._con = self._lake.attach(duckdb.connect(), "raw_sales", "landings")
-            # What a try that was interrupted left in the lake's raw_sales has no line in the ledger: it is not there.
+            # Rows that an interrupted try left in raw_sales have no line in the ledger, so they do not count.
             con.execute(
                 """
                 CREATE SCHEMA trial;

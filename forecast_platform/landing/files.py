@@ -150,6 +150,6 @@ def unreadable(key: str, error: object) -> FileRefused:
 
 
 def ignored(header: Sequence[str], names: Mapping[str, int]) -> tuple[str, ...]:
-    """Names of the columns that nothing was read from; those without a name and a value are nobody's."""
+    """Names of the columns that nothing was read from, but for those without a name and values."""
     used = set(names.values())
     return tuple(name.strip() or f"(column {i + 1})" for i, name in enumerate(header) if i not in used)

@@ -19,7 +19,7 @@ Rule = Literal["numbers", "case"]
 RULES: tuple[Rule, ...] = ("numbers", "case")
 
 _NUMBER = re.compile(r"0*([0-9]+)(?:\.0)?")
-# Series that begin in one week, before it is worth a word.
+# How many series must begin in one week for a warning.
 TOGETHER = 5
 TOGETHER_SHARE = 0.1
 _SAME = 0.5  # keys shared between what vanished and what appeared, of all their keys
@@ -94,7 +94,7 @@ _STEPS: dict[str, Callable[[str], str]] = {
 
 
 def _loose(text: str, without: str = "") -> str:
-    """The text by all steps but one."""
+    """The text after all steps but one."""
     for name, step in _STEPS.items():
         if name != without:
             text = step(text)
@@ -102,7 +102,7 @@ def _loose(text: str, without: str = "") -> str:
 
 
 def _why(one: str, other: str) -> str:
-    """What they differ in: each step without which they would not be the same."""
+    """How they differ: the steps without which they would not be equal."""
     needed = [name for name in _STEPS if _loose(one, name) != _loose(other, name)]
     return "they differ in " + (" and in ".join(needed) or "how they are written")
 
@@ -118,13 +118,13 @@ class Life:
 
 
 def started_together(lives: Sequence[Life], since: dt.date | None = None) -> list[str]:
-    """Warnings about series that begin in one week in number: a store or department may have been renamed.
+    """Warnings about many series that begin in the same week: a store or department may have been renamed.
 
     Where the keys of another store (or department) end the week before, it is named.
 
     Args:
         lives: every series known.
-        since: only weeks from this one on are spoken of; None: all but the first week of the data.
+        since: only weeks from this one on are looked at; None: all but the first week of the data.
     """
     if not lives:
         return []
@@ -134,7 +134,7 @@ def started_together(lives: Sequence[Life], since: dt.date | None = None) -> lis
         if week == begin or (since is not None and week < since):
             continue
         born = [life for life in lives if life.first == week]
-        # What had been alive until the week before, and has been silent since.
+        # Series that sold until the week before, and not since.
         gone = [life for life in lives if life.last == week - dt.timedelta(days=7)]
         renamed = _renamed("store", born, gone, lives, week) + _renamed("dept", born, gone, lives, week)
         texts += renamed
@@ -169,6 +169,6 @@ def _renamed(field: str, born: Sequence[Life], gone: Sequence[Life], lives: Sequ
             texts.append(
                 f"{word} {new} begins in the week of {week} with {len(appeared[new])} series, just as {word} "
                 f"{match[0]} ends with {len(vanished[match[0]])} of the same: renamed? Then land its history under one "
-                "key, or it starts without a past"
+                "key, or it starts without a history"
             )
     return texts

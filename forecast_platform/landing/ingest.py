@@ -1,7 +1,7 @@
 """Ingestion: landed objects that are not in the lake yet become rows, or quarantined lines with a reason.
 
 Order of commits for one object: its quarantined lines, its accepted rows, then its line in `landings`. The last is what
-marks the object as done, and the two before replace whatever an interrupted try left, so a run that dies anywhere
+marks the object as done, and the two before replace whatever an interrupted try left. So a run that dies anywhere
 is mended by running again. Row conservation holds per object: rows = accepted + quarantined.
 
 Each file is read and parsed once. A sales file is then judged as a whole, and held against what is in force: what it
@@ -47,7 +47,7 @@ REMOVES_ROWS = "removes_rows"
 
 @dataclass(frozen=True)
 class Order:
-    """What a person asks for of one file, whatever the ledger says of it.
+    """What a person asks for one file, whatever the ledger says of it.
 
     what: "again": it counts as arriving now; "reread": it is read again, in the place it has; "accept": the same, and
     neither judgement nor removals hold it up.
@@ -91,7 +91,7 @@ def ingest_landed(
             order = (orders or {}).get(obj.key)
             if obj.kind is None or (order is None if orders is not None else not desk.is_news(obj)):
                 continue
-            # A copy further down the list is then known as one, as it would be after an interruption here.
+            # A copy later in the list is then recognised, as it would be after an interruption here.
             done.append(desk.take(obj, landing, order))
             progress(told(done[-1]))
     finally:
@@ -199,7 +199,7 @@ class _Desk:
         if verdict.refusal and not accepted:
             return self._hold(entry, WAITING, verdict.refusal)
         if before and before.status == INGESTED and before.first_week and before.last_week:
-            # What an earlier reading held and this one does not must go, too.
+            # Rows of an earlier reading that this one lacks must go, too.
             weeks = sorted({*weeks, *self.calendar.between(before.first_week, before.last_week)})
         if accepted:
             entry = replace(entry, message=f"accepted by {entry.author}: {entry.reason}")

@@ -1,4 +1,4 @@
-"""Files judged as a whole, because the rows that survive of a misread file mislead.
+"""Files judged as a whole, because a file that is read wrongly can still give rows that look right.
 
 `Profile` looks at how a sales file is written while it is read: a file of days, of another weekday, of swapped days and
 months or of thousands points is refused, naming the setting that would read it. `judge` looks at what became of its
@@ -45,10 +45,13 @@ _FORMATS: tuple[str, ...] = (
     "%Y.%m.%d",
 )
 _FORMATS += ("%d.%m.%y", "%d/%m/%y", "%m/%d/%y", "%d-%b-%Y", "%d %b %Y", "%b %d %Y", "%d %B %Y", ISO_WEEK)
-_STRAY = 0.05  # share of a column's texts that may be written differently without a word about the file as a whole
+_STRAY = 0.05  # share of a column's texts that may be written differently before the whole file is judged by it
 _MOST_TEXTS = 4000  # distinct texts of a column that are looked at
-_EXPECTED = ("week_incomplete", "total_row")  # rules by which rows wait or are left out as asked: nothing is wrong
-_LARGE = 10  # a week's sales from which on an equal sum is no chance
+_EXPECTED = (
+    "week_incomplete",
+    "total_row",
+)  # rules by which rows wait, or are left out as the settings ask: nothing is wrong
+_LARGE = 10  # from this many sales a week on, an equal sum is no coincidence
 _CLOSE = 1e-4  # sums of rounded figures differ by no more than this share
 
 
@@ -186,7 +189,7 @@ class Profile:
                 continue
             one_weekday = len(np.unique((days.astype(np.int64) + 3) % 7)) == 1
             right = one_weekday and bool(self.calendar.is_week_end(days).all())
-            # Where all dates could be read, only one that makes them week ends speaks for another way.
+            # Where all dates could be read, another format counts only if it makes all of them week ends.
             if not np.isnat(days).any() and (
                 right or (self._bad_dates and (not weekly or one_weekday or len(days) < 2))
             ):
@@ -258,7 +261,7 @@ class Profile:
         seen = " or ".join(f"{value:,.10g}" for value in values if value is not None)
         self._refuse(
             "number_style",
-            f"writes sales in a way that is not told: {short(example)} may be {seen}. Set {' or '.join(both)}.",
+            f"writes sales in a way that can mean two things: {short(example)} may be {seen}. Set {' or '.join(both)}.",
         )
 
 
@@ -306,7 +309,7 @@ def _too_much_refused(
         return FileRefused(
             "duplicate_rows",
             f"{key} has {twice:,} of {parsed.rows:,} rows of a store, department and week that other rows are of too, "
-            f"so what was sold is not told.{columns} Set {setting('aggregate', 'sum')} to add them up, or "
+            f"so it is not clear what was sold.{columns} Set {setting('aggregate', 'sum')} to add them up, or "
             f"{setting('aggregate', 'last')} where the last one counts.",
         )
     rows = parsed.rejected.to_pylist() if len(parsed.rejected) <= 1000 else parsed.rejected.slice(0, 1000).to_pylist()
@@ -346,7 +349,7 @@ def totals(rows: pa.Table) -> list[tuple[str, str]]:
         here = size > 0
         equal = here & (np.abs(np.nansum(grid, axis=0) - 2 * np.nan_to_num(grid)) <= _CLOSE * size)
         weeks_here, weeks_equal = here.sum(axis=1), equal.sum(axis=1)
-        large = size.sum(axis=1) >= _LARGE * weeks_here  # small counts are each other's sums by chance
+        large = size.sum(axis=1) >= _LARGE * weeks_here  # small counts can equal sums of each other by chance
         for i, name in enumerate(names):
             every = large[i] and weeks_here[i] >= 3 and weeks_equal[i] == weeks_here[i]
             if (name in said and weeks_equal[i] > 0.5 * weeks_here[i]) or (len(names) >= 4 and every):
@@ -369,7 +372,7 @@ def _other_size(rows: pa.Table, known: pa.Table, key: str, limits: Limits, warni
     """Refusal of a file whose stores sell many times what they used to, or a small part; warnings of single stores."""
     if not len(known) or not len(rows):
         return None
-    # Like with like: a file of some departments is held against those departments.
+    # A file of some departments is compared with those departments only.
     keys = ["store", "dept"]
     new = _by_store(rows.join(known.select(keys), keys, join_type="left semi"))
     old = _by_store(known.join(rows.select(keys), keys, join_type="left semi"))

@@ -105,7 +105,7 @@ class Parsed:
             what to do about it, and the whole record as text so that nothing is lost.
         ignored_columns: columns of the file that nothing was read from.
         header: all columns of the file.
-        notes: what a person should know of a file that was read: flags that are none, a department made up.
+        notes: what a person should know of a file that was read: values that are no flags, a department made up.
         splits: of a file with several rows of one store, department and week, the other columns that tell them apart.
         rows: rows in the file.
         accepted_rows: rows of the file that were accepted.

@@ -81,7 +81,7 @@ class Entry:
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Entry:
-        """From a row of `landings`; what homes of before a column was there left empty is its default."""
+        """From a row of `landings`. Where an older home left a column empty, the field has its default."""
         found = {name: row[name] for name in _PLAIN if row.get(name) is not None}
         for name, joint in _LISTS.items():
             found[name] = tuple(part for part in (row.get(name) or "").split(joint) if part)
@@ -176,7 +176,7 @@ class Ledger:
         newest = self.newest.get(obj.key)
         if newest is None or newest.version != obj.version:
             return None
-        if newest.status == KNOWN:  # its rows are another's
+        if newest.status == KNOWN:  # its rows came with another name
             return self._versions.get((newest.kind, newest.version), newest)
         return self._readings.get(newest.arrival, newest)
 
@@ -230,12 +230,12 @@ class Ledger:
         raise LedgerError(f"no file landed as {name}; {hint}")
 
 
-# Of each open lake the state of `landings` read last, and its entries.
+# For each open lake: the state of `landings` read last, and its entries.
 _read: WeakKeyDictionary[Lake, tuple[int | None, list[Entry]]] = WeakKeyDictionary()
 
 
 class LedgerError(Exception):
-    """A landing that is asked for can't be had as asked: why, and what to do."""
+    """What was asked of a landing cannot be done; the message says why, and what to do."""
 
 
 def record(lake: Lake, entry: Entry) -> None:

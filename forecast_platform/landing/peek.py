@@ -1,6 +1,6 @@
 """A short look at a landed sales file: which weeks it is about, where that costs little.
 
-Only the order of runs rests on it. What a file really holds, ingestion finds out, and the ledger says.
+Only the order of runs depends on it. Ingestion finds out what a file really holds, and the ledger records it.
 """
 
 from __future__ import annotations

@@ -5,13 +5,13 @@ drop of many weeks is history: one run brings all of it in, then one forecast is
 week behind the newest is restated, and the newest week is forecast again afterwards. Files whose weeks have not begun,
 or lie before the first week, are parked and named. Files whose weeks a short look does not tell, or that have none, get
 a run that only ingests; the ledger then says which weeks they touched, and those get their runs. Whatever the ledger
-says has not been cleaned is asked for, so nothing rests on the look, nor on a run that died.
+says has not been cleaned is asked for, so nothing depends on the look, or on a run that died.
 
 A run that failed or was cancelled is asked for again, TRIES times in all. Then its weeks are given up and named until a
 run for them succeeds.
 
-Where somebody tells of landed files (S3 events by queue or Lambda), a look goes to the files told of and to those
-remembered. What telling loses, a full listing finds, every RECONCILE.
+Where events tell of landed files (from S3, by queue or Lambda), only these files and the remembered ones are looked at.
+A full listing every RECONCILE finds what events missed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Kind = Literal["week", "history", "files"]
 
 TRIES = 3
 RECONCILE = dt.timedelta(minutes=10)
-MOST_LOOKS = 50  # objects looked at one by one; a listing tells of 1,000 in the time of one look
+MOST_LOOKS = 50  # objects looked at one by one; a listing shows 1,000 in the time of one look
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Memory:
 
     @property
     def waiting(self) -> set[str]:
-        """Keys that are looked at each time until the lake holds their content, without being told of again."""
+        """Keys that are looked at each time until the lake holds their content, also without a new event."""
         return {*self.requested, *self.parked, *self.later}
 
     @classmethod
@@ -110,7 +110,7 @@ class Memory:
         self.sent += 1
         run_key = f"{key(last)}:{content}:{self.epoch}.{self.sent}"
         self.asked = {"run_key": run_key, "weeks": weeks, "loose": self.loose}
-        # A run reads everything that has landed, so nothing loose is left to wait for.
+        # A run reads everything that has landed, so no loose file is left waiting.
         self.loose, self.unknown = [], False
         return Request(kind, first, last, run_key, self.model)
 
@@ -146,7 +146,7 @@ class Memory:
 
 
 def keys_to_look_at(memory: Memory, told: Iterable[str], now: dt.datetime) -> list[str] | None:
-    """The objects to look at, when those `told` of have news; None: list everything."""
+    """The objects to look at, given those that events `told` of; None: list everything."""
     keys = {*told, *memory.waiting}
     due = not memory.listed or now - dt.datetime.fromisoformat(memory.listed) >= RECONCILE
     return None if due or len(keys) > MOST_LOOKS else sorted(keys)

@@ -24,7 +24,7 @@ ISO_WEEK = "%G-W%V"
 NUMBERED = "%n"  # "d_%n from 2011-01-29": d_1 is that day
 _FROM = " from "
 
-_YEARS = range(1900, 2200)  # a date outside is a typing error or a placeholder
+_YEARS = range(1900, 2200)  # years; a date outside them is a typing error or a placeholder
 _NAT = np.datetime64("NaT", "D")
 
 
@@ -284,8 +284,8 @@ def to_numbers(text: pa.Array, style: NumberStyle) -> pa.Array:
 
 
 def ambiguous_thousands(texts: pa.Array) -> str | None:
-    """An example, where plain numbers may as well be written with a point before each three digits: every number with
-    a point has groups of three, and none of 1,000 or more is written without."""
+    """An example, where points may separate thousands: every number with a point has groups of three digits after it,
+    and no number of 1,000 or more is written without a point."""
     pointed = texts.filter(pc.match_substring(texts, "."))
     if (
         not len(pointed)
@@ -316,7 +316,7 @@ def to_flags(text: pa.Array) -> tuple[pa.Array, Mask]:
 
 
 def tidy(texts: pa.Array) -> pa.Array:
-    """Names in one normal form (NFC), so that an umlaut of one sign and of two are the same name."""
+    """Names in one normal form (NFC), so that an umlaut written as one character or as two gives the same name."""
     if pc.all(pc.string_is_ascii(texts)).as_py() is not False:
         return texts
     encoded = pc.dictionary_encode(texts)  # Arrow's own utf8_normalize leaves NFC decomposed (pyarrow 25)

@@ -17,9 +17,9 @@ from forecast_platform.lake.tables import QUANTILE
 from forecast_platform.levels import by_level_sql, by_member_sql
 
 # A store's actual is the sum of all its observed series, also of those that opened after the forecast was made: the
-# planner's question is what the store sold. A group's is that of the stores (or departments) it had when the forecast
-# was made, wherever they are now, as is last year's: the forecast is of those. The sales of one that nothing was known
-# of then are in no group.
+# planner's question is what the store sold. A group's actual, and its last year, are of the stores (or departments)
+# that were in it when the forecast was made, wherever they are now, because the forecast is of those. A store that was
+# not known then is in no group.
 _ACCURACY = """
     WITH sums AS (
         {sums}
@@ -51,8 +51,8 @@ _ACCURACY = """
     WHERE list_contains($weeks, f.target_week)
 """
 
-# The target weeks whose scores depend on forecasts made in the weeks $published (those scored before included: a
-# forecast may reach less far now), or on what was sold in the weeks $sold, as actual or as last year's week.
+# The target weeks whose scores depend on forecasts made in the weeks $published, or on sales of the weeks $sold, as
+# actual or as last year's week. Weeks scored before are among them, because a forecast may reach less far now.
 _CONCERNED = """
     SELECT target_week AS week FROM forecasts
     WHERE list_contains($published, forecast_week) OR list_contains($sold, target_week - 364)
@@ -69,8 +69,8 @@ def rescore(
 ) -> pa.Table:
     """Score every week again that a change concerns, and put the scores into `forecast_accuracy`.
 
-    Runs may do so at the same time: one that wrote scores of a state that has changed meanwhile scores again, so the
-    last scores written are those of the newest state.
+    Runs may do so at the same time. A run whose state has changed meanwhile scores again, so the last scores written
+    are those of the newest state.
 
     Args:
         con: a connection of this call's own; the lake is attached to it.
@@ -100,8 +100,8 @@ def score_weeks(con: duckdb.DuckDBPyConnection, weeks: Sequence[dt.date]) -> pa.
 
     Each forecast is scored by the quantiles it was published with, whichever are published now. `quantile_loss` is the
     mean over them of 2 * pinball loss, so that sum(quantile_loss) / sum(|actual|) is the mean wQL. `in_interval` is
-    about the outermost pair, which was to hold the share `interval`. `naive` is the sales of 52 weeks earlier, null
-    where there were none.
+    about the outermost pair of quantiles, which should hold the share `interval`. `naive` is the sales of 52 weeks
+    earlier, null where there were none.
 
     Args:
         con: connection the lake is attached to.
@@ -125,8 +125,8 @@ def score_weeks(con: duckdb.DuckDBPyConnection, weeks: Sequence[dt.date]) -> pa.
 
 
 def quantile_levels(con: duckdb.DuckDBPyConnection) -> dict[str, float]:
-    """Every quantile that was ever published, by its column of `forecasts`, ascending. Of a forecast those are null
-    that were not published then."""
+    """Every quantile that was ever published, by its column of `forecasts`, ascending. A forecast that was published
+    without one has null there."""
     names = [row[0] for row in con.execute("DESCRIBE forecasts").fetchall()]
     found = sorted((int(name[1:]), name) for name in names if QUANTILE.fullmatch(name))
     return {name: percent / 100 for percent, name in found}

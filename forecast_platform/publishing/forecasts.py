@@ -1,4 +1,4 @@
-"""From verified batch output to the rows people query: dates, levels, totals, and a reason for whoever has none."""
+"""From verified predictions to the rows people query: dates, levels, totals, and reasons where there is no forecast."""
 
 from __future__ import annotations
 

@@ -82,8 +82,8 @@ def write_extract(con: duckdb.DuckDBPyConnection, path: Path) -> Extract:
 
 
 def read_latest(path: Path) -> dict[tuple[str | None, ...], float]:
-    """(level, store, dept, member, target week in ISO format) -> p50 of the extract's latest forecast, for whoever
-    wants to see it read back."""
+    """(level, store, dept, member, target week in ISO format) -> p50 of the extract's latest forecast, as read
+    back from the file."""
     from tableauhyperapi import Connection, HyperProcess, Telemetry
 
     with (

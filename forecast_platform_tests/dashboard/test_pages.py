@@ -149,7 +149,7 @@ def test_the_queue_is_whole_in_its_file(lake: Lake) -> None:
 
 
 def test_a_filter_without_entries_says_why(client: TestClient, lake: Lake) -> None:
-    """A store without entries was told that no forecast had met its sales yet."""
+    """A store without entries was told that no week that was forecast had sales yet."""
     answer = client.get("/?store=77")
     assert answer.status_code == 404
     assert "There is no store 77; there are 1, 2, 3" in answer.text
@@ -164,7 +164,7 @@ def test_labels_say_on_how_many_weeks_a_figure_rests(client: TestClient, source:
     weeks = [r["week"] for r in source.state().rows("SELECT DISTINCT forecast_week AS week FROM forecasts ORDER BY 1")]
     assert "Error, 3 weeks" in client.get("/").text
     assert "Error, 1 week<" in client.get(f"/?week={weeks[1]}").text
-    assert "no forecast has met its sales yet" in client.get(f"/?week={weeks[0]}").text
+    assert "no week that was forecast has sales yet" in client.get(f"/?week={weeks[0]}").text
     assert "3 weeks with sales of the 8 weeks up to" in client.get("/heatmap").text
     assert "3 weeks of the last 26 scored" in client.get("/explore?store=1").text
     text = client.get("/accuracy").text

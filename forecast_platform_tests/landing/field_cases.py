@@ -466,7 +466,7 @@ CASES = [
     Case(
         "keys",
         "no department column",
-        "one department, said",
+        "one department, with a note",
         "store,date,weekly_sales\n1,2026-11-20,5\n",
         sales=[5],
         depts=["all"],
@@ -584,7 +584,7 @@ CASES = [
     Case(
         "flags",
         "a letter in the holiday flag",
-        "the sales count, the flag is unknown, said",
+        "the sales count, the flag is unknown, with a note",
         "store,dept,date,weekly_sales,is_holiday\n1,a,2026-11-13,5,0\n1,a,2026-11-20,6,a\n",
         sales=[5, 6],
         notes=("is_holiday: 1 value is neither TRUE nor FALSE",),

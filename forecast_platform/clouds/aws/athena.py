@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Parameter = str | bool | int | float | decimal.Decimal | dt.date | dt.datetime | None
 
-# Athena's types that have a twin in Arrow; what is not here (array, map, row, json, time, ...) stays text.
+# Athena's types and those of Arrow; other types (array, map, row, json, time, ...) stay text.
 _TYPES = {
     "boolean": pa.bool_(),
     "tinyint": pa.int8(),
@@ -47,7 +47,7 @@ class AthenaError(RuntimeError):
     """A query was refused, failed or was cancelled; the message gives Athena's reason.
 
     Attributes:
-        retryable: Athena's own word that the same query may succeed later.
+        retryable: Athena says that the same query may succeed later.
     """
 
     def __init__(self, message: str, retryable: bool = False) -> None:
@@ -112,7 +112,7 @@ class Athena:
             return self._rows(query_id, has_header=execution.get("StatementType") == "DML")
 
     def _finished(self, query_id: str) -> dict[str, Any]:
-        """The query's execution when it has ended, looked at after .1 s and then ever less often, down to 3 s."""
+        """The query's execution when it has ended, looked at after .1 s, then at growing intervals of at most 3 s."""
         pause = 0.1
         while True:
             execution: dict[str, Any] = self._client.get_query_execution(QueryExecutionId=query_id)["QueryExecution"]

@@ -40,7 +40,7 @@ def split_s3(url: str) -> tuple[str, str]:
 
 @contextlib.contextmanager
 def translated(to: Callable[[str, str], Exception]) -> Iterator[None]:
-    """Errors of AWS within the block as errors of ours.
+    """Turn AWS's errors within the block into errors of ours.
 
     Args:
         to: makes the error from AWS's code and its text. Where AWS could not be reached the code is "", and the text

@@ -1,4 +1,5 @@
-"""The checks of `forecast doctor` on profile aws: each asks AWS one question, and says the command that mends a no.
+"""The checks of `forecast doctor` on profile aws: each asks AWS one question, and where something is wrong names
+the command that mends it.
 
 A check returns a line that says what is well, or raises Finding. Whatever else it raises is a finding too. Checks do
 not depend on each other, so that one run names everything there is to mend.

@@ -1,9 +1,9 @@
 """The lake on AWS: Iceberg tables in Glue's catalog, their files in S3.
 
 Three things are ours on top of pyiceberg's Glue catalog. Files are read and written with boto3's credentials, so that
-profiles, roles and single sign-on work as everywhere else, and stay fresh in a process that lives longer than they do.
-A commit whose reply was lost is reported as unknown, never as failed. And whatever S3 answers in passing (503 Slow
-Down, 500) is retried.
+profiles, roles and single sign-on work as everywhere else, and are renewed in a process that outlives them.
+A commit whose reply was lost is reported as unknown, never as failed. And passing errors of S3 (503 Slow
+Down, 500) are retried.
 """
 
 from __future__ import annotations
@@ -89,11 +89,11 @@ def _file_io(credentials: ReadOnlyCredentials | None) -> FileIO:
 
 
 def _commit(update: Callable[[], None]) -> None:
-    """Point Glue at a new state, and say truly what became of it.
+    """Point Glue at a new state. An outcome that is not known is never reported as a failure.
 
     Raises:
         CommitFailedException: another writer was first.
-        CommitStateUnknownException: no reply, a 5xx, or a conflict on a second try, which may be with our own first.
+        CommitStateUnknownException: no reply, a 5xx, or a conflict on a second try, which may be with our first.
     """
     try:
         update()

@@ -1,7 +1,7 @@
 """The SQS queue of the landing bucket's events, as the landing sensor uses it.
 
 A message is deleted only when a stored cursor holds its effect. Until then it comes back after VISIBILITY seconds, so a
-tick that dies anywhere loses nothing, and there is nothing to write down about messages: the one that comes back names
+tick that dies anywhere loses nothing, and no message has to be remembered: one that comes back names
 an object that the cursor or the lake knows by then. A message that can't be read is never deleted here: after the
 queue's maxReceiveCount SQS moves it to the dead-letter queue. Messages are received at least twice, once to be noticed
 and once to be deleted, so maxReceiveCount should be 5 or more.
@@ -20,7 +20,7 @@ from forecast_platform.clouds.aws.clients import client, translated
 from forecast_platform.clouds.aws.events import EventError, ObjectEvent, parse
 
 WAIT_SECONDS = 1  # long polling asks all of SQS's servers; a tick can't wait longer
-VISIBILITY = 60  # a tick is over by then, one way or the other
+VISIBILITY = 60  # seconds; by then a tick has ended or was killed
 MOST_MESSAGES = 100  # of one tick, which is killed after 60 seconds
 MOST_SECONDS = 15
 

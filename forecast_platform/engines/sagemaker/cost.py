@@ -2,7 +2,7 @@
 
 The ledger is one small JSON object a job in storage: `spend/2026-11/<job>.json`. It is written with the worst case
 before the job is created and corrected when the job has ended. So a crash never loses spend, and a job whose creation
-nobody heard of counts in full until it is seen again.
+was not confirmed counts in full until it is seen again.
 """
 
 from __future__ import annotations

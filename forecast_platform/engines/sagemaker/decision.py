@@ -5,8 +5,8 @@ number of the attempt. Whoever asks for the same work finds the same names and l
 
     missing -> create    running -> attach    completed -> reuse    failed or stopped -> next attempt, or give up
 
-A failure met within one call is retried only if its cause is known to pass. One from an earlier call is not held
-against the work: somebody ran it again, so the next attempt is made; only data that cannot be read stays refused.
+A failure within one call is retried only if its cause is known to pass. A failure from an earlier call does not prevent
+the next attempt, because a person ran it again; only data that cannot be read stays refused.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ _REASONS = (
     (Cause.DISK, r"disk space|no space left"),
     (Cause.ACCESS, r"access ?denied|not authorized|permission|forbidden|\bKMS\b|assume|\b403\b"),
     (Cause.MEMORY, r"exit code:? ?137|out of memory|OutOfMemory"),
-    # "See job logs" says nothing of whose fault it was, whatever stands before it.
+    # "See job logs" does not say what was at fault, whatever stands before it.
     (Cause.ALGORITHM, r"^AlgorithmError|see job logs"),
     (Cause.DATA, r"^ClientError|data validation"),
 )
@@ -171,7 +171,7 @@ BUSY = (
     "ThrottlingException", "Throttling", "TooManyRequestsException", "RequestLimitExceeded", "ServiceUnavailable",
     "ServiceUnavailableException", "InternalFailure", "InternalServerError", "InternalServerException", "500", "503",
 )  # fmt: skip
-_PATIENCE = 6  # times a refusal that passes is borne
+_PATIENCE = 6  # times that a passing refusal is waited out
 _LIMIT = re.compile(r"is ([\d.]+) Instances?.*?utilization of ([\d.]+) Instances?(?:.*?delta of ([\d.]+))?", re.DOTALL)
 
 
@@ -180,7 +180,7 @@ def answer(code: str, message: str, tries: int) -> Action:
 
     Args:
         code, message: of the error, as AWS spells them.
-        tries: refusals borne before in this call.
+        tries: refusals waited out before in this call.
     """
     said = f"{code}: {message}"
     if code == "ResourceInUse" or (code == "ValidationException" and "already exist" in message.lower()):

@@ -10,8 +10,8 @@ What the storage holds (all content-addressed, so the same work is found again, 
     spend/<month>/<job>.json                         see cost.py
 
 `sagemaker-container` trains the whole platform's way, choice included, in one job of our image: its models are those of
-LocalEngine, byte for byte (container/training.py). `sagemaker-builtin` trains Amazon's image (builtin.py). Both are
-SageMakerEngine but for what is theirs.
+LocalEngine, byte for byte (container/training.py). `sagemaker-builtin` trains Amazon's image (builtin.py). Both
+extend SageMakerEngine.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The log of a running SageMaker job, line by line as CloudWatch gets it.
 
-A log is for people: whatever goes wrong in reading it is said once and never ends a job.
+A log is for people: trouble in reading it is reported once and never ends a job.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class LogTail:
         return client("logs", retries={"mode": "standard", "total_max_attempts": 2}, read_timeout=10)
 
     def read(self) -> None:
-        """Pass on what is new. Streams that are not there yet, which takes minutes, are no news."""
+        """Pass on what is new. Streams appear after minutes; until then there is nothing to pass on."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         if self._broken:

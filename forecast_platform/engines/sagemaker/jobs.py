@@ -1,8 +1,8 @@
 """SageMaker jobs and models: `ensure` that a piece of work is done, and pay for it once.
 
-What to do in each case is decided in decision.py; here it is done. An exception that is no Exception (Ctrl-C, a
-cancelled Dagster run) stops the remote job and goes on. A process that just dies leaves the job running, and whoever
-asks for the same work again waits for that job.
+decision.py decides what to do in each case; here it is done. An interruption (Ctrl-C, a cancelled Dagster run: a
+BaseException that is no Exception) stops the remote job and is raised again. A process that is killed leaves the job
+running, and the next call for the same work waits for it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A piece of work for SageMaker and what comes of it, apart from doing it."""
+"""A piece of work for SageMaker and its results, as data."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def state_of(kind: Kind, described: Mapping[str, Any]) -> State:
 
 
 def billed_seconds(kind: Kind, described: Mapping[str, Any]) -> int:
-    """Seconds billed of each instance. A transform's are not told: from its start to its end."""
+    """Seconds billed of each instance. For a transform SageMaker does not say: the time from its start to its end."""
     if kind is TRAIN:
         return int(described.get("BillableTimeInSeconds", 0))
     started, ended = described.get("TransformStartTime"), described.get("TransformEndTime")

@@ -108,7 +108,7 @@ class Workers:
             raise WorkerDied("a worker process died, perhaps for lack of memory") from error
         finally:
             for part in parts:
-                part.cancel()  # after a failure nobody waits for the others
+                part.cancel()  # after a failure the others are not waited for
         return b"".join(answers)
 
 
@@ -137,7 +137,7 @@ def _end_with(parent: int) -> None:
 
 
 def _ready() -> None:
-    """Nothing to do: its answer says that the workers run."""
+    """Does nothing: its answer shows that the workers run."""
 
 
 def _forecast_lines(lines: Sequence[bytes], first: int) -> bytes:

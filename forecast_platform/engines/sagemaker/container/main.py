@@ -1,8 +1,8 @@
 """Our DeepAR image: what SageMaker runs as `forecast-container train` and `forecast-container serve`.
 
 SageMaker's contract: input, output and settings are files under /opt/ml (elsewhere: SAGEMAKER_BASE_DIR), the exit code
-says whether it worked, and output/failure why not. The records, hyperparameters, log lines and metrics are those of
-Amazon's own DeepAR image, so a job made for one runs on the other.
+says whether it worked, and output/failure says why not. The records, hyperparameters, log lines and metrics are those
+of Amazon's own DeepAR image, so a job made for one runs on the other.
 
 A training job has the channel `train`, and to be scored `test`, of DeepAR records. With the hyperparameter
 platform_training = "1" it has instead the channel `panel` with panel.npz (history/panel_file.py) and training.json,
