@@ -83,7 +83,7 @@ class Calibration:
         return replace(found, sums={level.name: found._sum_factor(level, windows, levels) for level in sums})
 
     def _sum_factor(self, level: Level, windows: Sequence[Window], levels: Sequence[float]) -> float:
-        """How much wider than the dependence makes it a sum's interval has to be to hold its share."""
+        """How much wider than the dependence makes it the interval of a sum of several has to be to hold its share."""
         low, high, middle = 0, len(levels) - 1, list(levels).index(0.5)
         ratios, groups = [], 0
         for w in windows:
@@ -97,8 +97,9 @@ class Calibration:
                 )
             )
             side = np.where(away >= 0, above, below)
-            ratios.append((np.abs(away) / np.where(side > 0, side, 1))[side > 0])
-            groups += int((side > 0).any(axis=1).sum())
+            several = (side > 0) & (_sums(level, w, np.ones_like(widths)) > 1)
+            ratios.append((np.abs(away) / np.where(side > 0, side, 1))[several])
+            groups += int(several.any(axis=1).sum())
         ratio = np.concatenate(ratios)
         if not len(ratio):
             return 1.0

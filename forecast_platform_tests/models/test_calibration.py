@@ -144,6 +144,12 @@ def test_what_moves_all_series_at_once_widens_sums():
         assert held.mean() == pytest.approx(0.8, abs=0.06)
 
 
+def test_a_sum_of_one_series_is_that_series_and_needs_no_factor():
+    wild = window(100, 50, n=20)  # one store: its departments are the series, however far off
+    assert set(wild.store) == {"0"}
+    assert Calibration.fit([wild] * 8, LEVELS).sums["dept"] == 1
+
+
 def holds(level: Level, w: Window, calibration: Calibration) -> np.ndarray:
     """Which sums of a level lie in their 80% intervals, shape (G, H)."""
     groups, group = level.groups(w.store, w.dept)

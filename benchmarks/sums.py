@@ -1,0 +1,151 @@
+"""Whether intervals of sums hold what they promise: python -m benchmarks.sums.
+
+Of Walmart, and of pieces of it, at rolling cutoffs: backtests before the cutoff tell the dependence and the widths, the
+engine forecasts, and publication adds up. What joint paths are worth is seen beside independent ones without a factor.
+The candidate is one that needs no training. Results: benchmarks/results/sums.json; the page is docs/sums.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from benchmarks import protocol
+from benchmarks.__main__ import ROOT, commit, machine
+from benchmarks.measure import COLUMNS, QUANTILES
+from benchmarks.small import PIECES, WALMART, Piece
+from forecast_platform.engines.base import Asked
+from forecast_platform.engines.local import LocalEngine
+from forecast_platform.history.panel import Panel
+from forecast_platform.levels import KEYS, LEVELS
+from forecast_platform.models.calibration import Calibration
+from forecast_platform.models.dependence import Dependence
+from forecast_platform.models.metrics import weighted_quantile_loss
+from forecast_platform.models.registry import plans
+from forecast_platform.publishing.forecasts import forecast_rows, forecastable
+from forecast_platform.settings import Settings
+from forecast_platform.weeks import WEEK
+
+RESULTS, PAGE = ROOT / "benchmarks" / "results" / "sums.json", ROOT / "docs" / "sums.md"
+ROLLING = [dt.date(2011, 9, 23) + 4 * k * WEEK for k in range(12)]  # without those of the protocol
+CANDIDATE = "aligned_last_year"
+ADDED = 4  # weeks of lead time
+JOINT, ALONE = "joint", "independent"
+
+_HEAD = """\
+# Do intervals of sums hold what they promise?
+
+<!-- Written by python -m benchmarks.sums from benchmarks/results/sums.json; do not edit. -->
+
+The share of sales inside the interval from p10 to p90, which is to be 80%, and wQL: means over {count} rolling
+cutoffs of Walmart from {first} to {last}, {horizon} weeks ahead, by `{candidate}`. Paths are joint ones, as
+they are published ([models.md](models.md)); beside them stand the same with every series and week by itself, and no
+last factor. Of all of Walmart, and of pieces: some departments of some stores, by seeds. In one store the store is
+the total, and its departments are the series.
+
+- Command: `python -m benchmarks.sums`, {date}, at commit {commit}.
+- Machine: {cores} cores of {cpu}, {system}, Python {python}.
+"""
+
+
+def measure(panel: Panel, cutoff: dt.date, candidate: str) -> list[dict[str, Any]]:
+    """Coverage and wQL at a cutoff, by paths, level and number of weeks added up."""
+    settings = Settings(target=candidate, prediction_length=protocol.HORIZON)
+    history = panel.until(cutoff)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        engine = LocalEngine(Path(folder) / "models")
+        model = engine.train(history, plans(settings))
+        active, _ = forecastable(history, settings.active_weeks, protocol.HORIZON)
+        sold = _sold(panel, active)
+        alone = dataclasses.replace(model.calibration, dependence=Dependence(), sums=Calibration().sums)
+        for paths, calibration in ((JOINT, model.calibration), (ALONE, alone)):
+            served = dataclasses.replace(model, calibration=calibration)
+            asked = Asked(QUANTILES, settings.num_samples, settings.seed)
+            made, _ = engine.predict(served, active, Path(folder) / paths, asked, 1)
+            for weeks in (1, ADDED):
+                shards, lead = made.shards(QUANTILES, protocol.HORIZON), weeks > 1
+                said = forecast_rows(shards, cutoff, QUANTILES, COLUMNS, calibration.sums, lead_time=lead).to_pandas()
+                found = said[said["weeks"] == weeks] if lead else said
+                rows += [{"paths": paths, "weeks": weeks, **each} for each in _scores(found, sold, weeks)]
+    return rows
+
+
+def _sold(panel: Panel, active: Panel) -> pd.DataFrame:
+    """Sales of the forecast series in the weeks ahead, 0 where none were seen: store, dept, target_week, sales."""
+    ahead = slice(len(active.weeks), len(active.weeks) + protocol.HORIZON)
+    forecast = {*zip(active.store, active.dept, strict=True)}
+    among = [(s, d) in forecast for s, d in zip(panel.store, panel.dept, strict=True)]
+    sales, weeks = np.nan_to_num(panel.sales[among, ahead]), panel.weeks[ahead].astype("datetime64[s]")
+    names = {key: np.repeat(getattr(panel, key)[among].astype(object), len(weeks)) for key in KEYS}
+    return pd.DataFrame({**names, "target_week": np.tile(weeks, len(sales)), "sales": sales.ravel()})
+
+
+def _scores(said: pd.DataFrame, sold: pd.DataFrame, weeks: int) -> list[dict[str, Any]]:
+    """By level, of forecasts of single weeks, or of the first weeks added up."""
+    said = said.assign(target_week=pd.to_datetime(said["target_week"]), everything="")
+    sold = sold.assign(everything="")
+    if weeks > 1:
+        last = said["target_week"].max()
+        sold = sold[sold["target_week"] <= last].assign(target_week=last)
+    rows = []
+    for level in LEVELS:
+        by = [*level.by, "everything", "target_week"]
+        actual = sold.groupby(by, as_index=False)["sales"].sum()
+        both = said[said["level"] == level.name].merge(actual, on=by, validate="one_to_one")
+        y, q = both["sales"].to_numpy(), both[list(COLUMNS)].to_numpy().T
+        loss = weighted_quantile_loss(y[:, None], q.T[:, :, None], QUANTILES, np.ones((len(y), 1), bool))
+        held = ((q[0] <= y) & (y <= q[-1])).mean()
+        rows.append({"level": level.name, "sums": len(both), "coverage": float(held), "wql": loss})
+    return rows
+
+
+def write(kept: dict[str, Any]) -> None:
+    """The page."""
+    runs = pd.DataFrame(kept["runs"])
+    cutoffs = sorted(set(runs["cutoff"]))
+    head = {"count": len(cutoffs), "first": cutoffs[0], "last": cutoffs[-1], "horizon": protocol.HORIZON}
+    parts = [_HEAD.format(**kept["about"], **head, candidate=CANDIDATE)]
+    for piece, of in runs.groupby("piece", sort=False):
+        columns = ("level", "weeks added up", "coverage, joint", "independent", "wQL, joint", "independent")
+        lines = [f"## {piece}", "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+        for weeks in (1, ADDED):
+            for level in LEVELS:
+                at = of[(of["weeks"] == weeks) & (of["level"] == level.name)].groupby("paths")
+                held, wql = at["coverage"].mean(), at["wql"].mean()
+                figures = f"{held[JOINT]:.3f} | {held[ALONE]:.3f} | {wql[JOINT]:.4f} | {wql[ALONE]:.4f}"
+                lines.append(f"| {level.name} | {weeks} | {figures} |")
+        parts.append("\n".join(lines))
+    PAGE.write_text("\n\n".join(part.rstrip() for part in parts) + "\n")
+
+
+def main() -> int:
+    source = protocol.sales_file(protocol.sales_folder(ROOT))
+    if source is None:
+        raise FileNotFoundError("no sales of Walmart; name their folder in FORECAST_WALMART_DIR")
+    whole = protocol.to_panel(protocol.read_sales(source))
+    pieces = [(f"All of Walmart, {len(whole):,} series", whole)]
+    for seed, stores, depts in PIECES:
+        panel = Piece.of(WALMART, whole, seed, stores, depts).panel
+        pieces.append((f"{len(panel)} series of {stores} store{'s' * (stores > 1)}, seed {seed}", panel))
+    runs: list[dict[str, Any]] = []
+    for piece, panel in pieces:
+        for cutoff in ROLLING:
+            runs += [{"piece": piece, "cutoff": str(cutoff)} | each for each in measure(panel, cutoff, CANDIDATE)]
+        print(f"{piece}: done", flush=True)
+    kept = {"about": {**machine(), "date": str(dt.datetime.now(dt.UTC).date()), "commit": commit()}, "runs": runs}
+    RESULTS.write_text(json.dumps(kept) + "\n")
+    write(kept)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
