@@ -57,7 +57,7 @@ bench: install $(PEERS)/.installed  ## The peers side by side (an hour; BENCH=--
 	$(BIN)/python -m benchmarks $(BENCH)
 
 ablations: install  ## What each ingredient is worth (a quarter of an hour; BENCH=--quick for a try): docs/ablations.md
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[bench]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[trees]"
 	$(BIN)/python -m benchmarks.ablations $(BENCH)
 
 $(PEERS)/.installed: benchmarks/peers-requirements.txt

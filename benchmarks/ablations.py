@@ -254,7 +254,7 @@ def main(arguments: Sequence[str]) -> int:
     runs = []
     trials = TRIALS
     if importlib.util.find_spec("lightgbm") is None:
-        print("LightGBM is not installed (extra bench): its row is left out", flush=True)
+        print("LightGBM is not installed (extra trees): its row is left out", flush=True)
         trials = tuple(trial for trial in TRIALS if trial.partner is None)
     # All fingerprints now: sources may change while this runs.
     todo = [(cutoff, trial, fingerprint(trial, cutoff, data)) for cutoff in cutoffs for trial in trials]

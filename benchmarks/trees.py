@@ -36,7 +36,7 @@ PARAMETERS = {
 
 def median(history: Panel, horizon: int, seed: int) -> Floats:
     """Sales of the weeks after the history, shape (N, horizon)."""
-    import lightgbm as lgb  # of the extra bench
+    import lightgbm as lgb  # of the extra trees
 
     target = build_target(history, horizon, RATIO)
     codes = np.stack([np.unique(names, return_inverse=True)[1] for names in (history.store, history.dept)], axis=1)

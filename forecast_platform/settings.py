@@ -179,6 +179,7 @@ class Settings(BaseSettings):
         "sales",
         "reference",
         "ratio",
+        "trees",
         "aligned_last_year",
         "pretrained",
         "last_year",

@@ -24,7 +24,8 @@ from forecast_platform.models.encoding import to_series_set
 from forecast_platform.models.networks import COUNTS, one_thread, target_of
 from forecast_platform.models.registry import CANDIDATES
 from forecast_platform.models.target import Target, build_target
-from forecast_platform.models.trained import TrainedModel, TrainedNetwork
+from forecast_platform.models.trained import TREES_FILE, TrainedModel, TrainedNetwork
+from forecast_platform.models.trees import TREES, Trees
 from forecast_platform.models.without_learning import between, draw_paths
 from forecast_platform.settings import Settings
 
@@ -151,8 +152,12 @@ def prepare(model: TrainedModel, panel: Panel, retailer: Retailer = WHOLE) -> Pr
     said = None
     for name, weight in weights.items():
         if not CANDIDATES[name].learns:
-            found = weight[:, None, None] * CANDIDATES[name].forecast({}, panel, horizon, SAID, retailer=retailer)
-            said = found if said is None else said + found
+            found = CANDIDATES[name].forecast({}, panel, horizon, SAID, retailer=retailer)
+        elif name == TREES.name:
+            found = Trees.load(model.folder / TREES_FILE).forecast(panel, horizon, SAID, retailer)
+        else:
+            continue  # a network is asked for itself, wherever it runs
+        said = weight[:, None, None] * found + (0 if said is None else said)
     opened = divide_exposure(ready)
     to_ask = []
     for network in model.networks:

@@ -5,7 +5,8 @@ department; here each series has its own row. Three steps from the landed table 
 
     attach      the columns in use, as they landed, gaps and all
     Panel.until what of them was known at a cutoff
-    complete    no gap left, exactly H weeks ahead: features for training and forecasting
+    complete    no gap left, exactly H weeks ahead, and what is derived from them (history/derived.py): features for
+                training and forecasting
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from forecast_platform.history.derived import derivable, derive, source_of
 from forecast_platform.history.panel import Panel, natural_key
 from forecast_platform.history.shards import WHOLE, Groups, Retailer
 
@@ -226,14 +228,15 @@ def complete(
     known only in the past are shifted by the horizon: week t holds the value of week t - horizon, which is known too
     for the last week ahead. Closed series, those without sales for `panel.active_weeks` weeks, need no values ahead.
     Exposure comes in units of the usual one, the median of all positive ones up to the panel's end; 0 is a closed week.
+    Behind the columns come those derived from them, see derived.py.
 
     For one cutoff, the panel's end: first `until`, then `complete`. The columns are then known for all their weeks, so
     `covariates.values[:, :, :T]` is what a network trains on and `covariates.values` what it forecasts with.
 
     Args:
         horizon: weeks ahead.
-        wanted: columns a model was trained on: exactly these, in this order. One that nobody declared is then filled
-            instead of left out.
+        wanted: columns a model was trained on, derived ones among them: exactly these, in this order. One that nobody
+            declared is then filled instead of left out.
 
     Returns:
         The panel, and a sentence for each column that is left out or filled though nobody declared it.
@@ -243,6 +246,9 @@ def complete(
     """
     given = panel.covariates if wanted is None else _ordered(panel.covariates, wanted)
     covariates, notices = _complete(panel, given, horizon, wanted is not None, retailer)
+    if covariates is not None and given is not None:
+        planned = {column.name for column in given.columns if column.known}
+        covariates = _with_derived(panel, covariates, planned, wanted, retailer)
     exposure, undivided = _complete(panel, panel.exposure, horizon, False, retailer)
     if exposure is not None:
         known = exposure.values[0][:, : len(panel.weeks)]
@@ -256,6 +262,7 @@ def _ordered(given: Covariates | None, wanted: Sequence[str]) -> Covariates | No
     if not wanted:
         return None
     there = given.names if given else ()
+    wanted = [name for name in wanted if name in there or not source_of(name)]
     if lacking := [name for name in wanted if name not in there]:
         raise ValueError(
             f"the model was trained with {', '.join(lacking)}, which the features no longer hold (there are "
@@ -297,6 +304,23 @@ def _complete(
             values[i] = _last_value(values[i])
     columns = tuple(dataclasses.replace(given.columns[i], known=True) for i in kept)
     return Covariates(columns, values[kept]) if kept else None, notices
+
+
+def _with_derived(
+    panel: Panel, covariates: Covariates, planned: Collection[str], wanted: Sequence[str] | None, retailer: Retailer
+) -> Covariates:
+    """Complete covariates, and behind them those derived from the planned ones: all there are to derive, or those
+    wanted."""
+    names = covariates.names
+    if wanted is None:
+        sources = [i for i, name in enumerate(names) if name in planned and not source_of(name)]
+        wanted = derivable([names[i] for i in sources], covariates.values[sources], retailer)
+    more = [name for name in wanted if name not in names]
+    if not more:
+        return covariates
+    values = derive(more, names, covariates.values, panel.store, retailer)
+    columns = (*covariates.columns, *(Declaration(name, declared=False) for name in more))
+    return Covariates(columns, np.concatenate([covariates.values, values]))
 
 
 def _trouble(

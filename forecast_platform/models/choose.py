@@ -31,6 +31,7 @@ from forecast_platform.models.last_year.week import seasonal_naive
 from forecast_platform.models.metrics import Scores, score
 from forecast_platform.models.registry import CANDIDATES, in_order
 from forecast_platform.models.target import FIRST_ORIGIN
+from forecast_platform.models.trees import TREES
 
 # Trains a network somewhere and forecasts with it: the signature of `networks.network_forecast`.
 NetworkForecast = Callable[..., Said]
@@ -157,6 +158,8 @@ def choose(
         return Choice(Blend.alone(next(iter(untried))), Judgement("unjudged", why))
     trials = [trying.trial(at, horizon, free) for at in _origins(panel, horizon)]
     tolls = _tolls(trials, able)
+    if panel.covariates is None and TREES.name in learned and free:
+        untried[TREES.name] = "pays where columns are known ahead"
     untried |= {name: "knows no season, and the one ahead is hard without" for name in learned
                 if tolls.get(name, 0.0) > PROHIBITIVE and name not in untried}  # fmt: skip
     learned = [name for name in learned if name not in untried]

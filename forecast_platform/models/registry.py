@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from forecast_platform.models.candidate import Candidate, Parameters, Plans
-from forecast_platform.models.networks import COUNTS, NETWORKS, SKIP
+from forecast_platform.models.networks import COUNTS, NETWORKS, SHIPPED, SKIP
 from forecast_platform.models.target import RATIO, SALES
+from forecast_platform.models.trees import TREES
 from forecast_platform.models.without_learning import WITHOUT_LEARNING
 from forecast_platform.settings import Settings
 
-_ALL: tuple[Candidate, ...] = (*NETWORKS, *WITHOUT_LEARNING)
+_ALL: tuple[Candidate, ...] = (*NETWORKS, TREES, *WITHOUT_LEARNING)
 CANDIDATES = {candidate.name: candidate for candidate in _ALL}
 # Tried where the settings name none.
-AUTO = (SALES, SKIP, COUNTS, RATIO, *(candidate.name for candidate in WITHOUT_LEARNING))
+AUTO = (SALES, SKIP, COUNTS, RATIO, TREES.name, *(candidate.name for candidate in WITHOUT_LEARNING))
 
 
 def in_order(plans: Plans) -> dict[str, Parameters]:
-    """The same candidates in the order of CANDIDATES, networks first, however they came: by a file, say."""
+    """The same candidates in the order of CANDIDATES, those that learn first, however they came: by a file, say."""
     return {name: plans[name] for name in CANDIDATES if name in plans}
 
 
@@ -38,7 +39,4 @@ def plans(
     }
     own = {"context_length": str(settings.context_length)} if settings.context_length else {}
     of_networks = {"time_freq": "1W", **asked, **own, **settings.hyperparameters}
-    return {
-        name: {**CANDIDATES[name].parameters, **of_networks} if CANDIDATES[name].learns else dict(asked)
-        for name in names
-    }
+    return {name: {**CANDIDATES[name].parameters, **of_networks} if name in SHIPPED else dict(asked) for name in names}

@@ -94,8 +94,11 @@ def build_target(
             networks whose calendar knows weeks of the year only. One that the panel's events do not hold is never 1.
 
     Raises:
-        ValueError: there is less than a year of history to refer to, or the horizon is beyond MAX_HORIZON.
+        ValueError: there is less than a year of history to refer to, or the horizon is beyond MAX_HORIZON; or the kind
+            is another.
     """
+    if kind not in (SALES, REFERENCE, RATIO):
+        raise ValueError(f"networks have no target {kind!r}")
     n, known = len(panel), len(panel.weeks)
     if holidays:
         return _with_holidays(build_target(panel, horizon, kind, retailer=retailer), panel, horizon, holidays)

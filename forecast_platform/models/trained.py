@@ -27,13 +27,16 @@ from forecast_platform.models.candidate import Plans, Progress
 from forecast_platform.models.choose import Choice, Judgement, choose
 from forecast_platform.models.dependence import Dependence
 from forecast_platform.models.encoding import Categories, digest
-from forecast_platform.models.networks import MIN_OBSERVATIONS, fit, target_of, trainable, with_epochs
+from forecast_platform.models.networks import MIN_OBSERVATIONS, SHIPPED, fit, target_of, trainable, with_epochs
 from forecast_platform.models.registry import CANDIDATES, in_order
 from forecast_platform.models.target import RATIO, REFERENCE, build_target
+from forecast_platform.models.trees import TREES, Trees
+from forecast_platform.models.trees import train as train_trees
 from forecast_platform.models.without_learning import FEWEST_WEEKS
 from forecast_platform.weeks import WEEK, WeekCalendar
 
 ARTIFACT = "model.tar.gz"  # of a model's first network
+TREES_FILE = "trees.json"
 
 
 class ModelLost(LookupError):
@@ -75,6 +78,29 @@ class TrainedNetwork:
 
 
 @dataclass(frozen=True)
+class TrainedTrees:
+    """Trees of a model, in TREES_FILE of its folder.
+
+    Attributes:
+        version: by the content of the file.
+        features: covariates they were trained with, in order.
+    """
+
+    version: str
+    features: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, file: Path) -> TrainedTrees:
+        """Of a file that Trees.save wrote.
+
+        Raises:
+            ValueError: it is of another version of the platform.
+        """
+        version = "trees-" + hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+        return cls(version, Trees.load(file).features)
+
+
+@dataclass(frozen=True)
 class TrainedModel:
     """A model on disk: training.json and the artifacts of its networks in `folder`.
 
@@ -82,7 +108,7 @@ class TrainedModel:
         target: the candidate that weighs most of those that learned; else the one that weighs most.
         hyperparameters: of that one.
         blend, calibration: how candidates are weighed and their intervals widened (choose.Choice).
-        networks: those of the blend, heaviest first.
+        networks, trees: those of the blend that learned; networks heaviest first.
         code: the code_version that trained it; "" for a model stored before this was kept.
     """
 
@@ -98,6 +124,7 @@ class TrainedModel:
     blend: Blend
     calibration: Calibration = field(default_factory=Calibration)
     networks: tuple[TrainedNetwork, ...] = ()
+    trees: TrainedTrees | None = None
     code: str = ""
 
     @property
@@ -107,8 +134,13 @@ class TrainedModel:
 
     @property
     def features(self) -> tuple[str, ...]:
-        """Covariates that its networks were trained with."""
-        return self.networks[0].features if self.networks else ()
+        """Covariates that what learned was trained with."""
+        return next((learned.features for learned in (*self.networks, self.trees) if learned), ())
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Artifacts in its folder."""
+        return (*(network.file for network in self.networks), *((TREES_FILE,) if self.trees else ()))
 
     @property
     def network_share(self) -> float:
@@ -144,6 +176,9 @@ class TrainedModel:
             "blend": Blend({name: tuple(weights) for name, weights in data["blend"]["weights"].items()}),
             "calibration": Calibration(tuple(map(tuple, factors)), tuple(edges), sums, dependence),
             "networks": tuple(map(TrainedNetwork.from_json, data["networks"])),
+            "trees": TrainedTrees(trees["version"], tuple(trees["features"])) if (trees := data.get("trees")) else None,
+            if (trees := data.get("trees"))
+            else None,
         }
         return cls(**data)
 
@@ -267,7 +302,11 @@ def train_into(
 ) -> None:
     """Weigh the candidates, train the networks among those chosen on everything, and write training.json."""
     choice = choose(panel, candidates, num_samples, progress)
-    names = [name for name in choice.blend.usual if CANDIDATES[name].learns]
+    names = [name for name in choice.blend.usual if name in SHIPPED]
+    if TREES.name in choice.blend.names:
+        given = candidates[TREES.name]
+        trees = train_trees(panel, int(given["prediction_length"]), int(given["seed"]), progress)
+        trees.save(folder / TREES_FILE)
     ready, _ = complete(panel, int(next(iter(candidates.values()))["prediction_length"]))
     networks: list[TrainedNetwork] = []
     for name in names:
@@ -281,14 +320,17 @@ def train_into(
 def kept_model(
     folder: Path, key: str, panel: Panel, candidates: Plans, choice: Choice, networks: Sequence[TrainedNetwork]
 ) -> TrainedModel:
-    """The record of what was chosen and of its networks, whose artifacts are in the folder."""
-    target = networks[0].name if networks else next(iter(choice.blend.usual))
+    """The record of what was chosen and of its networks and trees, whose artifacts are in the folder."""
+    trees = TrainedTrees.of(folder / TREES_FILE) if TREES.name in choice.blend.names else None
+    versions = {network.name: network.version for network in networks} | ({TREES.name: trees.version} if trees else {})
+    target = next((name for name in choice.blend.usual if name in versions), next(iter(choice.blend.usual)))
+    given = {network.name: network.hyperparameters for network in networks}
     return TrainedModel(
         folder=folder,
-        version=networks[0].version if networks else f"{target}-{key[:12]}",
+        version=versions.get(target, f"{target}-{key[:12]}"),
         digest=key,
         trained_as_of=panel.weeks[-1].astype(dt.date),
-        hyperparameters=networks[0].hyperparameters if networks else dict(candidates[target]),
+        hyperparameters=given.get(target, dict(candidates[target])),
         series=len(panel),
         observations=int(panel.observed.sum()),
         judgement=choice.judgement,
@@ -296,6 +338,7 @@ def kept_model(
         blend=choice.blend,
         calibration=choice.calibration,
         networks=tuple(networks),
+        trees=trees,
         code=code_version(),
     )
 

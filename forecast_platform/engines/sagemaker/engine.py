@@ -137,8 +137,8 @@ class SageMakerEngine(ABC):
                 arriving = Path(name) / key
                 try:
                     self.storage.get_file(f"models/{key}/training.json", arriving / "training.json")
-                    for network in TrainedModel.load(arriving).networks:
-                        self.storage.get_file(f"models/{key}/{network.file}", arriving / network.file)
+                    for file in TrainedModel.load(arriving).files:
+                        self.storage.get_file(f"models/{key}/{file}", arriving / file)
                 except NotStored as error:
                     raise ModelLost(
                         f"{self.storage.uri(f'models/{key}')} holds no model; materialize deepar_model for its week "
@@ -149,8 +149,8 @@ class SageMakerEngine(ABC):
         return TrainedModel.load(folder)
 
     def _commit(self, key: str, building: Path) -> None:
-        for network in TrainedModel.load(building).networks:
-            self.storage.put_file(building / network.file, f"models/{key}/{network.file}")
+        for file in TrainedModel.load(building).files:
+            self.storage.put_file(building / file, f"models/{key}/{file}")
         self.storage.put_file(building / "training.json", f"models/{key}/training.json")  # which makes it a model
         building.rename(self.models / key)
         self.storage.delete(f"models/{key}/checkpoints")

@@ -140,7 +140,14 @@ def _train_records(base: Path, hyperparameters: dict[str, str], scored: bool, ch
 def _train_platform(base: Path, checkpoint: Path | None) -> None:
     from forecast_platform import deepar
     from forecast_platform.history.panel_file import load_panel
-    from forecast_platform.models.trained import TrainedModel, check_history, code_version, train_into, training_key
+    from forecast_platform.models.trained import (
+        ARTIFACT,
+        TrainedModel,
+        check_history,
+        code_version,
+        train_into,
+        training_key,
+    )
 
     channel = base / "input" / "data" / "panel"
     try:
@@ -168,11 +175,11 @@ def _train_platform(base: Path, checkpoint: Path | None) -> None:
         output = base / "output" / "data"
         output.mkdir(parents=True, exist_ok=True)
         (output / "training.json").write_bytes((folder / "training.json").read_bytes())
+        for file in trained.files:
+            if file != ARTIFACT:
+                (output / file).write_bytes((folder / file).read_bytes())
         if trained.networks:
-            first, *others = trained.networks
-            deepar.save_artifact(deepar.load_artifact(trained.artifact(first)), base / "model")
-            for network in others:
-                (output / network.file).write_bytes(trained.artifact(network).read_bytes())
+            deepar.save_artifact(deepar.load_artifact(folder / ARTIFACT), base / "model")
         else:  # SageMaker keeps no model of an empty folder
             (base / "model" / "training.json").write_bytes((folder / "training.json").read_bytes())
     _say(trained.judgement.why)

@@ -19,7 +19,7 @@ from forecast_platform.history.panel import Panel
 from forecast_platform.history.panel_file import save_panel
 from forecast_platform.models.candidate import Plans, Progress
 from forecast_platform.models.registry import plans
-from forecast_platform.models.trained import TrainedModel, code_version
+from forecast_platform.models.trained import ARTIFACT, TREES_FILE, TrainedModel, TrainedTrees, code_version
 from forecast_platform.settings import Settings
 
 _MAX_RECORD = 64 << 20  # bytes of training.json or a network; real ones have some thousand
@@ -54,15 +54,19 @@ class ContainerEngine(SageMakerEngine):
         self.storage.get_file(output, received / "output.tar.gz")
         (building / "training.json").write_bytes(member(received / "output.tar.gz", "training.json"))
         trained = TrainedModel.load(building)
-        versions = []
-        for number, network in enumerate(trained.networks):
-            place = received / ("model.tar.gz" if not number else network.file)
-            if number:
-                place.write_bytes(member(received / "output.tar.gz", network.file))
+        versions, told = [], [network.version for network in trained.networks]
+        for file in trained.files:
+            if file != ARTIFACT:
+                (received / file).write_bytes(member(received / "output.tar.gz", file))
+        for network in trained.networks:
             # SageMaker packs as it likes; packed anew, equal models are equal bytes. Reading checks hashes and version.
-            versions.append(deepar.save_artifact(deepar.load_artifact(place), building / network.file))
+            read = deepar.load_artifact(received / network.file)
+            versions.append(deepar.save_artifact(read, building / network.file))
+        if trained.trees:
+            (received / TREES_FILE).rename(building / TREES_FILE)
+            told.append(trained.trees.version)
+            versions.append(TrainedTrees.of(building / TREES_FILE).version)
         shutil.rmtree(received)
-        told = [network.version for network in trained.networks]
         if (trained.digest, told) != (key, versions):
             raise EngineError(
                 f"{self.storage.uri(output)} describes model {told} of {trained.digest}; {versions} of {key} "

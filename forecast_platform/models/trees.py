@@ -1,0 +1,354 @@
+"""Gradient boosted trees (LightGBM, the extra `trees`): all series, all weeks ahead and all covariates in one model.
+
+A row is a series, a past week to start from and a week ahead: what was known then, and what is planned for that week.
+Its target is the logarithm of sales over a unit known at the start: last year's outlook, or the series' own level of
+half a year where there is no year yet, or where the level was nearer to what came and there is a plan to say the rest:
+last year's week carries last year's promotion. A row weighs what its unit is in sales.
+
+Three quantiles are trained; others lie between them as those of a normal distribution do, on the logarithm.
+
+Letters: N series over T weeks, Q quantile levels, H weeks ahead, F covariates.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from forecast_platform.history.covariates import complete, divide_exposure, multiply_exposure
+from forecast_platform.history.derived import TO_USUAL, source_of
+from forecast_platform.history.panel import Panel
+from forecast_platform.history.shards import WHOLE, Retailer
+from forecast_platform.models.candidate import Parameters, Progress, Said
+from forecast_platform.models.encoding import Categories
+from forecast_platform.models.last_year.outlook import Outlook
+from forecast_platform.models.last_year.reference import (
+    MAX_HORIZON,
+    YEAR,
+    last_year,
+    one_year_back,
+    times,
+    worth_lining_up,
+)
+from forecast_platform.models.networks import MIN_OBSERVATIONS
+from forecast_platform.models.target import FIRST_ORIGIN, SHORTEST_AHEAD
+
+LEVELS = (0.1, 0.5, 0.9)
+OUTLOOK, LEVEL = "outlook", "level"  # what the target is measured by
+ROUNDS, ROWS = 70, 200_000
+STEP = 4  # weeks between the starts in the history
+MEMORY = 26  # weeks before the start that the level is taken from
+SHORTEST_MEMORY = 8
+PADDING = 0.2  # in usual weeks of sales: a logarithm makes much of little
+LEAST = 0.02  # of the unit: what is counted as so much is no more to be told apart
+SPANS = (1, 2, 4, 8, 13)  # weeks before the start whose level stands beside that of all
+RATIO_SPANS = (2, 4, 8, 26)
+PARAMETERS: dict[str, Any] = {
+    "objective": "quantile",
+    "learning_rate": 0.08,
+    "num_leaves": 63,
+    "min_data_in_leaf": 100,
+    "max_bin": 63,
+    "feature_fraction": 0.5,
+    "bagging_fraction": 0.7,
+    "bagging_freq": 1,
+    # The same on every machine.
+    "num_threads": 1,
+    "deterministic": True,
+    "force_row_wise": True,
+    "verbose": -1,
+}
+_FORMAT = 1
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Trees:
+    """A trained model.
+
+    Attributes:
+        boosters: of LEVELS, in LightGBM's text.
+        unit: OUTLOOK or LEVEL.
+        categories: codes of stores and departments.
+        features: covariates it was trained with, in order.
+    """
+
+    boosters: tuple[str, ...]
+    unit: str
+    categories: Categories
+    features: tuple[str, ...]
+
+    def save(self, path: Path) -> None:
+        content = {**dataclasses.asdict(self), "categories": self.categories.to_json(), "format": _FORMAT}
+        path.write_text(json.dumps(content))
+
+    @classmethod
+    def load(cls, path: Path) -> Trees:
+        """What `save` wrote.
+
+        Raises:
+            ValueError: it is of another version of the platform.
+        """
+        content = json.loads(path.read_text())
+        if content.pop("format", None) != _FORMAT:
+            raise ValueError(f"{path} holds trees of another version of the platform; train again")
+        content |= {name: tuple(content[name]) for name in ("boosters", "features")}
+        return cls(**{**content, "categories": Categories.from_json(content["categories"])})
+
+    def forecast(self, panel: Panel, horizon: int, quantiles: Sequence[float], retailer: Retailer = WHOLE) -> Floats:
+        """Quantiles of every series of the panel, shape (N, Q, H), in sales.
+
+        Args:
+            panel: ends at the cutoff: all series, or with its `retailer` a shard.
+            quantiles: ascending levels, any.
+
+        Raises:
+            ValueError: a covariate the model was trained with is missing, now or for the weeks ahead.
+        """
+        import lightgbm
+
+        ready, _ = complete(panel, horizon, self.features, retailer)
+        view = _View.of(ready, horizon, self.categories, retailer)
+        rows = view.rows(len(panel.weeks), self.unit)
+        logs = np.stack([
+            np.asarray(lightgbm.Booster(model_str=text).predict(rows.features, num_threads=1)).reshape(rows.unit.shape)
+            for text in self.boosters
+        ], axis=1)  # fmt: skip
+        said = np.exp(_between(np.sort(logs, axis=1), quantiles) + rows.unit[:, None]) - rows.padding[:, None, None]
+        return multiply_exposure(said, ready, horizon)
+
+
+def train(panel: Panel, horizon: int, seed: int = 0, progress: Progress | None = None) -> Trees:
+    """Train on the history of a panel that holds every series.
+
+    Raises:
+        ValueError: a covariate declared as known ahead is not, for the weeks ahead.
+    """
+    import lightgbm
+
+    ready, _ = complete(panel, horizon)
+    categories = Categories.of(panel)
+    view = _View.of(ready, horizon, categories)
+    starts = range(len(panel.weeks) - SHORTEST_AHEAD, SHORTEST_MEMORY - 1, -STEP)
+    with_outlook = [start for start in starts if view.has_outlook(start)]
+    promoted = bool(view.planned) and _level_is_nearer(view, with_outlook)
+    unit = OUTLOOK if with_outlook and not promoted else LEVEL
+    cases = [(view.sold(start), view.rows(start, unit)) for start in (with_outlook if unit == OUTLOOK else starts)]
+    rng = np.random.default_rng(seed)
+    part = min(ROWS / max(sum(np.count_nonzero(~np.isnan(sold)) for sold, _ in cases), 1), 1.0)
+    features, targets, weights = [], [], []
+    for sold, rows in cases:
+        use = ~np.isnan(sold) & (rng.random(sold.shape) < part)
+        size = np.exp(rows.unit)
+        target = np.log(np.maximum(sold + rows.padding[:, None], LEAST * size)) - rows.unit
+        features.append(rows.features[use.ravel()])
+        targets.append(target[use])
+        weights.append(size[use])
+    weight = np.concatenate(weights)
+    given = {**PARAMETERS, "seed": seed}
+    data = lightgbm.Dataset(
+        np.concatenate(features),
+        np.concatenate(targets),
+        weight=weight / weight.mean(),
+        categorical_feature=[0, 1],
+        params=given,
+    )
+    boosters = []
+    for done, level in enumerate(LEVELS):
+        if progress:
+            progress("train", done, len(LEVELS))
+        boosters.append(lightgbm.train({**given, "alpha": level}, data, ROUNDS).model_to_string())
+    return Trees(tuple(boosters), unit, categories, ready.covariates.names if ready.covariates else ())
+
+
+def _level_is_nearer(view: _View, starts: Sequence[int]) -> bool:
+    """Whether the level by itself was nearer to what came than the outlook."""
+    errors = {OUTLOOK: 0.0, LEVEL: 0.0}
+    for start in starts:
+        sold, known = view.sold(start), view.at(start)
+        for name in errors:
+            forecast = np.exp(known.unit(name, view.horizon)) - known.padding[:, None]
+            errors[name] += float(np.nansum(np.abs(forecast - sold)))
+    return errors[LEVEL] < errors[OUTLOOK]
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The rows of N series from one start: features (N * H, any), the logarithm of their unit (N, H), padding included,
+    and the padding (N,), in sales."""
+
+    features: NDArray[np.float32]
+    unit: Floats
+    padding: Floats
+
+
+@dataclass(frozen=True)
+class _Start:
+    """What was known of sales at a start: the padding (N,), in sales; and logarithms, padded, of the last MEMORY weeks
+    or less (N, M), of their level (N,), and, where there is an outlook, of that for the last of these weeks and for the
+    weeks ahead (N, H)."""
+
+    padding: Floats
+    logs: Floats
+    level: Floats
+    outlook: Floats | None = None
+    ahead: Floats | None = None
+
+    def unit(self, name: str, horizon: int) -> Floats:
+        """Shape (N, H)."""
+        if name == LEVEL:
+            return np.repeat(self.level[:, None], horizon, axis=1)
+        assert self.ahead is not None
+        return self.ahead
+
+
+@dataclass(frozen=True)
+class _View:
+    """What rows are made of.
+
+    Attributes:
+        codes: of store and department, shape (N, 2).
+        sales: of weeks of the usual exposure, shape (N, T). usual: a series' mean size up to each week, (N, T).
+        outlook: None where there is no year yet.
+        covariates: by name, shape (N, T + H) each, derived ones among them.
+        planned: those that are not derived, prices as logarithms. last_year: their values in the weeks that the
+            reference was taken from, NaN in the first year.
+    """
+
+    horizon: int
+    codes: NDArray[np.int64]
+    sales: Floats
+    usual: Floats
+    outlook: Outlook | None
+    covariates: Mapping[str, Floats]
+    planned: Mapping[str, Floats]
+    last_year: Mapping[str, Floats]
+
+    @classmethod
+    def of(cls, ready: Panel, horizon: int, categories: Categories, retailer: Retailer = WHOLE) -> _View:
+        """Of a panel from `complete`."""
+        panel = divide_exposure(ready)
+        sums, counts = np.abs(np.nan_to_num(panel.sales)).cumsum(axis=1), panel.observed.cumsum(axis=1)
+        usual = np.maximum(sums / np.maximum(counts, 1), 1e-9)
+        given = ready.covariates
+        covariates = {} if given is None else dict(zip(given.names, given.values, strict=True))
+        planned = {
+            name: np.log(np.where(values > 0, values, 1)) if f"{name}, {TO_USUAL}" in covariates else values
+            for name, values in covariates.items()
+            if not source_of(name)
+        }
+        outlook, then, known = None, {}, len(panel.weeks)
+        if known >= FIRST_ORIGIN and horizon <= MAX_HORIZON:
+            panel = dataclasses.replace(panel, events=worth_lining_up(panel, retailer))
+            outlook = Outlook.of(panel, last_year(panel, horizon, retailer=retailer), retailer)
+            back = one_year_back(panel.weeks, horizon, panel.events)
+            there = back.sum(axis=0) > 0.99
+            then = {name: np.where(there, times(each[:, :known], back), np.nan) for name, each in planned.items()}
+        return cls(horizon, categories.encode(panel), panel.sales, usual, outlook, covariates, planned, then)
+
+    def has_outlook(self, start: int) -> bool:
+        return self.outlook is not None and start >= FIRST_ORIGIN
+
+    def sold(self, start: int) -> Floats:
+        """What was sold in the weeks ahead, shape (N, H); NaN where that is unknown, or nothing was known before."""
+        before = np.asarray((~np.isnan(self.sales[:, :start])).any(axis=1))
+        sold = self.sales[:, start : start + self.horizon]
+        sold = np.where(before[:, None], sold, np.nan)
+        return np.pad(sold, ((0, 0), (0, self.horizon - sold.shape[1])), constant_values=np.nan)
+
+    def at(self, start: int) -> _Start:
+        """What was known when `start` weeks had passed."""
+        usual = self.usual[:, start - 1]
+        padding = PADDING * usual
+        since = max(start - MEMORY, 0)
+        logs = np.log(np.maximum(self.sales[:, since:start] + padding[:, None], LEAST * usual[:, None]))
+        found = _mean(logs)
+        level = np.where(np.isnan(found), np.log(usual + padding), found)
+        if self.outlook is None or not self.has_outlook(start):
+            return _Start(padding, logs, level)
+        outlook = self.outlook.as_of(start, slice(max(since, YEAR), start + self.horizon))
+        outlook = np.log(np.maximum(outlook, 0) + padding[:, None])
+        return _Start(padding, logs, level, outlook[:, : -self.horizon], outlook[:, -self.horizon :])
+
+    def rows(self, start: int, unit: str) -> _Rows:
+        """The rows of all series when `start` weeks were known."""
+        known, weeks, shape = self.at(start), slice(start, start + self.horizon), (len(self.sales), self.horizon)
+        of_series = [_mean(known.logs[:, -span:]) - known.level for span in SPANS]
+        of_series += [_mean((known.logs - known.level[:, None]) ** 2) ** 0.5, known.level]
+        beside = np.full(shape, np.nan) if known.ahead is None else known.ahead - known.level[:, None]
+        of_weeks = [np.broadcast_to(np.arange(self.horizon), shape), beside]
+        of_weeks += [values[:, weeks] for values in self.covariates.values()]
+        for values in self.planned.values():
+            usually, lately = (values[:, max(start - span, 0) : start].mean(axis=1) for span in (MEMORY, STEP))
+            of_weeks.append(values[:, weeks] - usually[:, None])
+            of_series.append(lately - usually)
+        if unit == OUTLOOK:
+            assert known.outlook is not None
+            ratio = known.logs[:, -known.outlook.shape[1] :] - known.outlook
+            of_series += [_mean(ratio[:, -span:]) for span in RATIO_SPANS]
+            of_weeks += [values[:, weeks] - self.last_year[name][:, weeks] for name, values in self.planned.items()]
+        series = np.column_stack([self.codes, *of_series])
+        features = np.column_stack([np.repeat(series, self.horizon, axis=0), *(each.ravel() for each in of_weeks)])
+        return _Rows(features.astype(np.float32), known.unit(unit, self.horizon), known.padding)
+
+
+def _mean(values: Floats) -> Floats:
+    """Of each row what is known; NaN of nothing."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return np.asarray(np.nanmean(values, axis=1))
+
+
+def _between(said: Floats, quantiles: Sequence[float]) -> Floats:
+    """Ascending quantiles at LEVELS, shape (N, 3, H), at other levels: straight in the quantiles of a normal
+    distribution, between them and beyond."""
+    known, asked = (np.array([NormalDist().inv_cdf(level) for level in levels]) for levels in (LEVELS, quantiles))
+    at = np.clip(np.searchsorted(known, asked, side="right"), 1, len(known) - 1)
+    part = ((asked - known[at - 1]) / (known[at] - known[at - 1]))[:, None]
+    return np.asarray(said[:, at - 1] + part * (said[:, at] - said[:, at - 1]))
+
+
+@dataclass(frozen=True)
+class TreesCandidate:
+    """See candidate.Candidate."""
+
+    name: str = "trees"
+    learns: bool = True
+    prior: float = 2.0
+    seasonal: bool = True
+
+    @property
+    def parameters(self) -> Mapping[str, str]:
+        return {}
+
+    def unable(self, history: Panel, horizon: int, parameters: Parameters) -> str:
+        if importlib.util.find_spec("lightgbm") is None:
+            return "needs LightGBM: pip install 'forecast-platform[trees]'"
+        known = int(history.observed[:, SHORTEST_MEMORY:].sum())
+        return "" if known >= MIN_OBSERVATIONS else f"{known} observations to train on, {MIN_OBSERVATIONS} are needed"
+
+    def forecast(
+        self,
+        parameters: Parameters,
+        history: Panel,
+        horizon: int,
+        quantiles: Sequence[float],
+        num_samples: int = 100,
+        progress: Progress | None = None,
+        retailer: Retailer = WHOLE,
+    ) -> Said:
+        return train(history, horizon, int(parameters["seed"]), progress).forecast(history, horizon, quantiles)
+
+
+TREES = TreesCandidate()
