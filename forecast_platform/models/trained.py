@@ -168,6 +168,7 @@ class TrainedModel:
         factors, edges, sums = (data["calibration"][name] for name in ("factors", "edges", "sums"))
         if isinstance(sums, list):  # of a model made before there were levels by attributes
             sums = dict(zip((level.name for level in SUMS), sums, strict=True))
+        trees = data.get("trees")
         dependence = Dependence(**data["calibration"].get("dependence", {}))  # none: each series by itself, as then
         data |= {
             "folder": folder,
@@ -176,9 +177,7 @@ class TrainedModel:
             "blend": Blend({name: tuple(weights) for name, weights in data["blend"]["weights"].items()}),
             "calibration": Calibration(tuple(map(tuple, factors)), tuple(edges), sums, dependence),
             "networks": tuple(map(TrainedNetwork.from_json, data["networks"])),
-            "trees": TrainedTrees(trees["version"], tuple(trees["features"])) if (trees := data.get("trees")) else None,
-            if (trees := data.get("trees"))
-            else None,
+            "trees": trees and TrainedTrees(trees["version"], tuple(trees["features"])),
         }
         return cls(**data)
 
