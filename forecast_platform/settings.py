@@ -174,7 +174,15 @@ class Settings(BaseSettings):
         default_factory=dict, description="DeepAR hyperparameters that override the shipped ones (all values strings)"
     )
     target: Literal[
-        "auto", "sales", "reference", "ratio", "aligned_last_year", "last_year", "recent_level", "last_value"
+        "auto",
+        "sales",
+        "reference",
+        "ratio",
+        "aligned_last_year",
+        "last_year",
+        "recent_level",
+        "intermittent",
+        "last_value",
     ] = Field(
         "auto",
         description="the candidate that forecasts, see docs/models.md; auto: of those able the best in backtests",
