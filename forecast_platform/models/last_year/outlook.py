@@ -113,8 +113,7 @@ def aligned_last_year(history: Panel, horizon: int, quantiles: Sequence[float], 
 
 def _spread_by_size(squares: Floats, known: NDArray[np.bool_], size: Floats, retailer: Retailer) -> Floats:
     """The usual mean square of relative errors of series that sell about as much, within a factor of 2, mixed with that
-    of all; shape (N,). The mean is geometric: articles that sell now and then are as far off as can be, and no measure of
-    others.
+    of all; shape (N,). The mean is geometric: articles that sell now and then are as far off as can be.
 
     Args:
         squares: each series' own, shape (N,), and whether it is known. size: its mean sales a week.
