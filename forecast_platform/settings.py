@@ -184,6 +184,7 @@ class Settings(BaseSettings):
         "pretrained",
         "last_year",
         "recent_level",
+        "intermittent",
         "last_value",
     ] = Field(
         "auto",

@@ -133,9 +133,8 @@ def fit(trials: Sequence[Trial], prior: Mapping[str, float], tolls: Mapping[str,
         said = [_beside(blend, trial, names) for trial in among]
         so_far = sum(weight * tolls.get(name, 0.0) for name, weight in blend.usual.items())
         toll = np.array([so_far, *(tolls.get(name, 0.0) for name in names)])
-        every = _stacked(among, said, start, toll, None)
-        # What all series paid for needs not be paid again by those of a kind.
-        of_kinds = np.array([_stacked(among, said, every, 0 * toll, kind) for kind in range(len(KINDS))])
+        every = _stacked(among, said, start, toll)
+        of_kinds = np.array([_stacked(among, said, start, toll, kind, every) for kind in range(len(KINDS))])
         before = {name: of_kinds[:, 0] * np.array(weights) for name, weights in blend.weights.items()}
         found = before | dict(zip(names, of_kinds[:, 1:].T, strict=True))
         blend = Blend({name: tuple(float(w) for w in weights) for name, weights in found.items()})
@@ -156,13 +155,20 @@ def _beside(blend: Blend, trial: Trial, names: Sequence[str]) -> Floats:
     return np.stack([blend.quantiles(trial.said, trial.kind) if blend.weights else np.zeros_like(new[0]), *new])
 
 
-def _stacked(trials: Sequence[Trial], said: Sequence[Floats], prior: Floats, toll: Floats, kind: int | None) -> Floats:
+def _stacked(
+    trials: Sequence[Trial],
+    said: Sequence[Floats],
+    prior: Floats,
+    toll: Floats,
+    kind: int | None = None,
+    every: Floats | None = None,
+) -> Floats:
     """Weights of K voices that sum to 1, by exponentiated gradients (Kivinen and Warmuth 1997) from those of a prior.
 
     Args:
         said: in each trial, shape (K, N, Q, H).
         prior, toll: shape (K,); who has no prior gets no weight.
-        kind: of which series; None: all.
+        kind, every: of which series, and the weights of all series, from which the fewer of a kind start the more.
     """
     prior = prior / prior.sum()
     parts: list[tuple[Floats, ...]] = []  # of each trial: what was said, sales and level of its quantiles, their weight
@@ -179,12 +185,16 @@ def _stacked(trials: Sequence[Trial], said: Sequence[Floats], prior: Floats, tol
         loss = float(prior @ _pinball(y, x, levels).sum(axis=1))
         if loss > 0:
             parts.append((x, y, levels, np.full(len(y), (SEASON if trial.season else 1.0) / loss)))
+    own = series / (series + SERIES)
+    if every is not None:
+        prior, toll = prior**own * every ** (1 - own), own * toll
+        prior = prior / prior.sum()
     if not parts:
         weighed = prior * np.exp(-SHARPNESS * toll)
         return np.asarray(weighed / weighed.sum())
     x, y, levels, weight = (np.concatenate(each, axis=-1) for each in zip(*parts, strict=True))
     weight /= float(prior @ (weight * _pinball(y, x, levels)).sum(axis=1))
-    sharpness = SHARPNESS * series / (series + SERIES)
+    sharpness = SHARPNESS * own
     with np.errstate(divide="ignore"):
         start = np.log(prior)
     logs = start

@@ -1,5 +1,5 @@
-"""Candidates that learn nothing here: last year's week, last year lined up by its holidays, the recent level, and a
-network that ships trained.
+"""Candidates that learn nothing here: last year's week, last year lined up by its holidays, the recent level, what
+sells now and then, and a network that ships trained.
 
 They are at hand where a history is too short to train on, and they win where there is nothing to learn.
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from forecast_platform.deepar.randomness import mix, uniforms
 from forecast_platform.history.covariates import complete, divide_exposure, multiply_exposure
 from forecast_platform.history.panel import Panel
-from forecast_platform.history.shards import WHOLE, Retailer
+from forecast_platform.history.shards import WHOLE, Groups, Retailer
 from forecast_platform.models.candidate import Parameters, Progress, Said
 from forecast_platform.models.last_year.outlook import aligned_last_year
 from forecast_platform.models.last_year.reference import MAX_HORIZON, YEAR
@@ -28,8 +28,12 @@ from forecast_platform.models.last_year.week import seasonal_naive
 from forecast_platform.models.pretrained import network
 from forecast_platform.models.target import FIRST_ORIGIN
 
-RECENT_WEEKS = 26
 FEWEST_WEEKS = 8  # of the retailer's history: a week or two are no level
+HALF_LIFE = 13  # weeks after which a week counts half
+SIZES_HALF_LIFE = 52  # sales of what sells now and then are few
+OF_DEPARTMENT = 2.0  # weeks that the department's chance of a sale counts as
+SEASON_SALES = 30.0  # weeks with a sale that no season counts as, in each week of the year
+SEASON_RANGE = (0.2, 5.0)
 FEW_CHANGES = 4  # from week to week, below which their spread says nothing
 
 Floats = NDArray[np.float64]
@@ -79,12 +83,38 @@ class WithoutLearning:
 
 
 def recent_level(history: Panel, horizon: int, quantiles: Sequence[float]) -> Floats:
-    """The distribution of each series' last RECENT_WEEKS observed weeks, the same for every week ahead: what is left to
-    say of articles that sell now and then. (N, Q, H), in the units of the sales."""
-    order = np.cumsum(history.observed[:, ::-1], axis=1)[:, ::-1]  # 1 for a series' last observation, then 2 ..
-    recent = np.where(history.observed & (order <= RECENT_WEEKS), history.sales, np.nan)
-    found = np.nanquantile(recent, quantiles, axis=1, method="hazen").T
+    """The distribution of each series' weeks, the later the heavier, the same for every week ahead. (N, Q, H), in the
+    units of the sales."""
+    found = _weighted_quantiles(history.sales, _ages(history, HALF_LIFE), quantiles)
     return np.repeat(found[:, :, None], horizon, axis=2)
+
+
+def intermittent(history: Panel, horizon: int, quantiles: Sequence[float], retailer: Retailer = WHOLE) -> Floats:
+    """Nothing with one chance, else the sizes of the series' own sales: (N, Q, H), in the units of the sales.
+
+    The chance that a week has a sale is followed whether there are sales or not, so it falls when an article stops
+    (Teunter, Syntetos and Babai 2011), and is shrunk to the department's. The department's season moves how often a
+    sale comes, and sizes as far as it cannot come more often: an article that sells every week sells more of it.
+    """
+    sales, known = np.nan_to_num(history.sales), len(history.weeks)
+    sold, weight, depts = sales > 0, _ages(history, HALF_LIFE), Groups.of(history.dept)
+    usual = sales.sum(axis=1) / history.observed.sum(axis=1)
+    beside = usual[:, None] * history.observed
+    frequent, weeks = (weight * sold).sum(axis=1), weight.sum(axis=1)
+    of_dept, dept_frequent, dept_weeks = retailer.sums(
+        (depts, np.stack([sales, beside, sold], axis=1)), (depts, frequent), (depts, weeks)
+    )
+    season = _season(of_dept, known + horizon)[depts.member]
+    prior = (dept_frequent / dept_weeks)[depts.member]
+    chance = np.clip((frequent + OF_DEPARTMENT * prior) / (weeks + OF_DEPARTMENT), 1e-4, 0.999)
+    ahead = season[:, known:] / ((weight * season[:, :known]).sum(axis=1) / weeks)[:, None]
+    chance_ahead = 1 - (1 - chance)[:, None] ** ahead
+    levels = ((np.arange(50) + 0.5) / 50).tolist()
+    found = _weighted_quantiles(np.where(sold, sales, np.nan), _ages(history, SIZES_HALF_LIFE), levels)
+    found = np.where(sold.any(axis=1, keepdims=True), found, 0.0)
+    found = found[:, :, None] * (ahead * chance[:, None] / chance_ahead)[:, None]
+    among_sales = (np.asarray(quantiles) - (1 - chance_ahead[:, :, None])) / chance_ahead[:, :, None]  # (N, H, Q)
+    return np.where(among_sales.swapaxes(1, 2) > 0, between(found, levels, np.clip(among_sales, 0, 1)), 0.0)
 
 
 def last_value(history: Panel, horizon: int, quantiles: Sequence[float]) -> Floats:
@@ -139,6 +169,49 @@ def between(said: Floats, levels: Sequence[float], asked: NDArray[Any]) -> Float
     return np.ascontiguousarray((low + part * (high - low)).swapaxes(1, 2))
 
 
+def _ages(history: Panel, half_life: float) -> Floats:
+    """The weight of each week, halved with every `half_life` observations since; 0 where none is, shape (N, T)."""
+    later = np.cumsum(history.observed[:, ::-1], axis=1)[:, ::-1] - 1
+    return np.where(history.observed, 0.5 ** (later / half_life), 0.0)
+
+
+def _weighted_quantiles(values: Floats, weights: Floats, levels: Sequence[float]) -> Floats:
+    """Of each row of (N, T), NaN left out: straight between the middles of the values' weights, shape (N, Q). With
+    equal weights it is numpy's method "hazen"; of nothing it is NaN."""
+    weights = np.where(np.isnan(values), 0, weights)
+    order = np.argsort(values, axis=1, kind="stable")  # NaN last
+    values, weights = (np.take_along_axis(each, order, axis=1) for each in (values, weights))
+    until = np.cumsum(weights, axis=1)
+    middle = (until - weights / 2) / np.where(until[:, -1:] > 0, until[:, -1:], 1)
+    last = np.maximum((weights > 0).sum(axis=1) - 1, 0)[:, None]
+    found = []
+    for level in levels:
+        above = np.minimum((middle < level).sum(axis=1)[:, None], last)
+        below = np.maximum(above - 1, 0)
+        low, high, start, end = (
+            np.take_along_axis(each, at, axis=1)[:, 0] for each in (values, middle) for at in (below, above)
+        )
+        part = np.clip((level - start) / np.where(end > start, end - start, 1), 0, 1)
+        found.append(low + part * (high - low))
+    return np.stack(found, axis=1)
+
+
+def _season(of_dept: Floats, weeks: int) -> Floats:
+    """How much more or less than usual each department sells in each week of the year, and what is known of that: shape
+    (D, weeks), 1 where nothing is.
+
+    Args:
+        of_dept: its sales, what its series usually sell, and how many of them sold anything, shape (D, 3, T).
+    """
+    place = np.arange(of_dept.shape[2]) % YEAR
+    year = np.stack([of_dept[:, :, place == week].sum(axis=2) for week in range(YEAR)], axis=2)
+    near = np.sum([(1 - abs(shift) / 4) * np.roll(year, shift, axis=2) for shift in range(-3, 4)], axis=0)
+    sold, usual, count = near.swapaxes(0, 1)
+    index = np.clip(np.divide(sold, usual, out=np.ones_like(sold), where=usual > 0), *SEASON_RANGE)
+    shrunk = (index * count + SEASON_SALES) / (count + SEASON_SALES)
+    return np.asarray(shrunk[:, np.arange(weeks) % YEAR])
+
+
 def _each(forecast: Callable[[Panel, int, Sequence[float]], Floats]) -> Forecast:
     """One that looks at each series by itself."""
     return lambda history, horizon, quantiles, _: forecast(history, horizon, quantiles)
@@ -149,5 +222,6 @@ WITHOUT_LEARNING = (
     WithoutLearning("pretrained", 4.0, pretrained, FIRST_ORIGIN, MAX_HORIZON, seasonal=True),
     WithoutLearning("last_year", 0.25, _each(seasonal_naive), YEAR, seasonal=True),
     WithoutLearning("recent_level", 0.25, _each(recent_level), FEWEST_WEEKS),
+    WithoutLearning("intermittent", 0.25, intermittent, FEWEST_WEEKS),
     WithoutLearning("last_value", 0.25, _each(last_value), FEWEST_WEEKS),
 )

@@ -48,11 +48,10 @@ def with_promotions(panel: Panel) -> tuple[Panel, np.ndarray]:
 
 
 def forecast(panel: Panel, horizon: int = H) -> np.ndarray:
-    said, lead = TREES.forecast({**GIVEN, "prediction_length": str(horizon)}, panel, horizon, QUANTILES)
+    said = TREES.forecast({**GIVEN, "prediction_length": str(horizon)}, panel, horizon, QUANTILES)
     assert said.shape == (len(panel), len(QUANTILES), horizon)
     assert np.isfinite(said).all()
     assert (np.diff(said, axis=1) >= 0).all()
-    np.testing.assert_array_equal(lead, said[:, MEDIAN])
     return said
 
 
@@ -167,8 +166,8 @@ def test_who_cannot_says_why(monkeypatch):
     assert TREES.unable(shop(), H, {}) == "needs LightGBM: pip install 'forecast-platform[trees]'"
 
 
-def test_it_is_unknown_to_networks_and_not_tried_unasked():
-    assert "trees" not in AUTO
+def test_it_knows_nothing_of_networks_parameters():
+    assert "trees" in AUTO
     settings = Settings.model_construct(target="trees", prediction_length=H, hyperparameters={"num_cells": "7"})
     assert plans(settings) == {"trees": {"prediction_length": "4", "seed": str(settings.seed)}}
 

@@ -19,10 +19,11 @@ from forecast_platform.models.choose import choose
 from forecast_platform.models.combine import Combination
 from forecast_platform.models.registry import CANDIDATES, plans
 from forecast_platform.models.trained import TrainedModel
-from forecast_platform.models.without_learning import draw_paths
+from forecast_platform.models.without_learning import _weighted_quantiles, draw_paths
 from forecast_platform.settings import Settings
 
 LEVELS = (0.1, 0.5, 0.835)  # the last between two that candidates are asked for
+QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9)
 NAMES = [name for name, candidate in CANDIDATES.items() if not candidate.learns]
 
 
@@ -84,10 +85,74 @@ def test_who_says_nothing_against_it_forecasts(pieces: Panel, name: str, horizon
         assert horizon > 46
 
 
-def test_the_recent_level_is_that_of_the_last_weeks(pieces: Panel):
-    said = CANDIDATES["recent_level"].forecast({}, pieces, 2, LEVELS)
-    last = np.quantile(pieces.sales[:, -26:], LEVELS, axis=1, method="hazen").T
-    np.testing.assert_array_equal(said, np.repeat(last[:, :, None], 2, axis=2))
+def said_of(name: str, sales: np.ndarray, horizon: int, levels: tuple[float, ...]) -> np.ndarray:
+    return CANDIDATES[name].forecast({}, panel_of(sales), horizon, levels)
+
+
+def test_in_the_recent_level_the_last_quarter_counts_as_much_as_all_before():
+    sales = np.full((2, 200), 1.0)
+    sales[0, -13:], sales[1, -13:-5], sales[1, -5:] = 10.0, 10.0, np.nan
+    said = said_of("recent_level", sales, 3, (0.45, 0.5, 0.55))
+    np.testing.assert_array_equal(said[0, :, 0], said[0, :, 2])
+    assert said[0, 0, 0] < 2 < 9 < said[0, 2, 0]
+    assert said[1, 1, 0] == 1, "eight weeks are less than half"
+
+
+def test_quantiles_by_equal_weights_are_numpys():
+    values = np.random.default_rng(0).normal(size=(5, 9))
+    values[0, 3], values[1, 1:] = np.nan, np.nan
+    expected = np.nanquantile(values, LEVELS, axis=1, method="hazen").T
+    np.testing.assert_allclose(_weighted_quantiles(values, np.ones((5, 9)), LEVELS), expected)
+    assert np.isnan(_weighted_quantiles(np.full((1, 4), np.nan), np.ones((1, 4)), LEVELS)).all()
+
+
+class TestIntermittent:
+    def test_nothing_with_one_chance_else_the_sizes_of_its_sales(self):
+        """Every other week three or five are sold."""
+        said = said_of("intermittent", np.tile([0.0, 3, 0, 5], (2, 30)), 2, (0.1, 0.3, 0.45, 0.6, 0.7, 0.8, 0.9, 0.99))
+        np.testing.assert_allclose(said[0, :, 0], [0, 0, 0, 3, 3, 5, 5, 5], atol=0.4)
+
+    def test_who_never_sold_is_forecast_nothing(self):
+        sales = np.array([np.zeros(60), np.r_[np.zeros(59), -2.0], np.tile([0.0, 4], 30)])
+        said = said_of("intermittent", sales, 3, LEVELS)
+        assert (said[:2] == 0).all()
+        assert said[2, 2].min() > 0
+
+    def test_the_chance_falls_with_every_week_without_a_sale(self):
+        rng = np.random.default_rng(1)
+        sales = (rng.random((40, 120)) < 0.4).astype(float)
+        sales[0, -26:] = 0.0
+        chances = np.linspace(0.01, 0.99, 99)
+        none = (said_of("intermittent", sales, 1, tuple(chances)) == 0).mean(axis=1)[:, 0]
+        assert none[0] > 0.8
+        assert np.mean(none[1:]) == pytest.approx(0.6, abs=0.03)
+
+    def test_the_season_of_a_department_brings_sales_more_often_and_more_of_what_sells_every_week(self):
+        rng = np.random.default_rng(2)
+        peak = np.where(np.arange(156) % 52 >= 40, 3.0, 1.0)
+        rare = rng.poisson(0.15 * peak, (120, 156)).astype(float)
+        often = rng.poisson(40 * peak, (120, 156)).astype(float)
+        for sales, rise in ((rare, 1.8), (often, 2.5)):
+            panel = panel_of(sales[:, :144])  # ends 40 weeks into the year
+            low = CANDIDATES["intermittent"].forecast({}, panel_of(sales[:, :130]), 4, QUANTILES).mean()
+            high = CANDIDATES["intermittent"].forecast({}, panel, 12, QUANTILES)[:, :, 4:8].mean()
+            assert high > rise * low
+
+    def test_it_errs_less_than_what_knows_no_season(self):
+        rng = np.random.default_rng(3)
+        season = 1 + 0.8 * np.sin(np.arange(156) * 2 * np.pi / 52)
+        sales = rng.poisson(rng.uniform(0.1, 2, (150, 1)) * season).astype(float)
+        loss = {}
+        for name in ("intermittent", "recent_level", "aligned_last_year"):
+            errors = []
+            for known in (110, 130, 144):
+                said = CANDIDATES[name].forecast({}, panel_of(sales[:, :known]), 12, QUANTILES)
+                away = sales[:, None, known : known + 12] - said
+                level = np.array(QUANTILES)[:, None]
+                errors.append(np.maximum(level * away, (level - 1) * away).sum())
+            loss[name] = sum(errors)
+        assert loss["intermittent"] < 0.95 * loss["recent_level"]
+        assert loss["intermittent"] < 0.95 * loss["aligned_last_year"]
 
 
 @pytest.mark.parametrize("name", NAMES)

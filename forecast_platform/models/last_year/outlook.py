@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from forecast_platform.history.panel import Panel
 from forecast_platform.history.shards import WHOLE, Groups, Retailer
+from forecast_platform.models.calibration import volume
 from forecast_platform.models.last_year.reference import YEAR, last_year, worth_lining_up
 
 Floats = NDArray[np.float64]
@@ -35,6 +36,10 @@ STORE, DEPARTMENT = 0.5, 0.2  # powers of their growth
 DOUBT = 2  # growth seen in so many weeks counts half
 TRIM = 0.2  # the part of the weeks left out at each end, by growth
 OWN_RANGE, GROUP_RANGE = (0.2, 5.0), (0.5, 2.0)
+# The spread of intervals:
+DOUBT_OF_SPREAD = 8  # weeks that the spread of series of its size counts as, beside a series' own
+LIKE_ALL = 5  # series of its size that all together count as
+LEAST_SQUARE, USUAL_SQUARE = 1e-4, 0.04  # a spread of 1%, below which nobody's is believed; of 20%, where none is known
 # How variants are weighted:
 STEP = 4  # weeks between the origins in the history from which variants are tried
 AHEAD = 12  # weeks after an origin that are forecast
@@ -81,8 +86,8 @@ class Outlook:
 def aligned_last_year(history: Panel, horizon: int, quantiles: Sequence[float], retailer: Retailer = WHOLE) -> Floats:
     """The outlook of a reference to last year with quantiles, without learning: a baseline for backtests.
 
-    Intervals are normal, from the spread of sales about the same forecast of the last year of the history, per series
-    and mixed with that of all series, relative to the forecast.
+    Intervals are normal, from the spread of sales about the same forecast of the last year of the history, relative to
+    the forecast: per series, mixed with that of series of about its size, because the less is sold the wider it is.
 
     Returns:
         Shape (N, Q, horizon). With less than a year and a few weeks of history it is the last observed level.
@@ -98,13 +103,30 @@ def aligned_last_year(history: Panel, horizon: int, quantiles: Sequence[float], 
     error = np.clip((history.sales / every[:, :known])[:, -YEAR:] - 1, -1, 1)
     count = (~np.isnan(error)).sum(axis=1)
     squares = np.where(np.isnan(error), 0, error) ** 2
-    # Of all series, the middle one: articles that sell now and then are as far off as can be, and no measure of others.
-    found = retailer.median((squares.sum(axis=1) / np.maximum(count, 1))[count > 0])
-    pooled = 0.04 if found is None else found
-    spread = np.sqrt((squares.sum(axis=1) + 8 * pooled) / (count + 8))
+    own = squares.sum(axis=1) / np.maximum(count, 1)
+    pooled = _spread_by_size(own, count > 0, volume(history.sales), retailer)
+    spread = np.sqrt((squares.sum(axis=1) + DOUBT_OF_SPREAD * pooled) / (count + DOUBT_OF_SPREAD))
     z = np.array([NormalDist().inv_cdf(q) for q in quantiles])
     width = np.abs(centre) * spread[:, None]
     return np.asarray(centre[:, None, :] + z[None, :, None] * width[:, None, :])
+
+
+def _spread_by_size(squares: Floats, known: NDArray[np.bool_], size: Floats, retailer: Retailer) -> Floats:
+    """The usual mean square of relative errors of series that sell about as much, within a factor of 2, mixed with that
+    of all; shape (N,). The mean is geometric: articles that sell now and then are as far off as can be.
+
+    Args:
+        squares: each series' own, shape (N,), and whether it is known. size: its mean sales a week.
+    """
+    logs = np.log(np.clip(squares, LEAST_SQUARE, 1)) * known
+    both = np.stack([logs, known], axis=1)
+    relative = np.maximum(size, 1e-12) / (retailer.median(size) or 1.0)
+    classes = Groups.of(np.rint(np.log2(relative)).astype(np.int64))
+    of_class, of_all = retailer.sums((classes, both), (Groups.one(len(both)), both))
+    total, count = of_all[0]
+    every = total / count if count else np.log(USUAL_SQUARE)
+    found = (of_class[:, 0] + LIKE_ALL * every) / (of_class[:, 1] + LIKE_ALL)
+    return np.asarray(np.exp(found)[classes.member])
 
 
 def _weights(seen: _KnownWeeks, retailer: Retailer) -> Floats:

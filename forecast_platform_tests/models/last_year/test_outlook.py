@@ -239,3 +239,22 @@ def test_walmart_is_well_ahead_of_the_seasonal_naive(walmart):
         assert aligned.wape < limit < naive.wape
         assert aligned.wql < naive.wql
         assert 0.75 < aligned.coverage80 < 0.88
+
+
+def test_a_series_with_few_weeks_is_as_uncertain_as_those_of_its_size():
+    """Large series hardly ever miss, small ones by half; two are new, and what they have seen so far was quiet."""
+    rng = np.random.default_rng(8)
+    size, noise = np.repeat([10_000.0, 20.0], 30), np.repeat([0.03, 0.5], 30)
+    sales = size[:, None] * rng.lognormal(0, noise[:, None], (60, 120))
+    sales[[0, 30], :-3], sales[[0, 30], -3:] = np.nan, size[[0, 30], None]
+    low, middle, high = np.moveaxis(aligned_last_year(panel_of(sales), 4, (0.1, 0.5, 0.9)), 1, 0)
+    width = ((high - low) / middle).mean(axis=1)
+    assert width[0] < 0.25
+    assert width[30] > 0.7
+    assert width[30] / width[0] > 4
+
+
+def test_intervals_of_sales_that_never_vary_are_all_but_none():
+    low, middle, high = np.moveaxis(aligned_last_year(panel_of(np.full((4, 120), 50.0)), 4, (0.1, 0.5, 0.9)), 1, 0)
+    np.testing.assert_allclose(middle, 50)
+    assert (high - low < 1).all()
