@@ -31,6 +31,7 @@ SHARPNESS = 20.0
 SEASON = 2.0  # a window in the season that is forecast, a year or two ago, counts as so many others
 SERIES = 40  # tried, a series in two windows being two, with which weights move half as freely as they may
 YOUNG = 2 * YEAR  # weeks since its first observation below which a series is young
+HOPELESS = 10.0  # a candidate that lost so many times as much as the best gets nothing
 CELLS = 3000  # of a trial that are looked at, evenly, where there are more
 _STEPS = 100
 
@@ -193,20 +194,28 @@ def _stacked(
         weighed = prior * np.exp(-SHARPNESS * toll)
         return np.asarray(weighed / weighed.sum())
     x, y, levels, weight = (np.concatenate(each, axis=-1) for each in zip(*parts, strict=True))
-    weight /= float(prior @ (weight * _pinball(y, x, levels)).sum(axis=1))
+    losses = (weight * _pinball(y, x, levels)).sum(axis=1)
+    prior = np.where((losses <= HOPELESS * losses[prior > 0].min()) & (prior > 0), prior, 0)
+    prior = prior / prior.sum()
+    weight /= float(prior @ losses)
     sharpness = SHARPNESS * own
-    with np.errstate(divide="ignore"):
-        start = np.log(prior)
+    used = prior > 0
+    start = np.log(prior, out=np.full(len(prior), -np.inf), where=used)
+    best, least = prior, np.inf
     logs = start
     for step in range(_STEPS):
         weights = np.exp(logs - logs.max())
         weights /= weights.sum()
-        gradient = x @ (weight * ((y < weights @ x) - levels)) + toll
+        mean = weights @ x
+        away = np.log(np.maximum(weights[used], 1e-300) / prior[used])
+        objective = float(weight @ _pinball(y, mean, levels) + toll @ weights + weights[used] @ away / sharpness)
+        if objective < least:
+            best, least = weights, objective
+        gradient = x @ (weight * ((y < mean) - levels)) + toll
         # Part of the way to where the optimum would be if the loss were linear; ever smaller parts, as it is not.
         rate = 1 / (2 + step / 4)
         logs = (1 - rate) * logs + rate * (start - sharpness * gradient)
-    weights = np.exp(logs - logs.max())
-    return np.asarray(weights / weights.sum())
+    return best
 
 
 def _pinball(y: Floats, said: Floats, levels: Floats) -> Floats:

@@ -90,7 +90,7 @@ class Network:
 
     @property
     def seasonal(self) -> bool:
-        return target_of(self.name) != SALES
+        return target_of(self.name) in (RATIO, REFERENCE)
 
     @property
     def prior(self) -> float:

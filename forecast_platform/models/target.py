@@ -97,7 +97,7 @@ def build_target(
         ValueError: there is less than a year of history to refer to, or the horizon is beyond MAX_HORIZON; or the kind
             is another.
     """
-    if kind not in (SALES, REFERENCE, RATIO):
+    if kind not in (SALES, PIECES, REFERENCE, RATIO):
         raise ValueError(f"networks have no target {kind!r}")
     n, known = len(panel), len(panel.weeks)
     if holidays:

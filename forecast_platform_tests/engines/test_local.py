@@ -482,7 +482,7 @@ class TestChosen:
         for network in model.networks:
             assert model.artifact(network).exists()
             assert network.hyperparameters == self.CANDIDATES[network.name]
-        assert model.features == (("promo",) if learned else ())
+        assert model.features == (("promo", "promo, week before", "promo, week after") if learned else ())
         assert model.hyperparameters == self.CANDIDATES[model.target]
         assert TrainedModel.load(model.folder) == model
         assert local.models / model.digest == model.folder
@@ -532,7 +532,7 @@ def test_a_column_that_was_left_out_makes_another_model_once_it_is_complete(tmp_
     whole = dataclasses.replace(whole, covariates=Covariates((planned,), whole.covariates.values))
     ends = dataclasses.replace(whole, covariates=Covariates((planned,), whole.covariates.values[:, :, :11]))
     without, with_it = local.train(ends, ONE), local.train(whole, ONE)
-    assert (without.features, with_it.features) == ((), ("promo",))
+    assert (without.features, with_it.features[:1]) == ((), ("promo",))
     assert without.digest != with_it.digest
 
 

@@ -221,7 +221,7 @@ class TestChoice:
     def test_a_network_far_off_is_left_out_and_what_needs_no_training_serves(self, monkeypatch):
         play(monkeypatch, lambda name, history, horizon: (np.full((12, horizon), 1e7), 1.0))
         choice = choose(self.PANEL, candidates(*AUTO))
-        assert not any(CANDIDATES[name].learns for name in choice.blend.names)
+        assert not any(CANDIDATES[name].learns for name in choice.blend.names), choice.judgement.why
         assert choice.judgement.verdict == "passed"
 
     def test_at_most_two_networks_serve(self, monkeypatch):
@@ -374,7 +374,7 @@ class TestCounts:
         none = dataclasses.replace(panel, sales=panel.sales.copy())
         panel.sales[2, [7, -1]], none.sales[2, [7, -1]] = -3.0, 0.0
         found, again = (
-            CANDIDATES[COUNTS].forecast(candidates(COUNTS)[COUNTS], each, HORIZON, QUANTILES, 20)[0]
+            CANDIDATES[COUNTS].forecast(candidates(COUNTS)[COUNTS], each, HORIZON, QUANTILES, 20)
             for each in (panel, none)
         )
         np.testing.assert_array_equal(found, again)
@@ -419,12 +419,12 @@ class TestTrained:
         panel = promoted()
         given = candidates(*AUTO) | candidates(*NETWORKS, epochs="60")
         choice = choose(panel, given, num_samples=20)
-        assert sum(choice.blend.usual.get(name, 0) for name in (SALES, SKIP)) > 0.7
+        assert sum(choice.blend.usual.get(name, 0) for name in (SALES, SKIP, "trees")) > 0.7
         blind = choose(dataclasses.replace(panel, covariates=None), given, num_samples=20)
         assert choice.judgement.wape < 0.7 * blind.judgement.wape
 
     def test_the_last_value_serves_on_a_random_walk(self):
-        given = candidates(*AUTO) | candidates(*NETWORKS, epochs="20")
+        given = candidates(*NETWORKS, "last_year", "recent_level", "last_value", epochs="20")
         choice = choose(walking(), given, num_samples=20)
         assert next(iter(choice.blend.usual)) == "last_value"
 
