@@ -80,11 +80,11 @@ def test_a_toll_is_paid_by_who_knows_no_season():
 
 def test_a_kind_of_series_has_weights_of_its_own_where_it_has_enough_to_say():
     rng = np.random.default_rng(0)
-    y = rng.lognormal(5, 0.5, (400, 4))
+    y, unknown = rng.lognormal(5, 0.5, (400, 4)), 0.1 * rng.normal(size=(400, 4))
     kind = np.arange(400) % 2
     said = {}
     for name, off in (("a", (0.0, 0.4)), ("b", (0.4, 0.0))):
-        median = y * (1 + np.array(off)[kind][:, None])
+        median = y * (1 + np.array(off)[kind][:, None] + unknown)
         said[name] = median[:, None] + Z[None, :, None] * 0.1 * y[:, None]
     found = fit([Trial(y, np.ones(y.shape, dtype=bool), kind, said, LEVELS)], {"a": 1, "b": 1})
     assert found.weights["a"][0] > 0.9 > 0.1 > found.weights["a"][1]
