@@ -1,7 +1,7 @@
 """Train the network that ships, from nothing: python -m forecast_platform.models.pretrained.train
 
-Retailers are made up by number, so the same command on the same versions gives the same file. It takes some 15 minutes
-of one core; then the file's SHA-256 is to be written into network.py.
+Retailers are made up by number, so the same command on the same machine and versions gives the same file. It takes some
+six minutes of one core; then the file's SHA-256 is to be written into network.py.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class Cases:
 def cases_of(number: int) -> Cases | None:
     """Those of the retailer of a number, as known at one week; None where nothing came after it.
 
-    A case counts by its sales, as it does in wQL: half of that, for else a few large series would be all there is. What
-    retailers count for together is the loss of the outlook with normal intervals, so that all are equal.
+    In wQL a case counts by its size. Here by the root of that, for else a few large series would be all there is. All
+    retailers are equal: the outlook with normal intervals has the same loss for each.
     """
     rng = np.random.default_rng(number)
     panel, known = make_up(rng)
