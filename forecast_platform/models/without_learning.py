@@ -218,8 +218,8 @@ def _each(forecast: Callable[[Panel, int, Sequence[float]], Floats]) -> Forecast
 
 
 WITHOUT_LEARNING = (
-    WithoutLearning("aligned_last_year", 4.0, aligned_last_year, FIRST_ORIGIN, MAX_HORIZON, seasonal=True),
-    WithoutLearning("pretrained", 4.0, pretrained, FIRST_ORIGIN, MAX_HORIZON, seasonal=True),
+    WithoutLearning("aligned_last_year", 2.0, aligned_last_year, FIRST_ORIGIN, MAX_HORIZON, seasonal=True),
+    WithoutLearning("pretrained", 6.0, pretrained, FIRST_ORIGIN, MAX_HORIZON, seasonal=True),
     WithoutLearning("last_year", 0.25, _each(seasonal_naive), YEAR, seasonal=True),
     WithoutLearning("recent_level", 0.25, _each(recent_level), FEWEST_WEEKS),
     WithoutLearning("intermittent", 0.25, intermittent, FEWEST_WEEKS),
