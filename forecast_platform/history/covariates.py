@@ -314,7 +314,8 @@ def _with_derived(
     names = covariates.names
     if wanted is None:
         sources = [i for i, name in enumerate(names) if name in planned and not source_of(name)]
-        wanted = derivable([names[i] for i in sources], covariates.values[sources], retailer)
+        observed = panel.observed.sum(axis=1)
+        wanted = derivable([names[i] for i in sources], covariates.values[sources], observed, retailer)
     more = [name for name in wanted if name not in names]
     if not more:
         return covariates

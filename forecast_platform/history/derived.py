@@ -2,7 +2,8 @@
 the rivals' in the store, a promotion beside the weeks around it, when people stock up or wait.
 
 Price-like is a column without a value below 0, seldom 0, with more than FEW different values. Flag-like is one that is
-0 more often than seldom. Others, such as open days, are left as they are. A price of 0 is no price.
+0 more often than seldom; there, a retailer of few observations gains nothing, as networks would learn the weeks around
+by heart. Others, such as open days, are left as they are. A price of 0 is no price.
 
 Leak-free: a week's derived values are made of the plan alone, which a cutoff knows as far as it reaches.
 
@@ -21,6 +22,7 @@ from forecast_platform.history.shards import Groups, Retailer
 USUAL_WEEKS = 26  # the usual price is the mean of the weeks before, so many
 SELDOM = 0.25  # of all cells at most
 FEW = 10
+ENOUGH = 10_000  # observations of the retailer from which on the weeks around a flag are derived
 
 Floats = NDArray[np.float64]
 
@@ -81,20 +83,25 @@ def source_of(name: str) -> str | None:
     return source if how in _ALL else None
 
 
-def derivable(names: Sequence[str], values: Floats, retailer: Retailer) -> tuple[str, ...]:
-    """The names of what is derived from columns, given their values (F, N, W) without a gap: of each what its kind asks
-    for."""
+def derivable(names: Sequence[str], values: Floats, observed: NDArray[np.int64], retailer: Retailer) -> tuple[str, ...]:
+    """The names of what is derived from columns, of each what its kind asks for.
+
+    Args:
+        values: of the columns, without a gap, shape (F, N, W).
+        observed: how many observations each series has, shape (N,).
+    """
     if not names:
         return ()
     one = Groups.one(values.shape[1])
     counts = np.stack([values == 0, values < 0, np.ones_like(values, dtype=bool)]).sum(axis=-1)
     few = [np.unique(each)[: FEW + 1] for each in values]  # as many as it takes to see that they are more
     parts = [(Groups.of(each), np.ones(len(each), dtype=np.int64)) for each in few]
-    [total, *different] = retailer.every((one, np.moveaxis(counts, -1, 0)), *parts)
+    [total, seen, *different] = retailer.every((one, np.moveaxis(counts, -1, 0)), (one, observed), *parts)
+    flags = _OF_FLAGS if seen.whole[0] >= ENOUGH else {}
     found: list[str] = []
     for name, zeros, below, cells, kinds in zip(names, *total.whole[0], different, strict=True):
         if zeros > SELDOM * cells:
-            found += [f"{name}, {how}" for how in _OF_FLAGS if len(kinds.names) > 1]
+            found += [f"{name}, {how}" for how in flags if len(kinds.names) > 1]
         elif not below and len(kinds.names) > FEW:
             found += [f"{name}, {how}" for how in _OF_PRICES]
     return tuple(found)

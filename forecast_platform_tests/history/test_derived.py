@@ -9,12 +9,18 @@ import math
 import numpy as np
 import pytest
 
+from forecast_platform.history import derived
 from forecast_platform.history.covariates import Covariates, Declaration, _ordered, complete
 from forecast_platform.history.panel import Panel
 from forecast_platform.history.shards import over_shards
 from forecast_platform_tests.history.conftest import FRIDAY, make_panel
 
 WEEKS, H = 40, 3
+
+
+@pytest.fixture(autouse=True)
+def enough(monkeypatch):
+    monkeypatch.setattr(derived, "ENOUGH", 6 * WEEKS)
 
 
 def shop(seed: int = 0) -> Panel:
@@ -40,6 +46,12 @@ def test_prices_and_promotions_gain_what_planners_read_off_them():
         "price", "promo", "rain", "price, to usual", "price, to rivals", "price, to usual, week before",
         "promo, week before", "promo, week after",
     )  # fmt: skip
+
+
+def test_a_small_retailer_is_not_given_the_weeks_around_a_promotion(monkeypatch):
+    monkeypatch.setattr(derived, "ENOUGH", 6 * WEEKS + 1)
+    names = complete(shop(), H)[0].covariates.names
+    assert names[3:] == ("price, to usual", "price, to rivals", "price, to usual, week before")
 
 
 def test_a_price_is_measured_by_the_weeks_before_and_by_the_others_in_the_store():
@@ -104,7 +116,8 @@ def test_it_is_exactly_what_a_model_was_trained_on():
     np.testing.assert_array_equal(complete(planned, H)[0].covariates.values, planned.covariates.values)
 
 
-def test_as_of_a_cutoff_only_plans_count():
+def test_as_of_a_cutoff_only_plans_count(monkeypatch):
+    monkeypatch.setattr(derived, "ENOUGH", 0)
     panel, cutoff = shop(), FRIDAY + dt.timedelta(weeks=20)
     changed = panel.covariates.values.copy()
     changed[2, :, 21:] += 5  # rain, which was not known

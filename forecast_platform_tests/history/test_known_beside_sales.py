@@ -181,7 +181,7 @@ def test_the_demos_files_give_the_demos_promotions(tmp_path):
     panel = retailer.panel(len(made.weeks) - 1, "then", Declarations())
     panel, notices = complete(panel, 12)
     assert notices == ()
-    assert panel.covariates.names == ("promotion", "promotion, week before", "promotion, week after")
+    assert panel.covariates.names == ("promotion",)
     want = made.promotion[np.searchsorted(made.stores, panel.store.astype(int))]
     np.testing.assert_allclose(panel.covariates.values[0], want)
     assert "Valentine's Day" in {event.name for event in panel.events}, "from the calendar that landed"
