@@ -156,7 +156,7 @@ def choose(
     if not free and not learned:  # who asks for one network and has too little to judge it gets it unjudged
         why = f"up to {_week(panel, last)} {_in_words(untried)}"
         return Choice(Blend.alone(next(iter(untried))), Judgement("unjudged", why))
-    trials = [trying.trial(at, horizon, free) for at in _origins(panel, horizon)]
+    trials = [trying.trial(at, horizon, free) for at in _origins(panel, horizon)] if free else []
     tolls = _tolls(trials, able)
     if panel.covariates is None and TREES.name in learned and free:
         untried[TREES.name] = "pays where columns are known ahead"

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forecast_platform import deepar
-from forecast_platform.engines.base import Asked
+from forecast_platform.engines.base import Asked, prepare
 from forecast_platform.engines.local import LocalEngine
 from forecast_platform.engines.predictions import ShardForecast
 from forecast_platform.history.covariates import Covariates, Declaration
@@ -451,10 +451,13 @@ class TestChosen:
         Choice(Blend({RATIO: (0.5, 0.9, 0.1), "aligned_last_year": (0.5, 0.1, 0.9)}), PLAYED,
                Calibration(((1.0, 2.0),), (300.0,))),
         Choice(Blend.by({"last_year": 1, "recent_level": 1}), PLAYED),
+        Choice(Blend.by({"trees": 2, SALES: 1}), PLAYED),
     )  # fmt: skip
 
     @pytest.fixture(params=CHOICES, ids=lambda choice: " ".join(choice.blend.names))
     def choice(self, request, monkeypatch) -> Choice:
+        if "trees" in request.param.blend.names:
+            pytest.importorskip("lightgbm", reason="the extra `trees` is not installed")
         for place in (module, selection):
             monkeypatch.setattr(place, "choose", lambda *given: request.param)
         return request.param
@@ -477,15 +480,25 @@ class TestChosen:
         assert (model.blend, model.calibration) == (choice.blend, choice.calibration)
         learned = [name for name in choice.blend.usual if name in SHIPPED]
         assert [network.name for network in model.networks] == learned
-        assert model.target == (learned or list(choice.blend.names))[0]
+        assert (model.trees is not None) == ("trees" in choice.blend.names) == (model.folder / "trees.json").exists()
+        assert model.target == next((n for n in choice.blend.usual if n in (*learned, "trees")), choice.blend.names[0])
+        assert model.version.startswith("trees-") == (model.target == "trees")
         assert model.network_share == pytest.approx(sum(choice.blend.usual[name] for name in learned))
         for network in model.networks:
             assert model.artifact(network).exists()
             assert network.hyperparameters == self.CANDIDATES[network.name]
-        assert model.features == (("promo", "promo, week before", "promo, week after") if learned else ())
+        assert model.features[:1] == (("promo",) if learned else ())
         assert model.hyperparameters == self.CANDIDATES[model.target]
         assert TrainedModel.load(model.folder) == model
         assert local.models / model.digest == model.folder
+
+    def test_trees_of_another_version_are_refused_by_name(self, made):
+        _, model = made
+        if model.trees:
+            file = model.folder / "trees.json"
+            file.write_text(file.read_text().replace('"format": 1', '"format": 0'))
+            with pytest.raises(ValueError, match="holds trees of another version of the platform; train again"):
+                prepare(model, promoted(make_panel(weeks=self.WEEKS)))
 
     def test_what_is_published_is_what_the_backtest_would_have_scored(self, made, panel, tmp_path):
         local, model = made

@@ -29,8 +29,11 @@ from forecast_platform.engines.sagemaker.container.training import member
 from forecast_platform.engines.sagemaker.engine import SageMakerEngine
 from forecast_platform.engines.sagemaker.jobs import JobError
 from forecast_platform.engines.sagemaker.records import RecordError, Rules, check_batch, write_training
+from forecast_platform.history.covariates import Covariates, Declaration
 from forecast_platform.history.panel import Panel
 from forecast_platform.models.encoding import Categories
+from forecast_platform.models.networks import SKIP
+from forecast_platform.models.registry import plans
 from forecast_platform.models.target import REFERENCE, SALES, build_target, feature_count, holidays_of
 from forecast_platform.models.trained import ModelLost, TooLittleHistory, TrainedModel, training_key
 from forecast_platform.settings import Settings
@@ -134,6 +137,35 @@ class TestContainer:
         assert sagemaker.billed == billed
         assert other.receipt()["cost_usd"] == 0
         assert other.receipt() == {}
+
+    def test_a_blend_of_two_networks_and_trees_comes_home_and_all_are_asked(self, sagemaker, remote, tmp_path):
+        pytest.importorskip("lightgbm", reason="the extra `trees` is not installed")
+        promo = (np.arange(64) + np.arange(9)[:, None]) % 3.0
+        panel = dataclasses.replace(make_panel(), covariates=Covariates((Declaration("promo"),), promo[None]))
+        given = plans(remote.settings, only=(SALES, SKIP, "trees"))
+        local = LocalEngine(tmp_path / "local")
+        here, there = (engine.train(panel, given, num_samples=20) for engine in (local, remote))
+        assert [network.file for network in here.networks] == ["model.tar.gz", "model-2.tar.gz"][: len(here.networks)]
+        assert len(here.networks) + (here.trees is not None) == 2, "at most two of those that learned serve"
+        assert dataclasses.replace(there, folder=None) == dataclasses.replace(here, folder=None)
+        for file in here.files:
+            assert (there.folder / file).read_bytes() == (here.folder / file).read_bytes()
+        sent = predict(remote, there, panel, tmp_path / "home" / "transforms" / "2024-10-04", remote.settings)
+        kept = predict(local, here, panel, tmp_path / "transforms" / "2024-10-04", remote.settings)
+        assert outputs(sent) == outputs(kept)
+        asked = [name for kind, name in sagemaker.jobs if kind == "transform"]
+        assert len(asked) == len(here.networks), "a job for each network, none for trees"
+
+    def test_a_blend_of_two_networks_comes_home_and_both_are_asked(self, sagemaker, remote, tmp_path):
+        panel, given = make_panel(), plans(remote.settings, only=(SALES, SKIP))
+        local = LocalEngine(tmp_path / "local")
+        here, there = (engine.train(panel, given, num_samples=20) for engine in (local, remote))
+        assert [network.file for network in there.networks] == ["model.tar.gz", "model-2.tar.gz"]
+        assert dataclasses.replace(there, folder=None) == dataclasses.replace(here, folder=None)
+        sent = predict(remote, there, panel, tmp_path / "home" / "transforms" / "2024-10-04", remote.settings)
+        kept = predict(local, here, panel, tmp_path / "transforms" / "2024-10-04", remote.settings)
+        assert outputs(sent) == outputs(kept)
+        assert len([name for kind, name in sagemaker.jobs if kind == "transform"]) == 2
 
     def test_another_batch_of_the_week_replaces_the_one_here(self, sagemaker, remote, tmp_path, monkeypatch):
         panel, settings = short(), remote.settings
