@@ -198,9 +198,10 @@ def _judged(
     told = ", ".join(f"{name} {s.wape:.4f} / {s.wql:.4f}" for name, s in scores.items())
     return Judgement(
         "passed" if served.wape <= naive.wape else "below_naive",
-        f"served: {in_words(blend, kinds(panel.sales))}; WAPE / wQL over the {horizon} weeks after {cutoff}: "
-        f"{served.wape:.4f} / {served.wql:.4f}, {told}, "
-        f"the bar, last year's week as it is, {naive.wape:.4f} / {naive.wql:.4f}; weighed in {windows} windows"
+        f"served: {in_words(blend, kinds(panel.sales))}; "
+        f"WAPE / wQL over the {horizon} weeks after {cutoff}: served {served.wape:.4f} / {served.wql:.4f}, "
+        f"the bar, last year's week as it is, {naive.wape:.4f} / {naive.wql:.4f}; "
+        f"each alone: {told}; weighed in {windows} windows"
         + (f"; not able: {_in_words(left_out)}" if left_out else ""),
         cutoff,
         served.wape,
@@ -212,18 +213,19 @@ def _judged(
 
 
 def in_words(blend: Blend, kind: NDArray[np.int64]) -> str:
-    """The weights for people: "52% ratio, 48% aligned_last_year", or that of each kind of series there is.
+    """The weights for people: "52% ratio, 48% aligned_last_year (young series 60% pretrained, 40% ratio)".
 
     Args:
         kind: of the series, shape (N,).
     """
+    found, count = np.unique(kind, return_counts=True)
     told = {}
-    for k in np.unique(kind).tolist():
+    for k in found[count.argsort()[::-1]].tolist():
         parts = sorted(((weights[k], name) for name, weights in blend.weights.items()), reverse=True)
         told[KINDS[k]] = ", ".join(f"{100 * weight:.0f}% {name}" for weight, name in parts if weight >= 0.005)
-    if len(set(told.values())) == 1:
-        return next(iter(told.values()))
-    return "; ".join(f"{name} series {parts}" for name, parts in told.items())
+    (_, usual), *others = told.items()
+    beside = "; ".join(f"{name} series {parts}" for name, parts in others if parts != usual)
+    return f"{usual} ({beside})" if beside else usual
 
 
 @dataclass(frozen=True)
