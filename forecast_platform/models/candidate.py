@@ -8,7 +8,7 @@ Letters: N series, Q quantile levels, H weeks ahead.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,14 @@ Progress = Callable[[str, int, int], None]  # (what, done, total)
 Said = NDArray[np.float64]  # what a candidate says: quantiles (N, Q, H), in sales
 
 
+class Prior(NamedTuple):
+    """A candidate's weight, against those of the others, before any backtest has said something: where nothing is known
+    ahead, and where promotions, prices or the like are."""
+
+    plain: float
+    planned: float
+
+
 class Candidate(Protocol):
     """One candidate.
 
@@ -30,7 +38,7 @@ class Candidate(Protocol):
         learns: it is trained, which an engine may do elsewhere, and leaves an artifact to forecast with.
         parameters: its hyperparameters, as shipped.
         seasonal: whether it knows the season from last year, however quiet the last weeks were.
-        prior: its weight, against those of the others, before any backtest has said something (see blend.py).
+        prior: see Prior and blend.py.
     """
 
     @property
@@ -46,7 +54,7 @@ class Candidate(Protocol):
     def seasonal(self) -> bool: ...
 
     @property
-    def prior(self) -> float: ...
+    def prior(self) -> Prior: ...
 
     def unable(self, history: Panel, horizon: int, parameters: Parameters) -> str:
         """Why it cannot forecast these weeks from this history, for people; "" when it can."""

@@ -144,21 +144,21 @@ def choose(
     if last < 1 or not scored_window(panel, _week(panel, last), horizon, horizon).scored.any():
         why = f"{len(panel.weeks)} weeks of history are too few to hold out {horizon} of them" if last < 1 else (
             f"no series was observed in the {horizon} weeks after {_week(panel, last)}")  # fmt: skip
-        return Choice(_served(_prior(free or learned[:1])), Judgement("unjudged", why))
+        return Choice(_served(_prior(panel, free or learned[:1])), Judgement("unjudged", why))
 
     then = panel.until(_week(panel, last))
     untried = {name: why for name in learned if (why := CANDIDATES[name].unable(then, horizon, candidates[name]))}
     seen = int(panel.observed.sum())
-    if free and seen < FEW_OBSERVATIONS and panel.covariates is None:
-        few = f"{seen} observations without covariates teach a network nothing that the others do not know"
+    if free and seen < FEW_OBSERVATIONS and not _planned(panel):
+        few = f"{seen} observations without columns known ahead teach a network nothing that the others do not know"
         untried |= {name: few for name in learned if name not in untried}
     learned = [name for name in learned if name not in untried]
     if not free and not learned:  # who asks for one network and has too little to judge it gets it unjudged
         why = f"up to {_week(panel, last)} {_in_words(untried)}"
         return Choice(Blend.alone(next(iter(untried))), Judgement("unjudged", why))
     trials = [trying.trial(at, horizon, free) for at in _origins(panel, horizon)] if free else []
-    tolls = _tolls(trials, able)
-    if panel.covariates is None and TREES.name in learned and free:
+    tolls = {} if _planned(panel) else _tolls(trials, able)  # a plan says what no level can
+    if not _planned(panel) and TREES.name in learned and free:
         untried[TREES.name] = "pays where columns are known ahead"
     untried |= {name: "knows no season, and the one ahead is hard without" for name in learned
                 if tolls.get(name, 0.0) > PROHIBITIVE and name not in untried}  # fmt: skip
@@ -168,10 +168,10 @@ def choose(
         trials = [trial, *(t for t in trials if t.at != at)]
         if at == last:
             scores = {name: trial.scores(Blend.alone(name)) for name in trial.said}
-            so_far = fit([each.evidence for each in trials], _prior(list(trial.said)), tolls).weights
+            so_far = fit([each.evidence for each in trials], _prior(panel, list(trial.said)), tolls).weights
             learned = [name for name in learned if max(so_far[name]) >= WORTH_TRYING]
     newest = next(trial for trial in trials if trial.at == last)
-    prior = _prior([name for name in candidates if name in newest.said or name in free])
+    prior = _prior(panel, [name for name in candidates if name in newest.said or name in free])
     blend = _served(fit([trial.evidence for trial in trials], prior, tolls))
     # Errors of when far less was known say nothing of today's intervals.
     recent = [trial for trial in trials if trial.at >= KNOWN * len(panel.weeks)] or [newest]
@@ -330,8 +330,14 @@ def _trained_origins(panel: Panel, horizon: int, windows: int) -> list[int]:
     return [at for at in wanted if scored_window(panel, _week(panel, at), horizon, horizon).scored.any()]
 
 
-def _prior(names: Collection[str]) -> dict[str, float]:
-    return {name: CANDIDATES[name].prior for name in names}
+def _prior(panel: Panel, names: Collection[str]) -> dict[str, float]:
+    priors = {name: CANDIDATES[name].prior for name in names}
+    return {name: prior.planned if _planned(panel) else prior.plain for name, prior in priors.items()}
+
+
+def _planned(panel: Panel) -> bool:
+    """Whether any column is known ahead."""
+    return panel.covariates is not None and bool(panel.covariates.known.any())
 
 
 def _tolls(trials: Sequence[_Tried], names: Collection[str]) -> dict[str, float]:

@@ -16,7 +16,7 @@ from forecast_platform import deepar
 from forecast_platform.history.covariates import complete, divide_exposure
 from forecast_platform.history.panel import Panel
 from forecast_platform.history.shards import WHOLE, Retailer
-from forecast_platform.models.candidate import Parameters, Progress, Said
+from forecast_platform.models.candidate import Parameters, Prior, Progress, Said
 from forecast_platform.models.combine import InSales
 from forecast_platform.models.encoding import Categories, to_series_set
 from forecast_platform.models.last_year.reference import YEAR
@@ -72,7 +72,10 @@ LEAST_WINDOWS, MOST_REPEATS = 16_000, 15
 # DeepAR's own lower limit (SageMaker: "at least 300 observations across all training time series").
 MIN_OBSERVATIONS = 300
 # See Candidate.prior: a ratio to last year is what retail usually is; sales by themselves are for what is not.
-PRIORS = {RATIO: 4.0, REFERENCE: 4.0, SALES: 0.5, SKIP: 0.5, COUNTS: 0.5}
+# Last year's week carries last year's promotions; with this year's known, sales by themselves say more.
+PRIORS = {
+    RATIO: Prior(4, 1), REFERENCE: Prior(4, 1), SALES: Prior(0.5, 2), SKIP: Prior(0.5, 2), COUNTS: Prior(0.5, 1),
+}  # fmt: skip
 LARGE_COUNT = 100.0  # from here on counts are as good as any number
 FEW_RETURNS = 0.02  # the part of the weeks that may be below 0, of more returns than sales, where sales are counts
 
@@ -93,7 +96,7 @@ class Network:
         return target_of(self.name) in (RATIO, REFERENCE)
 
     @property
-    def prior(self) -> float:
+    def prior(self) -> Prior:
         return PRIORS[self.name]
 
     def unable(self, history: Panel, horizon: int, parameters: Parameters) -> str:

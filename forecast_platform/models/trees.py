@@ -29,7 +29,7 @@ from forecast_platform.history.covariates import complete, divide_exposure, mult
 from forecast_platform.history.derived import TO_USUAL, source_of
 from forecast_platform.history.panel import Panel
 from forecast_platform.history.shards import WHOLE, Retailer
-from forecast_platform.models.candidate import Parameters, Progress, Said
+from forecast_platform.models.candidate import Parameters, Prior, Progress, Said
 from forecast_platform.models.encoding import Categories
 from forecast_platform.models.last_year.outlook import Outlook
 from forecast_platform.models.last_year.reference import (
@@ -325,7 +325,7 @@ class TreesCandidate:
 
     name: str = "trees"
     learns: bool = True
-    prior: float = 2.0
+    prior: Prior = Prior(2, 4)
     seasonal: bool = True
 
     @property

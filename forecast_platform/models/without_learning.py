@@ -21,7 +21,7 @@ from forecast_platform.deepar.randomness import mix, uniforms
 from forecast_platform.history.covariates import complete, divide_exposure, multiply_exposure
 from forecast_platform.history.panel import Panel
 from forecast_platform.history.shards import WHOLE, Groups, Retailer
-from forecast_platform.models.candidate import Parameters, Progress, Said
+from forecast_platform.models.candidate import Parameters, Prior, Progress, Said
 from forecast_platform.models.last_year.outlook import aligned_last_year
 from forecast_platform.models.last_year.reference import MAX_HORIZON, YEAR
 from forecast_platform.models.last_year.week import seasonal_naive
@@ -50,7 +50,7 @@ class WithoutLearning:
     """
 
     name: str
-    prior: float
+    prior: Prior
     quantiles_of: Forecast
     weeks: int
     horizon: int = 0
@@ -218,10 +218,10 @@ def _each(forecast: Callable[[Panel, int, Sequence[float]], Floats]) -> Forecast
 
 
 WITHOUT_LEARNING = (
-    WithoutLearning("aligned_last_year", 2.0, aligned_last_year, FIRST_ORIGIN, MAX_HORIZON, seasonal=True),
-    WithoutLearning("pretrained", 6.0, pretrained, FIRST_ORIGIN, MAX_HORIZON, seasonal=True),
-    WithoutLearning("last_year", 0.25, _each(seasonal_naive), YEAR, seasonal=True),
-    WithoutLearning("recent_level", 0.25, _each(recent_level), FEWEST_WEEKS),
-    WithoutLearning("intermittent", 0.25, intermittent, FEWEST_WEEKS),
-    WithoutLearning("last_value", 0.25, _each(last_value), FEWEST_WEEKS),
+    WithoutLearning("aligned_last_year", Prior(2, 1), aligned_last_year, FIRST_ORIGIN, MAX_HORIZON, seasonal=True),
+    WithoutLearning("pretrained", Prior(6, 2), pretrained, FIRST_ORIGIN, MAX_HORIZON, seasonal=True),
+    WithoutLearning("last_year", Prior(0.25, 0.25), _each(seasonal_naive), YEAR, seasonal=True),
+    WithoutLearning("recent_level", Prior(0.25, 0.25), _each(recent_level), FEWEST_WEEKS),
+    WithoutLearning("intermittent", Prior(0.25, 0.25), intermittent, FEWEST_WEEKS),
+    WithoutLearning("last_value", Prior(0.25, 0.25), _each(last_value), FEWEST_WEEKS),
 )
