@@ -68,6 +68,7 @@ PARAMETERS: dict[str, Any] = {
     "force_row_wise": True,
     "verbose": -1,
 }
+PRIOR = Prior(2, 4)
 _FORMAT = 1
 
 Floats = NDArray[np.float64]
@@ -325,7 +326,7 @@ class TreesCandidate:
 
     name: str = "trees"
     learns: bool = True
-    prior: Prior = Prior(2, 4)
+    prior: Prior = PRIOR
     seasonal: bool = True
 
     @property
