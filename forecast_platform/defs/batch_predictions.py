@@ -80,6 +80,7 @@ def batch_predictions(
             without_forecast=len(without),
             model_version=model.version,
             target=model.target,
+            network_share=model.network_share,
             weights=dg.MetadataValue.json(model.blend.weights),
             covariates=list(model.features),
             notices=list(notices),

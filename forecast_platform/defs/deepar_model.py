@@ -80,6 +80,7 @@ def deepar_model(
             series=model.series,
             observations=model.observations,
             target=model.target,
+            network_share=model.network_share,
             weights=dg.MetadataValue.json(model.blend.weights),
             covariates=list(model.features),
             interval_factors=dg.MetadataValue.json([list(row) for row in model.calibration.factors]),

@@ -27,6 +27,7 @@ from forecast_platform.history.absence import INTERMITTENT
 from forecast_platform.models.last_year.reference import YEAR
 
 KINDS = ("steady", "young", "intermittent")
+INTERMITTENTS = KINDS.index("intermittent")
 SHARPNESS = 20.0
 SEASON = 2.0  # a window in the season that is forecast, a year or two ago, counts as so many others
 SERIES = 40  # tried, a series in two windows being two, with which weights move half as freely as they may
@@ -114,7 +115,12 @@ class Blend:
         return found
 
 
-def fit(trials: Sequence[Trial], prior: Mapping[str, float], tolls: Mapping[str, float] | None = None) -> Blend:
+def fit(
+    trials: Sequence[Trial],
+    prior: Mapping[str, float],
+    tolls: Mapping[str, float] | None = None,
+    sparse: Mapping[str, float] | None = None,
+) -> Blend:
     """The weights by trials and a prior.
 
     Those tried in most windows are weighed first. Who was tried in fewer (networks, which cost a training each) is then
@@ -123,8 +129,9 @@ def fit(trials: Sequence[Trial], prior: Mapping[str, float], tolls: Mapping[str,
     Args:
         tolls: what a candidate is expected to lose more in the weeks to come than in the trials, relative to the
             candidates' mean loss; who has none expects nothing.
+        sparse: how many times as large a candidate's prior is for intermittent series; 1 where nothing is said.
     """
-    tolls = tolls or {}
+    tolls, sparse = tolls or {}, sparse or {}
     total = sum(prior.values())
     prior = {name: value / total for name, value in prior.items()}
     blend = Blend({})
@@ -135,7 +142,11 @@ def fit(trials: Sequence[Trial], prior: Mapping[str, float], tolls: Mapping[str,
         so_far = sum(weight * tolls.get(name, 0.0) for name, weight in blend.usual.items())
         toll = np.array([so_far, *(tolls.get(name, 0.0) for name in names)])
         every = _stacked(among, said, start, toll)
-        of_kinds = np.array([_stacked(among, said, start, toll, kind, every) for kind in range(len(KINDS))])
+        tilt = np.array([1.0, *(sparse.get(name, 1.0) for name in names)])
+        of_kinds = np.array([
+            _stacked(among, said, start, toll, kind, every, tilt if kind == INTERMITTENTS else np.ones(len(tilt)))
+            for kind in range(len(KINDS))
+        ])  # fmt: skip
         before = {name: of_kinds[:, 0] * np.array(weights) for name, weights in blend.weights.items()}
         found = before | dict(zip(names, of_kinds[:, 1:].T, strict=True))
         blend = Blend({name: tuple(float(w) for w in weights) for name, weights in found.items()})
@@ -163,6 +174,7 @@ def _stacked(
     toll: Floats,
     kind: int | None = None,
     every: Floats | None = None,
+    tilt: Floats | float = 1.0,
 ) -> Floats:
     """Weights of K voices that sum to 1, by exponentiated gradients (Kivinen and Warmuth 1997) from those of a prior.
 
@@ -170,6 +182,7 @@ def _stacked(
         said: in each trial, shape (K, N, Q, H).
         prior, toll: shape (K,); who has no prior gets no weight.
         kind, every: of which series, and the weights of all series, from which the fewer of a kind start the more.
+        tilt: what that start is multiplied by, shape (K,).
     """
     prior = prior / prior.sum()
     parts: list[tuple[Floats, ...]] = []  # of each trial: what was said, sales and level of its quantiles, their weight
@@ -188,7 +201,7 @@ def _stacked(
             parts.append((x, y, levels, np.full(len(y), (SEASON if trial.season else 1.0) / loss)))
     own = series / (series + SERIES)
     if every is not None:
-        prior, toll = prior**own * every ** (1 - own), own * toll
+        prior, toll = prior**own * every ** (1 - own) * tilt, own * toll
         prior = prior / prior.sum()
     if not parts:
         weighed = prior * np.exp(-SHARPNESS * toll)

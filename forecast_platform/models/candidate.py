@@ -24,10 +24,12 @@ Said = NDArray[np.float64]  # what a candidate says: quantiles (N, Q, H), in sal
 
 class Prior(NamedTuple):
     """A candidate's weight, against those of the others, before any backtest has said something: where nothing is known
-    ahead, and where promotions, prices or the like are."""
+    ahead, and where promotions, prices or the like are. For series that sell now and then it is so many times as
+    large."""
 
     plain: float
     planned: float
+    sparse: float = 1.0
 
 
 class Candidate(Protocol):

@@ -153,9 +153,11 @@ def choose(
         few = f"{seen} observations without columns known ahead teach a network nothing that the others do not know"
         untried |= {name: few for name in learned if name not in untried}
     learned = [name for name in learned if name not in untried]
-    if not free and not learned:  # who asks for one network and has too little to judge it gets it unjudged
-        why = f"up to {_week(panel, last)} {_in_words(untried)}"
-        return Choice(Blend.alone(next(iter(untried))), Judgement("unjudged", why))
+    triable = [name for name in free if not CANDIDATES[name].unable(then, horizon, candidates[name])]
+    if not triable and not learned:  # who asks for one network and has too little to judge it gets it unjudged
+        why = f"up to {_week(panel, last)} {_in_words(unable | untried) or 'nothing is able'}"
+        blend = _served(_prior(panel, free)) if free else Blend.alone(next(iter(untried)))
+        return Choice(blend, Judgement("unjudged", why))
     trials = [trying.trial(at, horizon, free) for at in _origins(panel, horizon)] if free else []
     tolls = {} if _planned(panel) else _tolls(trials, able)  # a plan says what no level can
     if not _planned(panel) and TREES.name in learned and free:
@@ -168,11 +170,13 @@ def choose(
         trials = [trial, *(t for t in trials if t.at != at)]
         if at == last:
             scores = {name: trial.scores(Blend.alone(name)) for name in trial.said}
-            so_far = fit([each.evidence for each in trials], _prior(panel, list(trial.said)), tolls).weights
+            so_far = fit(
+                [each.evidence for each in trials], _prior(panel, list(trial.said)), tolls, _sparse(trial.said)
+            ).weights
             learned = [name for name in learned if max(so_far[name]) >= WORTH_TRYING]
     newest = next(trial for trial in trials if trial.at == last)
     prior = _prior(panel, [name for name in candidates if name in newest.said or name in free])
-    blend = _served(fit([trial.evidence for trial in trials], prior, tolls))
+    blend = _served(fit([trial.evidence for trial in trials], prior, tolls, _sparse(prior)))
     # Errors of when far less was known say nothing of today's intervals.
     recent = [trial for trial in trials if trial.at >= KNOWN * len(panel.weeks)] or [newest]
     held = [trial.window(blend) for trial in recent if not trial.said.keys().isdisjoint(blend.names)]
@@ -333,6 +337,10 @@ def _trained_origins(panel: Panel, horizon: int, windows: int) -> list[int]:
 def _prior(panel: Panel, names: Collection[str]) -> dict[str, float]:
     priors = {name: CANDIDATES[name].prior for name in names}
     return {name: prior.planned if _planned(panel) else prior.plain for name, prior in priors.items()}
+
+
+def _sparse(names: Iterable[str]) -> dict[str, float]:
+    return {name: CANDIDATES[name].prior.sparse for name in names}
 
 
 def _planned(panel: Panel) -> bool:

@@ -74,7 +74,7 @@ MIN_OBSERVATIONS = 300
 # See Candidate.prior: a ratio to last year is what retail usually is; sales by themselves are for what is not.
 # Last year's week carries last year's promotions; with this year's known, sales by themselves say more.
 PRIORS = {
-    RATIO: Prior(4, 1), REFERENCE: Prior(4, 1), SALES: Prior(0.5, 2), SKIP: Prior(0.5, 2), COUNTS: Prior(0.5, 1),
+    RATIO: Prior(4, 1), REFERENCE: Prior(4, 1), SALES: Prior(0.5, 2), SKIP: Prior(0.5, 2), COUNTS: Prior(0.5, 1, 10),
 }  # fmt: skip
 LARGE_COUNT = 100.0  # from here on counts are as good as any number
 FEW_RETURNS = 0.02  # the part of the weeks that may be below 0, of more returns than sales, where sales are counts

@@ -221,7 +221,7 @@ WITHOUT_LEARNING = (
     WithoutLearning("aligned_last_year", Prior(2, 1), aligned_last_year, FIRST_ORIGIN, MAX_HORIZON, seasonal=True),
     WithoutLearning("pretrained", Prior(6, 2), pretrained, FIRST_ORIGIN, MAX_HORIZON, seasonal=True),
     WithoutLearning("last_year", Prior(0.25, 0.25), _each(seasonal_naive), YEAR, seasonal=True),
-    WithoutLearning("recent_level", Prior(0.25, 0.25), _each(recent_level), FEWEST_WEEKS),
-    WithoutLearning("intermittent", Prior(0.25, 0.25), intermittent, FEWEST_WEEKS),
+    WithoutLearning("recent_level", Prior(0.25, 0.25, 10), _each(recent_level), FEWEST_WEEKS),
+    WithoutLearning("intermittent", Prior(0.25, 0.25, 100), intermittent, FEWEST_WEEKS),
     WithoutLearning("last_value", Prior(0.25, 0.25), _each(last_value), FEWEST_WEEKS),
 )

@@ -77,7 +77,9 @@ def test_the_decisions_are_told_by_cutoff(client: TestClient, board: Leaderboard
             percent(mine.wql), percent(least.wql), f"{board.regret(SERVED, decision.cutoff):.3f}", best
         ]  # fmt: skip
         assert decision.why
-        assert row[5] == decision.why
+        assert row[5].endswith(decision.why)
+        for name, weight in decision.weights.items():
+            assert f"{name} {weight:.0%}" in row[5]
 
 
 @pytest.mark.parametrize("measure", ["wql", "wape", "coverage"])

@@ -392,7 +392,15 @@ def test_readers_never_see_half_a_week(warehouse):
         reader = Lake.local(warehouse, QUANTILES)
         reader.specs = {
             name: reader.specs[name]
-            for name in (TABLE, "forecasts", "forecast_accuracy", "level_members", "overrides", "run_failures")
+            for name in (
+                TABLE,
+                "forecasts",
+                "forecast_accuracy",
+                "lead_time_demand",
+                "level_members",
+                "overrides",
+                "run_failures",
+            )
         }  # those only
         while not done.is_set():
             rows = reader.query(f"SELECT sales FROM {TABLE} WHERE week = ?", [week(0)])

@@ -14,7 +14,6 @@ import pytest
 from forecast_platform.demo import Retailer, history_files, week_file
 from forecast_platform.engines.sagemaker import engine_of
 from forecast_platform.lake.tables import PROVENANCE
-from forecast_platform.models.registry import CANDIDATES
 from forecast_platform.settings import Settings
 from forecast_platform_tests.conftest import SMALL, weeks_of
 from forecast_platform_tests.defs.graph import Graph
@@ -131,7 +130,7 @@ def test_a_candidate_that_learns_nothing_is_chosen_in_the_cloud_and_served_witho
     assert local.week(week).success
     assert published(graph) == published(local)
     (model,) = published(graph)["models"]
-    assert not CANDIDATES[model["target"]].learns
+    assert model["network_share"] == 0
     assert {kind for kind, _ in sagemaker.jobs} == {"training"}
     # Another machine finds model and outputs.
     again = cloud(tmp_path / "elsewhere", monkeypatch, target="auto")

@@ -36,6 +36,7 @@ from forecast_platform.models.networks import SKIP
 from forecast_platform.models.registry import plans
 from forecast_platform.models.target import REFERENCE, SALES, build_target, feature_count, holidays_of
 from forecast_platform.models.trained import ModelLost, TooLittleHistory, TrainedModel, training_key
+from forecast_platform.models.without_learning import WITHOUT_LEARNING
 from forecast_platform.settings import Settings
 from forecast_platform_tests.sagemaker_emulator.emulator import Emulator
 
@@ -265,11 +266,11 @@ class TestBuiltin:
         return engine_at(tmp_path / "home", monkeypatch, **self.MORE)
 
     def test_trained_judged_and_asked(self, sagemaker, amazon, tmp_path):
+        amazon.settings = amazon.settings.model_copy(update={"target": "reference"})
         panel = make_panel(weeks=80)
         model = train(amazon, panel, amazon.settings)
         (network,) = model.networks
         assert network.name == model.target == REFERENCE
-        assert set(model.blend.names) - {REFERENCE} <= {"aligned_last_year", "last_year", "recent_level", "last_value"}
         assert model.version.startswith("sagemaker-")
         assert model.judgement.verdict in ("passed", "below_naive")
         assert model.judgement.cutoff == panel.weeks[-5].astype(dt.date)
@@ -295,6 +296,13 @@ class TestBuiltin:
     def test_its_models_are_not_ours(self, amazon, remote):
         plans = amazon.candidates(amazon.settings)
         assert training_key(short(), plans, 20) not in {p.name for p in amazon.models.glob("*")}
+
+    def test_it_is_weighed_against_what_needs_no_training(self, amazon, sagemaker):
+        """A job in the window held out; of noise about a level, last year's week knows nothing."""
+        model = train(amazon, make_panel(series=18, weeks=80), amazon.settings)
+        assert "reference 0." in model.judgement.why
+        assert set(model.blend.names) <= {REFERENCE, *(candidate.name for candidate in WITHOUT_LEARNING)}
+        assert len([job for job in sagemaker.billed if job.split("-")[2] == "transform"]) == 1
 
     def test_too_short_a_history_for_the_network_is_served_without_and_says_why(self, amazon, sagemaker):
         model = train(amazon, short(), amazon.settings)

@@ -19,6 +19,7 @@ from forecast_platform.engines.base import Asked
 from forecast_platform.engines.sagemaker import builtin, requests
 from forecast_platform.engines.sagemaker.decision import job_name
 from forecast_platform.engines.sagemaker.specs import as_tags
+from forecast_platform.models.without_learning import WITHOUT_LEARNING
 from forecast_platform.settings import Settings
 from forecast_platform_tests.sagemaker_emulator import validation as rules
 
@@ -125,7 +126,7 @@ class TestHyperparameters:
     def test_amazons_image_gets_amazons_names_and_strings(self):
         found = builtin.candidates(settings(engine="sagemaker-builtin", hyperparameters={"epochs": "7"}))
         parameters = found.pop("reference")
-        assert list(found) == ["aligned_last_year", "last_year", "recent_level", "last_value"]
+        assert list(found) == [candidate.name for candidate in WITHOUT_LEARNING]
         assert parameters["epochs"] == "7"
         assert parameters.keys() <= {*builtin.REQUIRED, *builtin.DEFAULTS}
         assert set(builtin.REQUIRED) <= parameters.keys()
