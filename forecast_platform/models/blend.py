@@ -210,6 +210,8 @@ def _stacked(
     losses = (weight * _pinball(y, x, levels)).sum(axis=1)
     prior = np.where((losses <= HOPELESS * losses[prior > 0].min()) & (prior > 0), prior, 0)
     prior = prior / prior.sum()
+    if not prior @ losses > 0:  # they were right in everything
+        return prior
     weight /= float(prior @ losses)
     sharpness = SHARPNESS * own
     used = prior > 0

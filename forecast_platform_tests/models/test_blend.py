@@ -115,6 +115,16 @@ def test_weights_are_never_below_0_and_sum_to_1_and_depend_on_nothing_else(seed,
     np.testing.assert_allclose(np.array(list(fit(scaled, prior).weights.values())), weights, atol=1e-6)
 
 
+def test_nothing_sold_and_nothing_forecast_is_right_and_no_division_by_zero():
+    y = np.zeros((5, 4))
+    said = {"a": np.zeros((5, 3, 4)), "b": np.zeros((5, 3, 4)), "c": np.ones((5, 3, 4))}
+    trials = [Trial(y, np.ones(y.shape, dtype=bool), np.zeros(5, dtype=int), said, LEVELS)] * 2
+    with np.errstate(all="raise"):
+        found = fit(trials, {"a": 3.0, "b": 1.0, "c": 4.0}).usual
+    assert found["a"] == pytest.approx(0.75, abs=0.01)
+    assert found["c"] == 0
+
+
 class TestBlend:
     def test_quantiles_are_the_mean_by_each_series_own_weights(self):
         blend = Blend({"a": (1.0, 0.5, 0.0), "b": (0.0, 0.5, 1.0)})
