@@ -9,6 +9,9 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1 OMP_NU
 # The few compiled loops (deepar/kernels.py) are kept here, whoever the image runs as.
 ENV NUMBA_CACHE_DIR=/tmp/numba
 
+# LightGBM's wheel expects OpenMP's library of the system.
+RUN apt-get update && apt-get install --yes --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*
+
 WORKDIR /usr/src/forecast-platform
 
 # The big layer first: it changes with the pinned version alone. PyPI's torch for Linux brings CUDA, 3 GB that inference
@@ -19,7 +22,7 @@ RUN python -m pip install "$(sed -n 's/^torch==/torch==/p' constraints.txt)" \
 
 COPY pyproject.toml README.md LICENSE ./
 COPY forecast_platform ./forecast_platform
-RUN python -m pip install --constraint constraints.txt .
+RUN python -m pip install --constraint constraints.txt ".[trees]"
 
 # SageMaker mounts /opt/ml owned by root and runs the image as its user says. Files that it puts there are root's own, so
 # this image stays with root, whom SageMaker's own isolation confines; `docker run --user` makes it anybody elsewhere.

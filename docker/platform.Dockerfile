@@ -6,11 +6,12 @@ ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_
 
 # Dependencies first: they change seldom, and this layer is then reused. Torch without CUDA, from its own index: here it
 # only prepares batches and reads models. dagster-postgres is of this image only, and pins its core like the others.
+RUN apt-get update && apt-get install --yes --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
 COPY constraints.txt pyproject.toml README.md LICENSE ./
 RUN pip install --index-url https://download.pytorch.org/whl/cpu "$(sed -n 's/^torch==/torch==/p' constraints.txt)"
 COPY forecast_platform ./forecast_platform
-RUN pip install --constraint constraints.txt ".[aws]" dagster-postgres==0.29.27 psycopg2-binary==2.9.13
+RUN pip install --constraint constraints.txt ".[aws,trees]" dagster-postgres==0.29.27 psycopg2-binary==2.9.13
 
 # Nobody inside needs to be root. The home keeps Dagster's settings and what is worth keeping between starts.
 RUN useradd --create-home --uid 10001 forecast && install -d -o forecast /srv/forecast /opt/dagster

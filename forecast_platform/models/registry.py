@@ -39,4 +39,4 @@ def plans(
     }
     own = {"context_length": str(settings.context_length)} if settings.context_length else {}
     of_networks = {"time_freq": "1W", **asked, **own, **settings.hyperparameters}
-    return {name: {**CANDIDATES[name].parameters, **of_networks} if name in SHIPPED else dict(asked) for name in names}
+    return {name: {**CANDIDATES[name].parameters, **(of_networks if name in SHIPPED else asked)} for name in names}

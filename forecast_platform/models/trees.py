@@ -13,7 +13,7 @@ Letters: N series over T weeks, Q quantile levels, H weeks ahead, F covariates.
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
+import importlib.metadata
 import json
 import warnings
 from collections.abc import Mapping, Sequence
@@ -320,6 +320,14 @@ def _between(said: Floats, quantiles: Sequence[float]) -> Floats:
     return np.asarray(said[:, at - 1] + part * (said[:, at] - said[:, at - 1]))
 
 
+def installed() -> str:
+    """The version of LightGBM at hand; "" where there is none."""
+    try:
+        return importlib.metadata.version("lightgbm")
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
 @dataclass(frozen=True)
 class TreesCandidate:
     """See candidate.Candidate."""
@@ -331,10 +339,10 @@ class TreesCandidate:
 
     @property
     def parameters(self) -> Mapping[str, str]:
-        return {}
+        return {"lightgbm": installed()}  # without it, or with another, other models come out of the same data
 
     def unable(self, history: Panel, horizon: int, parameters: Parameters) -> str:
-        if importlib.util.find_spec("lightgbm") is None:
+        if not installed():
             return "needs LightGBM: pip install 'forecast-platform[trees]'"
         known = int(history.observed[:, SHORTEST_MEMORY:].sum())
         return "" if known >= MIN_OBSERVATIONS else f"{known} observations to train on, {MIN_OBSERVATIONS} are needed"

@@ -115,7 +115,10 @@ class TestPlans:
         of_all = plans(settings, 8) | plans(settings.model_copy(update={"target": REFERENCE}), 8)
         assert of_all.keys() == CANDIDATES.keys()
         for name in CANDIDATES.keys() - SHIPPED.keys():
-            assert of_all[name] == {"prediction_length": "8", "seed": "3"}, "what networks are told is not for it"
+            own = CANDIDATES[name].parameters
+            assert of_all[name] == {**own, "prediction_length": "8", "seed": "3"}, (
+                "what networks are told is not for it"
+            )
         for name, parameters in ((name, of_all[name]) for name in SHIPPED):
             assert all(isinstance(value, str) for value in parameters.values())
             assert parameters["prediction_length"] == "8"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from forecast_platform.history.panel import Panel
 from forecast_platform.history.shards import over_shards
 from forecast_platform.models import trees as module
 from forecast_platform.models.registry import AUTO, CANDIDATES, plans
-from forecast_platform.models.trees import LEVEL, LEVELS, OUTLOOK, Trees, train
+from forecast_platform.models.trees import LEVEL, LEVELS, OUTLOOK, Trees, installed, train
 from forecast_platform.settings import Settings
 
 H = 4
@@ -162,14 +161,14 @@ def test_between_its_levels_quantiles_are_those_of_a_normal_distribution():
 
 def test_who_cannot_says_why(monkeypatch):
     assert TREES.unable(shop(20, stores=1), H, {}) == "48 observations to train on, 300 are needed"
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(module, "installed", lambda: "")
     assert TREES.unable(shop(), H, {}) == "needs LightGBM: pip install 'forecast-platform[trees]'"
 
 
 def test_it_knows_nothing_of_networks_parameters():
     assert "trees" in AUTO
     settings = Settings.model_construct(target="trees", prediction_length=H, hyperparameters={"num_cells": "7"})
-    assert plans(settings) == {"trees": {"prediction_length": "4", "seed": str(settings.seed)}}
+    assert plans(settings) == {"trees": {"lightgbm": installed(), "prediction_length": "4", "seed": str(settings.seed)}}
 
 
 def test_the_level_is_the_unit_where_last_year_says_nothing():

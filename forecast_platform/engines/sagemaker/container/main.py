@@ -148,6 +148,7 @@ def _train_platform(base: Path, checkpoint: Path | None) -> None:
         train_into,
         training_key,
     )
+    from forecast_platform.models.trees import TREES, installed
 
     channel = base / "input" / "data" / "panel"
     try:
@@ -159,6 +160,12 @@ def _train_platform(base: Path, checkpoint: Path | None) -> None:
         raise JobRefused(
             f"the platform has code {version} and this image {code_version()}, whose models would differ: build "
             "and push the image of the platform's version (make image), and name it in FORECAST_IMAGE"
+        )
+    theirs = candidates.get(TREES.name, {}).get("lightgbm", installed())
+    if theirs != installed():
+        raise JobRefused(
+            f"the platform has LightGBM {theirs or '(none)'} and this image {installed() or '(none)'}: their trees "
+            "differ; build the image from the platform's constraints (make image)"
         )
     panel = load_panel(channel)
     try:
