@@ -113,18 +113,18 @@ def test_from_files_in_a_bucket_to_the_local_profile_s_very_forecasts(
     assert len(spent) == len(billed)
 
 
-def test_a_candidate_that_learns_nothing_is_chosen_in_the_cloud_and_served_without_a_job(
+def test_a_candidate_that_learns_nothing_is_judged_in_the_cloud_and_served_without_a_job(
     sagemaker: Emulator, s3: Any, retailer: Retailer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Here networks of one epoch lose. The choice is a training job, as ever; forecasting is no work for one."""
+    """The judgement is a training job, as ever; forecasting is no work for one."""
     week = weeks_of(retailer)[-2]
-    graph = cloud(tmp_path / "cloud", monkeypatch, target="auto")
+    graph = cloud(tmp_path / "cloud", monkeypatch, target="recent_level")
     graph.land(history_files(retailer, week, dirty_rows=0))
     assert graph.history(weeks_of(retailer)[0], week).success
     result = graph.week(week)
     assert result.success, result.failures
     monkeypatch.setenv("FORECAST_HOME", str(tmp_path / "laptop"))
-    local = Graph(Settings(**{**SMALL, "target": "auto"}, transform_shards=AWS["transform_shards"]))
+    local = Graph(Settings(**{**SMALL, "target": "recent_level"}, transform_shards=AWS["transform_shards"]))
     local.land(history_files(retailer, week, dirty_rows=0))
     assert local.history(weeks_of(retailer)[0], week).success
     assert local.week(week).success
@@ -133,6 +133,6 @@ def test_a_candidate_that_learns_nothing_is_chosen_in_the_cloud_and_served_witho
     assert model["network_share"] == 0
     assert {kind for kind, _ in sagemaker.jobs} == {"training"}
     # Another machine finds model and outputs.
-    again = cloud(tmp_path / "elsewhere", monkeypatch, target="auto")
+    again = cloud(tmp_path / "elsewhere", monkeypatch, target="recent_level")
     assert again.week(week, only=["forecast_table"]).success
     assert published(again) == published(graph)
