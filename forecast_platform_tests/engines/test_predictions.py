@@ -57,6 +57,7 @@ BLENDS = (
     Blend({"sales": (0.5, 0.2, 0.8), "recent_level": (0.5, 0.8, 0.2)}),
     Blend.alone("aligned_last_year"),
     Blend.by({"recent_level": 1, "last_year": 3}),
+    Blend.by({"pretrained": 6, "intermittent": 1}),
 )
 
 
