@@ -112,8 +112,8 @@ class Prepared:
     ) -> tuple[Floats, Floats]:
         """Quantiles and sample paths of the blend.
 
-        Its distribution is the weighted mean of its members' quantiles. Which path is high when is as in the first
-        network's paths, until the dependence arranges them.
+        Its distribution is the weighted mean of its members' quantiles. Which path is high when is told by the
+        dependence; of a model that has none, as in the first network's paths.
         """
         if not self.to_ask:
             assert self.said is not None
@@ -133,6 +133,8 @@ class Prepared:
             ranks = (np.arange(asked.num_samples) + 0.5) / asked.num_samples
             quantiles += between(self.said[among], SAID, np.array(asked.quantiles))
             ascending += between(self.said[among], SAID, ranks)
+        if self.dependence != Dependence():  # which deals them out anew
+            return quantiles, ascending
         order = paths[0].argsort(axis=1, kind="stable").argsort(axis=1, kind="stable")
         return quantiles, np.take_along_axis(ascending, order, axis=1)
 

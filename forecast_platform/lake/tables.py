@@ -177,6 +177,26 @@ class TableSpec:
 def table_specs(quantile_columns: tuple[str, ...]) -> dict[str, TableSpec]:
     """All tables by name. `quantile_columns` are the published quantiles, e.g. ("p10", "p50", "p90")."""
     quantiles = [(name, pa.float64()) for name in quantile_columns]
+
+    def published(ahead: str) -> pa.Schema:
+        """Of forecasts for people: `ahead` is the column that says how far."""
+        return pa.schema(
+            [
+                ("forecast_week", _DAY),
+                ("level", _STR),
+                ("store", _STR),
+                ("dept", _STR),
+                ("member", _STR),  # of levels by attributes: which group
+                ("target_week", _DAY),
+                (ahead, pa.int32()),
+                ("mean", pa.float64()),
+                *quantiles,
+                ("model_version", _STR),
+                ("as_known", _STR),
+                *_RUN,
+            ]
+        )
+
     specs = [
         TableSpec(
             "landings",
@@ -337,22 +357,7 @@ def table_specs(quantile_columns: tuple[str, ...]) -> dict[str, TableSpec]:
             "forecasts",
             "published forecasts: per series, store, department, in total, and by the attributes of the setting "
             "`levels`: then `level` is the attribute and `member` its value",
-            pa.schema(
-                [
-                    ("forecast_week", _DAY),
-                    ("level", _STR),
-                    ("store", _STR),
-                    ("dept", _STR),
-                    ("member", _STR),  # of levels by attributes: which group
-                    ("target_week", _DAY),
-                    ("horizon", pa.int32()),
-                    ("mean", pa.float64()),
-                    *quantiles,
-                    ("model_version", _STR),
-                    ("as_known", _STR),
-                    *_RUN,
-                ]
-            ),
+            published("horizon"),
             ("forecast_week", "level", "store", "dept", "member", "target_week"),
             "forecast_week",
         ),
@@ -360,22 +365,7 @@ def table_specs(quantile_columns: tuple[str, ...]) -> dict[str, TableSpec]:
             "lead_time_demand",
             "published forecasts of the sales of the next weeks added up, at all levels of `forecasts`: quantiles of "
             "sums are not sums of quantiles",
-            pa.schema(
-                [
-                    ("forecast_week", _DAY),
-                    ("level", _STR),
-                    ("store", _STR),
-                    ("dept", _STR),
-                    ("member", _STR),  # of levels by attributes: which group
-                    ("target_week", _DAY),
-                    ("weeks", pa.int32()),
-                    ("mean", pa.float64()),
-                    *quantiles,
-                    ("model_version", _STR),
-                    ("as_known", _STR),
-                    *_RUN,
-                ]
-            ),
+            published("weeks"),
             ("forecast_week", "level", "store", "dept", "member", "weeks"),
             "forecast_week",
         ),

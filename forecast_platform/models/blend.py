@@ -32,7 +32,7 @@ SHARPNESS = 20.0
 SEASON = 2.0  # a window in the season that is forecast, a year or two ago, counts as so many others
 SERIES = 40  # tried, a series in two windows being two, with which weights move half as freely as they may
 YOUNG = 2 * YEAR  # weeks since its first observation below which a series is young
-HOPELESS = 10.0  # a candidate that lost so many times as much as the best gets nothing
+HOPELESS = 10.0  # a candidate that lost so many times as much as the others gets nothing
 CELLS = 3000  # of a trial that are looked at, evenly, where there are more
 _STEPS = 100
 
@@ -208,7 +208,9 @@ def _stacked(
         return np.asarray(weighed / weighed.sum())
     x, y, levels, weight = (np.concatenate(each, axis=-1) for each in zip(*parts, strict=True))
     losses = (weight * _pinball(y, x, levels)).sum(axis=1)
-    prior = np.where((losses <= HOPELESS * losses[prior > 0].min()) & (prior > 0), prior, 0)
+    order = losses.argsort(kind="stable")  # the middle by the prior: who is right by luck makes nobody hopeless
+    middle = losses[order[np.searchsorted(np.cumsum(prior[order]), 0.5 - 1e-9)]]
+    prior = np.where(losses <= HOPELESS * middle, prior, 0)
     prior = prior / prior.sum()
     if not prior @ losses > 0:  # they were right in everything
         return prior

@@ -23,9 +23,13 @@ Said = NDArray[np.float64]  # what a candidate says: quantiles (N, Q, H), in sal
 
 
 class Prior(NamedTuple):
-    """A candidate's weight, against those of the others, before any backtest has said something: where nothing is known
-    ahead, and where promotions, prices or the like are. For series that sell now and then it is so many times as
-    large."""
+    """A candidate's weight, against those of the others, before any backtest has said something.
+
+    Attributes:
+        plain: where nothing is known ahead; 0: then it is not tried beside others.
+        planned: where promotions, prices or the like are known ahead.
+        sparse: how many times as large it is for series that sell now and then.
+    """
 
     plain: float
     planned: float

@@ -31,7 +31,6 @@ from forecast_platform.models.last_year.week import seasonal_naive
 from forecast_platform.models.metrics import Scores, score
 from forecast_platform.models.registry import CANDIDATES, in_order
 from forecast_platform.models.target import FIRST_ORIGIN
-from forecast_platform.models.trees import TREES
 
 # Trains a network somewhere and forecasts with it: the signature of `networks.network_forecast`.
 NetworkForecast = Callable[..., Said]
@@ -135,7 +134,7 @@ def choose(
     }
     able = [name for name in candidates if name not in unable]
     if not able:
-        return Choice(Blend.alone(next(iter(candidates))), Judgement("unjudged", f"not able: {_in_words(unable)}"))
+        return _unjudged(panel, Blend.alone(next(iter(candidates))), f"not able: {_in_words(unable)}")
     trying = _Trying(panel, candidates, num_samples, progress, forecast)
     horizon = _held_out(panel, full)
     free = [name for name in able if not CANDIDATES[name].learns]
@@ -143,8 +142,9 @@ def choose(
     last = len(panel.weeks) - horizon  # weeks known at the window before the cutoff
     if last < 1 or not scored_window(panel, _week(panel, last), horizon, horizon).scored.any():
         why = f"{len(panel.weeks)} weeks of history are too few to hold out {horizon} of them" if last < 1 else (
-            f"no series was observed in the {horizon} weeks after {_week(panel, last)}")  # fmt: skip
-        return Choice(_served(_prior(panel, free or learned[:1])), Judgement("unjudged", why))
+            f"no series of {horizon} weeks or more was observed in the {horizon} weeks after {_week(panel, last)}"
+        )  # fmt: skip
+        return _unjudged(panel, _served(Blend.by(_prior(panel, free or learned[:1]))), why)
 
     then = panel.until(_week(panel, last))
     untried = {name: why for name in learned if (why := CANDIDATES[name].unable(then, horizon, candidates[name]))}
@@ -156,12 +156,12 @@ def choose(
     triable = [name for name in free if not CANDIDATES[name].unable(then, horizon, candidates[name])]
     if not triable and not learned:  # who asks for one network and has too little to judge it gets it unjudged
         why = f"up to {_week(panel, last)} {_in_words(unable | untried) or 'nothing is able'}"
-        blend = _served(_prior(panel, free)) if free else Blend.alone(next(iter(untried)))
-        return Choice(blend, Judgement("unjudged", why))
+        blend = _served(Blend.by(_prior(panel, free))) if free else Blend.alone(next(iter(untried)))
+        return _unjudged(panel, blend, why)
     trials = [trying.trial(at, horizon, free) for at in _origins(panel, horizon)] if free else []
     tolls = {} if _planned(panel) else _tolls(trials, able)  # a plan says what no level can
-    if not _planned(panel) and TREES.name in learned and free:
-        untried[TREES.name] = "pays where columns are known ahead"
+    untried |= {name: "pays where columns are known ahead" for name in learned
+                if free and not _planned(panel) and not CANDIDATES[name].prior.plain}  # fmt: skip
     untried |= {name: "knows no season, and the one ahead is hard without" for name in learned
                 if tolls.get(name, 0.0) > PROHIBITIVE and name not in untried}  # fmt: skip
     learned = [name for name in learned if name not in untried]
@@ -185,6 +185,10 @@ def choose(
         _judged(panel, horizon, newest, blend, scores, len(trials), unable | untried),
         Calibration.fit(held, LEVELS, (*SUMS, *panel.levels)),
     )
+
+
+def _unjudged(panel: Panel, blend: Blend, why: str) -> Choice:
+    return Choice(blend, Judgement("unjudged", f"served: {in_words(blend, kinds(panel.sales))}; not judged: {why}"))
 
 
 def _judged(
@@ -335,8 +339,9 @@ def _trained_origins(panel: Panel, horizon: int, windows: int) -> list[int]:
 
 
 def _prior(panel: Panel, names: Collection[str]) -> dict[str, float]:
+    """Who has none, and is asked for by name, has one all the same."""
     priors = {name: CANDIDATES[name].prior for name in names}
-    return {name: prior.planned if _planned(panel) else prior.plain for name, prior in priors.items()}
+    return {name: (prior.planned if _planned(panel) else prior.plain) or 1.0 for name, prior in priors.items()}
 
 
 def _sparse(names: Iterable[str]) -> dict[str, float]:
@@ -361,9 +366,8 @@ def _tolls(trials: Sequence[_Tried], names: Collection[str]) -> dict[str, float]
     return {name: toll for name in names if not CANDIDATES[name].seasonal}
 
 
-def _served(blend: Blend | Mapping[str, float]) -> Blend:
+def _served(blend: Blend) -> Blend:
     """Without the candidates that have too little weight to be worth their while."""
-    blend = blend if isinstance(blend, Blend) else Blend.by(blend)
     most = {name: max(weights) for name, weights in blend.weights.items()}
     learned = sorted((name for name in most if CANDIDATES[name].learns), key=lambda name: -most[name])
     kept = {name for name in learned[:MOST_LEARNED] if most[name] >= LEAST_LEARNED}

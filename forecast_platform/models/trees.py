@@ -68,7 +68,7 @@ PARAMETERS: dict[str, Any] = {
     "force_row_wise": True,
     "verbose": -1,
 }
-PRIOR = Prior(2, 4)
+PRIOR = Prior(0, 4)  # without a plan it adds next to nothing to the others
 _FORMAT = 1
 
 Floats = NDArray[np.float64]

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forecast_platform import deepar
-from forecast_platform.engines.base import Asked, prepare
+from forecast_platform.engines.base import Asked
 from forecast_platform.engines.local import LocalEngine
 from forecast_platform.engines.predictions import ShardForecast
 from forecast_platform.history.covariates import Covariates, Declaration
@@ -241,7 +241,8 @@ class TestJudgement:
     def test_a_history_too_short_is_not_judged_but_served(self, tmp_path, short):
         model = LocalEngine(tmp_path).train(short, ONE)
         assert model.judgement == Judgement(
-            "unjudged", "up to 2024-02-16 sales: 239 observations to train on, 300 are needed"
+            "unjudged",
+            "served: 100% sales; not judged: up to 2024-02-16 sales: 239 observations to train on, 300 are needed",
         )
 
     def test_the_backtest_held_out_the_last_weeks(self, trained):
@@ -491,14 +492,6 @@ class TestChosen:
         assert model.hyperparameters == self.CANDIDATES[model.target]
         assert TrainedModel.load(model.folder) == model
         assert local.models / model.digest == model.folder
-
-    def test_trees_of_another_version_are_refused_by_name(self, made):
-        _, model = made
-        if model.trees:
-            file = model.folder / "trees.json"
-            file.write_text(file.read_text().replace('"format": 1', '"format": 0'))
-            with pytest.raises(ValueError, match="holds trees of another version of the platform; train again"):
-                prepare(model, promoted(make_panel(weeks=self.WEEKS)))
 
     def test_what_is_published_is_what_the_backtest_would_have_scored(self, made, panel, tmp_path):
         local, model = made
