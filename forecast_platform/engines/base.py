@@ -24,7 +24,7 @@ from forecast_platform.models.encoding import to_series_set
 from forecast_platform.models.networks import COUNTS, one_thread, target_of
 from forecast_platform.models.registry import CANDIDATES
 from forecast_platform.models.target import Target, build_target
-from forecast_platform.models.trained import TREES_FILE, TrainedModel, TrainedNetwork
+from forecast_platform.models.trained import TREES_FILE, TrainedModel, TrainedNetwork, code_version
 from forecast_platform.models.trees import TREES, Trees
 from forecast_platform.models.without_learning import between, draw_paths
 from forecast_platform.settings import Settings
@@ -112,8 +112,8 @@ class Prepared:
     ) -> tuple[Floats, Floats]:
         """Quantiles and sample paths of the blend.
 
-        Its distribution is the weighted mean of its members' quantiles. Which path is high when is told by the
-        dependence; of a model that has none, as in the first network's paths.
+        Its distribution is the weighted mean of its members' quantiles. Which path is high when is nothing of theirs:
+        the dependence deals the values out.
         """
         if not self.to_ask:
             assert self.said is not None
@@ -133,10 +133,7 @@ class Prepared:
             ranks = (np.arange(asked.num_samples) + 0.5) / asked.num_samples
             quantiles += between(self.said[among], SAID, np.array(asked.quantiles))
             ascending += between(self.said[among], SAID, ranks)
-        if self.dependence != Dependence():  # which deals them out anew
-            return quantiles, ascending
-        order = paths[0].argsort(axis=1, kind="stable").argsort(axis=1, kind="stable")
-        return quantiles, np.take_along_axis(ascending, order, axis=1)
+        return quantiles, ascending
 
 
 def prepare(model: TrainedModel, panel: Panel, retailer: Retailer = WHOLE) -> Prepared:
@@ -150,6 +147,9 @@ def prepare(model: TrainedModel, panel: Panel, retailer: Retailer = WHOLE) -> Pr
     """
     horizon = model.horizon
     ready, notices = complete(panel, horizon, wanted=model.features, retailer=retailer)
+    if model.code != code_version():
+        told = "what it forecasts can differ from what it did then, to which its intervals' widths were fitted"
+        notices = (*notices, f"{model.version} was made by another version of the platform: {told}")
     weights = {name: np.array(weights)[kinds(panel.sales)] for name, weights in model.blend.weights.items()}
     said = None
     for name, weight in weights.items():

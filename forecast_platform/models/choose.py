@@ -26,6 +26,7 @@ from forecast_platform.models.blend import KINDS, Blend, Trial, fit, kinds
 from forecast_platform.models.calibration import Calibration, Window, volume
 from forecast_platform.models.candidate import Plans, Progress, Said
 from forecast_platform.models.combine import Combination, least_sales
+from forecast_platform.models.dependence import Dependence
 from forecast_platform.models.last_year.reference import YEAR
 from forecast_platform.models.last_year.week import seasonal_naive
 from forecast_platform.models.metrics import Scores, score
@@ -188,7 +189,9 @@ def choose(
 
 
 def _unjudged(panel: Panel, blend: Blend, why: str) -> Choice:
-    return Choice(blend, Judgement("unjudged", f"served: {in_words(blend, kinds(panel.sales))}; not judged: {why}"))
+    """Intervals as candidates say them; what moves series together as with a usual retailer."""
+    judgement = Judgement("unjudged", f"served: {in_words(blend, kinds(panel.sales))}; not judged: {why}")
+    return Choice(blend, judgement, Calibration(dependence=Dependence.fit([], LEVELS)))
 
 
 def _judged(

@@ -115,9 +115,7 @@ class Dependence:
 
     def arranged(self, samples: Floats, store: Names, dept: Names, seed: int) -> Floats:
         """Sample paths (N, S, H) with the same values in each week, dealt to the paths so that series and weeks go
-        together as they should; as they are where every series is by itself."""
-        if self == Dependence():
-            return samples
+        together as they should."""
         ranks = self.ranks(store, dept, samples.shape[2], samples.shape[1], seed)
         return np.take_along_axis(np.sort(samples, axis=1), ranks, axis=1)
 

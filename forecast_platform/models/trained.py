@@ -20,7 +20,6 @@ from typing import Any
 from forecast_platform import deepar
 from forecast_platform.history.covariates import complete, divide_exposure
 from forecast_platform.history.panel import Panel
-from forecast_platform.levels import SUMS
 from forecast_platform.models.blend import Blend
 from forecast_platform.models.calibration import Calibration
 from forecast_platform.models.candidate import Plans, Progress
@@ -29,7 +28,7 @@ from forecast_platform.models.dependence import Dependence
 from forecast_platform.models.encoding import Categories, digest
 from forecast_platform.models.networks import MIN_OBSERVATIONS, SHIPPED, fit, target_of, trainable, with_epochs
 from forecast_platform.models.registry import CANDIDATES, in_order
-from forecast_platform.models.target import RATIO, REFERENCE, build_target
+from forecast_platform.models.target import build_target
 from forecast_platform.models.trees import TREES, Trees
 from forecast_platform.models.trees import train as train_trees
 from forecast_platform.models.without_learning import FEWEST_WEEKS
@@ -74,7 +73,7 @@ class TrainedNetwork:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> TrainedNetwork:
         given = {**data, "categories": Categories.from_json(data["categories"])}
-        return cls(**given | {name: tuple(data.get(name, ())) for name in ("features", "holidays")})
+        return cls(**given | {name: tuple(data[name]) for name in ("features", "holidays")})
 
 
 @dataclass(frozen=True)
@@ -159,17 +158,24 @@ class TrainedModel:
 
     @classmethod
     def load(cls, folder: Path) -> TrainedModel:
+        """The model kept in a folder.
+
+        Raises:
+            ModelLost: it was made before candidates were blended. Its intervals were those of one network about a mixed
+                median, and its widths were fitted to them: no blend gives its forecasts again.
+        """
         data = json.loads((folder / "training.json").read_text())
         if "blend" not in data:
-            data = _as_blend(data, folder)
+            raise ModelLost(
+                f"{folder} holds a model made by an earlier version of the platform, which this one cannot forecast "
+                "with; materialize deepar_model for its week again"
+            )
         judgement = Judgement(**data.pop("judgement"))
         if judgement.cutoff:
             judgement = Judgement(**{**asdict(judgement), "cutoff": dt.date.fromisoformat(str(judgement.cutoff))})
         factors, edges, sums = (data["calibration"][name] for name in ("factors", "edges", "sums"))
-        if isinstance(sums, list):  # of a model made before there were levels by attributes
-            sums = dict(zip((level.name for level in SUMS), sums, strict=True))
         trees = data.get("trees")
-        dependence = Dependence(**data["calibration"].get("dependence", {}))  # none: each series by itself, as then
+        dependence = Dependence(**data["calibration"]["dependence"])
         data |= {
             "folder": folder,
             "judgement": judgement,
@@ -180,19 +186,6 @@ class TrainedModel:
             "trees": trees and TrainedTrees(trees["version"], tuple(trees["features"])),
         }
         return cls(**data)
-
-
-def _as_blend(data: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """training.json of a model made when one candidate served, its median mixed with what needs no learning."""
-    data = dict(data)
-    names = ("categories", "features", "holidays", "loss_curve", "train_seconds", "train_windows")
-    of_network = {name: data.pop(name) for name in names if name in data}
-    target, share = data["target"], float(data.pop("share"))
-    rest = "aligned_last_year" if target in (RATIO, REFERENCE) else "last_value"
-    learned = {"name": target, "file": ARTIFACT, "version": data["version"], "hyperparameters": data["hyperparameters"]}
-    data["networks"] = [learned | of_network] if CANDIDATES[target].learns else []
-    data["blend"] = asdict(Blend.by({target: share, rest: 1 - share} if share < 1 else {target: 1.0}))
-    return data
 
 
 def code_of(folder: Path) -> str | None:

@@ -32,7 +32,7 @@ from forecast_platform.models.encoding import to_series_set
 from forecast_platform.models.networks import COUNTS, SHIPPED, SKIP
 from forecast_platform.models.registry import plans
 from forecast_platform.models.target import RATIO, REFERENCE, SALES
-from forecast_platform.models.trained import TooLittleHistory, TrainedModel, training_panel, training_week
+from forecast_platform.models.trained import ModelLost, TooLittleHistory, TrainedModel, training_panel, training_week
 from forecast_platform.settings import Settings
 from forecast_platform.weeks import WEEK, WEEKDAYS, WeekCalendar
 
@@ -275,30 +275,24 @@ class TestStored:
         finally:
             moved.rename(model.folder)
 
-    def test_one_of_before_there_were_levels_by_attributes_or_dependence(self, trained, tmp_path):
+    def test_one_of_before_there_were_blends_is_refused_and_says_what_to_do(self, trained, tmp_path):
+        """It served one candidate about a mixed median; a blend of the same would have other intervals."""
         _, model = trained
-        assert model.calibration.dependence != Dependence()
         text = json.loads((model.folder / "training.json").read_text())
-        sums = text["calibration"]["sums"]
-        assert list(sums) == ["store", "dept", "total"]
-        text["calibration"]["sums"] = list(sums.values())  # as it was written then
-        del text["calibration"]["dependence"]
-        (tmp_path / "training.json").write_text(json.dumps(text))
-        then = dataclasses.replace(model.calibration, dependence=Dependence())
-        assert TrainedModel.load(tmp_path) == dataclasses.replace(model, folder=tmp_path, calibration=then)
+        del text["networks"], text["blend"]
+        (tmp_path / "old").mkdir()
+        (tmp_path / "old" / "training.json").write_text(json.dumps({**text, "share": 0.75}))
+        with pytest.raises(
+            ModelLost, match=r"made by an earlier version .* materialize deepar_model for its week again"
+        ):
+            LocalEngine(tmp_path).model("old")
 
-    def test_one_of_before_there_were_blends(self, trained, tmp_path):
-        """It served one candidate, its median mixed with the last value or with the outlook of last year."""
-        _, model = trained
-        text = json.loads((model.folder / "training.json").read_text())
-        (network,), _ = text.pop("networks"), text.pop("blend")
-        del network["name"], network["file"], network["version"], network["hyperparameters"]
-        (tmp_path / "training.json").write_text(json.dumps({**text, **network, "share": 0.75}))
-        old = TrainedModel.load(tmp_path)
-        blend = Blend.by({SALES: 0.75, "last_value": 0.25})
-        assert old == dataclasses.replace(model, folder=tmp_path, blend=blend)
-        (tmp_path / "training.json").write_text(json.dumps({**text, **network, "share": 1.0, "target": RATIO}))
-        assert TrainedModel.load(tmp_path).blend == Blend.alone(RATIO)
+    def test_one_of_another_version_of_the_code_is_told(self, trained, tmp_path):
+        local, model = trained
+        asked = Asked(QUANTILES, 5, 0)
+        for code, told in ((model.code, 0), ("another", 1)):
+            _, notices = local.predict(dataclasses.replace(model, code=code), PANEL, tmp_path / "week", asked, 1)
+            assert sum("was made by another version of the platform" in notice for notice in notices) == told
 
     def test_an_unjudged_one_too(self, tmp_path, short):
         model = LocalEngine(tmp_path).train(short, ONE)
@@ -385,7 +379,8 @@ class TestPredict:
     def test_it_says_what_the_network_says(self, trained, tmp_path, shards):
         local, model = trained
         alone = dataclasses.replace(model, calibration=Calibration())
-        found = predicted(local, alone, PANEL, tmp_path / "week", shards, seed=7)
+        asked = 7  # the seed
+        found = predicted(local, alone, PANEL, tmp_path / "week", shards, seed=asked)
         direct = deepar.predict(
             deepar.load_artifact(model.artifact(model.networks[0])),
             to_series_set(PANEL, model.networks[0].categories), num_samples=25,
@@ -395,6 +390,7 @@ class TestPredict:
         np.testing.assert_allclose(found.quantiles, np.maximum(direct.quantiles, 0), rtol=1e-9)
         paths = np.maximum(direct.samples.astype(float), 0)
         np.testing.assert_allclose(found.mean, paths.mean(axis=1), rtol=1e-9)
+        paths = Dependence().arranged(paths, PANEL.store, PANEL.dept, asked)
         np.testing.assert_allclose(found.sums["total"].values[0], paths.sum(axis=0), rtol=1e-9)
 
     def test_the_same_seed_gives_the_same_bytes_and_another_does_not(self, trained, tmp_path):

@@ -137,12 +137,11 @@ class TestCombined:
                       for ask, each in zip(ready.to_ask, outputs, strict=True))  # fmt: skip
         at = [SAID.index(q) for q in QUANTILES]
         blend = 0.5 * one[0] + 0.3 * other[0] + 0.2 * self.free[:, at]
-        # The highest path is the highest of all members, the second highest the second of all, in the first's order.
+        # The highest path is the highest of all members, the second highest the second of all.
         ranks = (np.arange(ASKED.num_samples) + 0.5) / ASKED.num_samples
         free = np.apply_along_axis(lambda known: np.interp(ranks, SAID, known), 1, self.free)
         ascending = 0.5 * np.sort(one[1], axis=1) + 0.3 * np.sort(other[1], axis=1) + 0.2 * free
-        paths = np.empty_like(ascending)
-        np.put_along_axis(paths, one[1].argsort(axis=1), ascending, axis=1)
+        paths = Dependence().arranged(ascending, retailer().store, retailer().dept, ASKED.seed)
         want = {
             n: spread_about(x, blend[:, 1], ready.combination.widths, ready.combination.least)[among]
             for n, x in (("quantiles", blend), ("paths", paths))
@@ -170,6 +169,7 @@ class TestCombined:
         ready = dataclasses.replace(ready, to_ask=(alone,), said=None)
         found = ready.forecast([(quantiles, samples)], ASKED)
         said, drawn = (alone.in_sales.quantiles(each) for each in (quantiles, samples))
+        drawn = Dependence().arranged(drawn, retailer().store, retailer().dept, ASKED.seed)
         paths = ready.combination.paths(drawn, said[:, 1], ["?"] * self.ROWS)
         for weeks in (2, 4):
             want = np.quantile(paths[:, :, :weeks].sum(axis=2), QUANTILES, axis=1, method="hazen").T

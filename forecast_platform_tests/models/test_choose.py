@@ -19,6 +19,7 @@ from forecast_platform.models import networks
 from forecast_platform.models.blend import Blend
 from forecast_platform.models.calibration import Calibration
 from forecast_platform.models.choose import LEVELS, choose, shipped_forecaster
+from forecast_platform.models.dependence import Dependence
 from forecast_platform.models.networks import COUNTS, SHIPPED, SKIP, network_forecast
 from forecast_platform.models.registry import AUTO, CANDIDATES, plans
 from forecast_platform.models.target import RATIO, REFERENCE, SALES, origins
@@ -282,7 +283,7 @@ class TestUnjudged:
     def verdict(self, panel: Panel, *names: str) -> selection.Choice:
         choice = choose(panel, candidates(*names))
         assert len(choice.blend.names) == 1
-        assert choice.calibration == Calibration()
+        assert choice.calibration == Calibration(dependence=Dependence.fit([], LEVELS)), "sums as a usual retailer's"
         assert choice.judgement.verdict == "unjudged"
         assert choice.judgement.wape is None
         return choice

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from forecast_platform.levels import LEVELS
+from forecast_platform.levels import LEVELS, SUMS
 from forecast_platform_tests.conftest import ForecastHome
 
 
@@ -22,7 +22,8 @@ def published(forecast_home: ForecastHome) -> object:
     trained = json.loads(path.read_text())
 
     def with_calibration(factor: float, sums: Sequence[float]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        calibration = {"factors": [[factor]], "edges": [], "sums": list(sums)}
+        named = {level.name: each for level, each in zip(SUMS, sums, strict=True)}
+        calibration = trained["calibration"] | {"factors": [[factor]], "edges": [], "sums": named}
         path.write_text(json.dumps(trained | {"calibration": calibration}))
         result = graph.week(week, only=["batch_predictions", "forecast_table"])
         assert result.success, result.failures
