@@ -289,7 +289,7 @@ def leaderboard(
 ) -> Leaderboard:
     """Forecast and score what the platform would serve and every able candidate, once at every cutoff.
 
-    A candidate is scored as it says it: alone, without an outlook's share of its median and without calibration.
+    A candidate is scored as it says it: alone, and without calibration.
 
     Args:
         panel, cutoffs, horizon, quantiles: see `backtest`.
