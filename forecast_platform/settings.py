@@ -200,7 +200,9 @@ class Settings(BaseSettings):
     # Runs
     max_run_hours: float = Field(12, gt=0, description="a run that Dagster's daemon sees going for longer is ended")
     memory_gb: float = Field(
-        4, ge=1, description="memory a run may take, about; what does not fit is worked on in shards, or spilled to disk"
+        4,
+        ge=1,
+        description="memory a run may take, about; what does not fit is worked on in shards, or spilled to disk",
     )
     workers: int = Field(0, ge=0, description="processes that work on shards, where there are several; 0: one a core")
     training_series: int = Field(
