@@ -49,8 +49,11 @@ class Panel:
     levels: tuple[Level, ...] = ()
 
     @classmethod
-    def from_table(cls, table: pa.Table) -> Panel:
+    def from_table(cls, table: pa.Table, span: tuple[dt.date, dt.date] | None = None) -> Panel:
         """Panel from a long table (store, dept, week, sales); null sales are unobserved.
+
+        Args:
+            span: the grid's first and last week, where the table is a part of a retailer's; None: its own.
 
         Raises:
             ValueError: the table holds no observation, or a (store, dept, week) twice.
@@ -62,7 +65,8 @@ class Panel:
         stores, s = _codes(table["store"])
         depts, d = _codes(table["dept"])
         pair, row = np.unique(s * len(depts) + d, return_inverse=True)
-        weeks = np.arange(week.min(), week.max() + 1, 7)
+        first, end = (week.min(), week.max()) if span is None else (np.datetime64(day, "D") for day in span)
+        weeks = np.arange(first, end + 1, 7)
         column = (week - weeks[0]).astype(np.int64) // 7
         cell = row * len(weeks) + column
         if len(np.unique(cell)) != len(cell):
