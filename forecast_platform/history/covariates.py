@@ -172,6 +172,13 @@ class Covariates:
     def select(self, keep: NDArray[np.bool_]) -> Covariates:
         return Covariates(self.columns, self.values[:, keep])
 
+    def joined(self, others: Sequence[Covariates], order: NDArray[np.int64]) -> Covariates:
+        """The same columns with more series behind its own, all of them in an order."""
+        both = (self, *others)
+        width = max(each.values.shape[2] for each in both)
+        values = np.concatenate([_widened(each.values, width) for each in both], axis=1)
+        return Covariates(self.columns, values[:, order])
+
 
 def attach(
     panel: Panel, features: pa.Table, declarations: Declarations, landed: Collection[str] | None = None

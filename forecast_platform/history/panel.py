@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -74,6 +75,25 @@ class Panel:
         sales = np.full((len(pair), len(weeks)), np.nan)
         sales.ravel()[cell] = table["sales"].to_numpy()
         return cls(stores[pair // len(depts)], depts[pair % len(depts)], weeks, sales)
+
+    @classmethod
+    def together(cls, parts: Sequence[Panel]) -> Panel:
+        """Shards of one retailer as one panel, its series in order."""
+        if len(parts) == 1:
+            return parts[0]
+        store, dept = (np.concatenate([getattr(part, name) for part in parts]) for name in ("store", "dept"))
+        names = zip(store.tolist(), dept.tolist(), strict=True)
+        keys = [(natural_key(one), natural_key(other)) for one, other in names]
+        order = np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
+
+        together: dict[str, Any] = {}
+        for name in ("sales", "filled", "returns"):
+            found = [getattr(part, name) for part in parts]
+            together[name] = None if found[0] is None else np.concatenate(found)[order]
+        for name in ("covariates", "exposure"):
+            found = [getattr(part, name) for part in parts]
+            together[name] = found[0] and found[0].joined(found[1:], order)
+        return replace(parts[0], store=store[order], dept=dept[order], **together)
 
     def __len__(self) -> int:
         return len(self.store)
