@@ -3,6 +3,7 @@
     predictions.json        what was asked for, and each shard's files with their hashes; written last
     series-000.parquet ..   store, dept, last_week (of sales known), mean and quantiles of each week ahead, and
                             quantiles of the lead-time demand
+    beside-NAME.parquet ..  rows of a table that say more of the week's series
     sums-000.parquet ..     by level and group, the exact sums of the shard's sample paths (history/shards.Sums)
 
 Sample paths are not kept: totals need only their sums, and the paths are most of the bytes.
@@ -30,7 +31,7 @@ from forecast_platform.history.shards import EXACT, Groups, Sums
 from forecast_platform.levels import Level
 
 NAME = "predictions.json"
-_VERSION = 2
+_VERSION = 3
 _AGAIN = "run batch_predictions again"
 _LEAD_TIME = "lead_time"  # begins the names of its columns
 
@@ -114,13 +115,14 @@ class Predictions:
         model: str,
         as_known: str,
         levels: Sequence[Level] = (),
+        beside: Mapping[str, pa.Table] = {},
     ) -> Predictions:
         """All of them, shard by shard as they come; `folder` is replaced when they are whole. See `finish`."""
         building = folder.with_name(folder.name + ".building")
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir(parents=True)
         written = [write_shard(building, number, shard, quantiles) for number, shard in enumerate(shards)]
-        return cls.finish(building, folder, written, quantiles, horizon, model, as_known, levels)
+        return cls.finish(building, folder, written, quantiles, horizon, model, as_known, levels, beside)
 
     @classmethod
     def finish(
@@ -133,6 +135,7 @@ class Predictions:
         model: str,
         as_known: str,
         levels: Sequence[Level] = (),
+        beside: Mapping[str, pa.Table] = {},
     ) -> Predictions:
         """Those of a folder that is still building, which becomes `folder`.
 
@@ -140,7 +143,10 @@ class Predictions:
             written: what `write_shard` says of each shard.
             model: version of the one they are of. as_known: of the data as known "now" or "then". levels: those by
                 attributes, with the groups of the time.
+            beside: rows of tables that say more of the week's series, to be published with the forecasts.
         """
+        for name, table in beside.items():
+            pq.write_table(table, building / f"beside-{name}.parquet", compression="zstd")
         said = {
             "version": _VERSION,
             "model": model,
@@ -149,6 +155,7 @@ class Predictions:
             "horizon": horizon,
             "quantiles": list(quantiles),
             "shards": written,
+            "beside": {name: _hash(building / f"beside-{name}.parquet") for name in beside},
         }
         (building / NAME).write_text(json.dumps(said, indent=1))
         for path in building.glob("shard-*.json"):
@@ -186,6 +193,10 @@ class Predictions:
             raise BatchError(
                 f"{self.folder} was summed by other groups than stores/ and departments/ say now; {_AGAIN}"
             )
+
+    def beside(self) -> dict[str, pa.Table]:
+        """The rows of other tables that were kept with them. Raises BatchError when a file is missing or another."""
+        return {name: self._read(f"beside-{name}.parquet", digest) for name, digest in self.said["beside"].items()}
 
     @property
     def series(self) -> int:
