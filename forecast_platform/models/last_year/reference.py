@@ -224,7 +224,7 @@ def _share_of_life(seen: _Observed, back: NDArray[np.float64], retailer: Retaile
     both = (seen.observed > 0) & ~np.isnan(own)
     now, then = retailer.sums((seen.depts, seen.sales * both), (seen.depts, np.where(both, own, 0)))
     before = _weeks_of(seen.department, seen.traded, back[:, :known])
-    alike = (now > 0) & (then > 0.2 * before)
+    alike = (now > 0) & (then > 0) & (then > 0.2 * before)
     grown = np.clip(now / np.where(alike, then, 1), *GROWN)
     department = np.where(alike, grown * before, seen.department)
     beside = department[seen.depts.member] * seen.observed
