@@ -1,4 +1,4 @@
-"""A sample of a large retailer is a smaller retailer: whole stores where that can be, from the largest to the smallest."""
+"""A sample of a large retailer is a smaller retailer: whole stores, from the largest to the smallest."""
 
 from __future__ import annotations
 
