@@ -189,7 +189,7 @@ def opened(shard: Shard) -> Panel:
 
 
 @dataclass(frozen=True)
-class _Work:
+class Work:
     """One shard's forecast, wherever it is made. What it takes as arguments and returns can be sent between processes.
 
     Attributes:
@@ -251,7 +251,7 @@ def predict_here(
             shutil.rmtree(other)
     building.mkdir(parents=True, exist_ok=True)
     work = building / "work" if key else None
-    step = _Work(model, asked, building)
+    step = Work(model, asked, building)
     written: list[dict[str, Any]] = []
     for said in over_shards(list(enumerate(shards)), step, run, work):
         written.append(said)
@@ -365,6 +365,14 @@ class Engine(Protocol):
 
         Raises:
             ValueError: a covariate the model was trained with is missing, now or for the weeks ahead.
+        """
+        ...
+
+    def shard_size(self, settings: Settings, weeks: int, columns: int) -> tuple[int, int]:
+        """How many series a shard may have at most, and how many shards there are at least.
+
+        Args:
+            weeks: of history. columns: features that landed.
         """
         ...
 
