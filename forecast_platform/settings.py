@@ -209,6 +209,18 @@ class Settings(BaseSettings):
         5_000, ge=100, description="series a model is chosen and trained on: of a larger retailer a stratified sample"
     )
 
+    # Spark (engine spark): docs/spark.md
+    spark_master: str = Field(
+        "local[*]", description="the cluster: spark://host:7077, yarn, k8s://...; local[*] is this machine"
+    )
+    spark_archive: str = Field(
+        "",
+        description="where workers get what `make spark-archive` made; empty: they have Python and the platform as here",
+    )
+    spark_conf: dict[str, str] = Field(
+        default_factory=dict, description='properties of Spark\'s own: {"spark.executor.memory": "8g"}'
+    )
+
     # What people see
     dashboard_url: str = Field("http://127.0.0.1:8050", description="where assets' pages say that the dashboard is")
     notify: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
@@ -229,9 +241,9 @@ class Settings(BaseSettings):
     database: str = Field("forecast", pattern="^[a-z0-9_]+$", description="Glue database of the tables")
     workgroup: str = Field("forecast", description="Athena workgroup of queries")
     queue_url: str = Field("", description="SQS queue of the landing bucket's events; empty: listing alone")
-    engine: Literal["", "local", "sagemaker-builtin", "sagemaker-container"] = Field(
+    engine: Literal["", "local", "spark", "sagemaker-builtin", "sagemaker-container"] = Field(
         "",
-        description="where DeepAR runs: in this process, Amazon's image, or ours; "
+        description="where DeepAR runs: on this machine, Spark's workers, Amazon's image, or ours; "
         "empty: local, on profile aws sagemaker-container",
     )
     role_arn: str = Field("", description="role that SageMaker jobs run as")
@@ -335,7 +347,7 @@ class Settings(BaseSettings):
             raise ValueError(f"levels has a name twice: {', '.join(self.levels)}")
         if self.profile == "aws":
             self._check_aws()
-        elif self.engine not in ("", "local"):
+        elif self.engine_name.startswith("sagemaker"):
             raise ValueError(f"engine {self.engine} needs profile aws; set FORECAST_PROFILE=aws")
         self._check_notify()
         _ = self.contract, self.calendar, self.declarations  # they validate themselves
@@ -352,7 +364,7 @@ class Settings(BaseSettings):
 
     def _check_aws(self) -> None:
         needed = {"storage_url": self.storage_url, "landing_url": self.landing_url}
-        if self.engine_name != "local":
+        if self.engine_name.startswith("sagemaker"):
             needed["role_arn"] = self.role_arn
         if self.engine_name == "sagemaker-container":
             needed["image"] = self.image
@@ -365,7 +377,7 @@ class Settings(BaseSettings):
 
     @property
     def engine_name(self) -> str:
-        """Where DeepAR runs: local, sagemaker-builtin or sagemaker-container."""
+        """Where DeepAR runs: local, spark, sagemaker-builtin or sagemaker-container."""
         return self.engine or ("sagemaker-container" if self.profile == "aws" else "local")
 
     @property

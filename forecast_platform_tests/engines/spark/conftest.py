@@ -1,0 +1,30 @@
+"""Spark as a cluster of two workers on this machine, each a JVM of its own with Python processes below it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from forecast_platform.engines.spark import session
+from forecast_platform.settings import Settings
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory) -> Iterator[SparkSession]:
+    """The process's session: whoever asks for one gets this."""
+    pytest.importorskip("pyspark", reason="the extra `spark` is not installed: make spark")
+    if not shutil.which("java"):
+        pytest.skip("Spark needs Java 17")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPARK_WORKER_DIR", str(tmp_path_factory.mktemp("workers")))
+        patch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
+        patch.setenv("PYSPARK_PYTHON", "")  # as it was, when this is over
+        conf = {"spark.executor.memory": "512m", "spark.ui.enabled": "false"}
+        with session(Settings(engine="spark", spark_master="local-cluster[2,1,1024]", spark_conf=conf)) as made:
+            yield made
