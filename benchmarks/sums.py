@@ -70,7 +70,7 @@ def measure(panel: Panel, cutoff: dt.date, candidate: str) -> list[dict[str, Any
         for paths, calibration in ((JOINT, model.calibration), (ALONE, alone)):
             served = dataclasses.replace(model, calibration=calibration)
             asked = Asked(QUANTILES, settings.num_samples, settings.seed)
-            made, _ = engine.predict(served, active, Path(folder) / paths, asked, 1)
+            made, _ = engine.predict(served, [active], Path(folder) / paths, asked)
             for weeks in (1, ADDED):
                 shards, lead = made.shards(QUANTILES, protocol.HORIZON), weeks > 1
                 said = forecast_rows(shards, cutoff, QUANTILES, COLUMNS, calibration.sums, lead_time=lead).to_pandas()

@@ -20,7 +20,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -44,6 +44,9 @@ DEFAULT_HOME = ".forecast"
 
 # Every field of a dialect but its name is a setting of the same name.
 _DIALECT = [field.name for field in dataclasses.fields(Dialect) if field.name != "name"]
+
+if TYPE_CHECKING:
+    from forecast_platform.history.reading import Meaning
 
 PREFIX = "FORECAST_"
 # Variables of ours that are no settings: where the settings lie, and what only tests and benchmarks read.
@@ -436,6 +439,13 @@ class Settings(BaseSettings):
     def declarations(self) -> Declarations:
         """Which feature columns are used, and as what."""
         return Declarations.of(self.covariates, self.exposure)
+
+    @property
+    def meaning(self) -> Meaning:
+        """What rows mean beside what they say."""
+        from forecast_platform.history.reading import Meaning
+
+        return Meaning(self.declarations, self.country, self.no_row, self.active_weeks)
 
     @property
     def quantile_columns(self) -> tuple[str, ...]:

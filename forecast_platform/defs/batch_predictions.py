@@ -13,7 +13,7 @@ from forecast_platform.defs.partitions import OWNERS, as_known, history_of, week
 from forecast_platform.defs.raw_sales import raw_sales
 from forecast_platform.defs.resources import Platform, lake_connection
 from forecast_platform.defs.stage import Stage
-from forecast_platform.engines.base import Asked, EngineError
+from forecast_platform.engines.base import Asked, EngineError, split
 from forecast_platform.engines.predictions import BatchError, Predictions
 from forecast_platform.lake.lake import any_of
 from forecast_platform.models.trained import ModelLost, TrainedModel
@@ -70,7 +70,9 @@ def batch_predictions(
     asked = Asked(settings.quantiles, settings.num_samples, settings.seed, mode)
     folder = folder_of(platform, week)
     try:
-        made, notices = platform.engine.predict(model, panel, folder, asked, settings.transform_shards, stage.progress)
+        made, notices = platform.engine.predict(
+            model, split(panel, settings.transform_shards), folder, asked, stage.progress
+        )
     except (EngineError, BatchError, ValueError) as error:  # ValueError: a covariate that ends too early, say
         raise dg.Failure(str(error), stage.receipt(platform.engine), allow_retries=False) from error
     seconds, cpu_seconds = (max(after - b, 1e-9) for after, b in zip(stage.elapsed(), before, strict=True))

@@ -8,8 +8,8 @@ from dataclasses import replace
 import duckdb
 import pyarrow as pa
 
-from forecast_platform.history.cleaning import known_by, read_panel
 from forecast_platform.history.panel import Panel
+from forecast_platform.history.reading import known_by, read_panel
 from forecast_platform.lake.closures import closings
 from forecast_platform.levels import attribute_levels
 from forecast_platform.publishing.forecasts import forecastable
@@ -22,8 +22,8 @@ KNOWN = ("raw_sales", "landings", "cleaned_series", "features", "calendar", "clo
 def known_panel(con: duckdb.DuckDBPyConnection, week: dt.date, mode: str, settings: Settings) -> Panel:
     """All series up to a week. See `read_panel`, also for what it raises. Attributes are those of now: they have no
     history, and past forecasts keep theirs (table level_members)."""
-    s, levels = settings, attribute_levels(con, settings.levels)
-    return replace(read_panel(con, week, mode, s.declarations, s.country, s.no_row, s.active_weeks), levels=levels)
+    levels = attribute_levels(con, settings.levels)
+    return replace(read_panel(con, week, mode, settings.meaning), levels=levels)
 
 
 def forecast_series(

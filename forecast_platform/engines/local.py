@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-from forecast_platform.engines.base import Asked, predict_here
+from forecast_platform.engines.base import Asked, EngineError, Shard, predict_here
 from forecast_platform.engines.predictions import Predictions
+from forecast_platform.engines.workers import WorkerLost, Workers
 from forecast_platform.history.panel import Panel
 from forecast_platform.models.candidate import Plans, Progress
 from forecast_platform.models.registry import plans
@@ -22,10 +24,12 @@ class LocalEngine:
 
     Args:
         models: where models are kept, one folder per digest.
+        workers: processes that forecast shards at the same time.
     """
 
-    def __init__(self, models: Path) -> None:
+    def __init__(self, models: Path, workers: int = 1) -> None:
         self.models, self.run_id = models, ""
+        self._workers = workers
 
     def candidates(self, settings: Settings) -> Plans:
         """See Engine.candidates."""
@@ -60,16 +64,20 @@ class LocalEngine:
         return TrainedModel.load(self.models / key)
 
     def predict(
-        self,
-        model: TrainedModel,
-        panel: Panel,
-        folder: Path,
-        asked: Asked,
-        shards: int,
-        progress: Progress | None = None,
+        self, model: TrainedModel, shards: Sequence[Shard], folder: Path, asked: Asked, progress: Progress | None = None
     ) -> tuple[Predictions, tuple[str, ...]]:
-        """See Engine.predict."""
-        return predict_here(model, panel, folder, asked, shards, progress)
+        """See Engine.predict. Of several shards in files as many are worked on at a time as there are workers.
+
+        Raises:
+            EngineError: a worker was killed.
+        """
+        if self._workers < 2 or len(shards) < 2 or not all(isinstance(shard, Path) for shard in shards):
+            return predict_here(model, shards, folder, asked, progress)
+        with Workers(min(self._workers, len(shards))) as run:
+            try:
+                return predict_here(model, shards, folder, asked, progress, run)
+            except WorkerLost as error:
+                raise EngineError(str(error)) from error
 
     def predictions(self, folder: Path) -> Predictions:
         """See Engine.predictions."""

@@ -115,24 +115,32 @@ class Predictions:
         as_known: str,
         levels: Sequence[Level] = (),
     ) -> Predictions:
-        """All of them, shard by shard as they come; `folder` is replaced when they are whole.
-
-        Args:
-            model: version of the one they are of. as_known: of the data as known "now" or "then". levels: those by
-                attributes, with the groups of the time.
-        """
+        """All of them, shard by shard as they come; `folder` is replaced when they are whole. See `finish`."""
         building = folder.with_name(folder.name + ".building")
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir(parents=True)
-        written = []
-        for number, shard in enumerate(shards):
-            tables = {"series": _series(shard, quantiles), "sums": _sums(shard)}
-            files = {f"{what}-{number:03d}.parquet": table for what, table in tables.items()}
-            for name, table in files.items():
-                pq.write_table(table, building / name, compression="zstd")
-            hashes = {name: _hash(building / name) for name in files}
-            last = max(shard.last_week.tolist(), default=None)
-            written.append({"series": len(shard.store), "last_week": last and last.isoformat(), "files": hashes})
+        written = [write_shard(building, number, shard, quantiles) for number, shard in enumerate(shards)]
+        return cls.finish(building, folder, written, quantiles, horizon, model, as_known, levels)
+
+    @classmethod
+    def finish(
+        cls,
+        building: Path,
+        folder: Path,
+        written: Sequence[Mapping[str, Any]],
+        quantiles: Sequence[float],
+        horizon: int,
+        model: str,
+        as_known: str,
+        levels: Sequence[Level] = (),
+    ) -> Predictions:
+        """Those of a folder that is still building, which becomes `folder`.
+
+        Args:
+            written: what `write_shard` says of each shard.
+            model: version of the one they are of. as_known: of the data as known "now" or "then". levels: those by
+                attributes, with the groups of the time.
+        """
         said = {
             "version": _VERSION,
             "model": model,
@@ -143,6 +151,8 @@ class Predictions:
             "shards": written,
         }
         (building / NAME).write_text(json.dumps(said, indent=1))
+        for path in building.glob("shard-*.json"):
+            path.unlink()
         shutil.rmtree(folder, ignore_errors=True)
         building.rename(folder)
         return cls(folder)
@@ -226,6 +236,36 @@ class Predictions:
         if _hash(path) != digest:
             raise BatchError(f"{path} is not the file that was written; {_AGAIN}")
         return pq.read_table(path)
+
+
+def write_shard(
+    folder: Path, number: int, shard: ShardForecast, quantiles: Sequence[float], more: Mapping[str, Any] = {}
+) -> dict[str, Any]:
+    """Write a shard's files, and last what predictions.json will say of them, with `more`, which is returned."""
+    tables = {"series": _series(shard, quantiles), "sums": _sums(shard)}
+    files = {f"{what}-{number:03d}.parquet": table for what, table in tables.items()}
+    for name, table in files.items():
+        pq.write_table(table, folder / name, compression="zstd")
+    last = max(shard.last_week.tolist(), default=None)
+    said = {
+        "series": len(shard.store),
+        "last_week": last and last.isoformat(),
+        "files": {name: _hash(folder / name) for name in files},
+        **more,
+    }
+    temporary = folder / f".shard-{number:03d}.json"
+    temporary.write_text(json.dumps(said))
+    temporary.rename(folder / f"shard-{number:03d}.json")
+    return said
+
+
+def written_shard(folder: Path, number: int) -> dict[str, Any] | None:
+    """What `write_shard` said of a shard that it finished earlier; None where it did not."""
+    path = folder / f"shard-{number:03d}.json"
+    if not path.exists():
+        return None
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
 
 
 def _series(shard: ShardForecast, quantiles: Sequence[float]) -> pa.Table:

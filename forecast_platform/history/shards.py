@@ -196,7 +196,7 @@ class Rounds(Sequence[Asked]):
     """The sums of all shards, round by round, as files of a folder."""
 
     folder: Path
-    count: int
+    rounds: int
 
     @classmethod
     def at(cls, folder: Path) -> Rounds:
@@ -205,18 +205,18 @@ class Rounds(Sequence[Asked]):
         return cls(folder, len(list(folder.glob("[0-9]*.npz"))))
 
     def __len__(self) -> int:
-        return self.count
+        return self.rounds
 
     def __getitem__(self, at: int) -> Asked:  # type: ignore[override]  # no slices
-        if at >= self.count:
+        if at >= self.rounds:
             raise IndexError(at)
         with np.load(self.folder / f"{at:03d}.npz", allow_pickle=False) as file:
             found = [file[name] for name in file.files]
         return tuple(Sums(*found[k : k + 3]) for k in range(0, len(found), 3))
 
     def and_then(self, asked: Asked) -> Rounds:
-        _save(self.folder / f"{self.count:03d}.npz", [a for s in asked for a in (s.names, s.whole, s.rest)])
-        return Rounds(self.folder, self.count + 1)
+        _save(self.folder / f"{self.rounds:03d}.npz", [a for s in asked for a in (s.names, s.whole, s.rest)])
+        return Rounds(self.folder, self.rounds + 1)
 
 
 def _save(path: Path, arrays: Iterable[NDArray[Any]]) -> None:
@@ -267,11 +267,9 @@ def over_shards(
     if len(shards) == 1:
         yield step(shards[0], Retailer())
         return
-    in_memory: tuple[Asked, ...] = ()
-    on_disk = folder and Rounds.at(folder / "sums")
+    known: tuple[Asked, ...] | Rounds = Rounds.at(folder / "sums") if folder else ()
     kept = [folder and folder / f"kept-{number:05d}" for number in range(len(shards))]
     while shards:
-        known = in_memory if on_disk is None else on_disk
         total: Asked | None = None
         attempts = [Attempt(step, shard, known, place) for shard, place in zip(shards, kept, strict=True)]
         for outcome in run(attempted, attempts):
@@ -281,7 +279,4 @@ def over_shards(
                 yield outcome
         if total is None:
             return
-        if on_disk is None:
-            in_memory = (*in_memory, total)
-        else:
-            on_disk = on_disk.and_then(total)
+        known = known.and_then(total) if isinstance(known, Rounds) else (*known, total)

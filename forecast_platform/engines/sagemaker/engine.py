@@ -160,10 +160,9 @@ class SageMakerEngine(ABC):
     def predict(
         self,
         model: TrainedModel,
-        panel: Panel,
+        shards: Sequence[base.Shard],
         folder: Path,
         asked: Asked,
-        shards: int,
         progress: Progress | None = None,
     ) -> tuple[Predictions, tuple[str, ...]]:
         """See Engine.predict. What needs no network is forecast here: a job would cost more than the work.
@@ -174,14 +173,15 @@ class SageMakerEngine(ABC):
             JobError, SpendRefused: see Jobs.ensure.
         """
         root = f"transforms/{folder.name}"
-        if not model.networks or not len(panel):
-            made, notices = base.predict_here(model, panel, folder, asked, shards, progress)
+        if not model.networks or not shards:
+            made, notices = base.predict_here(model, shards, folder, asked, progress)
         else:
+            panel = Panel.together([base.opened(shard) for shard in shards])
             ready = base.prepare(model, panel)
-            shards = max(shards, self.settings.transform_instances)
+            files = max(self.settings.transform_shards, self.settings.transform_instances)
             with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=_made(folder.parent)) as name:
                 outputs = [
-                    self._asked(ask, ready.panel, model, Path(name) / ask.network.file, root, asked, shards)
+                    self._asked(ask, ready.panel, model, Path(name) / ask.network.file, root, asked, files)
                     for ask in ready.to_ask
                 ]
                 forecasts = _forecasts(ready, outputs, asked)
