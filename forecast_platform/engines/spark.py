@@ -20,16 +20,19 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from forecast_platform.engines.base import EngineError
-from forecast_platform.engines.predictions import BatchError
+from forecast_platform.engines.base import Asked, EngineError, Shard, predict_here
+from forecast_platform.engines.local import LocalEngine
+from forecast_platform.engines.predictions import BatchError, Predictions
 from forecast_platform.history.shards import Run
+from forecast_platform.models.candidate import Progress
+from forecast_platform.models.trained import TrainedModel, code_version
 from forecast_platform.settings import Settings
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 # Errors of what is worked on: another try would say the same.
-_FINAL = (ValueError, BatchError)
+_FINAL = (ValueError, BatchError, EngineError)
 _ARCHIVE = "environment"  # the folder that workers unpack it to
 _OUTCOME = "number long, outcome binary"
 
@@ -73,11 +76,37 @@ def configuration(settings: Settings) -> dict[str, str]:
     return needed | settings.spark_conf
 
 
+class SparkEngine(LocalEngine):
+    """Shards on the workers of a Spark cluster; models are trained here. See Engine.
+
+    Args:
+        settings: the cluster's; models lie in the home, which driver and workers share.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings.models)
+        self._settings = settings
+
+    def predict(
+        self, model: TrainedModel, shards: Sequence[Shard], folder: Path, asked: Asked, progress: Progress | None = None
+    ) -> tuple[Predictions, tuple[str, ...]]:
+        """See Engine.predict. A single shard is forecast here: it would keep one worker busy, and the others waiting.
+
+        Raises:
+            EngineError: the cluster can't be reached, or gave up on a shard.
+        """
+        if len(shards) < 2:
+            return predict_here(model, shards, folder, asked, progress)
+        with session(self._settings) as spark:
+            return predict_here(model, shards, folder, asked, progress, on_workers(spark))
+
+
 def on_workers(spark: SparkSession) -> Run:
     """Like `map`, on Spark's workers; each item is a task. What it maps must be importable there.
 
-    Outcomes come when all of them are there; they are small. The mapping raises EngineError when Spark gave up on a
-    task, and the ValueError or BatchError that a task raised, which is not tried again.
+    Outcomes come when all of them are there; they are small. The mapping raises EngineError when workers have another
+    version of the platform or Spark gave up on a task, and the ValueError or BatchError that a task raised, which is
+    not tried again.
     """
     from pyspark import cloudpickle
     from pyspark.errors import PySparkException
@@ -89,7 +118,7 @@ def on_workers(spark: SparkSession) -> Run:
         # One row, one partition, one item: what fails is tried again without its neighbours.
         numbers = spark.range(0, len(tasks), 1, len(tasks))
         try:
-            rows = numbers.mapInArrow(functools.partial(_worked, tasks), _OUTCOME).collect()
+            rows = numbers.mapInArrow(functools.partial(_worked, code_version(), tasks), _OUTCOME).collect()
         except PySparkException as error:
             raise EngineError(f"Spark gave up on a shard: {error}") from error
         for row in sorted(rows, key=lambda row: row.number):
@@ -101,12 +130,17 @@ def on_workers(spark: SparkSession) -> Run:
     return run
 
 
-def _worked(tasks: Sequence[bytes], batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The outcomes of the tasks of these numbers, on a worker."""
+def _worked(code: str, tasks: Sequence[bytes], batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The outcomes of the tasks of these numbers, on a worker. `code` is the driver's version of the platform."""
     for batch in batches:
         for number in batch.column("id").to_pylist():
-            work, item = pickle.loads(tasks[number])  # noqa: S301  # of our own driver
             try:
+                if code_version() != code:
+                    raise EngineError(
+                        f"Spark's workers have version {code_version()} of the platform, this is {code}; give them this "
+                        "one: make spark-archive"
+                    )
+                work, item = pickle.loads(tasks[number])  # noqa: S301  # of our own driver
                 outcome = work(item)
             except _FINAL as error:
                 outcome = error

@@ -21,10 +21,16 @@ def cluster(tmp_path_factory) -> Iterator[SparkSession]:
     pytest.importorskip("pyspark", reason="the extra `spark` is not installed: make spark")
     if not shutil.which("java"):
         pytest.skip("Spark needs Java 17")
+    quick = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"  # they live for seconds
+    conf = {
+        "spark.driver.extraJavaOptions": quick,
+        "spark.executor.extraJavaOptions": quick,
+        "spark.executor.memory": "512m",
+        "spark.ui.enabled": "false",
+    }
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPARK_WORKER_DIR", str(tmp_path_factory.mktemp("workers")))
         patch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
         patch.setenv("PYSPARK_PYTHON", "")  # as it was, when this is over
-        conf = {"spark.executor.memory": "512m", "spark.ui.enabled": "false"}
         with session(Settings(engine="spark", spark_master="local-cluster[2,1,1024]", spark_conf=conf)) as made:
             yield made
