@@ -30,7 +30,8 @@ from forecast_platform.models.calibration import Calibration
 from forecast_platform.models.dependence import Dependence
 from forecast_platform.models.metrics import weighted_quantile_loss
 from forecast_platform.models.registry import plans
-from forecast_platform.publishing.forecasts import forecast_rows, forecastable
+from forecast_platform.publishing.forecasts import forecast_rows
+from forecast_platform.publishing.series import forecastable
 from forecast_platform.settings import Settings
 from forecast_platform.weeks import WEEK
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import datetime as dt
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import duckdb
-import pyarrow as pa
 
+from forecast_platform.engines.workers import series_at_once
 from forecast_platform.history.panel import Panel
-from forecast_platform.history.reading import known_by, read_panel
+from forecast_platform.history.reading import known_by, read_panel, sources
+from forecast_platform.history.shards import Run
 from forecast_platform.lake.closures import closings
 from forecast_platform.levels import attribute_levels
-from forecast_platform.publishing.forecasts import forecastable
+from forecast_platform.publishing.series import Listed, list_series
 from forecast_platform.settings import Settings
 
 # What is read of the lake here.
@@ -26,10 +29,23 @@ def known_panel(con: duckdb.DuckDBPyConnection, week: dt.date, mode: str, settin
     return replace(read_panel(con, week, mode, settings.meaning), levels=levels)
 
 
-def forecast_series(
-    con: duckdb.DuckDBPyConnection, week: dt.date, mode: str, settings: Settings
-) -> tuple[Panel, pa.Table]:
-    """The series to forecast from a week, and those that get a reason instead. See `forecastable`."""
+def listed_series(
+    con: duckdb.DuckDBPyConnection, week: dt.date, mode: str, settings: Settings, folder: Path, run: Run = map
+) -> Listed:
+    """The series to forecast from a week, and those that get a reason instead, in shards that fit into memory.
+
+    Args:
+        folder: where the shards go, where there are several; it is replaced.
+        run: see `over_shards`.
+
+    Raises:
+        ValueError: nothing had been observed by then, or see `list_series`.
+    """
+    s, levels = settings, attribute_levels(con, settings.levels)
     said = closings(con, known_by(week) if mode == "then" else None)
-    panel = known_panel(con, week, mode, settings)
-    return forecastable(panel, settings.active_weeks, settings.prediction_length, said)
+    ((weeks,),) = con.execute("SELECT 1 + date_diff('week', min(week), max(week)) FROM cleaned_series").fetchall()
+    ((columns,),) = con.execute("SELECT count(DISTINCT name) FROM features").fetchall()
+    at_most = series_at_once(s.memory_gb, s.workers, weeks or 1, columns)
+    shutil.rmtree(folder, ignore_errors=True)
+    found = sources(con, week, mode, s.meaning, folder / "rows", at_most, s.transform_shards)
+    return list_series(found, folder, s.active_weeks, s.prediction_length, said, levels, run)

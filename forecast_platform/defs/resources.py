@@ -13,6 +13,7 @@ from forecast_platform.engines.base import Engine
 from forecast_platform.engines.local import LocalEngine
 from forecast_platform.engines.sagemaker import engine_of
 from forecast_platform.engines.spark import SparkEngine
+from forecast_platform.engines.workers import worker_count
 from forecast_platform.landing.place import Landing
 from forecast_platform.settings import Settings, get_settings
 
@@ -34,7 +35,7 @@ class Platform:
 def build_engine(settings: Settings) -> Engine:
     """Where DeepAR runs, by the settings."""
     if settings.engine_name == "local":
-        return LocalEngine(settings.models)
+        return LocalEngine(settings.models, worker_count(settings.workers))
     if settings.engine_name == "spark":
         return SparkEngine(settings)
     return engine_of(settings)

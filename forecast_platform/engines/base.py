@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from forecast_platform import deepar
@@ -36,6 +38,7 @@ from forecast_platform.settings import Settings
 
 # What is asked of a candidate that forecasts without a network: paths are drawn between these quantiles.
 SAID = (0.001, 0.005, *(k / 100 for k in range(1, 100)), 0.995, 0.999)
+NOTHING: Mapping[str, pa.Table] = MappingProxyType({})
 _AT_ONCE = 2_000  # series, whose sample paths are in memory together
 
 Floats = NDArray[np.float64]
@@ -230,6 +233,7 @@ def predict_here(
     folder: Path,
     asked: Asked,
     progress: Progress | None = None,
+    beside: Mapping[str, pa.Table] = NOTHING,
     run: Run = map,
 ) -> tuple[Predictions, tuple[str, ...]]:
     """Engine.predict on this machine: of a shard the sample paths of some series at a time.
@@ -257,7 +261,7 @@ def predict_here(
         shutil.rmtree(work, ignore_errors=True)
     levels = opened(shards[0]).levels if shards else ()
     made = Predictions.finish(
-        building, folder, written, asked.quantiles, model.horizon, model.version, asked.as_known, levels
+        building, folder, written, asked.quantiles, model.horizon, model.version, asked.as_known, levels, beside
     )
     return made, tuple(dict.fromkeys(notice for said in written for notice in said["notices"]))
 
@@ -317,10 +321,12 @@ class Engine(Protocol):
     Attributes:
         models: folder of the models at hand.
         run_id: of the run that asks, for engines that name it on what they create.
+        run: maps work on the shards of a large retailer to outcomes, see `over_shards`.
     """
 
     models: Path
     run_id: str
+    run: Run
 
     def candidates(self, settings: Settings) -> Plans:
         """What may be trained, by an installation's settings."""
@@ -342,13 +348,20 @@ class Engine(Protocol):
         ...
 
     def predict(
-        self, model: TrainedModel, shards: Sequence[Shard], folder: Path, asked: Asked, progress: Progress | None = None
+        self,
+        model: TrainedModel,
+        shards: Sequence[Shard],
+        folder: Path,
+        asked: Asked,
+        progress: Progress | None = None,
+        beside: Mapping[str, pa.Table] = NOTHING,
     ) -> tuple[Predictions, tuple[str, ...]]:
         """Forecasts of all series up to the cutoff, and notices about their covariates.
 
         Args:
             shards: panels that end at the cutoff; results do not depend on how the series are divided among them.
             folder: is replaced; its name is the week's.
+            beside: rows of tables to be kept with them, see Predictions.finish.
 
         Raises:
             ValueError: a covariate the model was trained with is missing, now or for the weeks ahead.

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from filelock import FileLock
 
-from forecast_platform.engines.base import Asked, EngineError, Shard, predict_here
+from forecast_platform.engines.base import NOTHING, Asked, Shard, predict_here
 from forecast_platform.engines.predictions import Predictions
-from forecast_platform.engines.workers import WorkerLost, Workers
+from forecast_platform.engines.workers import Workers
 from forecast_platform.history.panel import Panel
+from forecast_platform.history.shards import Run
 from forecast_platform.models.candidate import Plans, Progress
 from forecast_platform.models.registry import plans
 from forecast_platform.models.trained import ModelLost, TrainedModel, check_history, train_into, training_key
@@ -24,12 +26,12 @@ class LocalEngine:
 
     Args:
         models: where models are kept, one folder per digest.
-        workers: processes that forecast shards at the same time.
+        workers: processes that work on shards at the same time, where there are several.
     """
 
     def __init__(self, models: Path, workers: int = 1) -> None:
         self.models, self.run_id = models, ""
-        self._workers = workers
+        self.run: Run = Workers(workers) if workers > 1 else map
 
     def candidates(self, settings: Settings) -> Plans:
         """See Engine.candidates."""
@@ -64,20 +66,16 @@ class LocalEngine:
         return TrainedModel.load(self.models / key)
 
     def predict(
-        self, model: TrainedModel, shards: Sequence[Shard], folder: Path, asked: Asked, progress: Progress | None = None
+        self,
+        model: TrainedModel,
+        shards: Sequence[Shard],
+        folder: Path,
+        asked: Asked,
+        progress: Progress | None = None,
+        beside: Mapping[str, pa.Table] = NOTHING,
     ) -> tuple[Predictions, tuple[str, ...]]:
-        """See Engine.predict. Of several shards in files as many are worked on at a time as there are workers.
-
-        Raises:
-            EngineError: a worker was killed.
-        """
-        if self._workers < 2 or len(shards) < 2 or not all(isinstance(shard, Path) for shard in shards):
-            return predict_here(model, shards, folder, asked, progress)
-        with Workers(min(self._workers, len(shards))) as run:
-            try:
-                return predict_here(model, shards, folder, asked, progress, run)
-            except WorkerLost as error:
-                raise EngineError(str(error)) from error
+        """See Engine.predict."""
+        return predict_here(model, shards, folder, asked, progress, beside, self.run)
 
     def predictions(self, folder: Path) -> Predictions:
         """See Engine.predictions."""

@@ -1,16 +1,14 @@
-"""The engine of a Spark cluster: the shards of LocalEngine, each a task of Spark's workers.
+"""The engine of a Spark cluster: what LocalEngine does, with Spark's workers to map attempts at shards.
 
-Spark is a way to run attempts at shards (history/shards.Run), and nothing else: the step, the sums and the files are
-those of LocalEngine, so are the forecasts, to the last bit. Driver and workers share a folder, the platform's home.
-
-What a task does may happen twice: Spark tries a task again when its worker dies, and may run two attempts at one side
-by side. Files are whole or not there and named by what decides them, so the second attempt changes nothing.
+Steps, sums and files are the same, so are the forecasts, to the last bit. Driver and workers share a folder, the
+platform's home. What a task does may happen twice: Spark tries a task again when its worker dies, and may run two
+attempts side by side. A file is whole or not there, and says the same whoever wrote it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
+import hashlib
 import os
 import pickle
 import sys
@@ -20,12 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from forecast_platform.engines.base import Asked, EngineError, Shard, predict_here
+import forecast_platform
+from forecast_platform.engines.base import EngineError
 from forecast_platform.engines.local import LocalEngine
-from forecast_platform.engines.predictions import BatchError, Predictions
-from forecast_platform.history.shards import Run
-from forecast_platform.models.candidate import Progress
-from forecast_platform.models.trained import TrainedModel, code_version
+from forecast_platform.engines.predictions import BatchError
 from forecast_platform.settings import Settings
 
 if TYPE_CHECKING:
@@ -37,88 +33,50 @@ _ARCHIVE = "environment"  # the folder that workers unpack it to
 _OUTCOME = "number long, outcome binary"
 
 
-@contextlib.contextmanager
-def session(settings: Settings) -> Iterator[SparkSession]:
-    """The process's Spark session, as notebooks and spark-submit have one, else a new one for as long as it is needed.
-
-    Raises:
-        EngineError: pyspark or Java is missing, or the cluster can't be reached.
-    """
-    try:
-        from pyspark.errors import PySparkException
-        from pyspark.sql import SparkSession
-    except ImportError as error:
-        raise EngineError("engine spark needs pyspark: pip install forecast-platform[spark]") from error
-    if active := SparkSession.getActiveSession():
-        yield active
-        return
-    builder = SparkSession.builder.appName("forecast").master(settings.spark_master)
-    for name, value in configuration(settings).items():
-        builder = builder.config(name, value)
-    os.environ["PYSPARK_PYTHON"] = f"./{_ARCHIVE}/bin/python" if settings.spark_archive else sys.executable
-    try:
-        made = builder.getOrCreate()
-    except (PySparkException, OSError) as error:
-        raise EngineError(f"Spark does not start at {settings.spark_master}: {error}; it needs Java 17") from error
-    try:
-        yield made
-    finally:
-        made.stop()
-
-
-def configuration(settings: Settings) -> dict[str, str]:
-    """What Spark is told: what the work asks for, over it what the settings say."""
-    needed = {"spark.ui.showConsoleProgress": "false", "spark.executorEnv.OMP_NUM_THREADS": "1"}
-    if settings.spark_archive:
-        needed["spark.archives"] = f"{settings.spark_archive}#{_ARCHIVE}"
-    else:
-        needed["spark.executorEnv.PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    return needed | settings.spark_conf
-
-
 class SparkEngine(LocalEngine):
     """Shards on the workers of a Spark cluster; models are trained here. See Engine.
 
     Args:
-        settings: the cluster's; models lie in the home, which driver and workers share.
+        settings: the cluster's; models lie in the home.
     """
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings.models)
+        self.run = Cluster(settings)
+
+
+class Cluster:
+    """Maps attempts to outcomes, see `over_shards`, on Spark's workers, each as a task.
+
+    It takes the process's session where there is one, as in a notebook or a job that spark-submit started. Else it
+    starts one at first use, which ends with the process.
+
+    Args:
+        settings: those of Spark.
+    """
+
+    def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
-    def predict(
-        self, model: TrainedModel, shards: Sequence[Shard], folder: Path, asked: Asked, progress: Progress | None = None
-    ) -> tuple[Predictions, tuple[str, ...]]:
-        """See Engine.predict. A single shard is forecast here: it would keep one worker busy, and the others waiting.
+    def __call__(self, work: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+        """Outcomes in order, when all of them are there; they are small. What is mapped must be importable by workers.
 
         Raises:
-            EngineError: the cluster can't be reached, or gave up on a shard.
+            EngineError: there is no cluster, its workers have another version of the platform, or Spark gave up on a
+                task.
+            ValueError, BatchError: an item's own; it is not tried again.
         """
-        if len(shards) < 2:
-            return predict_here(model, shards, folder, asked, progress)
-        with session(self._settings) as spark:
-            return predict_here(model, shards, folder, asked, progress, on_workers(spark))
-
-
-def on_workers(spark: SparkSession) -> Run:
-    """Like `map`, on Spark's workers; each item is a task. What it maps must be importable there.
-
-    Outcomes come when all of them are there; they are small. The mapping raises EngineError when workers have another
-    version of the platform or Spark gave up on a task, and the ValueError or BatchError that a task raised, which is
-    not tried again.
-    """
-    from pyspark import cloudpickle
-    from pyspark.errors import PySparkException
-
-    def run(work: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
         if not items:
             return
+        spark = self.session()
+        from pyspark import cloudpickle
+        from pyspark.errors import PySparkException
+
         tasks = [cloudpickle.dumps((work, item)) for item in items]
         # One row, one partition, one item: what fails is tried again without its neighbours.
         numbers = spark.range(0, len(tasks), 1, len(tasks))
         try:
-            rows = numbers.mapInArrow(functools.partial(_worked, code_version(), tasks), _OUTCOME).collect()
+            rows = numbers.mapInArrow(functools.partial(_worked, source_digest(), tasks), _OUTCOME).collect()
         except PySparkException as error:
             raise EngineError(f"Spark gave up on a shard: {error}") from error
         for row in sorted(rows, key=lambda row: row.number):
@@ -127,21 +85,60 @@ def on_workers(spark: SparkSession) -> Run:
                 raise outcome
             yield outcome
 
-    return run
+    def session(self) -> SparkSession:
+        """The process's session.
+
+        Raises:
+            EngineError: pyspark or Java is missing, or the cluster can't be reached.
+        """
+        try:
+            from pyspark.errors import PySparkException
+            from pyspark.sql import SparkSession
+        except ImportError as error:
+            raise EngineError('engine spark needs pyspark: pip install "forecast-platform[spark]"') from error
+        if active := SparkSession.getActiveSession():
+            return active
+        master, archive = self._settings.spark_master, self._settings.spark_archive
+        builder = SparkSession.builder.appName("forecast").master(master)
+        for name, value in self.configuration().items():
+            builder = builder.config(name, value)
+        os.environ["PYSPARK_PYTHON"] = f"./{_ARCHIVE}/bin/python" if archive else sys.executable
+        try:
+            return builder.getOrCreate()
+        except (PySparkException, OSError) as error:
+            raise EngineError(f"Spark does not start at {master} (it needs Java 17 here): {error}") from error
+
+    def configuration(self) -> dict[str, str]:
+        """What Spark is told: what the work asks for, and over it what the settings say."""
+        needed = {"spark.ui.showConsoleProgress": "false", "spark.executorEnv.OMP_NUM_THREADS": "1"}
+        if self._settings.spark_archive:
+            needed["spark.archives"] = f"{self._settings.spark_archive}#{_ARCHIVE}"
+        else:
+            needed["spark.executorEnv.PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+        return needed | self._settings.spark_conf
 
 
-def _worked(code: str, tasks: Sequence[bytes], batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The outcomes of the tasks of these numbers, on a worker. `code` is the driver's version of the platform."""
+def _worked(source: str, tasks: Sequence[bytes], batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The outcomes of the tasks of these numbers, on a worker. `source` is the driver's."""
     for batch in batches:
         for number in batch.column("id").to_pylist():
             try:
-                if code_version() != code:
+                if source_digest() != source:
                     raise EngineError(
-                        f"Spark's workers have version {code_version()} of the platform, this is {code}; give them this "
-                        "one: make spark-archive"
+                        "Spark's workers have another version of the platform than this; give them this one, such as by "
+                        "make spark-archive"
                     )
                 work, item = pickle.loads(tasks[number])  # noqa: S301  # of our own driver
                 outcome = work(item)
             except _FINAL as error:
                 outcome = error
             yield pa.RecordBatch.from_pydict({"number": [number], "outcome": [pickle.dumps(outcome)]})
+
+
+@functools.cache
+def source_digest() -> str:
+    """Of the platform's source in this process."""
+    top, found = Path(forecast_platform.__file__).parent, hashlib.sha256()
+    for path in sorted(top.rglob("*.py")):
+        found.update(path.relative_to(top).as_posix().encode() + b"\0" + path.read_bytes())
+    return found.hexdigest()

@@ -7,10 +7,9 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from types import TracebackType
 from typing import TypeVar
 
-from forecast_platform.history.shards import Run
+from forecast_platform.engines.base import EngineError
 
 Given = TypeVar("Given")
 Outcome = TypeVar("Outcome")
@@ -20,10 +19,6 @@ Outcome = TypeVar("Outcome")
 BASE_BYTES = 500e6
 BYTES_A_SERIES = 130e3
 FEWEST = 500  # series of a shard: what each shard costs by itself must not outweigh them
-
-
-class WorkerLost(RuntimeError):
-    """A process ended in the middle of its work; the message says what to do."""
 
 
 class Workers:
@@ -41,7 +36,7 @@ class Workers:
         """Outcomes in order.
 
         Raises:
-            WorkerLost: a process was killed, as a rule because the machine had no more memory.
+            EngineError: a process was killed, as a rule because the machine had no more memory.
         """
         if self._pool is None:
             # A server that has imported the engine once: its workers start in no time and share its memory.
@@ -52,7 +47,7 @@ class Workers:
             yield from self._pool.map(work, items)
         except BrokenProcessPool as error:
             self.close()
-            raise WorkerLost(
+            raise EngineError(
                 "a process that worked on a shard was killed, as a rule for lack of memory; set FORECAST_MEMORY_GB to "
                 "what this machine can spare, or fewer FORECAST_WORKERS, and run again: finished shards are kept"
             ) from error
@@ -62,12 +57,6 @@ class Workers:
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
             self._pool = None
-
-    def __enter__(self) -> Run:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
 
 
 def _one_thread() -> None:

@@ -155,12 +155,19 @@ _NAMES_OF_FEATURES = f"SELECT DISTINCT name FROM ({FEATURES}) ORDER BY name"  # 
 
 
 def sources(
-    con: duckdb.DuckDBPyConnection, cutoff: dt.date, as_known: str, meaning: Meaning, folder: Path, at_most: int
+    con: duckdb.DuckDBPyConnection,
+    cutoff: dt.date,
+    as_known: str,
+    meaning: Meaning,
+    folder: Path,
+    at_most: int,
+    at_least: int = 1,
 ) -> list[Source]:
-    """All series up to `cutoff` in shards of at most so many series each.
+    """All series up to `cutoff` in shards.
 
     Args:
         folder: where the rows of several shards go; it is replaced.
+        at_most: series of a shard. at_least: shards, where there are as many series.
 
     Raises:
         ValueError: nothing had been observed by then.
@@ -168,10 +175,8 @@ def sources(
     observed, parameters = _observed(cutoff, as_known)
     there = f"SELECT store, dept, min(week) AS first, max(week) AS last FROM ({observed}) GROUP BY store, dept"  # noqa: S608 (only our own SQL is composed)
     con.execute(f"CREATE OR REPLACE TEMP TABLE series_there AS {there}", parameters)
-    found = con.execute("SELECT count(*), min(first), max(last) FROM series_there").fetchone()
-    assert found is not None
-    count, first, last = found
-    shards = -(-count // at_most)
+    ((count, first, last),) = con.execute("SELECT count(*), min(first), max(last) FROM series_there").fetchall()
+    shards = max(-(-count // at_most), min(at_least, count))
     if shards <= 1:
         return [_whole(con, cutoff, as_known, meaning)]
     con.execute(_SHARD_OF, {"shards": shards})

@@ -5,7 +5,7 @@ the usual number of open days. All of that is sums by some key. So a step is wri
 its Retailer, and asks it for sums over all series where it needs them. With the whole retailer in the panel the answer
 is at hand. With a shard the step pauses; when all shards have paused at the same place their sums are added, and each
 starts again with what is known by then (`over_shards`). What has been asked for, in order, is all that a shard has to
-know of the others. What a shard has worked out before a pause it keeps on disk (`Retailer.once`), so that a round costs
+know of the others. What a shard has worked out before a pause it keeps on disk (`Retailer.keep`), so that a round costs
 little. Shards are worked on one after the other, or wherever `run` sends them: other processes, other machines.
 
 Sums are exact: whole numbers of units of 2^-40, whose order does not matter. So results do not depend on the number of
@@ -171,7 +171,7 @@ class Retailer:
         low, high = np.searchsorted(until, [(until[-1] - 1) // 2, until[-1] // 2], side="right")
         return float((found.names[low] + found.names[high]) / 2)
 
-    def once(self, make: Callable[[], tuple[NDArray[Any], ...]]) -> tuple[NDArray[Any], ...]:
+    def keep(self, make: Callable[[], tuple[NDArray[Any], ...]]) -> tuple[NDArray[Any], ...]:
         """The arrays that `make` gives, which may ask for sums on its way. A shard makes them in one round and finds
         them in the next ones."""
         if self._kept is None:

@@ -89,14 +89,14 @@ class TestSteps:
                 return (np.sqrt(rows),)
 
             def outer():
-                [roots] = retailer.once(inner)
+                [roots] = retailer.keep(inner)
                 total = retailer.total(roots)
                 made.append(("outer", rows[0]))
                 return roots / total, np.array(["of", "text"])
 
-            shares, _ = retailer.once(outer)
+            shares, _ = retailer.keep(outer)
             middle = retailer.median(shares)
-            [after] = retailer.once(lambda: (shares - middle,))
+            [after] = retailer.keep(lambda: (shares - middle,))
             return after * retailer.total(after**2)
 
         whole = step(self.ROWS, WHOLE)

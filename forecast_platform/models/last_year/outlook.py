@@ -132,7 +132,7 @@ def _spread_by_size(squares: Floats, known: NDArray[np.bool_], size: Floats, ret
 def _weights(seen: _KnownWeeks, retailer: Retailer) -> Floats:
     """The weight of each variant for each department, shape (K, D), summing to 1 over variants: the larger, the less it
     would have erred from origins in the history. Weights are equal where the history is too short to try them."""
-    [erred] = retailer.once(lambda: (_errors_of_variants(seen),))
+    [erred] = retailer.keep(lambda: (_errors_of_variants(seen),))
     errors, size = retailer.sums((seen.depts, erred), (seen.depts, np.abs(seen.sold).sum(axis=1)))
     errors = errors.T
     least = errors.min(axis=0)

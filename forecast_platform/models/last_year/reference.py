@@ -101,7 +101,7 @@ def worth_lining_up(panel: Panel, retailer: Retailer = WHOLE) -> tuple[Event, ..
     """
     ends = (panel.weeks[0].astype(dt.date), panel.weeks[-1].astype(dt.date))
     events = retail_events(*ends) if panel.events is None else panel.events
-    [errors] = retailer.once(lambda: (_lined_up_or_not(panel, events),))
+    [errors] = retailer.keep(lambda: (_lined_up_or_not(panel, events),))
     lined_up, as_it_is = retailer.total(errors).T
     return tuple(event for event, keep in zip(events, lined_up <= as_it_is, strict=True) if keep)
 
@@ -147,7 +147,7 @@ def last_year(
     if not 0 < horizon <= MAX_HORIZON:
         raise ValueError(f"horizon is {horizon}; the reference reaches 1 .. {MAX_HORIZON} weeks ahead")
     back = one_year_back(panel.weeks, horizon, panel.events if events is None else events)
-    [reference] = retailer.once(lambda: (_last_year(panel, horizon, mix, back, retailer),))
+    [reference] = retailer.keep(lambda: (_last_year(panel, horizon, mix, back, retailer),))
     return reference
 
 
@@ -157,7 +157,7 @@ def _last_year(
     known = len(panel.weeks)
     seen = _Observed.of(panel, retailer)
     share = _share_of_life(seen, back, retailer)
-    own, shape = retailer.once(lambda: _components(seen, back, 1, share))
+    own, shape = retailer.keep(lambda: _components(seen, back, 1, share))
     part = _fitted_mix(seen, own, shape, retailer)[:, None] if mix is None else np.asarray(mix)
     reference = np.where(np.isnan(own), shape, (1 - part) * own + part * shape)
     if known + horizon > 2 * YEAR:
@@ -281,7 +281,7 @@ def _fitted_mix(
 ) -> NDArray[np.float64]:
     """The department's part that would have had the least absolute error in the history, shape (N,): half the
     department's own best and half that of all, because one department's history is short."""
-    [error] = retailer.once(lambda: (_errors_of_mixes(seen, own, shape),))
+    [error] = retailer.keep(lambda: (_errors_of_mixes(seen, own, shape),))
     by_dept, together = retailer.sums((seen.depts, error), (Groups.one(len(error)), error))
     if not together.any():
         return np.full(len(error), 0.5)

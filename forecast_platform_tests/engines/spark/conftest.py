@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
-
 import pytest
 
-from forecast_platform.engines.spark import session
+from forecast_platform.engines.spark import Cluster
 from forecast_platform.settings import Settings
-
-if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory) -> Iterator[SparkSession]:
-    """The process's session: whoever asks for one gets this."""
+def cluster(tmp_path_factory) -> Iterator[Cluster]:
+    """Its session is the process's: whoever asks for one gets this."""
     pytest.importorskip("pyspark", reason="the extra `spark` is not installed: make spark")
     if not shutil.which("java"):
         pytest.skip("Spark needs Java 17")
@@ -32,5 +27,6 @@ def cluster(tmp_path_factory) -> Iterator[SparkSession]:
         patch.setenv("SPARK_WORKER_DIR", str(tmp_path_factory.mktemp("workers")))
         patch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
         patch.setenv("PYSPARK_PYTHON", "")  # as it was, when this is over
-        with session(Settings(engine="spark", spark_master="local-cluster[2,1,1024]", spark_conf=conf)) as made:
-            yield made
+        spark = Cluster(Settings(engine="spark", spark_master="local-cluster[2,1,1024]", spark_conf=conf))
+        yield spark
+        spark.session().stop()

@@ -15,7 +15,7 @@ import pytest
 from forecast_platform.engines.base import EngineError, Shard, predict_here, split
 from forecast_platform.engines.local import LocalEngine
 from forecast_platform.engines.predictions import Predictions, write_shard, written_shard
-from forecast_platform.engines.spark import SparkEngine, on_workers
+from forecast_platform.engines.spark import SparkEngine
 from forecast_platform.history.panel_file import save_panel
 from forecast_platform.models import trained as module
 from forecast_platform.models.blend import Blend
@@ -98,11 +98,10 @@ class Deadly:
 @pytest.mark.kill
 @pytest.mark.parametrize("how", ["fails", "worker killed", "executor killed"])
 def test_a_task_that_has_written_and_is_tried_again_publishes_once(cluster, model, shards, here, tmp_path, how):
-    run = on_workers(cluster)
     marker = tmp_path / "marker"
 
     def harmed(work, attempts):
-        return run(work, [dataclasses.replace(each, step=Deadly(each.step, marker, how)) for each in attempts])
+        return cluster(work, [dataclasses.replace(each, step=Deadly(each.step, marker, how)) for each in attempts])
 
     made, _ = predict_here(model, shards, tmp_path / "week", ASKED, run=harmed)
     assert marker.exists()
@@ -132,8 +131,8 @@ def test_an_attempt_that_dies_while_it_writes_leaves_what_another_one_wrote(mode
 
 
 def test_workers_of_another_version_are_refused(cluster, model, shards, tmp_path, monkeypatch):
-    monkeypatch.setattr("forecast_platform.engines.spark.code_version", lambda: "another")
-    with pytest.raises(EngineError, match=r"Spark's workers have version \w+ of the platform, this is another"):
+    monkeypatch.setattr("forecast_platform.engines.spark.source_digest", lambda: "another")
+    with pytest.raises(EngineError, match="Spark's workers have another version of the platform"):
         SparkEngine(Settings(engine="spark")).predict(model, shards, tmp_path / "week", ASKED)
 
 

@@ -7,7 +7,6 @@ import os
 import pytest
 
 from forecast_platform.engines.base import EngineError
-from forecast_platform.engines.spark import on_workers
 from forecast_platform_tests.engines.spark import work
 from forecast_platform_tests.engines.spark.work import Item
 
@@ -18,7 +17,7 @@ def items(tmp_path) -> list[Item]:
 
 
 def doubled(cluster, items, how=work.doubled) -> list[int]:
-    return list(on_workers(cluster)(how, items))
+    return list(cluster(how, items))
 
 
 def test_outcomes_are_in_order_and_each_item_is_worked_on_once(cluster, items):
@@ -27,7 +26,7 @@ def test_outcomes_are_in_order_and_each_item_is_worked_on_once(cluster, items):
 
 
 def test_work_is_done_by_other_processes(cluster, items):
-    found = list(on_workers(cluster)(work.process, items))
+    found = list(cluster(work.process, items))
     assert os.getpid() not in {worker for worker, _ in found}
     assert os.getpid() not in {executor for _, executor in found}
 
@@ -37,7 +36,7 @@ def test_nothing_to_do(cluster):
 
 
 def test_what_is_mapped_may_be_a_closure(cluster, items):
-    assert list(on_workers(cluster)(lambda item: item.number + len(items), items)) == [5, 6, 7, 8, 9]
+    assert list(cluster(lambda item: item.number + len(items), items)) == [5, 6, 7, 8, 9]
 
 
 @pytest.mark.kill
