@@ -178,10 +178,10 @@ def _landed(settings: Settings) -> Panel:
         )
     try:
         with cloud.lake.connection(*KNOWN) as con:
-            panel = known_panel(con, week, "now", settings)
+            panel, of_sample = known_panel(con, week, "now", settings)
     except ValueError as error:
         raise click.ClickException(str(error)) from error
-    click.echo(f"{settings.home}: sales up to the week of {week}; {told(panel)}", err=True)
+    click.echo(f"{settings.home}: sales up to the week of {week}; {of_sample or told(panel)}", err=True)
     return panel
 
 

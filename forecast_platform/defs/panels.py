@@ -11,7 +11,7 @@ import duckdb
 
 from forecast_platform.engines.workers import series_at_once
 from forecast_platform.history.panel import Panel
-from forecast_platform.history.reading import known_by, read_panel, sources
+from forecast_platform.history.reading import known_by, read_panel, sample, sources
 from forecast_platform.history.shards import Run
 from forecast_platform.lake.closures import closings
 from forecast_platform.levels import attribute_levels
@@ -22,11 +22,19 @@ from forecast_platform.settings import Settings
 KNOWN = ("raw_sales", "landings", "cleaned_series", "features", "calendar", "closures", "stores", "departments")
 
 
-def known_panel(con: duckdb.DuckDBPyConnection, week: dt.date, mode: str, settings: Settings) -> Panel:
-    """All series up to a week. See `read_panel`, also for what it raises. Attributes are those of now: they have no
-    history, and past forecasts keep theirs (table level_members)."""
+def known_panel(con: duckdb.DuckDBPyConnection, week: dt.date, mode: str, settings: Settings) -> tuple[Panel, str]:
+    """All series up to a week to learn from, or of a large retailer a sample of them, and which sample in words, "" for
+    all. See `read_panel`, also for what it raises. Attributes are those of now: they have no history, and past
+    forecasts keep theirs (table level_members)."""
     levels = attribute_levels(con, settings.levels)
-    return replace(read_panel(con, week, mode, settings.meaning), levels=levels)
+    among = sample(con, week, mode, settings.training_series)
+    panel = replace(read_panel(con, week, mode, settings.meaning, among), levels=levels)
+    if among is None:
+        return panel, ""
+    return panel, (
+        f"learnt from {len(panel):,} of {among.series:,} series, in {len(among.stores):,} stores and "
+        f"{len(among.depts):,} departments (FORECAST_TRAINING_SERIES)"
+    )
 
 
 def listed_series(

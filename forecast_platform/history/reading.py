@@ -2,7 +2,7 @@
 
 Rows are read once. Those of a small retailer stay in memory. Those of a large one go to a folder first, a file for each
 shard: a stretch of the series in the order of their names, a store's side by side. A shard becomes a panel only while
-it is worked on.
+it is worked on. To learn from, a sample of a large retailer is enough.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ from forecast_platform.history.holidays import Event, events_for
 from forecast_platform.history.panel import ACTIVE_WEEKS, LARGEST, Panel
 from forecast_platform.history.shards import WHOLE, Retailer
 from forecast_platform.history.versions import BEGINNING, CALENDAR, EVER, FEATURES, VERSIONS
+from forecast_platform.weeks import WEEK
+
+FEWEST_STORES = 8  # of a sample: what stores have in common, and what not, is learnt from several
 
 
 def known_by(week: dt.date) -> dt.datetime:
@@ -109,22 +112,79 @@ def _table(rows: pa.Table | Path) -> pa.Table:
     return pq.read_table(rows, partitioning=None) if isinstance(rows, Path) else rows
 
 
+@dataclass(frozen=True)
+class Sample:
+    """A smaller retailer out of a large one: some of its stores and departments.
+
+    Attributes:
+        stores, depts: their names. series: of all stores and departments.
+    """
+
+    stores: tuple[str, ...]
+    depts: tuple[str, ...]
+    series: int
+
+
+def sample(con: duckdb.DuckDBPyConnection, cutoff: dt.date, as_known: str, at_most: int) -> Sample | None:
+    """About as many series, spread evenly over stores from the largest to the smallest; with all of their departments,
+    which are each other's measure, unless a few stores alone would be too many. None: there are not more.
+
+    What a store and its departments sell together is as it was, so what is learnt on the sample holds for the others.
+    """
+    observed, parameters = _observed(cutoff, as_known)
+    year = {"year": cutoff - 51 * WEEK}
+    sizes = f"""SELECT {{key}}, sum(greatest(sales, 0)) FILTER (week >= $year) AS size, count(DISTINCT {{other}})
+                FROM ({observed}) GROUP BY {{key}} ORDER BY size, {{key}}"""  # noqa: S608 (only our own SQL is composed)
+    stores = con.execute(sizes.format(key="store", other="dept"), parameters | year).fetchall()
+    series = sum(count for _, _, count in stores)
+    if series <= at_most:
+        return None
+    depts = con.execute(sizes.format(key="dept", other="store"), parameters | year).fetchall()
+    wanted = min(max(round(len(stores) * at_most / series), FEWEST_STORES), len(stores))
+    some = _evenly([name for name, *_ in stores], wanted)
+    part = at_most / (series * wanted / len(stores))
+    also = _evenly([name for name, *_ in depts], min(max(round(len(depts) * part), 1), len(depts)))
+    return Sample(some, also, series)
+
+
+def _evenly(names: list[str], count: int) -> tuple[str, ...]:
+    return tuple(names[(2 * k + 1) * len(names) // (2 * count)] for k in range(count))
+
+
 def read_panel(
-    con: duckdb.DuckDBPyConnection, cutoff: dt.date, as_known: str = "now", meaning: Meaning = DEFAULT
+    con: duckdb.DuckDBPyConnection,
+    cutoff: dt.date,
+    as_known: str = "now",
+    meaning: Meaning = DEFAULT,
+    among: Sample | None = None,
 ) -> Panel:
     """All series up to `cutoff`, from `observations`, with what is known beside sales and by the same moment.
+
+    Args:
+        among: only the series of these stores and departments.
 
     Raises:
         ValueError: nothing had been observed by then, or see `build_panel`.
     """
-    return _whole(con, cutoff, as_known, meaning).panel()
+    return _whole(con, cutoff, as_known, meaning, among).panel()
 
 
-def _whole(con: duckdb.DuckDBPyConnection, cutoff: dt.date, as_known: str, meaning: Meaning) -> Source:
-    sales = observations(con, cutoff, as_known).to_arrow_table()
+def _whole(
+    con: duckdb.DuckDBPyConnection, cutoff: dt.date, as_known: str, meaning: Meaning, among: Sample | None = None
+) -> Source:
+    sql, parameters = _observed(cutoff, as_known)
     moment, features, calendar = _moment(cutoff, as_known), _NO_FEATURES, _NO_DAYS
+    of_features, asked = FEATURES, moment
+    if among is not None:
+        chosen = {"stores": list(among.stores), "depts": list(among.depts)}
+        sql = f"SELECT * FROM ({sql}) WHERE store IN $stores AND dept IN $depts"  # noqa: S608 (only our own SQL is composed)
+        of_features = f"SELECT * FROM ({FEATURES}) WHERE store IN $stores AND coalesce(dept IN $depts, true)"  # noqa: S608
+        parameters, asked = parameters | chosen, moment | chosen
+    sales = con.sql(sql, params=parameters).to_arrow_table()
     if meaning.declarations is not None:
-        features, calendar = (con.sql(sql, params=moment).to_arrow_table() for sql in (FEATURES, CALENDAR))
+        features, calendar = (
+            con.sql(sql, params=given).to_arrow_table() for sql, given in ((of_features, asked), (CALENDAR, moment))
+        )
     weeks = pc.min_max(sales["week"]).as_py()
     names = tuple(sorted(features["name"].unique().to_pylist()))
     return Source(cutoff, meaning, sales, features, calendar, (weeks["min"], weeks["max"]), names)
@@ -134,7 +194,7 @@ _NO_FEATURES = pa.table({name: pa.array([], pa.string()) for name in ("store", "
 _NO_DAYS = pa.table({name: pa.array([], pa.string()) for name in ("name", "date")})
 
 
-def _moment(cutoff: dt.date, as_known: str) -> dict[str, dt.datetime]:
+def _moment(cutoff: dt.date, as_known: str) -> dict[str, Any]:
     return {"known_before": known_by(cutoff) if as_known == "then" else EVER}
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -64,11 +64,15 @@ class Groups:
 
 @dataclass(frozen=True)
 class Sums:
-    """Exact sums of rows by group: `whole` + `rest` * 2^-40, both of shape (G, ...)."""
+    """Exact sums of rows by group: `whole` + `rest` * 2^-40, both of shape (G, ...).
+
+    `ranked`: the groups are values, counted to find their median.
+    """
 
     names: Names
     whole: NDArray[np.int64]
     rest: NDArray[np.int64]
+    ranked: bool = False
 
     @classmethod
     def of(cls, groups: Groups, values: NDArray[Any]) -> Sums:
@@ -90,7 +94,15 @@ class Sums:
         names, at = np.unique(np.concatenate([self.names, other.names]), return_inverse=True)
         groups = Groups(names, np.asarray(at).reshape(-1))
         both = zip((self.whole, self.rest), (other.whole, other.rest), strict=True)
-        return Sums(names, *(_added(groups, np.concatenate(pair)) for pair in both))
+        return Sums(names, *(_added(groups, np.concatenate(pair)) for pair in both), self.ranked)
+
+    def settled(self) -> Sums:
+        """The same when all shards are in it: of ranked values the two in the middle will do."""
+        if not self.ranked or not len(self.names):
+            return self
+        until = np.cumsum(self.whole)
+        middle = self.names[np.searchsorted(until, [(until[-1] - 1) // 2, until[-1] // 2], side="right")]
+        return Sums.of(Groups.of(middle), np.ones(2, dtype=np.int64))
 
     @property
     def values(self) -> Floats:
@@ -144,12 +156,16 @@ class Retailer:
         What is asked for together costs one round of the shards.
         """
         if self._known is not None and self._asked < len(self._known):
-            self._asked += 1
-            return self._known[self._asked - 1]
-        own = tuple(Sums.of(groups, values) for groups, values in parts)
+            return self._every(())
+        return self._every(tuple(Sums.of(groups, values) for groups, values in parts))
+
+    def _every(self, own: Asked) -> Asked:
         if self._known is None:
             return own
-        raise _Pause(own)
+        if self._asked == len(self._known):
+            raise _Pause(own)
+        self._asked += 1
+        return self._known[self._asked - 1]
 
     def sums(self, *parts: tuple[Groups, NDArray[Any]]) -> list[Floats]:
         """The same, of the groups in the panel alone: shape (G, ...)."""
@@ -163,13 +179,10 @@ class Retailer:
 
     def median(self, values: Floats) -> float | None:
         """The median of N values, as np.median has it; None of none."""
-        groups = Groups.of(values)
-        [found] = self.every((groups, np.ones(len(values), dtype=np.int64)))
-        until = np.cumsum(found.whole)
-        if not len(until):
-            return None
-        low, high = np.searchsorted(until, [(until[-1] - 1) // 2, until[-1] // 2], side="right")
-        return float((found.names[low] + found.names[high]) / 2)
+        counted = Sums.of(Groups.of(values), np.ones(len(values), dtype=np.int64))
+        [found] = self._every((replace(counted, ranked=True),))
+        middle = found.settled().names
+        return float((middle[0] + middle[-1]) / 2) if len(middle) else None
 
     def keep(self, make: Callable[[], tuple[NDArray[Any], ...]]) -> tuple[NDArray[Any], ...]:
         """The arrays that `make` gives, which may ask for sums on its way. A shard makes them in one round and finds
@@ -279,4 +292,5 @@ def over_shards(
                 yield outcome
         if total is None:
             return
+        total = tuple(sums.settled() for sums in total)
         known = known.and_then(total) if isinstance(known, Rounds) else (*known, total)

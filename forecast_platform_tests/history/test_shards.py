@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forecast_platform.history.shards import WHOLE, Groups, Retailer, Sums, over_shards
+from forecast_platform.history.shards import WHOLE, Groups, Retailer, Rounds, Sums, over_shards
 
 sales = st.floats(-1e9, 1e9).map(lambda x: round(x, 2))
 
@@ -124,3 +124,12 @@ class TestSteps:
                 continue
         assert calls < 16  # one undisturbed takes 4 rounds of 4 shards; the last of those before need not be repeated
         np.testing.assert_array_equal(np.concatenate(found), whole)
+
+
+def test_of_a_median_no_more_is_kept_than_it_takes(tmp_path):
+    values = np.random.default_rng(1).normal(size=1000)
+    parts = np.array_split(values, 7)
+    found = set(over_shards(parts, lambda part, retailer: retailer.median(part), folder=tmp_path))
+    assert found == {float(np.median(values))}
+    [[kept]] = Rounds.at(tmp_path / "sums")
+    assert len(kept.names) == 2

@@ -149,8 +149,9 @@ def _errors_of_variants(seen: _KnownWeeks) -> Floats:
     for origin in range(weeks - STEP, max(STEP, weeks - 2 * YEAR) - 1, -STEP):
         ahead = slice(origin, origin + AHEAD)
         logs, known, sold = seen.log_reference[:, ahead], seen.known[:, ahead], seen.sold[:, ahead]
+        shapes = {slope: np.exp(slope * logs) for slope in (1 - damping for damping in PEAK_DAMPINGS)}
         for column, (level, slope) in zip(erred.T, seen.variants(origin), strict=True):
-            column += (np.abs(sold - np.exp(level[:, None] + slope * logs)) * known).sum(axis=1)
+            column += (np.abs(sold - np.exp(level)[:, None] * shapes[slope]) * known).sum(axis=1)
     return erred
 
 

@@ -71,14 +71,10 @@ def one_year_back(
 
 
 def times(cells: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`cells @ weights`, (..., T) by (T, M), with few weights in a column. A row's numbers are its own to the last bit:
-    those of a matrix product depend on how many rows there are."""
-    sources = np.count_nonzero(weights, axis=0).max(initial=0)
-    at = np.argsort(weights == 0, axis=0, kind="stable")[:sources]  # the weeks that count, in order, then some of 0
-    total = np.zeros((*cells.shape[:-1], weights.shape[1]))
-    for source, weight in zip(at, np.take_along_axis(weights, at, axis=0), strict=True):
-        total += cells[..., source] * weight
-    return total
+    """`cells @ weights`, (..., T) by (T, M), with few weights in a column; see products.py."""
+    from forecast_platform.models.products import of_few  # Numba takes a while to load
+
+    return of_few(cells, weights)
 
 
 def _nearest(end: dt.date, events: Sequence[Event]) -> tuple[dt.date, dt.date] | None:
@@ -224,7 +220,7 @@ def _share_of_life(seen: _Observed, back: NDArray[np.float64], retailer: Retaile
     both = (seen.observed > 0) & ~np.isnan(own)
     now, then = retailer.sums((seen.depts, seen.sales * both), (seen.depts, np.where(both, own, 0)))
     before = _weeks_of(seen.department, seen.traded, back[:, :known])
-    alike = (now > 0) & (then > 0.2 * before)
+    alike = (now > 0) & (then > 0) & (then > 0.2 * before)
     grown = np.clip(now / np.where(alike, then, 1), *GROWN)
     department = np.where(alike, grown * before, seen.department)
     beside = department[seen.depts.member] * seen.observed
