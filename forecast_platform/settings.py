@@ -217,11 +217,14 @@ class Settings(BaseSettings):
         "local[*]", description="the cluster: spark://host:7077, yarn, k8s://...; local[*] is this machine"
     )
     spark_archive: str = Field(
-        "",
-        description="where workers get what `make spark-archive` made; empty: they have Python and the platform as here",
+        "", description="address of what `make spark-archive` made; empty: workers have Python and the platform as here"
     )
     spark_conf: dict[str, str] = Field(
         default_factory=dict, description='properties of Spark\'s own: {"spark.executor.memory": "8g"}'
+    )
+
+    spark_application: str = Field(
+        "", description="EMR Serverless application whose jobs forecast shards (profile aws); empty: spark_master does"
     )
 
     # What people see
@@ -249,7 +252,7 @@ class Settings(BaseSettings):
         description="where DeepAR runs: on this machine, Spark's workers, Amazon's image, or ours; "
         "empty: local, on profile aws sagemaker-container",
     )
-    role_arn: str = Field("", description="role that SageMaker jobs run as")
+    role_arn: str = Field("", description="role that SageMaker jobs, or those of EMR Serverless, run as")
     image: str = Field("", description="ECR address of our DeepAR image, for sagemaker-container")
     train_instance: str = Field("ml.c5.2xlarge", pattern="^ml[.]", description="instance type of a training job")
     transform_instance: str = Field("ml.c5.2xlarge", pattern="^ml[.]", description="instance type of a batch transform")
@@ -258,7 +261,9 @@ class Settings(BaseSettings):
         "forecast", pattern="^[a-z][a-z0-9-]{1,20}$", description="begins the names of SageMaker jobs: infra's Name"
     )
     spot: bool = Field(False, description="train on spot instances")
-    max_job_minutes: int = Field(60, ge=1, description="a SageMaker job is stopped after this long")
+    max_job_minutes: int = Field(
+        60, ge=1, description="a job of SageMaker or EMR Serverless is stopped after this long"
+    )
     max_job_usd: float = Field(10, gt=0, description="a job that could cost more by its time limit is refused")
     max_month_usd: float = Field(200, gt=0, description="a job is refused when the calendar month could exceed this")
     prices: dict[str, float] = Field(
@@ -352,6 +357,8 @@ class Settings(BaseSettings):
             self._check_aws()
         elif self.engine_name.startswith("sagemaker"):
             raise ValueError(f"engine {self.engine} needs profile aws; set FORECAST_PROFILE=aws")
+        if self.spark_application and (self.profile, self.engine) != ("aws", "spark"):
+            raise ValueError("spark_application needs profile aws and engine spark")
         self._check_notify()
         _ = self.contract, self.calendar, self.declarations  # they validate themselves
         return self
@@ -371,6 +378,8 @@ class Settings(BaseSettings):
             needed["role_arn"] = self.role_arn
         if self.engine_name == "sagemaker-container":
             needed["image"] = self.image
+        if self.engine_name == "spark" and self.spark_application:
+            needed |= {"role_arn": self.role_arn, "spark_archive": self.spark_archive}
         missing = [f"FORECAST_{name.upper()}" for name, value in needed.items() if not value]
         if missing:
             raise ValueError(f"profile aws needs {', '.join(missing)}; the outputs of infra/ name them")

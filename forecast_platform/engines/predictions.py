@@ -267,12 +267,7 @@ def write_shard(
             pq.write_table(table, temporary, compression="zstd")
             hashes[name] = _hash(temporary)
     last = max(shard.last_week.tolist(), default=None)
-    said = {
-        "series": len(shard.store),
-        "last_week": last and last.isoformat(),
-        "files": hashes,
-        **more,
-    }
+    said = {"series": len(shard.store), "last_week": last and last.isoformat(), "files": hashes, **more}
     with _replacing(folder / f"shard-{number:03d}.json") as temporary:
         temporary.write_text(json.dumps(said))
     return said

@@ -12,50 +12,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from forecast_platform.engines.base import EngineError, Shard, predict_here, split
-from forecast_platform.engines.local import LocalEngine
+from forecast_platform.engines.base import EngineError, predict_here, split
 from forecast_platform.engines.predictions import Predictions, write_shard, written_shard
-from forecast_platform.engines.spark import SparkEngine
-from forecast_platform.history.panel_file import save_panel
-from forecast_platform.models import trained as module
-from forecast_platform.models.blend import Blend
-from forecast_platform.models.calibration import Calibration
-from forecast_platform.models.choose import Choice, Judgement
-from forecast_platform.models.registry import plans
-from forecast_platform.models.trained import TrainedModel
+from forecast_platform.engines.spark.cluster import SparkEngine
 from forecast_platform.settings import Settings
+from forecast_platform_tests.engines.spark.conftest import contents
 from forecast_platform_tests.engines.spark.work import executor
-from forecast_platform_tests.engines.test_predictions import ASKED, SMALL, retailer
-
-# A network, what needs none, and much that is summed over all shards.
-BLEND = Blend.by({"ratio": 0.6, "aligned_last_year": 0.3, "recent_level": 0.1})
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> TrainedModel:
-    settings = [Settings(context_length=4, prediction_length=4, target=name, hyperparameters=SMALL)
-                for name in BLEND.names]  # fmt: skip
-    given = {name: parameters for each in settings for name, parameters in plans(each).items()}
-    choice = Choice(BLEND, Judgement("unjudged", "played"), Calibration(((1.5, 1.2),), ()))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "choose", lambda *_: choice)
-        return LocalEngine(tmp_path_factory.mktemp("models")).train(retailer(), given)
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory) -> list[Shard]:
-    place = tmp_path_factory.mktemp("shards")
-    return [save_panel(part, place / str(number)).parent for number, part in enumerate(split(retailer(), 4))]
-
-
-@pytest.fixture(scope="module")
-def here(model, shards, tmp_path_factory) -> dict[str, bytes]:
-    """What one process makes of it."""
-    return contents(predict_here(model, shards, tmp_path_factory.mktemp("here") / "week", ASKED)[0])
-
-
-def contents(made: Predictions) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(made.folder.iterdir())}
+from forecast_platform_tests.engines.test_predictions import ASKED, retailer
 
 
 def test_the_forecasts_are_those_of_one_process_byte_for_byte(cluster, model, shards, here, tmp_path):
@@ -131,7 +94,7 @@ def test_an_attempt_that_dies_while_it_writes_leaves_what_another_one_wrote(mode
 
 
 def test_workers_of_another_version_are_refused(cluster, model, shards, tmp_path, monkeypatch):
-    monkeypatch.setattr("forecast_platform.engines.spark.source_digest", lambda: "another")
+    monkeypatch.setattr("forecast_platform.engines.spark.cluster.source_digest", lambda: "another")
     with pytest.raises(EngineError, match="Spark's workers have another version of the platform"):
         SparkEngine(Settings(engine="spark")).predict(model, shards, tmp_path / "week", ASKED)
 

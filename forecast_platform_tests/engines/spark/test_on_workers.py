@@ -58,6 +58,6 @@ def test_what_goes_on_failing_is_named(cluster, items):
 
 
 def test_data_that_cannot_be_forecast_is_said_as_it_is_and_not_tried_again(cluster, items):
-    with pytest.raises(ValueError, match="^promo has no value for the week of 2024-05-03$"):
+    with pytest.raises(ValueError, match=r"^promo has no value for the week of 2024-05-03$"):
         doubled(cluster, items, work.refuses)
     assert work.attempts(items[1]) == 1

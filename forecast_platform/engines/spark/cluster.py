@@ -72,9 +72,10 @@ class Cluster:
         from pyspark import cloudpickle
         from pyspark.errors import PySparkException
 
-        tasks = [cloudpickle.dumps((work, item)) for item in items]
+        # Together: what items share, such as sums, is there once. Spark sends it to each machine, not with each task.
+        tasks = cloudpickle.dumps((work, list(items)))
         # One row, one partition, one item: what fails is tried again without its neighbours.
-        numbers = spark.range(0, len(tasks), 1, len(tasks))
+        numbers = spark.range(0, len(items), 1, len(items))
         try:
             rows = numbers.mapInArrow(functools.partial(_worked, source_digest(), tasks), _OUTCOME).collect()
         except PySparkException as error:
@@ -118,18 +119,18 @@ class Cluster:
         return needed | self._settings.spark_conf
 
 
-def _worked(source: str, tasks: Sequence[bytes], batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _worked(source: str, tasks: bytes, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """The outcomes of the tasks of these numbers, on a worker. `source` is the driver's."""
     for batch in batches:
         for number in batch.column("id").to_pylist():
             try:
                 if source_digest() != source:
                     raise EngineError(
-                        "Spark's workers have another version of the platform than this; give them this one, such as by "
-                        "make spark-archive"
+                        "Spark's workers have another version of the platform; give them this one, as by make "
+                        "spark-archive"
                     )
-                work, item = pickle.loads(tasks[number])  # noqa: S301  # of our own driver
-                outcome = work(item)
+                work, items = pickle.loads(tasks)  # noqa: S301  # of our own driver
+                outcome = work(items[number])
             except _FINAL as error:
                 outcome = error
             yield pa.RecordBatch.from_pydict({"number": [number], "outcome": [pickle.dumps(outcome)]})
