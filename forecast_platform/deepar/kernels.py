@@ -1,6 +1,7 @@
-"""The elementwise half of an LSTM's step, in sampling and forwards and backwards in training, compiled by Numba.
+"""The elementwise half of an LSTM's step, in sampling and forwards and backwards in training, and the draw from
+Student's t, compiled by Numba.
 
-torch needs some ten calls a step for it, each of a microsecond's work and as long to start; here it is one pass that
+torch needs some ten calls a step for each, of a microsecond's work and as long to start; here it is one pass that
 holds a cell in registers from the gates' sums to the new state. Matrix products stay torch's.
 
 Arrays are float32 and C-contiguous. Dimension letters as in network.py, with K layers; gates are in the parameters'
@@ -14,7 +15,15 @@ from typing import Any, ParamSpec
 
 import numba
 import numpy as np
+import torch
+from llvmlite import binding
+from numba.core import codegen
 from numpy.typing import NDArray
+
+PROCESSOR = binding.get_host_cpu_name()  # in LLVM's words: "znver3", "cascadelake"
+if numba.config.CPU_FEATURES is None and "+avx512f" in codegen.get_host_cpu_features():
+    # By itself LLVM uses half of each register, for the sake of the clock; the matrix products beside use all of it.
+    numba.config.CPU_FEATURES = codegen.get_host_cpu_features() + ",-prefer-256-bit"
 
 Floats = NDArray[np.float32]
 Arguments = ParamSpec("Arguments")
@@ -27,10 +36,19 @@ _ROUNDER, _MANTISSA = np.float32(1.5 * 2**23), np.int32(23)  # what is added to 
 # The polynomial of degree 5 with the least relative error to 2^r, 7.5e-8 (a linear program over 3,001 points).
 _P0, _P1, _P2 = np.float32(1.000000072), np.float32(6.931469671e-1), np.float32(2.402211972e-1)
 _P3, _P4, _P5 = np.float32(5.550713274e-2), np.float32(9.675541330e-3), np.float32(1.327647187e-3)
+# Likewise to the inverse hyperbolic tangent of s in [0, 1/3], over s, in s squared: 1.6e-7.
+_T0, _T1, _T2, _T3 = (np.float32(t) for t in (9.999998354e-1, 3.333800145e-1, 1.979473046e-1, 1.711302620e-1))
+_HALF, _LEAST_DF = np.float32(0.5), np.float32(2.0)
+_BITS_OF_ONE = np.int32(0x3F800000)
+
+
+def serve(like: torch.Tensor) -> bool:
+    """Whether a tensor is where the kernels are and of their type."""
+    return bool(like.device.type == "cpu" and like.dtype == torch.float32)
 
 
 # Only what is named here is compiled: an array of another type or layout is an error and no second compilation.
-_2D, _3D, _4D, _5D = (numba.types.Array(numba.float32, dimensions, "C") for dimensions in (2, 3, 4, 5))
+_1D, _2D, _3D, _4D, _5D = (numba.types.Array(numba.float32, dimensions, "C") for dimensions in (1, 2, 3, 4, 5))
 
 
 def _compiled(*types: Any) -> Callable[[Callable[Arguments, None]], Callable[Arguments, None]]:
@@ -65,6 +83,41 @@ def _exp_minus(x: np.float32) -> np.float32:
 @numba.njit(inline="always")
 def _sigmoid(x: np.float32) -> np.float32:
     return _ONE / (_ONE + _exp_minus(x))
+
+
+@numba.njit(inline="always")
+def _expm1(x: np.float32) -> np.float32:
+    """exp(x) - 1 for x from 0 to 43, with as many digits where it is next to 0."""
+    y = min(x, _LIMIT) * -_MINUS_LOG2_E
+    rounded = np.float32(y + _ROUNDER)
+    r = y - (rounded - _ROUNDER)
+    less = np.float32(((((_P5 * r + _P4) * r + _P3) * r + _P2) * r + _P1) * r)  # 2^r - 1
+    whole = np.int32(np.int32(rounded.view(np.int32) << _MANTISSA) + _BITS_OF_ONE).view(np.float32)  # 2^n
+    return whole * less + (whole - _ONE)
+
+
+@numba.njit(inline="always")
+def _softplus(x: np.float32) -> np.float32:
+    """log(1 + exp(x)); not a number where x is none."""
+    size = abs(x)
+    e = _exp_minus(size)
+    s = e / (_TWO + e)  # log(1 + e) = 2 atanh(s)
+    t = s * s
+    return (x + size) * _HALF + _TWO * s * (((_T3 * t + _T2) * t + _T1) * t + _T0)
+
+
+@_compiled(_2D, _1D, _1D, numba.float32, _1D)
+def student_t(raw: Floats, log_u: Floats, cosine: Floats, floor: np.float32, out: Floats) -> None:
+    """Draws in units of the scale, as Likelihood has them: its `parameters` and `sample` in one.
+
+    Args:
+        raw: (3, B), raw outputs. log_u, cosine: (B,), from Likelihood.prepare. floor: of the width. out: (B,).
+    """
+    for_df, location, for_width = raw[0], raw[1], raw[2]
+    for b in range(len(out)):
+        df, width = _LEAST_DF + _softplus(for_df[b]), _softplus(for_width[b]) + floor
+        radius = np.sqrt(df * _expm1(log_u[b] * (-_TWO / df)))
+        out[b] = location[b] + width * radius * cosine[b]
 
 
 @_compiled(_3D, _3D, numba.int64, _2D, _2D)

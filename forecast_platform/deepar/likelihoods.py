@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from forecast_platform.deepar import kernels
 from forecast_platform.deepar.hyperparameters import ContractError
 from forecast_platform.deepar.series import SeriesSet
 
@@ -125,6 +126,13 @@ class Likelihood:
         else:
             return params[0]
         return torch.from_numpy(draws.astype(np.float32)).to(params[0].device)
+
+    def draw(self, raw: Tensor, scale: Tensor, base: Sequence[Tensor], out: Tensor) -> None:
+        """`sample` from raw outputs (P, B) into `out` (B,); scale and the base variates are (B,) each."""
+        if self.name == "student-t" and kernels.serve(raw):
+            kernels.student_t(raw.numpy(), *(each.numpy() for each in base), _FLOOR, out.numpy())
+        else:
+            out.copy_(self.sample(self.parameters(raw.unbind(0), scale), base))
 
     def check_domain(self, series: SeriesSet) -> None:
         """Raise ContractError naming the first series and value outside the distribution's domain."""

@@ -164,7 +164,7 @@ def lstm_step(gates: Tensor, known: Tensor | None, paths: int, cell: Tensor, hid
     gates (4N, B) are products, and hold nothing of use afterwards. known (4N, b), if any, is added to them first, for
     b series whose `paths` columns each stand side by side.
     """
-    if _has_kernels(gates):
+    if kernels.serve(gates):
         n = len(cell)
         added = gates.new_empty(4 * n, 0) if known is None else known
         products, constants = (t.view(4, n, t.shape[1]).numpy() for t in (gates, added))
@@ -175,10 +175,6 @@ def lstm_step(gates: Tensor, known: Tensor | None, paths: int, cell: Tensor, hid
     i, f, o, g = gates.chunk(4)
     cell.mul_(f.sigmoid()).addcmul_(i.sigmoid(), g.tanh())
     torch.mul(o.sigmoid(), cell.tanh(), out=hidden)
-
-
-def _has_kernels(like: Tensor) -> bool:
-    return like.device.type == "cpu" and like.dtype == torch.float32
 
 
 def project(weight: Tensor, x: Tensor, constant: Tensor) -> Tensor:
@@ -236,7 +232,7 @@ def unroll(
     constant (4N, B) is added to the first layer's sums at each step. keep (K - 1, N, B) multiplies what a layer hands
     to the next, or is None. weights are each layer's w_in, each layer's w_rec, and the bias of each but the first.
     """
-    if _has_kernels(x):
+    if kernels.serve(x):
         flat = (each for some in weights for each in some)
         hidden: Tensor = LSTMLayers.apply(x, constant, keep, spare, len(weights[0]), *flat)  # type: ignore[no-untyped-call]
         return hidden
@@ -308,7 +304,7 @@ class LSTMLayers(torch.autograd.Function):
                 if tick:
                     torch.bmm(back, work.by_tick[tick][2], out=work.d_rows)
         dx = None
-        with large_products(rows.device):
+        with large_products(rows.device, transposed=True):
             every = torch.bmm(work.d_gates.flatten(0, 1), rows[:ticks].flatten(0, 1).transpose(1, 2))
             if ctx.needs_input_grad[0]:
                 first = work.weights[0, :, : ctx.widths[0]].t()
@@ -348,14 +344,16 @@ class _ThroughOneDNN(AbstractContextManager[None]):
         torch.set_float32_matmul_precision(self.before)
 
 
-def large_products(device: torch.device) -> AbstractContextManager[None]:
+def large_products(device: torch.device, transposed: bool = False) -> AbstractContextManager[None]:
     """A context for matrix products of millions of operations, to be entered any number of times.
 
-    Under precision "medium" torch hands products to oneDNN, whose kernels are twice as fast as MKL's on AMD and
-    no slower elsewhere, but start later: small products gain nothing. "Medium" also allows oneDNN to round to
-    bfloat16, which it does where the CPU has tiles (AMX); there, and on a GPU, the context does nothing.
+    Under precision "medium" torch hands products to oneDNN, whose kernels are twice as fast as MKL's on AMD, but start
+    later: small products gain nothing. On Intel they are faster only where the second factor is `transposed`, and half
+    as fast elsewhere. "Medium" also allows oneDNN to round to bfloat16, which it does where the CPU has tiles (AMX);
+    there, and on a GPU, the context does nothing.
     """
-    return _ThroughOneDNN() if device.type == "cpu" and _one_dnn_is_exact() else nullcontext()
+    gains = device.type == "cpu" and (transposed or kernels.PROCESSOR.startswith("znver"))
+    return _ThroughOneDNN() if gains and _one_dnn_is_exact() else nullcontext()
 
 
 @functools.cache

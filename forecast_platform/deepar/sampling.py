@@ -19,7 +19,6 @@ import orjson
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import pad
 
 from forecast_platform.deepar.artifact import Model
 from forecast_platform.deepar.hyperparameters import ContractError
@@ -222,9 +221,13 @@ class _Decoder:
         # what was drawn, behind zeros for the lags that do not reach into the forecast yet
         before = max(own_lags, default=0)
         self.history = torch.zeros(before + hp.prediction_length, columns, device=device)
-        self.lag_rows = before - torch.tensor(own_lags, device=device, dtype=torch.long)
+        lags = torch.tensor(own_lags, device=device, dtype=torch.long)
+        self.lag_rows = [before + step - lags for step in range(hp.prediction_length)]
         self.z = self.history[before:]
         self.draws = self.z if self.family.scaled_output else torch.zeros_like(self.z)
+        self.scale = torch.ones(columns, device=device)
+        self.base = [torch.full_like(self.z, 0.5) for _ in self.family.prepare(torch.ones(2, 0))]
+        self.by_step = [([each[step] for each in self.base], draws) for step, draws in enumerate(self.draws)]
 
     def encode(self, batch: WindowBatch) -> _Encoded:
         """Run the context and the first forecast step, which depend on no path, once per series."""
@@ -236,24 +239,23 @@ class _Decoder:
         return _Encoded(pre, states, batch.scale, skip)
 
     def decode(self, encoded: _Encoded, first: int, keys: NDArray[np.uint64]) -> Floats:
-        """Sample series first .. first + len(keys): (H, b, own paths) in the target's units."""
+        """Sample series first .. first + len(keys): (H, b, own paths) in the target's units.
+
+        The columns that are no series' keep what is in them, which nobody reads.
+        """
         count, paths, horizon = len(keys), self.paths, self.z.shape[0]
-        family = self.family
-        at = torch.arange(first, first + self.chunk, device=self.device).clamp_(max=encoded.pre.shape[2] - 1)
-        spare = (0, self.h[0].shape[1] - self.used)
-        scale = pad(encoded.scale[at].repeat_interleave(paths), spare, value=1.0)
-        base: list[Tensor] = []
+        family, some = self.family, slice(first, first + len(keys))
+        self._each_path(self.scale[None])[0, :count] = encoded.scale[some, None]
         if family.num_uniforms:
-            padded = np.zeros(self.chunk, dtype=np.uint64)
-            padded[:count] = keys_apart(keys, self.number)
-            u = torch.from_numpy(uniforms(padded, horizon, paths, family.num_uniforms)).to(self.device)
-            base = family.prepare(pad(u.view(family.num_uniforms, horizon, -1), spare, value=0.5))
+            u = uniforms(keys_apart(keys, self.number), horizon, paths, family.num_uniforms)
+            for into, variates in zip(self.base, family.prepare(torch.from_numpy(u).to(self.device)), strict=True):
+                self._each_path(into)[:, :count] = variates
         for layer, (h, c) in enumerate(encoded.states):
-            self._each_path(self.h[layer]).copy_(h[:, at, None])
-            self._each_path(self.c[layer]).copy_(c[:, at, None])
-        pre = encoded.pre.index_select(2, at)
+            self._each_path(self.h[layer])[:, :count] = h[:, some, None]
+            self._each_path(self.c[layer])[:, :count] = c[:, some, None]
+        pre = encoded.pre[:, :, some].contiguous()
         for step in range(horizon):
-            torch.index_select(self.history, 0, self.lag_rows + step, out=self.lags)
+            torch.index_select(self.history, 0, self.lag_rows[step], out=self.lags)
             if step:
                 for layer, h in enumerate(self.h):
                     with self.large:
@@ -261,13 +263,13 @@ class _Decoder:
                     lstm_step(self.gates, pre[step - 1] if layer == 0 else None, paths, self.c[layer], h)
             torch.mm(self.w_out, self.top, out=self.raw)
             if encoded.skip is not None and self.net.shape.skip_to is not None:
-                self._add_skip(encoded.skip[step, at], self.net.shape.skip_to)
-            draw = family.sample(family.parameters(self.raw.unbind(0), scale), [b[step] for b in base])
-            self.draws[step].copy_(draw)
+                self._add_skip(encoded.skip[step, some], self.net.shape.skip_to)
+            base, draws = self.by_step[step]
+            family.draw(self.raw, self.scale, base, draws)
             if not family.scaled_output:
-                torch.div(draw, scale, out=self.z[step])
-        out = self.draws * scale if family.scaled_output else self.draws
-        sampled: Floats = out[:, : self.used].reshape(horizon, self.chunk, paths)[:, :count].cpu().numpy()
+                torch.div(draws, self.scale, out=self.z[step])
+        out = self.draws * self.scale if family.scaled_output else self.draws
+        sampled: Floats = self._each_path(out)[:, :count].cpu().numpy()
         return sampled
 
     def _each_path(self, wide: Tensor) -> Tensor:
@@ -275,9 +277,9 @@ class _Decoder:
         return wide[:, : self.used].view(-1, self.chunk, self.paths)
 
     def _add_skip(self, known: Tensor, row: int) -> None:
-        """Add the linear path to the location: `known` (chunk,) from known lags, the rest from the path's own."""
+        """Add the linear path to the location: `known` (b,) from known lags, the rest from the path's own."""
         location = self.raw[row : row + 1].addmm_(self.net.w_skip[:, : len(self.lags)], self.lags)
-        self._each_path(location).add_(known[:, None])
+        self._each_path(location)[:, : len(known)].add_(known[:, None])
 
 
 def _quantiles(paths: Floats, levels: list[float]) -> Floats:

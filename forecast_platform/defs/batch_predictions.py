@@ -74,7 +74,7 @@ def batch_predictions(
     series = folder.with_name(f"{folder.name}.series")
     try:
         with lake_connection(platform, duckdb, *KNOWN) as con:
-            listed = listed_series(con, week, mode, settings, series, platform.engine.run)
+            listed = listed_series(con, week, mode, settings, series, platform.engine)
         before = stage.elapsed()
         made, notices = platform.engine.predict(model, listed.shards, folder, asked, stage.progress, listed.beside)
     except (EngineError, BatchError, ValueError) as error:  # ValueError: a covariate that ends too early, say

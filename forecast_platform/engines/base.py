@@ -372,6 +372,14 @@ class Engine(Protocol):
         """
         ...
 
+    def shard_size(self, settings: Settings, weeks: int, columns: int) -> tuple[int, int]:
+        """How many series a shard may have at most, and how many shards there are at least.
+
+        Args:
+            weeks: of history. columns: features that landed.
+        """
+        ...
+
     def predictions(self, folder: Path) -> Predictions:
         """Those made earlier, also by another machine. Raises BatchError when they are nowhere to be found."""
         ...

@@ -243,13 +243,21 @@ class Predictions:
                     raise BatchError(f"{where}: {_name(found, crossed)}: {part} cross")
             yield found
 
+    def check_files(self, shard: Mapping[str, Any]) -> None:
+        """Raises BatchError when a file that a shard names is missing, or is another."""
+        for name, digest in shard["files"].items():
+            self._checked(name, digest)
+
     def _read(self, name: str, digest: str) -> pa.Table:
+        return pq.read_table(self._checked(name, digest))
+
+    def _checked(self, name: str, digest: str) -> Path:
         path = self.folder / name
         if not path.exists():
             raise BatchError(f"{path} is missing; {_AGAIN}")
         if _hash(path) != digest:
             raise BatchError(f"{path} is not the file that was written; {_AGAIN}")
-        return pq.read_table(path)
+        return path
 
 
 def write_shard(
@@ -323,8 +331,8 @@ def _forecast(series: pa.Table, sums: pa.Table, quantiles: Sequence[float], hori
     for level in sums["level"].unique().to_pylist():
         rows = sums.filter(pa.compute.equal(sums["level"], level))
         names = np.array(rows["key"].to_pylist(), dtype=np.str_)
-        parts = (_array(rows[part]).reshape(len(names), -1, horizon) for part in ("whole", "rest"))
-        found[level] = Sums(names, *parts)
+        whole, rest = (_array(rows[part]).reshape(len(names), -1, horizon) for part in ("whole", "rest"))
+        found[level] = Sums(names, whole, rest)
     return ShardForecast(
         np.array(series["store"].to_pylist(), dtype=np.str_),
         np.array(series["dept"].to_pylist(), dtype=np.str_),

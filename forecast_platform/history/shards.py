@@ -94,7 +94,8 @@ class Sums:
         names, at = np.unique(np.concatenate([self.names, other.names]), return_inverse=True)
         groups = Groups(names, np.asarray(at).reshape(-1))
         both = zip((self.whole, self.rest), (other.whole, other.rest), strict=True)
-        return Sums(names, *(_added(groups, np.concatenate(pair)) for pair in both), self.ranked)
+        whole, rest = (_added(groups, np.concatenate(pair)) for pair in both)
+        return Sums(names, whole, rest, self.ranked)
 
     def settled(self) -> Sums:
         """The same when all shards are in it: of ranked values the two in the middle will do."""

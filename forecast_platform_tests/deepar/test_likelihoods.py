@@ -72,6 +72,29 @@ def test_samples_follow_scipys_distribution(name):
             assert stats.kstest(got, dist(*(float(p[k]) for p in one[0])).cdf).pvalue > 0.001
 
 
+def test_the_compiled_draw_from_students_t_is_sample_of_parameters():
+    family, draws = get_likelihood("student-t"), 5_000
+    g = torch.Generator().manual_seed(0)
+    raw, u = torch.randn(3, draws, generator=g) * 5, torch.rand(2, draws, generator=g).clamp(2.0**-24, 1 - 2.0**-24)
+    raw[:, :6] = torch.tensor([-90.0, -20.0, -1e-3, 1e-3, 20.0, 90.0])
+    u[0, :3] = torch.tensor([1 - 2.0**-24, 1 - 2.0**-20, 2.0**-24])
+    base, scale, got = family.prepare(u), torch.ones(draws), torch.empty(draws)
+    family.draw(raw, scale, base, got)
+    _, loc, width = family.parameters(raw.double(), scale)
+    want = family.sample(family.parameters(raw.double(), scale), [each.double() for each in base])
+    away = (want - loc).abs() / width
+    assert ((got - want).abs() / width < 1e-5 * (1 + away) + 1e-6 * loc.abs() / width).all()
+
+
+def test_what_is_no_number_is_never_drawn_as_one():
+    family, base = get_likelihood("student-t"), [torch.tensor([-0.5]), torch.tensor([0.5])]
+    for at in range(3):
+        raw, got = torch.zeros(3, 1), torch.zeros(1)
+        raw[at] = torch.nan
+        family.draw(raw, torch.ones(1), base, got)
+        assert got.isnan().all()
+
+
 def test_negative_binomial_draws_are_the_exact_inverse():
     mean, alpha = torch.tensor([0.2, 3.0, 40.0, 1e5]), torch.tensor([1.0, 0.3, 0.01, 0.5])
     family = get_likelihood("negative-binomial")

@@ -141,18 +141,21 @@ def test_several_networks_of_one_path_each_repeat_in_turn(series):
 
 
 @pytest.mark.parametrize("which", ["model", "mixture"])
-def test_company_order_and_sharding_do_not_matter(which, series, request):
+def test_company_order_and_sharding_do_not_matter(which, series, request, monkeypatch):
     model = request.getfixturevalue(which)
     whole = deepar.predict(model, series, 30, output_types=ALL)
     order = np.random.default_rng(0).permutation(len(series))
     shuffled = deepar.predict(model, series.take(order), 30, output_types=ALL)
     chunked = deepar.predict(model, series, 30, output_types=ALL, batch_series=5)
     alone = [deepar.predict(model, series.take([i]), 30, output_types=ALL) for i in range(len(series))]
+    monkeypatch.setattr(sampling, "DECODE_COLUMNS", 70)
+    apart = deepar.predict(model, series, 30, output_types=ALL)
     for name in ("mean", "quantiles", "samples"):
         want = getattr(whole, name)
         assert np.array_equal(getattr(shuffled, name), want[order])
         assert np.array_equal(np.concatenate([getattr(a, name) for a in alone]), want)
         assert np.array_equal(getattr(chunked, name), want)
+        assert np.array_equal(getattr(apart, name), want)
 
 
 def test_fifty_paths_give_quantiles_as_good_as_a_hundred_independent_ones(model, series, monkeypatch):
