@@ -214,7 +214,8 @@ class Settings(BaseSettings):
 
     # Spark (engine spark): docs/spark.md
     spark_master: str = Field(
-        "local[*]", description="the cluster: spark://host:7077, yarn, k8s://...; local[*] is this machine"
+        "local[*]",
+        description="cluster: spark://host:7077, yarn, k8s://...; local[*]: this machine; empty: as Spark is set up",
     )
     spark_archive: str = Field(
         "", description="address of what `make spark-archive` made; empty: workers have Python and the platform as here"

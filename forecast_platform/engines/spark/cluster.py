@@ -99,11 +99,13 @@ class Cluster:
             raise EngineError('engine spark needs pyspark: pip install "forecast-platform[spark]"') from error
         if active := SparkSession.getActiveSession():
             return active
-        master, archive = self._settings.spark_master, self._settings.spark_archive
-        builder = SparkSession.builder.appName("forecast").master(master)
-        for name, value in self.configuration().items():
-            builder = builder.config(name, value)
-        os.environ["PYSPARK_PYTHON"] = f"./{_ARCHIVE}/bin/python" if archive else sys.executable
+        builder = SparkSession.builder.appName("forecast")
+        if master := self._settings.spark_master:
+            builder = builder.master(master)
+            for name, value in self.configuration().items():
+                builder = builder.config(name, value)
+            archive = self._settings.spark_archive
+            os.environ["PYSPARK_PYTHON"] = f"./{_ARCHIVE}/bin/python" if archive else sys.executable
         try:
             return builder.getOrCreate()
         except (PySparkException, OSError) as error:

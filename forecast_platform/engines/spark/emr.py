@@ -1,7 +1,8 @@
 """Spark on EMR Serverless: the shards of a prediction as one job of an application, their files in S3.
 
 The job does nothing but finish shards. It leaves what LocalEngine keeps of a finished shard; with that brought here a
-prediction here finds all of them finished, and publishes. A shard that the job left out is finished here.
+prediction here finds all of them finished, and publishes. A job that failed is done again from the beginning: to go on
+with some shards it would need the sums of all.
 
     transforms/<week>/spark/<key>/ask.json       what the job is asked; <key> is of all that decides the forecasts
     .../job.py                                   what Spark starts
@@ -12,6 +13,7 @@ prediction here finds all of them finished, and publishes. A shard that the job 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import shutil
@@ -24,9 +26,9 @@ from typing import Any
 import pyarrow as pa
 
 from forecast_platform.clouds.aws.storage import Storage
-from forecast_platform.engines.base import NOTHING, Asked, Shard, Work, building_of, predict_here
+from forecast_platform.engines.base import NOTHING, Asked, EngineError, Shard, Work, building_of, predict_here
 from forecast_platform.engines.local import LocalEngine
-from forecast_platform.engines.predictions import Predictions
+from forecast_platform.engines.predictions import Predictions, written_shard
 from forecast_platform.history.panel_file import NAME as PANEL
 from forecast_platform.history.shards import Retailer, Run, over_shards
 from forecast_platform.models.candidate import Progress
@@ -65,7 +67,7 @@ class EmrServerlessEngine(LocalEngine):
         """See Engine.predict. A single shard is forecast here: a job takes minutes to start.
 
         Raises:
-            EngineError: the job failed.
+            EngineError: the job failed, or left a shard out.
             StorageError: S3 can't be read or written.
         """
         places = [shard for shard in shards if isinstance(shard, Path)]
@@ -82,6 +84,11 @@ class EmrServerlessEngine(LocalEngine):
             storage.put_bytes(f"{root}/job.py", _JOB.encode())
             self.submit(request(self._settings, storage.uri(root), folder.name))
             storage.download_folder(f"{root}/finished", building)
+            if lost := [number for number in range(len(shards)) if written_shard(building, number) is None]:
+                shutil.rmtree(building)
+                raise EngineError(
+                    f"the job left shard {lost[0]} out of {storage.uri(root)}; run batch_predictions again"
+                )
         return predict_here(model, shards, folder, asked, progress, beside, self.run)
 
 
@@ -138,9 +145,7 @@ class _Stored:
 
     def __call__(self, number: int, retailer: Retailer) -> bool:
         """Leaves the shard's files in storage, and last what is said of them."""
-        storage, mark = Storage(self.url), f"shard-{number:03d}.json"
-        if storage.exists(f"finished/{mark}"):
-            return True
+        storage = _storage(self.url)
         here = Path(tempfile.gettempdir()) / "forecast" / hashlib.sha256(self.url.encode()).hexdigest()[:12]
         own = here / f"{number:05d}"
         model, shard = here / self.model, own / PANEL
@@ -149,10 +154,16 @@ class _Stored:
             storage.get_file(f"shards/{number:05d}/{PANEL}", shard)
         work = Work(TrainedModel.load(model), self.asked, own)
         said = work((number, own), retailer.keeping(own / "kept"))
-        for name in (*said["files"], mark):
+        for name in (*said["files"], f"shard-{number:03d}.json"):
             storage.put_file(own / name, f"finished/{name}")
         shutil.rmtree(own, ignore_errors=True)
         return True
+
+
+@functools.cache
+def _storage(url: str) -> Storage:
+    """One of a process: each makes a client of its own, which takes longer than what it is asked."""
+    return Storage(url)
 
 
 def _brought(storage: Storage, key: str, folder: Path, last: str) -> None:
