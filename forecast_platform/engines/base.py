@@ -244,8 +244,7 @@ def predict_here(
     Args:
         run: maps attempts to outcomes, see `over_shards`.
     """
-    key = _digest_of(model, shards, asked)
-    building = folder.with_name(f"{folder.name}.{key}.building")
+    key, building = _digest_of(model, shards, asked), building_of(model, shards, folder, asked)
     for other in folder.parent.glob(f"{folder.name}.*.building"):
         if other != building or not key:
             shutil.rmtree(other)
@@ -264,6 +263,11 @@ def predict_here(
         building, folder, written, asked.quantiles, model.horizon, model.version, asked.as_known, levels, beside
     )
     return made, tuple(dict.fromkeys(notice for said in written for notice in said["notices"]))
+
+
+def building_of(model: TrainedModel, shards: Sequence[Shard], folder: Path, asked: Asked) -> Path:
+    """The folder in which predictions are made that become `folder`."""
+    return folder.with_name(f"{folder.name}.{_digest_of(model, shards, asked)}.building")
 
 
 def _digest_of(model: TrainedModel, shards: Sequence[Shard], asked: Asked) -> str:

@@ -11,10 +11,13 @@ Sample paths are not kept: totals need only their sums, and the paths are most o
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import hashlib
 import itertools
 import json
+import os
+import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -161,7 +164,7 @@ class Predictions:
             "beside": {name: _hash(building / f"beside-{name}.parquet") for name in beside},
         }
         (building / NAME).write_text(json.dumps(said, indent=1))
-        for path in building.glob("shard-*.json"):
+        for path in [*building.glob("shard-*.json"), *building.glob(".*")]:  # the latter of attempts that died
             path.unlink()
         shutil.rmtree(folder, ignore_errors=True)
         building.rename(folder)
@@ -316,22 +319,30 @@ class Predictions:
 def write_shard(
     folder: Path, number: int, shard: ShardForecast, quantiles: Sequence[float], more: Mapping[str, Any] = {}
 ) -> dict[str, Any]:
-    """Write a shard's files, and last what predictions.json will say of them, with `more`, which is returned."""
+    """Write a shard's files, and last what predictions.json will say of them, with `more`, which is returned.
+
+    Each is whole or not there: another attempt at the shard may be writing the same at the same time, or have done so.
+    """
     tables = {"series": _series(shard, quantiles), "sums": _sums(shard)}
     files = {f"{what}-{number:03d}.parquet": table for what, table in tables.items()}
+    hashes = {}
     for name, table in files.items():
-        pq.write_table(table, folder / name, compression="zstd")
+        with _replacing(folder / name) as temporary:
+            pq.write_table(table, temporary, compression="zstd")
+            hashes[name] = _hash(temporary)
     last = max(shard.last_week.tolist(), default=None)
-    said = {
-        "series": len(shard.store),
-        "last_week": last and last.isoformat(),
-        "files": {name: _hash(folder / name) for name in files},
-        **more,
-    }
-    temporary = folder / f".shard-{number:03d}.json"
-    temporary.write_text(json.dumps(said))
-    temporary.rename(folder / f"shard-{number:03d}.json")
+    said = {"series": len(shard.store), "last_week": last and last.isoformat(), "files": hashes, **more}
+    with _replacing(folder / f"shard-{number:03d}.json") as temporary:
+        temporary.write_text(json.dumps(said))
     return said
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A file that takes the place of `path` when it is written."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    yield temporary
+    os.replace(temporary, path)
 
 
 def written_shard(folder: Path, number: int) -> dict[str, Any] | None:

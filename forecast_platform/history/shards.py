@@ -185,6 +185,10 @@ class Retailer:
         middle = found.settled().names
         return float((middle[0] + middle[-1]) / 2) if len(middle) else None
 
+    def keeping(self, folder: Path) -> Retailer:
+        """The same, with what the shard works out kept in a folder."""
+        return Retailer(self._known, folder)
+
     def keep(self, make: Callable[[], tuple[NDArray[Any], ...]]) -> tuple[NDArray[Any], ...]:
         """The arrays that `make` gives, which may ask for sums on its way. A shard makes them in one round and finds
         them in the next ones."""
