@@ -3,9 +3,9 @@
 The files are in force when a commit names them (Lake.replace). What a writer leaves behind that was killed before is
 swept by maintenance.
 
-A file holds rows of one partition, in the order of TableSpec.order. A group of rows in it (Parquet's row group, with the
-least and the largest value of each column) holds rows of one level, so whoever wants one series or the totals reads the
-groups that may hold them and passes over the others.
+A file holds rows of one partition, in the order of TableSpec.order. A group of rows in it (Parquet's row group, with
+the least and the largest value of each column) holds rows of one level, so whoever wants one series or the totals reads
+the groups that may hold them and passes over the others.
 """
 
 from __future__ import annotations
@@ -35,28 +35,29 @@ Blocks = Iterable[pa.Table | pa.RecordBatch]
 class NewRows:
     """Rows for a table. An Arrow table is written when it is known to be news; blocks at once, as they come only once.
 
+    Attributes:
+        rows: the Arrow table, in the table's order; None: they came as blocks.
+
     Raises:
         LakeError: see `write_blocks`.
     """
 
     def __init__(self, rows: pa.Table | Blocks, spec: TableSpec, table: Table) -> None:
-        self._spec = spec
-        self._rows = conform(rows, spec) if isinstance(rows, pa.Table) else None
-        self._files = write_blocks(table, spec, rows) if self._rows is None else None
+        self.spec = spec
+        self.rows = conform(rows, spec) if isinstance(rows, pa.Table) else None
+        self._files = write_blocks(table, spec, rows) if self.rows is None else None
 
     def __len__(self) -> int:
-        return len(self._rows) if self._rows is not None else sum(file.record_count for file in self._files or ())
+        return len(self.rows) if self.rows is not None else sum(file.record_count for file in self._files or ())
 
     def batches(self, table: Table) -> pa.RecordBatchReader:
-        """The rows, some at a time."""
-        if self._rows is not None:
-            return self._rows.to_reader()
-        return pa.RecordBatchReader.from_batches(self._spec.schema, _read(table, self._spec, self._files or ()))
+        """Those that came as blocks, some at a time."""
+        return pa.RecordBatchReader.from_batches(self.spec.schema, _read(table, self.spec, self._files or ()))
 
     def files(self, table: Table) -> list[DataFile]:
         """The files that they are in, written now if they were not."""
         if self._files is None:
-            self._files = write_blocks(table, self._spec, [self._rows])
+            self._files = write_blocks(table, self.spec, [self.rows])
         return self._files
 
     def drop(self, table: Table) -> None:

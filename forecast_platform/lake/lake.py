@@ -22,15 +22,16 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from forecast_platform.lake.duck import literal, show
-from forecast_platform.lake.tables import LOCAL, NAMESPACE, PROVENANCE, QUANTILE, VIEWS, TableSpec, table_specs
+from forecast_platform.lake.duck import bound, literal, scan, show
+from forecast_platform.lake.tables import LOCAL, NAMESPACE, PROVENANCE, QUANTILE, SPILL, VIEWS, TableSpec, table_specs
 
 if TYPE_CHECKING:
+    import pyarrow.dataset as ds
     from pyiceberg.catalog import Catalog
     from pyiceberg.expressions import BooleanExpression
     from pyiceberg.table import FileScanTask, Table
 
-    from forecast_platform.lake.blocks import Blocks
+    from forecast_platform.lake.blocks import Blocks, NewRows
     from forecast_platform.lake.files import Files
 
 
@@ -59,6 +60,8 @@ class Lake:
         namespace: the catalog's name of the schema the tables are in.
         quantile_columns: published quantiles, the columns of `forecasts`.
         files: opens the storage of a warehouse, for maintenance; None: a disk.
+        memory_gb: what a query of DuckDB may take before it spills to disk; None: as DuckDB decides.
+        spill: folder for that, made when needed; what a killed process left there is swept by maintenance.
     """
 
     def __init__(
@@ -67,15 +70,18 @@ class Lake:
         namespace: str,
         quantile_columns: Sequence[str],
         files: Callable[[str], Files] | None = None,
+        memory_gb: float | None = None,
+        spill: Path | None = None,
     ) -> None:
         self._open, self.files = catalog, files
+        self._memory_gb, self.spill = memory_gb, spill
         self.namespace = namespace
         self._catalog: Catalog | None = None
         self._planned: dict[str, tuple[str, list[FileScanTask]]] = {}  # by table, of the state (metadata file) named
         self.specs: dict[str, TableSpec] = table_specs(tuple(quantile_columns))
 
     @classmethod
-    def local(cls, warehouse: Path, quantile_columns: Sequence[str]) -> Lake:
+    def local(cls, warehouse: Path, quantile_columns: Sequence[str], memory_gb: float | None = None) -> Lake:
         """The tables under a folder. Raises LakeError at first use, see lake/local.py."""
 
         def opened() -> Catalog:
@@ -83,7 +89,7 @@ class Lake:
 
             return local_catalog(warehouse)
 
-        return cls(opened, NAMESPACE, quantile_columns)
+        return cls(opened, NAMESPACE, quantile_columns, memory_gb=memory_gb, spill=warehouse / SPILL)
 
     @property
     def catalog(self) -> Catalog:
@@ -177,12 +183,11 @@ class Lake:
         unknown = False
         for attempt in range(_CONFLICT_RETRIES):
             table = self.table(name)
-            there = table.scan(row_filter=where)
             if callable(rows):
-                new = NewRows(rows(there.to_arrow().select(spec.schema.names)), spec, table)
+                new = NewRows(rows(scan(spec, table, where).to_table()), spec, table)
             elif new is None:
                 new = NewRows(rows, spec, table)
-            if len(new) == there.count() and self._same(there.to_arrow_batch_reader(), new.batches(table), spec):
+            if self._same(scan(spec, table, where), new, table):
                 if not unknown:
                     new.drop(table)
                 return unknown  # a commit of ours that was reported lost had landed
@@ -224,22 +229,31 @@ class Lake:
 
     def read(self, name: str, where: BooleanExpression | None = None, columns: Sequence[str] | None = None) -> pa.Table:
         """Rows as Arrow, in key order."""
-        from pyiceberg.expressions import AlwaysTrue
-
         spec = self.specs[name]
         wanted = list(columns or spec.schema.names)
         # Sorting needs the key, also when the caller does not want it back.
-        fields = list(dict.fromkeys([*wanted, *spec.key]))
-        rows = self.table(name).scan(row_filter=where or AlwaysTrue(), selected_fields=tuple(fields)).to_arrow()
-        rows = rows.select(fields).cast(pa.schema([spec.schema.field(f) for f in fields]))
+        rows = self.batches(name, where, list(dict.fromkeys([*wanted, *spec.key]))).read_all()
         return rows.sort_by([(c, "ascending") for c in spec.key]).select(wanted)
 
+    def batches(
+        self, name: str, where: BooleanExpression | None = None, columns: Sequence[str] | None = None
+    ) -> pa.RecordBatchReader:
+        """Rows as Arrow, some at a time and in no order that could be relied on, for tables larger than memory.
+
+        Args:
+            where: filter; files and groups of rows that cannot match it are not read.
+        """
+        spec = self.specs[name]
+        return scan(spec, self.table(name), where, columns).to_reader()
+
     def attach(self, con: duckdb.DuckDBPyConnection, *names: str) -> duckdb.DuckDBPyConnection:
-        """Show tables and views of the lake in a DuckDB connection, as of now. Holds no lock, writes nothing.
+        """Show tables and views of the lake in a DuckDB connection, as of now, and bound its memory. Holds no lock and
+        writes nothing.
 
         Args:
             names: tables and views, for who knows what will be read: each costs some milliseconds. None: all of them.
         """
+        bound(con, self._memory_gb, self.spill)
         _ = self.catalog  # opened once, before there are threads
         views = {view: sql for view, sql in VIEWS.items() if not names or view in names}
         beneath = set(re.findall(r"\w+", " ".join(views.values())))
@@ -300,15 +314,22 @@ class Lake:
         finally:
             con.close()
 
-    def _same(self, old: pa.RecordBatchReader, new: pa.RecordBatchReader, spec: TableSpec) -> bool:
-        """Whether both are the same rows in whatever order, but for PROVENANCE: by the sum of the rows' hashes."""
-        columns = ", ".join(c for c in spec.schema.names if c not in PROVENANCE)
+    def _same(self, there: ds.Scanner, new: NewRows, table: Table) -> bool:
+        """Whether a table has just the new rows, in whatever order, but for PROVENANCE."""
+        if len(new) != there.count_rows():
+            return False
+        columns = [c for c in new.spec.schema.names if c not in PROVENANCE]
+        if new.rows is not None:
+            order = [(c, "ascending") for c in new.spec.order]
+            return bool(there.to_table().sort_by(order).select(columns).equals(new.rows.select(columns)))
+        # Too many to be held. Each row is hashed twice, so that two cannot exchange values and leave the sum as it was.
+        total = f"sum(hash(hash({', '.join(columns)})))"
         with duckdb.connect() as con:
-            # Hashed twice, so that no two rows can exchange values without another sum.
-            one, other = (
-                con.from_arrow(rows).aggregate(f"sum(hash(hash({columns})))").fetchall() for rows in (old, new)
-            )
-        return bool(one == other)
+            bound(con, self._memory_gb, self.spill)
+            both = [
+                con.from_arrow(rows).aggregate(total).fetchall() for rows in (there.to_reader(), new.batches(table))
+            ]
+        return bool(both[0] == both[1])
 
     def snapshot(self, name: str) -> int | None:
         """Identifier of the table's current state, None while it is empty. A key for caches and provenance."""

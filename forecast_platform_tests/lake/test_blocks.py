@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import os
 import resource
 import signal
@@ -15,9 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pyiceberg.expressions import EqualTo
 
 from forecast_platform.lake import blocks
 from forecast_platform.lake.lake import Lake, LakeError, any_of
+from forecast_platform.lake.maintenance import maintain
 from forecast_platform_tests.lake.conftest import QUANTILES, SPECS, clean_rows, one_week, snapshots, week
 from forecast_platform_tests.processes import forked
 
@@ -53,7 +56,7 @@ def forecasts(p50: float = 1.0, weeks: int = 2, targets: int = 3, run_id: str = 
 
 def split(rows: pa.Table, ends: list[int]) -> Iterator[pa.Table]:
     ends = sorted({0, len(rows), *(min(end, len(rows)) for end in ends)})
-    yield from (rows[start:end] for start, end in zip(ends, ends[1:], strict=False))
+    yield from (rows[start:end] for start, end in itertools.pairwise(ends))
 
 
 def files(lake: Lake, name: str) -> set[Path]:
@@ -201,7 +204,7 @@ def _large(warehouse: Path, series: int) -> None:
             yield pa.table(columns)
 
     lake.table("forecasts")
-    list(made().__next__() for _ in range(1))
+    next(made())
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     lake.replace_weeks("forecasts", [week(0)], made())
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
@@ -223,3 +226,57 @@ def test_dates_of_a_moment_are_kept(lake):
     lake.replace_weeks(TABLE, [week(0)], [rows])
     assert lake.read(TABLE) == rows
     assert lake.query(f"SELECT landed_at AS m FROM {TABLE}")["m"][0].as_py() == moment[0].as_py()
+
+
+class TestMemory:
+    """A query that has no memory left goes on on disk, below the home, and leaves nothing there."""
+
+    LARGE = "SELECT md5(i::VARCHAR) AS text FROM range(3_000_000) AS t(i)"
+
+    @pytest.fixture
+    def lake(self, warehouse):
+        return Lake.local(warehouse, QUANTILES, memory_gb=0.05)
+
+    def test_what_does_not_fit_is_spilled_and_cleaned_up(self, lake, warehouse):
+        with lake.connection(TABLE) as con:
+            assert con.execute("SELECT current_setting('memory_limit')").fetchall() == [("47.6 MiB",)]
+            con.execute(f"CREATE TEMP TABLE large AS {self.LARGE}")
+            assert sum(path.stat().st_size for path in (warehouse / "spill").iterdir()) > 10_000_000
+            lake.attach(con, TABLE)  # as a run does to see the newest state
+        assert not (warehouse / "spill").exists()
+
+    def test_so_is_what_people_ask(self, lake, warehouse):
+        found = lake.query(f"SELECT count(*) AS n FROM (SELECT * FROM ({self.LARGE}) ORDER BY text OFFSET 1)")
+        assert found.to_pylist() == [{"n": 2_999_999}]
+        assert not (warehouse / "spill").exists()
+
+    def test_what_a_killed_process_left_is_swept(self, lake, warehouse):
+        left = warehouse / "spill" / "duckdb_temp_1_0_storage_DEFAULT-0.tmp"
+        left.parent.mkdir(parents=True)
+        left.write_bytes(b"x")
+        now = dt.datetime.now(dt.UTC)
+        maintain(lake, keep=dt.timedelta(1), now=now)
+        assert left.exists(), "it may be in use"
+        maintain(lake, keep=dt.timedelta(1), now=now + dt.timedelta(2))
+        assert not left.exists()
+
+
+class TestBatches:
+    def test_all_rows_some_at_a_time(self, lake):
+        rows = pa.concat_tables([one_week(week(n), float(n), series=70_000) for n in range(2)])
+        lake.replace_weeks(TABLE, [week(0), week(1)], rows)
+        found = list(lake.batches(TABLE))
+        assert len(found) > 2
+        assert pa.Table.from_batches(found).sort_by([(c, "ascending") for c in SPECS[TABLE].key]) == rows.sort_by(
+            [(c, "ascending") for c in SPECS[TABLE].key]
+        )
+
+    def test_filter_and_columns(self, lake):
+        lake.replace_weeks(TABLE, [week(0), week(1)], pa.concat_tables([one_week(week(n), float(n)) for n in range(2)]))
+        found = lake.batches(TABLE, EqualTo("week", str(week(1))), ["sales", "store"]).read_all()
+        assert found.column_names == ["sales", "store"]
+        assert set(found["sales"].to_pylist()) == {1.0}
+
+    def test_an_empty_table_has_its_schema(self, lake):
+        for name, spec in SPECS.items():
+            assert lake.batches(name).read_all().schema.equals(spec.schema)
