@@ -40,18 +40,26 @@ def show(con: duckdb.DuckDBPyConnection, spec: TableSpec, table: Table | None, t
     if table is None or not local:
         con.from_arrow(dataset(spec, table, tasks) if table and tasks else nothing).create_view(spec.name, replace=True)
         return
-    files = f"[{', '.join(map(literal, local))}]"
+    files = f"[{', '.join(map(literal, local))}], {_partitioning(spec, local)}"
     if len(table.schemas()) == 1 and set(spec.schema.names) <= set(table.schema().column_names):
-        rows = f"SELECT * FROM read_parquet({files}, hive_partitioning=false)"  # noqa: S608
+        rows = f"SELECT * FROM read_parquet({files})"  # noqa: S608
     else:
         # Files of before and after a change of columns differ; reading by name costs all their footers. The empty table
         # brings the columns that no file has yet: those of a new version, before it has written anything.
         con.from_arrow(nothing).create_view(f"_{spec.name}", replace=True)
         rows = (
-            f"SELECT * FROM read_parquet({files}, hive_partitioning=false, union_by_name=true) "  # noqa: S608
+            f"SELECT * FROM read_parquet({files}, union_by_name=true) "  # noqa: S608
             f"UNION ALL BY NAME SELECT * FROM _{spec.name}"
         )
     con.execute(f"CREATE OR REPLACE VIEW {spec.name} AS {rows}")
+
+
+def _partitioning(spec: TableSpec, paths: list[str]) -> str:
+    """Has DuckDB take a file's partition from its folder, as in data/week=2024-01-05/, so that it opens no file of a
+    week that is not asked for (but one, for the columns). Not where another folder has such a name: it would be taken
+    for a column."""
+    named = spec.partition and all(path.count("=") == path.count(f"/data/{spec.partition}=") == 1 for path in paths)
+    return f"hive_partitioning=true, hive_types={{'{spec.partition}': DATE}}" if named else "hive_partitioning=false"
 
 
 def scan(

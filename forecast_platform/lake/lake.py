@@ -13,7 +13,7 @@ import random
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -246,12 +246,16 @@ class Lake:
         spec = self.specs[name]
         return scan(spec, self.table(name), where, columns).to_reader()
 
-    def attach(self, con: duckdb.DuckDBPyConnection, *names: str) -> duckdb.DuckDBPyConnection:
+    def attach(
+        self, con: duckdb.DuckDBPyConnection, *names: str, only: Mapping[str, Collection[str]] | None = None
+    ) -> duckdb.DuckDBPyConnection:
         """Show tables and views of the lake in a DuckDB connection, as of now, and bound its memory. Holds no lock and
         writes nothing.
 
         Args:
             names: tables and views, for who knows what will be read: each costs some milliseconds. None: all of them.
+            only: column -> the values that will be asked for, such as one store: files that cannot hold them are left
+                out, of tables that have the column. Other rows may be shown or not, so SQL has to say it as well.
         """
         bound(con, self._memory_gb, self.spill)
         _ = self.catalog  # opened once, before there are threads
@@ -261,16 +265,18 @@ class Lake:
         with ThreadPoolExecutor(len(tables)) as pool:  # each table takes several requests where files are in S3
             planned = list(pool.map(self._plan, tables))
         for name, (table, tasks) in zip(tables, planned, strict=True):
-            show(con, self.specs[name], table, tasks)
+            show(con, self.specs[name], table, _holding(table, tasks, only or {}))
         for view, sql in views.items():
             con.execute(f"CREATE OR REPLACE VIEW {view} AS {sql}")
         return con
 
     @contextlib.contextmanager
-    def connection(self, *names: str) -> Iterator[duckdb.DuckDBPyConnection]:
+    def connection(
+        self, *names: str, only: Mapping[str, Collection[str]] | None = None
+    ) -> Iterator[duckdb.DuckDBPyConnection]:
         """A connection of one's own that shows these tables, see `attach`; closed afterwards."""
         with duckdb.connect() as con:
-            yield self.attach(con, *names)
+            yield self.attach(con, *names, only=only)
 
     def _plan(self, name: str) -> tuple[Table | None, list[FileScanTask]]:
         """A table's current state and the files of it; None and no files where it does not exist yet."""
@@ -288,11 +294,14 @@ class Lake:
             self._planned[name] = table.metadata_location, tasks
         return table, tasks
 
-    def query(self, sql: str, parameters: Any = None) -> pa.Table:
+    def query(self, sql: str, parameters: Any = None, only: Mapping[str, Collection[str]] | None = None) -> pa.Table:
         """Run one SELECT (or WITH, FROM, VALUES, DESCRIBE, SHOW, SUMMARIZE) over all tables and views.
 
         Nothing else is run: COPY and ATTACH could write into the lake's folder, which the connection has to be able to
         read. It is closed to every file outside.
+
+        Args:
+            only: see `attach`.
 
         Raises:
             LakeError: the SQL is wrong or does not only read; the message lists the tables there are.
@@ -301,7 +310,7 @@ class Lake:
         try:
             if [s.type for s in con.extract_statements(sql)] != [duckdb.StatementType.SELECT]:
                 raise duckdb.InvalidInputException("only SELECT can be asked here, one statement at a time")
-            self.attach(con)
+            self.attach(con, only=only)
             if (warehouse := self.catalog.properties["warehouse"]).startswith(LOCAL):
                 con.execute(f"SET allowed_directories = [{literal(warehouse.removeprefix(LOCAL))}]")
             con.execute("SET enable_external_access = false")
@@ -335,6 +344,22 @@ class Lake:
         """Identifier of the table's current state, None while it is empty. A key for caches and provenance."""
         current = self.table(name).current_snapshot()
         return current.snapshot_id if current else None
+
+
+def _holding(table: Table | None, tasks: list[FileScanTask], only: Mapping[str, Collection[str]]) -> list[FileScanTask]:
+    """The files that may hold rows with these values, by the least and the largest of each column."""
+    from pyiceberg.expressions import AlwaysTrue, And
+    from pyiceberg.expressions.visitors import _InclusiveMetricsEvaluator
+
+    if table is None:
+        return tasks
+    asked = [
+        any_of(column, map(str, values)) for column, values in only.items() if column in table.schema().column_names
+    ]
+    if not asked:
+        return tasks
+    evaluator = _InclusiveMetricsEvaluator(table.schema(), And(AlwaysTrue(), *asked))
+    return [task for task in tasks if evaluator.eval(task.file)]
 
 
 def _lacking(table: Table, spec: TableSpec) -> list[str]:
