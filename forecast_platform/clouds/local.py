@@ -23,7 +23,7 @@ class LocalCloud:
     def __init__(self, settings: Settings) -> None:
         self.home = settings.home
         self._warehouse, self._landing = settings.warehouse, settings.landing
-        self.lake = Lake.local(settings.warehouse, settings.quantile_columns)
+        self.lake = Lake.local(settings.warehouse, settings.quantile_columns, settings.memory_gb / 2)
 
     def hold(self) -> IO[Any]:
         check(self._warehouse)

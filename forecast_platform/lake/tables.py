@@ -13,6 +13,7 @@ from forecast_platform.scores import scores_sql
 NAMESPACE = "forecast"
 QUANTILE = re.compile(r"p\d{1,2}")  # a column of a published quantile; which there are, the settings say
 LOCAL = "file://"  # begins a location on disk
+SPILL = "spill"  # the folder, beside the tables, of what a query has no memory for
 
 _DAY = pa.date32()
 _TIME = pa.timestamp("us", tz="UTC")

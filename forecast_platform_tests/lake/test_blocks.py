@@ -16,9 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pyiceberg.expressions import And, EqualTo
 
 from forecast_platform.lake import blocks
 from forecast_platform.lake.lake import Lake, LakeError, any_of
+from forecast_platform.lake.maintenance import maintain
 from forecast_platform_tests.lake.conftest import QUANTILES, SPECS, clean_rows, one_week, snapshots, week
 from forecast_platform_tests.processes import forked
 
@@ -70,8 +72,8 @@ def test_blocks_split_anywhere_are_one_table(tmp_path_factory, ends, group):
     lake = Lake.local(tmp_path_factory.mktemp("lake"), QUANTILES)
     weeks = [week(0), week(1)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blocks, "GROUP_ROWS", group)
-        patch.setattr(blocks, "FILE_ROWS", 2 * group)
+        patch.setattr(blocks, "SERIES_GROUP_ROWS", group)
+        patch.setattr(blocks, "FILE_GROUPS", 2)
         assert lake.replace_weeks("forecasts", weeks, split(WHOLE, ends))
     assert lake.read("forecasts") == WHOLE
     assert lake.query("SELECT count(*) AS n, sum(p50) AS s FROM forecasts").to_pylist() == [{"n": 30, "s": 90.0}]
@@ -85,7 +87,7 @@ def test_blocks_split_anywhere_are_one_table(tmp_path_factory, ends, group):
     for path in files(lake, "forecasts") - named:
         for at in range(pq.read_metadata(path).num_row_groups):
             rows = pq.ParquetFile(path).read_row_group(at, ["forecast_week", "level"])
-            assert len(rows) <= max(group, 1) or len(rows) <= blocks.GROUP_ROWS
+            assert len(rows) <= blocks.SERIES_GROUP_ROWS
             assert len(set(rows["level"].to_pylist())) == len(set(rows["forecast_week"].to_pylist())) == 1
 
 
@@ -224,3 +226,112 @@ def test_dates_of_a_moment_are_kept(lake):
     lake.replace_weeks(TABLE, [week(0)], [rows])
     assert lake.read(TABLE) == rows
     assert lake.query(f"SELECT landed_at AS m FROM {TABLE}")["m"][0].as_py() == moment[0].as_py()
+
+
+class TestMemory:
+    """A query that has no memory left goes on on disk, below the home, and leaves nothing there."""
+
+    LARGE = "SELECT md5(i::VARCHAR) AS text FROM range(3_000_000) AS t(i)"
+
+    @pytest.fixture
+    def lake(self, warehouse):
+        return Lake.local(warehouse, QUANTILES, memory_gb=0.05)
+
+    def test_what_does_not_fit_is_spilled_and_cleaned_up(self, lake, warehouse):
+        with lake.connection(TABLE) as con:
+            assert con.execute("SELECT current_setting('memory_limit')").fetchall() == [("47.6 MiB",)]
+            con.execute(f"CREATE TEMP TABLE large AS {self.LARGE}")
+            assert sum(path.stat().st_size for path in (warehouse / "spill").iterdir()) > 10_000_000
+            lake.attach(con, TABLE)  # as a run does to see the newest state
+        assert not (warehouse / "spill").exists()
+
+    def test_so_is_what_people_ask(self, lake, warehouse):
+        found = lake.query(f"SELECT count(*) AS n FROM (SELECT * FROM ({self.LARGE}) ORDER BY text OFFSET 1)")
+        assert found.to_pylist() == [{"n": 2_999_999}]
+        assert not (warehouse / "spill").exists()
+
+    def test_what_a_killed_process_left_is_swept(self, lake, warehouse):
+        left = warehouse / "spill" / "duckdb_temp_1_0_storage_DEFAULT-0.tmp"
+        left.parent.mkdir(parents=True)
+        left.write_bytes(b"x")
+        now = dt.datetime.now(dt.UTC)
+        maintain(lake, keep=dt.timedelta(1), now=now)
+        assert left.exists(), "it may be in use"
+        maintain(lake, keep=dt.timedelta(1), now=now + dt.timedelta(2))
+        assert not left.exists()
+
+
+class TestBatches:
+    def test_all_rows_some_at_a_time(self, lake):
+        rows = pa.concat_tables([one_week(week(n), float(n), series=70_000) for n in range(2)])
+        lake.replace_weeks(TABLE, [week(0), week(1)], rows)
+        found = list(lake.batches(TABLE))
+        assert len(found) > 2
+        assert pa.Table.from_batches(found).sort_by([(c, "ascending") for c in SPECS[TABLE].key]) == rows.sort_by(
+            [(c, "ascending") for c in SPECS[TABLE].key]
+        )
+
+    def test_filter_and_columns(self, lake):
+        lake.replace_weeks(TABLE, [week(0), week(1)], pa.concat_tables([one_week(week(n), float(n)) for n in range(2)]))
+        found = lake.batches(TABLE, EqualTo("week", str(week(1))), ["sales", "store"]).read_all()
+        assert found.column_names == ["sales", "store"]
+        assert set(found["sales"].to_pylist()) == {1.0}
+
+    def test_an_empty_table_has_its_schema(self, lake):
+        for name, spec in SPECS.items():
+            assert lake.batches(name).read_all().schema.equals(spec.schema)
+
+
+class TestWhatIsOpened:
+    """Files that cannot hold what is asked for may be broken: nobody looks."""
+
+    @staticmethod
+    def break_all_but(lake: Lake, name: str, *parts: str) -> None:
+        broken = [path for path in files(lake, name) if not any(part in str(path) for part in parts)]
+        assert broken
+        for path in broken:
+            path.write_bytes(b"broken")
+
+    @pytest.mark.parametrize("home", ["lake", "env=test"])
+    def test_a_week_that_is_not_asked_for(self, tmp_path, home):
+        lake = Lake.local(tmp_path / home, QUANTILES)
+        for number in range(3):
+            lake.replace_weeks(TABLE, [week(number)], one_week(week(number), float(number)))
+        sql = f"SELECT * EXCLUDE (store) FROM {TABLE} WHERE week = (SELECT max(week) FROM {TABLE}) LIMIT 1"
+        (row,) = lake.query(sql).to_pylist()
+        assert list(row) == [c for c in SPECS[TABLE].schema.names if c != "store"]
+        assert (row["week"], row["sales"]) == (week(2), 2.0)
+        if home == "lake":  # another folder of such a name would be taken for a column
+            self.break_all_but(lake, TABLE, str(week(1)), str(week(2)))  # the first is asked for its columns
+            assert lake.query(f"SELECT sum(sales) AS s FROM {TABLE} WHERE week = ?", [week(1)]).to_pylist() == [
+                {"s": 5.0}
+            ]
+
+    def test_only(self, lake, monkeypatch):
+        monkeypatch.setattr(blocks, "SERIES_GROUP_ROWS", 3)
+        monkeypatch.setattr(blocks, "FILE_GROUPS", 1)
+        lake.replace_weeks("forecasts", [week(0)], forecasts(weeks=1))
+        assert len(files(lake, "forecasts")) == len(LEVELS)
+        lake.replace("calendar", any_of("source_key", ["a"]), SPECS["calendar"].schema.empty_table())
+        for only, rows in (
+            ({"level": ["series"], "store": ["1"], "dept": ["3"]}, [("1", "3")] * 3),
+            ({"level": ["total"]}, [(None, None)] * 3),
+            ({"store": ["1", "20"], "level": ["store"]}, [("1", None)] * 3),
+            ({"store": ["unknown"]}, []),
+        ):
+            with lake.connection("forecasts", "calendar", only=only) as con:
+                assert con.execute("SELECT store, dept FROM forecasts").fetchall() == rows
+        whole = lake.query("SELECT count(*) AS n FROM forecasts").to_pylist()
+        assert lake.query("SELECT count(*) AS n FROM forecasts", only={"target_week": [week(2)]}).to_pylist() == whole
+        assert whole == [{"n": 15}]
+
+    def test_other_weeks_and_stores_when_rows_are_read_by_a_filter(self, lake, monkeypatch):
+        monkeypatch.setattr(blocks, "SERIES_GROUP_ROWS", 3)
+        monkeypatch.setattr(blocks, "FILE_GROUPS", 1)
+        lake.replace_weeks("forecasts", [week(0), week(1)], forecasts())
+        where = And(EqualTo("forecast_week", str(week(1))), EqualTo("store", "20"))
+        expected = lake.read("forecasts", where)
+        (named,) = {task.file.file_path for task in lake.table("forecasts").scan(row_filter=where).plan_files()}
+        self.break_all_but(lake, "forecasts", named.rpartition("/")[2])
+        assert lake.read("forecasts", where) == expected
+        assert len(expected) == 3
