@@ -30,7 +30,8 @@ from forecast_platform.models.calibration import Calibration
 from forecast_platform.models.dependence import Dependence
 from forecast_platform.models.metrics import weighted_quantile_loss
 from forecast_platform.models.registry import plans
-from forecast_platform.publishing.forecasts import forecast_rows, forecastable
+from forecast_platform.publishing.forecasts import forecast_rows
+from forecast_platform.publishing.series import forecastable
 from forecast_platform.settings import Settings
 from forecast_platform.weeks import WEEK
 
@@ -70,7 +71,7 @@ def measure(panel: Panel, cutoff: dt.date, candidate: str) -> list[dict[str, Any
         for paths, calibration in ((JOINT, model.calibration), (ALONE, alone)):
             served = dataclasses.replace(model, calibration=calibration)
             asked = Asked(QUANTILES, settings.num_samples, settings.seed)
-            made, _ = engine.predict(served, active, Path(folder) / paths, asked, 1)
+            made, _ = engine.predict(served, [active], Path(folder) / paths, asked)
             for weeks in (1, ADDED):
                 shards, lead = made.shards(QUANTILES, protocol.HORIZON), weeks > 1
                 said = forecast_rows(shards, cutoff, QUANTILES, COLUMNS, calibration.sums, lead_time=lead).to_pandas()

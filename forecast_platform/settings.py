@@ -20,7 +20,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -44,6 +44,9 @@ DEFAULT_HOME = ".forecast"
 
 # Every field of a dialect but its name is a setting of the same name.
 _DIALECT = [field.name for field in dataclasses.fields(Dialect) if field.name != "name"]
+
+if TYPE_CHECKING:
+    from forecast_platform.history.reading import Meaning
 
 PREFIX = "FORECAST_"
 # Variables of ours that are no settings: where the settings lie, and what only tests and benchmarks read.
@@ -200,7 +203,9 @@ class Settings(BaseSettings):
     # Runs
     max_run_hours: float = Field(12, gt=0, description="a run that Dagster's daemon sees going for longer is ended")
     memory_gb: float = Field(
-        4, ge=1, description="memory a run may take, about; what does not fit is worked on in shards, or spilled to disk"
+        4,
+        ge=1,
+        description="memory a run may take, about; what does not fit is worked on in shards, or spilled to disk",
     )
     workers: int = Field(0, ge=0, description="processes that work on shards, where there are several; 0: one a core")
     training_series: int = Field(
@@ -422,6 +427,13 @@ class Settings(BaseSettings):
     def declarations(self) -> Declarations:
         """Which feature columns are used, and as what."""
         return Declarations.of(self.covariates, self.exposure)
+
+    @property
+    def meaning(self) -> Meaning:
+        """What rows mean beside what they say."""
+        from forecast_platform.history.reading import Meaning
+
+        return Meaning(self.declarations, self.country, self.no_row, self.active_weeks)
 
     @property
     def quantile_columns(self) -> tuple[str, ...]:

@@ -166,7 +166,7 @@ class Home:
         import pandas as pd
         import pyarrow as pa
 
-        from forecast_platform.history.cleaning import build_panel
+        from forecast_platform.history.reading import build_panel
         from forecast_platform.models.backtest import to_json
 
         wanted = [*KEYS, "week", "sales"]
@@ -182,9 +182,10 @@ class Home:
         )
         none = pa.table({name: [] for name in ("store", "dept", "week", "name", "value")})
         no_days = pa.table({"name": [], "date": []})
-        s = self._settings
-        panel = build_panel(table, none, no_days, s.declarations, s.country, s.no_row, s.active_weeks)
-        results = run_backtest(panel, s, [dt.date.fromisoformat(str(c)[:10]) for c in cutoffs], horizon, seed)
+        panel = build_panel(table, none, no_days, self._settings.meaning)
+        results = run_backtest(
+            panel, self._settings, [dt.date.fromisoformat(str(c)[:10]) for c in cutoffs], horizon, seed
+        )
         rows = [
             {"model": model, "cutoff": cutoff, **numbers}
             for model, found in to_json(results).items()

@@ -178,10 +178,10 @@ def _landed(settings: Settings) -> Panel:
         )
     try:
         with cloud.lake.connection(*KNOWN) as con:
-            panel = known_panel(con, week, "now", settings)
+            panel, of_sample = known_panel(con, week, "now", settings)
     except ValueError as error:
         raise click.ClickException(str(error)) from error
-    click.echo(f"{settings.home}: sales up to the week of {week}; {told(panel)}", err=True)
+    click.echo(f"{settings.home}: sales up to the week of {week}; {of_sample or told(panel)}", err=True)
     return panel
 
 
@@ -270,8 +270,8 @@ def read_panel(folder: Path, settings: Settings) -> Panel:
     import pyarrow as pa
 
     from forecast_platform.history.absence import told
-    from forecast_platform.history.cleaning import build_panel
     from forecast_platform.history.covariates import describe
+    from forecast_platform.history.reading import build_panel
     from forecast_platform.landing import kinds, rules
     from forecast_platform.landing.judgement import Known, judge
 
@@ -316,9 +316,7 @@ def read_panel(folder: Path, settings: Settings) -> Panel:
             "columns store, dept, date, weekly_sales (map other names with --column weekly_sales=NAME, or use --preset)"
         )
     try:
-        panel = build_panel(
-            sales, features, days, settings.declarations, settings.country, settings.no_row, settings.active_weeks
-        )
+        panel = build_panel(sales, features, days, settings.meaning)
     except ValueError as error:
         raise click.ClickException(str(error)) from error
     events = ", ".join(dict.fromkeys(event.name for event in panel.events or ()))

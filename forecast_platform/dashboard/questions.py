@@ -15,10 +15,10 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from forecast_platform.history.cleaning import events_given, features_in_force, known_by
 from forecast_platform.history.covariates import Declarations
 from forecast_platform.history.holidays import Event
 from forecast_platform.history.panel import natural_key
+from forecast_platform.history.reading import events_given, features_in_force, known_by
 from forecast_platform.lake.tables import QUANTILE
 from forecast_platform.levels import KEYS
 from forecast_platform.models.last_year.reference import one_year_back

@@ -1,6 +1,7 @@
 """Forecasts of every active series with the sums of their sample paths, a shard at a time, kept as Parquet."""
 
 import datetime as dt
+import shutil
 from pathlib import Path
 
 import dagster as dg
@@ -8,7 +9,7 @@ from dagster_duckdb import DuckDBResource
 
 from forecast_platform.defs.cleaned_series import cleaned_series
 from forecast_platform.defs.deepar_model import deepar_model
-from forecast_platform.defs.panels import KNOWN, forecast_series
+from forecast_platform.defs.panels import KNOWN, listed_series
 from forecast_platform.defs.partitions import OWNERS, as_known, history_of, weekly, weeks_of
 from forecast_platform.defs.raw_sales import raw_sales
 from forecast_platform.defs.resources import Platform, lake_connection
@@ -63,21 +64,23 @@ def batch_predictions(
 ) -> dg.MaterializeResult:
     stage, (week,), settings, mode = Stage(context), weeks_of(context), platform.settings, as_known(context)
     model = model_in_force(platform, week)
-    with lake_connection(platform, duckdb, *KNOWN) as con:
-        panel, without = forecast_series(con, week, mode, settings)
-    before = stage.elapsed()
     platform.engine.run_id = context.run_id
     asked = Asked(settings.quantiles, settings.num_samples, settings.seed, mode)
     folder = folder_of(platform, week)
+    series = folder.with_name(f"{folder.name}.series")
     try:
-        made, notices = platform.engine.predict(model, panel, folder, asked, settings.transform_shards, stage.progress)
+        with lake_connection(platform, duckdb, *KNOWN) as con:
+            listed = listed_series(con, week, mode, settings, series, platform.engine.run)
+        before = stage.elapsed()
+        made, notices = platform.engine.predict(model, listed.shards, folder, asked, stage.progress, listed.beside)
     except (EngineError, BatchError, ValueError) as error:  # ValueError: a covariate that ends too early, say
         raise dg.Failure(str(error), stage.receipt(platform.engine), allow_retries=False) from error
+    shutil.rmtree(series, ignore_errors=True)
     seconds, cpu_seconds = (max(after - b, 1e-9) for after, b in zip(stage.elapsed(), before, strict=True))
     return dg.MaterializeResult(
         metadata=stage.metadata(
             series=made.series,
-            without_forecast=len(without),
+            without_forecast=len(listed.beside["no_forecast"]),
             model_version=model.version,
             target=model.target,
             network_share=model.network_share,

@@ -17,7 +17,8 @@ from forecast_platform.defs.panels import KNOWN
 from forecast_platform.defs.partitions import as_known, weekly, weeks_of
 from forecast_platform.defs.resources import Platform, lake_connection
 from forecast_platform.engines.predictions import BatchError
-from forecast_platform.history.cleaning import completeness, observations
+from forecast_platform.history.cleaning import completeness
+from forecast_platform.history.reading import observations
 from forecast_platform.lake.lake import any_of
 from forecast_platform.weeks import key
 

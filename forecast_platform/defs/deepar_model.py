@@ -44,8 +44,7 @@ def deepar_model(
             model = platform.engine.model(pinned_training(known, pin, week))
             why = f"pinned by {PINNED if PINNED in context.run.tags else 'FORECAST_MODEL_NAME'}; when trained: "
         else:
-            model = _train(stage, platform, duckdb, week, mode)
-            why = ""
+            model, why = _train(stage, platform, duckdb, week, mode)
     except (ValueError, ModelLost, EngineError) as error:
         raise dg.Failure(str(error), stage.receipt(platform.engine), allow_retries=False) from error
     judgement = model.judgement
@@ -107,15 +106,21 @@ def _artifact(model: TrainedModel) -> dict[str, dg.MetadataValue]:
     return {"artifact": path, "loss": pictures.loss_curve(model.networks[0].loss_curve)}
 
 
-def _train(stage: Stage, platform: Platform, duckdb: DuckDBResource, week: dt.date, mode: str) -> TrainedModel:
-    """The model in force at the week: stored, or trained now. Raises ValueError or EngineError when it can't be."""
+def _train(
+    stage: Stage, platform: Platform, duckdb: DuckDBResource, week: dt.date, mode: str
+) -> tuple[TrainedModel, str]:
+    """The model in force at the week: stored, or trained now; and what it was learnt from, where that is a sample.
+
+    Raises ValueError or EngineError when it can't be.
+    """
     settings = platform.settings
     try:
         candidates = platform.engine.candidates(settings)
         with lake_connection(platform, duckdb, *KNOWN) as con:
-            panel = known_panel(con, week, mode, settings)
+            panel, of_sample = known_panel(con, week, mode, settings)
     except ValueError as error:
         raise ValueError(f"up to {week}, as known {mode}: {error}") from error
     trained_as_of = training_week(week, settings.calendar, settings.retrain_every_weeks)
     panel = training_panel(panel, trained_as_of, candidates)
-    return platform.engine.train(panel, candidates, stage.progress, settings.num_samples)
+    model = platform.engine.train(panel, candidates, stage.progress, settings.num_samples)
+    return model, f"{of_sample}; " if of_sample else ""

@@ -14,16 +14,14 @@ from forecast_platform.defs.batch_predictions import batch_predictions, model_in
 from forecast_platform.defs.cleaned_series import cleaned_series
 from forecast_platform.defs.column_lineage import column_lineage
 from forecast_platform.defs.deepar_model import deepar_model
-from forecast_platform.defs.panels import KNOWN, forecast_series
 from forecast_platform.defs.partitions import OWNERS, as_known, history_of, scored_again, weekly, weeks_of
 from forecast_platform.defs.raw_sales import raw_sales
 from forecast_platform.defs.resources import Platform, lake_connection
 from forecast_platform.defs.stage import Stage
-from forecast_platform.history.silence import stopping
 from forecast_platform.lake.lake import run_columns, with_columns
-from forecast_platform.levels import KEYS, SUMS
+from forecast_platform.levels import KEYS, SUMS, attribute_levels
 from forecast_platform.publishing.accuracy import rescore
-from forecast_platform.publishing.forecasts import event_rows, forecast_rows, member_rows
+from forecast_platform.publishing.forecasts import forecast_rows, member_rows
 
 
 @dg.asset(
@@ -43,15 +41,15 @@ def forecast_table(
     model = model_in_force(platform, week)
     made = predictions_of(platform, week)
     run = run_columns(context.run_id)
-    with lake_connection(platform, duckdb, *KNOWN) as con:
-        active, without = forecast_series(con, week, mode, settings)
+    with lake_connection(platform, duckdb, "cleaned_series", "stores", "departments") as con:
+        by_attributes = attribute_levels(con, settings.levels)
         landed = con.execute("SELECT max(landed_at) FROM cleaned_series WHERE week = ?", [week]).fetchone()
-    made.check(model.version, active.levels, mode)
-    levels = (*SUMS, *active.levels)
+    made.check(model.version, by_attributes, mode)
+    levels = (*SUMS, *by_attributes)
     notices = [
         f"{model.version} was trained before there was a level {level.name}: until the next training its intervals are "
         f"widened by the factor of {level.of} or total, whichever is larger"
-        for level in active.levels
+        for level in by_attributes
         if level.name not in model.calibration.sums
     ]
     for notice in notices:
@@ -65,17 +63,12 @@ def forecast_table(
         return with_columns(found, model_version=model.version, as_known=mode, **run)
 
     rows = published(lead_time=False)
+    beside = made.beside()
+    without, silent = beside["no_forecast"], beside["stopping_series"]
     known = [[*pc.unique(rows[name]).drop_null().to_pylist(), *without[name].to_pylist()] for name in KEYS]
-    members = member_rows(active.levels, *known)
+    members = member_rows(by_attributes, *known)
     series = pc.sum(pc.equal(rows["level"], "series")).as_py() // settings.prediction_length
-    silent = stopping(active)
-    beside = {
-        "no_forecast": without,
-        "stopping_series": silent,
-        "level_members": members,
-        "forecast_events": event_rows(active, settings.prediction_length),
-    }
-    for name, found in beside.items():
+    for name, found in (beside | {"level_members": members}).items():
         lake.replace_weeks(name, [week], with_columns(found, forecast_week=pa.scalar(week, pa.date32()), **run))
     lake.replace_weeks("lead_time_demand", [week], published(lead_time=True))
     changed = lake.replace_weeks("forecasts", [week], rows)

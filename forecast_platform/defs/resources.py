@@ -12,6 +12,7 @@ from forecast_platform.clouds.base import cloud_of, open_landing
 from forecast_platform.engines.base import Engine
 from forecast_platform.engines.local import LocalEngine
 from forecast_platform.engines.sagemaker import engine_of
+from forecast_platform.engines.workers import worker_count
 from forecast_platform.landing.place import Landing
 from forecast_platform.settings import Settings, get_settings
 
@@ -33,7 +34,7 @@ class Platform:
 def build_engine(settings: Settings) -> Engine:
     """Where DeepAR runs, by the settings."""
     if settings.engine_name == "local":
-        return LocalEngine(settings.models)
+        return LocalEngine(settings.models, worker_count(settings.workers))
     return engine_of(settings)
 
 

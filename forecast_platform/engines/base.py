@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+import hashlib
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from forecast_platform import deepar
-from forecast_platform.engines.predictions import Predictions, ShardForecast
+from forecast_platform.engines.predictions import Predictions, ShardForecast, write_shard, written_shard
 from forecast_platform.history.covariates import complete, divide_exposure
 from forecast_platform.history.panel import Panel
-from forecast_platform.history.shards import WHOLE, Retailer, over_shards
+from forecast_platform.history.panel_file import NAME as PANEL
+from forecast_platform.history.panel_file import load_panel
+from forecast_platform.history.shards import WHOLE, Retailer, Run, over_shards
 from forecast_platform.levels import SUMS
 from forecast_platform.models.blend import kinds
 from forecast_platform.models.candidate import Plans, Progress
@@ -31,6 +38,7 @@ from forecast_platform.settings import Settings
 
 # What is asked of a candidate that forecasts without a network: paths are drawn between these quantiles.
 SAID = (0.001, 0.005, *(k / 100 for k in range(1, 100)), 0.995, 0.999)
+NOTHING: Mapping[str, pa.Table] = MappingProxyType({})
 _AT_ONCE = 2_000  # series, whose sample paths are in memory together
 
 Floats = NDArray[np.float64]
@@ -172,32 +180,101 @@ def prepare(model: TrainedModel, panel: Panel, retailer: Retailer = WHOLE) -> Pr
     return Prepared(ready, tuple(to_ask), said, combination, model.calibration.dependence, notices)
 
 
+Shard = Panel | Path  # a panel, or the folder that its file lies in (history/panel_file.py)
+
+
+def opened(shard: Shard) -> Panel:
+    """The panel of a shard."""
+    return load_panel(shard) if isinstance(shard, Path) else shard
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One shard's forecast, wherever it is made. What it takes as arguments and returns can be sent between processes.
+
+    Attributes:
+        building: where the shard's files go.
+    """
+
+    model: TrainedModel
+    asked: Asked
+    building: Path
+
+    def __call__(self, shard: tuple[int, Shard], retailer: Retailer) -> dict[str, Any]:
+        """What was written, and notices about covariates."""
+        number, place = shard
+        if (before := written_shard(self.building, number)) is not None:
+            return before
+        ready = prepare(self.model, opened(place), retailer)
+        blocks = [slice(low, low + _AT_ONCE) for low in range(0, len(ready.panel), _AT_ONCE)]
+        with one_thread():
+            found = [
+                ready.forecast(
+                    [_outputs(self.model, ask, block, self.asked) for ask in ready.to_ask], self.asked, block
+                )
+                for block in blocks
+            ]
+        said = {"notices": ready.notices}
+        return write_shard(self.building, number, ShardForecast.together(found), self.asked.quantiles, said)
+
+    def _outputs(self, ready: Prepared, block: slice) -> list[Outputs]:
+        """What each network says of some of the series."""
+        return [_outputs(self.model, ask, block, self.asked) for ask in ready.to_ask]
+
+
+@functools.lru_cache(maxsize=4)
+def _network(artifact: Path) -> deepar.Model:
+    return deepar.load_artifact(artifact)
+
+
 def predict_here(
-    model: TrainedModel, panel: Panel, folder: Path, asked: Asked, shards: int, progress: Progress | None = None
+    model: TrainedModel,
+    shards: Sequence[Shard],
+    folder: Path,
+    asked: Asked,
+    progress: Progress | None = None,
+    beside: Mapping[str, pa.Table] = NOTHING,
+    run: Run = map,
 ) -> tuple[Predictions, tuple[str, ...]]:
-    """Engine.predict in this process: one shard in memory at a time, and of it the sample paths of some series."""
-    networks = {network.name: deepar.load_artifact(model.artifact(network)) for network in model.networks}
-    parts = split(panel, shards)
-    notices: list[str] = []
+    """Engine.predict on this machine: of a shard the sample paths of some series at a time.
 
-    def forecasts() -> Iterator[ShardForecast]:
-        for number, ready in enumerate(over_shards(parts, lambda shard, rest: prepare(model, shard, rest)), 1):
-            notices[:] = ready.notices
-            blocks = [slice(low, low + _AT_ONCE) for low in range(0, len(ready.panel), _AT_ONCE)]
-            with one_thread():
-                found = [
-                    ready.forecast([_outputs(networks[ask.network.name], ask, block, asked) for ask in ready.to_ask],
-                                   asked, block)
-                    for block in blocks
-                ]  # fmt: skip
-            yield ShardForecast.together(found)
-            if progress:
-                progress("predict", number, len(parts))
+    Shards that are files are kept apart by the digest of all that decides them: a killed prediction asked for again
+    goes on where it was.
 
-    made = Predictions.write(
-        folder, forecasts(), asked.quantiles, model.horizon, model.version, asked.as_known, panel.levels
+    Args:
+        run: maps attempts to outcomes, see `over_shards`.
+    """
+    key = _digest_of(model, shards, asked)
+    building = folder.with_name(f"{folder.name}.{key}.building")
+    for other in folder.parent.glob(f"{folder.name}.*.building"):
+        if other != building or not key:
+            shutil.rmtree(other)
+    building.mkdir(parents=True, exist_ok=True)
+    work = building / "work" if key else None
+    step = _Work(model, asked, building)
+    written: list[dict[str, Any]] = []
+    for said in over_shards(list(enumerate(shards)), step, run, work):
+        written.append(said)
+        if progress:
+            progress("predict", len(written), len(shards))
+    if work:
+        shutil.rmtree(work, ignore_errors=True)
+    levels = opened(shards[0]).levels if shards else ()
+    made = Predictions.finish(
+        building, folder, written, asked.quantiles, model.horizon, model.version, asked.as_known, levels, beside
     )
-    return made, tuple(notices)
+    return made, tuple(dict.fromkeys(notice for said in written for notice in said["notices"]))
+
+
+def _digest_of(model: TrainedModel, shards: Sequence[Shard], asked: Asked) -> str:
+    """Of all that decides what is forecast; "" where some of it is no file."""
+    found = hashlib.sha256(repr((model.digest, code_version(), asked)).encode())
+    for shard in shards:
+        if not isinstance(shard, Path):
+            return ""
+        with (shard / PANEL).open("rb") as file:
+            found.update(hashlib.file_digest(file, "sha256").digest())
+    return found.hexdigest()[:12] if len(shards) > 1 else ""
 
 
 def names_of(panel: Panel) -> list[str]:
@@ -220,13 +297,13 @@ def split(panel: Panel, shards: int) -> list[Panel]:
     return [panel.select(bounds == shard) for shard in np.unique(bounds)] if bounds[-1] else [panel]
 
 
-def _outputs(network: deepar.Model, ask: ToAsk, block: slice, asked: Asked) -> Outputs:
-    """What a network says of some of the series."""
+def _outputs(model: TrainedModel, ask: ToAsk, block: slice, asked: Asked) -> Outputs:
+    """What a network of a model says of some of the series."""
     seen = only(ask.target.panel, block)
     features = None if seen.covariates is None else seen.covariates.values
     config = asked.config()
     found = deepar.predict(
-        network,
+        _network(model.artifact(ask.network)),
         to_series_set(seen, ask.network.categories, features),
         asked.num_samples,
         config["quantiles"],
@@ -244,10 +321,12 @@ class Engine(Protocol):
     Attributes:
         models: folder of the models at hand.
         run_id: of the run that asks, for engines that name it on what they create.
+        run: maps work on the shards of a large retailer to outcomes, see `over_shards`.
     """
 
     models: Path
     run_id: str
+    run: Run
 
     def candidates(self, settings: Settings) -> Plans:
         """What may be trained, by an installation's settings."""
@@ -271,17 +350,18 @@ class Engine(Protocol):
     def predict(
         self,
         model: TrainedModel,
-        panel: Panel,
+        shards: Sequence[Shard],
         folder: Path,
         asked: Asked,
-        shards: int,
         progress: Progress | None = None,
+        beside: Mapping[str, pa.Table] = NOTHING,
     ) -> tuple[Predictions, tuple[str, ...]]:
-        """Forecasts of all series of a panel that ends at the cutoff, and notices about its covariates.
+        """Forecasts of all series up to the cutoff, and notices about their covariates.
 
         Args:
+            shards: panels that end at the cutoff; results do not depend on how the series are divided among them.
             folder: is replaced; its name is the week's.
-            shards: into how many the series are divided; results do not depend on it.
+            beside: rows of tables to be kept with them, see Predictions.finish.
 
         Raises:
             ValueError: a covariate the model was trained with is missing, now or for the weeks ahead.

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from filelock import FileLock
 
-from forecast_platform.engines.base import Asked, predict_here
+from forecast_platform.engines.base import NOTHING, Asked, Shard, predict_here
 from forecast_platform.engines.predictions import Predictions
+from forecast_platform.engines.workers import Workers
 from forecast_platform.history.panel import Panel
+from forecast_platform.history.shards import Run
 from forecast_platform.models.candidate import Plans, Progress
 from forecast_platform.models.registry import plans
 from forecast_platform.models.trained import ModelLost, TrainedModel, check_history, train_into, training_key
@@ -22,10 +26,12 @@ class LocalEngine:
 
     Args:
         models: where models are kept, one folder per digest.
+        workers: processes that work on shards at the same time, where there are several.
     """
 
-    def __init__(self, models: Path) -> None:
+    def __init__(self, models: Path, workers: int = 1) -> None:
         self.models, self.run_id = models, ""
+        self.run: Run = Workers(workers) if workers > 1 else map
 
     def candidates(self, settings: Settings) -> Plans:
         """See Engine.candidates."""
@@ -62,14 +68,14 @@ class LocalEngine:
     def predict(
         self,
         model: TrainedModel,
-        panel: Panel,
+        shards: Sequence[Shard],
         folder: Path,
         asked: Asked,
-        shards: int,
         progress: Progress | None = None,
+        beside: Mapping[str, pa.Table] = NOTHING,
     ) -> tuple[Predictions, tuple[str, ...]]:
         """See Engine.predict."""
-        return predict_here(model, panel, folder, asked, shards, progress)
+        return predict_here(model, shards, folder, asked, progress, beside, self.run)
 
     def predictions(self, folder: Path) -> Predictions:
         """See Engine.predictions."""

@@ -3,6 +3,7 @@
     predictions.json        what was asked for, and each shard's files with their hashes; written last
     series-000.parquet ..   store, dept, last_week (of sales known), mean and quantiles of each week ahead, and
                             quantiles of the lead-time demand
+    beside-NAME.parquet ..  rows of a table that say more of the week's series
     sums-000.parquet ..     by level and group, the exact sums of the shard's sample paths (history/shards.Sums)
 
 Sample paths are not kept: totals need only their sums, and the paths are most of the bytes.
@@ -30,7 +31,7 @@ from forecast_platform.history.shards import EXACT, Groups, Sums
 from forecast_platform.levels import Level
 
 NAME = "predictions.json"
-_VERSION = 2
+_VERSION = 3
 _AGAIN = "run batch_predictions again"
 _LEAD_TIME = "lead_time"  # begins the names of its columns
 
@@ -114,25 +115,38 @@ class Predictions:
         model: str,
         as_known: str,
         levels: Sequence[Level] = (),
+        beside: Mapping[str, pa.Table] = {},
     ) -> Predictions:
-        """All of them, shard by shard as they come; `folder` is replaced when they are whole.
-
-        Args:
-            model: version of the one they are of. as_known: of the data as known "now" or "then". levels: those by
-                attributes, with the groups of the time.
-        """
+        """All of them, shard by shard as they come; `folder` is replaced when they are whole. See `finish`."""
         building = folder.with_name(folder.name + ".building")
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir(parents=True)
-        written = []
-        for number, shard in enumerate(shards):
-            tables = {"series": _series(shard, quantiles), "sums": _sums(shard)}
-            files = {f"{what}-{number:03d}.parquet": table for what, table in tables.items()}
-            for name, table in files.items():
-                pq.write_table(table, building / name, compression="zstd")
-            hashes = {name: _hash(building / name) for name in files}
-            last = max(shard.last_week.tolist(), default=None)
-            written.append({"series": len(shard.store), "last_week": last and last.isoformat(), "files": hashes})
+        written = [write_shard(building, number, shard, quantiles) for number, shard in enumerate(shards)]
+        return cls.finish(building, folder, written, quantiles, horizon, model, as_known, levels, beside)
+
+    @classmethod
+    def finish(
+        cls,
+        building: Path,
+        folder: Path,
+        written: Sequence[Mapping[str, Any]],
+        quantiles: Sequence[float],
+        horizon: int,
+        model: str,
+        as_known: str,
+        levels: Sequence[Level] = (),
+        beside: Mapping[str, pa.Table] = {},
+    ) -> Predictions:
+        """Those of a folder that is still building, which becomes `folder`.
+
+        Args:
+            written: what `write_shard` says of each shard.
+            model: version of the one they are of. as_known: of the data as known "now" or "then". levels: those by
+                attributes, with the groups of the time.
+            beside: rows of tables that say more of the week's series, to be published with the forecasts.
+        """
+        for name, table in beside.items():
+            pq.write_table(table, building / f"beside-{name}.parquet", compression="zstd")
         said = {
             "version": _VERSION,
             "model": model,
@@ -141,8 +155,11 @@ class Predictions:
             "horizon": horizon,
             "quantiles": list(quantiles),
             "shards": written,
+            "beside": {name: _hash(building / f"beside-{name}.parquet") for name in beside},
         }
         (building / NAME).write_text(json.dumps(said, indent=1))
+        for path in building.glob("shard-*.json"):
+            path.unlink()
         shutil.rmtree(folder, ignore_errors=True)
         building.rename(folder)
         return cls(folder)
@@ -176,6 +193,10 @@ class Predictions:
             raise BatchError(
                 f"{self.folder} was summed by other groups than stores/ and departments/ say now; {_AGAIN}"
             )
+
+    def beside(self) -> dict[str, pa.Table]:
+        """The rows of other tables that were kept with them. Raises BatchError when a file is missing or another."""
+        return {name: self._read(f"beside-{name}.parquet", digest) for name, digest in self.said["beside"].items()}
 
     @property
     def series(self) -> int:
@@ -226,6 +247,36 @@ class Predictions:
         if _hash(path) != digest:
             raise BatchError(f"{path} is not the file that was written; {_AGAIN}")
         return pq.read_table(path)
+
+
+def write_shard(
+    folder: Path, number: int, shard: ShardForecast, quantiles: Sequence[float], more: Mapping[str, Any] = {}
+) -> dict[str, Any]:
+    """Write a shard's files, and last what predictions.json will say of them, with `more`, which is returned."""
+    tables = {"series": _series(shard, quantiles), "sums": _sums(shard)}
+    files = {f"{what}-{number:03d}.parquet": table for what, table in tables.items()}
+    for name, table in files.items():
+        pq.write_table(table, folder / name, compression="zstd")
+    last = max(shard.last_week.tolist(), default=None)
+    said = {
+        "series": len(shard.store),
+        "last_week": last and last.isoformat(),
+        "files": {name: _hash(folder / name) for name in files},
+        **more,
+    }
+    temporary = folder / f".shard-{number:03d}.json"
+    temporary.write_text(json.dumps(said))
+    temporary.rename(folder / f"shard-{number:03d}.json")
+    return said
+
+
+def written_shard(folder: Path, number: int) -> dict[str, Any] | None:
+    """What `write_shard` said of a shard that it finished earlier; None where it did not."""
+    path = folder / f"shard-{number:03d}.json"
+    if not path.exists():
+        return None
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
 
 
 def _series(shard: ShardForecast, quantiles: Sequence[float]) -> pa.Table:

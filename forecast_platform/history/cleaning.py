@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from forecast_platform.history.absence import AUTO, NoRow, interpret, judge
-from forecast_platform.history.covariates import Declarations, attach
-from forecast_platform.history.holidays import Event, events_for
-from forecast_platform.history.panel import ACTIVE_WEEKS, LARGEST, Panel
-from forecast_platform.history.versions import BEGINNING, CALENDAR, EVER, FEATURES, VERSIONS
+from forecast_platform.history.absence import AUTO, NoRow, judge
+from forecast_platform.history.panel import Panel
+from forecast_platform.history.versions import BEGINNING, EVER, VERSIONS
 
 RECENT_WEEKS = 4
 
@@ -56,7 +54,7 @@ _GRID = """  -- every date here is a week end, so steps of 7 days from any of th
 """
 
 # Rows of `cleaned_series` that a file had, not filled zeros (null: written before any were filled).
-_LANDED = "observed AND NOT coalesce(filled, false)"
+LANDED = "observed AND NOT coalesce(filled, false)"
 
 
 def clean_weeks(
@@ -106,118 +104,6 @@ def _marks(in_force: pa.Table, first: dt.date, last: dt.date, active_weeks: int,
         "closed": absence.closed[series, week],
     }
     return pa.table(columns, schema=_MARKS)
-
-
-def known_by(week: dt.date) -> dt.datetime:
-    """The moment up to which `as_known_then` looks: the end of the week after `week` (exclusive), UTC.
-
-    A week's own sales land in the days after it ends, before the next week does.
-    """
-    return dt.datetime.combine(week + dt.timedelta(days=7), dt.time(), dt.UTC)
-
-
-def observations(con: duckdb.DuckDBPyConnection, cutoff: dt.date, as_known: str = "now") -> duckdb.DuckDBPyRelation:
-    """Observed rows (store, dept, week, sales) up to `cutoff`, as they landed, without filled zeros.
-
-    Args:
-        as_known: "now" reads `cleaned_series`; "then" the versions that had landed by `known_by(cutoff)`.
-    """
-    if as_known == "then":
-        sql = f"""
-            WITH {VERSIONS} SELECT store, dept, week, row.sales AS sales FROM in_force WHERE row.sales IS NOT NULL
-        """  # noqa: S608 (only our own SQL is composed)
-        return con.sql(sql, params={"since": BEGINNING, "last": cutoff, "known_before": known_by(cutoff)})
-    sql = f"SELECT store, dept, week, sales FROM cleaned_series WHERE {_LANDED} AND week <= ?"  # noqa: S608 (only our own SQL is composed)
-    return con.sql(sql, params=[cutoff])
-
-
-def read_panel(
-    con: duckdb.DuckDBPyConnection,
-    cutoff: dt.date,
-    as_known: str = "now",
-    declarations: Declarations | None = None,
-    country: str = "US",
-    no_row: NoRow = AUTO,
-    active_weeks: int = ACTIVE_WEEKS,
-) -> Panel:
-    """All series up to `cutoff`, from `observations`, with what is known beside sales and by the same moment.
-
-    What a week without a row means is decided again here, from what was known then; `cleaned_series` only shows it.
-
-    Args:
-        declarations: the feature columns in use; None: sales alone, without features and holidays.
-        country: whose holidays count where no calendar has landed.
-        no_row, active_weeks: see absence.interpret.
-
-    Raises:
-        ValueError: nothing had been observed by then, or see `build_panel`.
-    """
-    sales = observations(con, cutoff, as_known).to_arrow_table()
-    if declarations is None:
-        return interpret(Panel.from_table(sales), no_row, active_weeks).until(cutoff)
-    moment = {"known_before": known_by(cutoff) if as_known == "then" else EVER}
-    features, calendar = (con.sql(sql, params=moment).to_arrow_table() for sql in (FEATURES, CALENDAR))
-    return build_panel(sales, features, calendar, declarations, country, no_row, active_weeks).until(cutoff)
-
-
-def build_panel(
-    sales: pa.Table,
-    features: pa.Table,
-    calendar: pa.Table,
-    declarations: Declarations,
-    country: str,
-    no_row: NoRow = AUTO,
-    active_weeks: int = ACTIVE_WEEKS,
-) -> Panel:
-    """Sales on the weekly grid with the covariates in use and the holidays to line up, gaps and closures interpreted.
-
-    Args:
-        sales: (store, dept, week, sales). features: (store, dept, week, name, value). calendar: (name, date).
-
-    Raises:
-        ValueError: sales beyond LARGEST, naming series and week; or see Panel.from_table, covariates.attach and
-            holidays.events_for.
-    """
-    panel = Panel.from_table(sales)
-    if (too_large := np.argwhere(np.abs(panel.sales) > LARGEST)).size:
-        i, week = too_large[0].tolist()
-        raise ValueError(
-            f"store {panel.store[i]}, department {panel.dept[i]}, week of {panel.weeks[week]}: sales of "
-            f"{panel.sales[i, week]:.6g} are beyond {LARGEST:.0e}, more than any week holds; correct them, or "
-            "give all sales in a larger unit"
-        )
-    panel = attach(panel, features, declarations)
-    first, last = panel.weeks[[0, -1]].astype(dt.date)
-    known = replace(panel, events=events_for(first, last, _named_days(calendar), country))
-    return interpret(known, no_row, active_weeks)
-
-
-def events_given(
-    con: duckdb.DuckDBPyConnection, cutoff: dt.date, known_before: dt.datetime, country: str
-) -> tuple[Event, ...]:
-    """The events of a panel that `read_panel` read up to `cutoff`, from what had landed before a moment."""
-    weeks = con.execute("SELECT min(week), max(week) FROM cleaned_series WHERE observed AND week <= ?", [cutoff])
-    ((first, last),) = weeks.fetchall()
-    return events_for(first or cutoff, last or cutoff, named_days(con, known_before), country)
-
-
-def named_days(con: duckdb.DuckDBPyConnection, known_before: dt.datetime = EVER) -> list[tuple[str, dt.date]]:
-    """(name, date) of the landed calendar in force: what the holidays of a panel are made of."""
-    return _named_days(con.sql(CALENDAR, params={"known_before": known_before}).to_arrow_table())
-
-
-def _named_days(calendar: pa.Table) -> list[tuple[str, dt.date]]:
-    return list(zip(calendar["name"].to_pylist(), calendar["date"].to_pylist(), strict=True))
-
-
-def features_in_force(con: duckdb.DuckDBPyConnection, store: str, dept: str = "") -> pa.Table:
-    """Features (week, name, value) of a store's department, planned weeks too; without `dept` those of the store as a
-    whole. A department's own value goes before its store's, as in a panel."""
-    return con.sql(
-        f"""SELECT week, name, arg_max(value, dept IS NOT NULL) AS value FROM ({FEATURES})
-            WHERE store = $store AND (dept IS NULL OR dept = $dept) GROUP BY week, name ORDER BY name, week""",  # noqa: S608 (only our own SQL is composed)
-        params={"known_before": EVER, "store": store, "dept": dept},
-    ).to_arrow_table()
 
 
 @dataclass(frozen=True)
@@ -275,7 +161,7 @@ def completeness(con: duckdb.DuckDBPyConnection, weeks: Sequence[dt.date]) -> li
 
 def newest_complete_week(con: duckdb.DuckDBPyConnection, threshold: float) -> dt.date | None:
     """The last week whose sales are complete, by `cleaned_series`; None while there is none."""
-    newest_first = f"SELECT DISTINCT week FROM cleaned_series WHERE {_LANDED} ORDER BY week DESC"  # noqa: S608 (only our own SQL is composed)
+    newest_first = f"SELECT DISTINCT week FROM cleaned_series WHERE {LANDED} ORDER BY week DESC"  # noqa: S608 (only our own SQL is composed)
     weeks: list[dt.date] = [row[0] for row in con.execute(newest_first).fetchall()]
     for week in weeks:
         if completeness(con, [week])[0].complete(threshold):

@@ -172,18 +172,28 @@ class Covariates:
     def select(self, keep: NDArray[np.bool_]) -> Covariates:
         return Covariates(self.columns, self.values[:, keep])
 
+    def joined(self, others: Sequence[Covariates], order: NDArray[np.int64]) -> Covariates:
+        """The same columns with more series behind its own, all of them in an order."""
+        both = (self, *others)
+        width = max(each.values.shape[2] for each in both)
+        values = np.concatenate([_widened(each.values, width) for each in both], axis=1)
+        return Covariates(self.columns, values[:, order])
 
-def attach(panel: Panel, features: pa.Table, declarations: Declarations) -> Panel:
+
+def attach(
+    panel: Panel, features: pa.Table, declarations: Declarations, landed: Collection[str] | None = None
+) -> Panel:
     """The panel with the covariates and the exposure in use.
 
     Args:
         features: rows (store, dept, week, name, value), at most one in force for each key, or else the last one counts;
             dept is null where a value holds for the whole store, and a department's own value wins over it.
+        landed: names of all columns there are, where the panel is a shard; None: those of the features.
 
     Raises:
         ValueError: see Declarations.among.
     """
-    columns, exposure = declarations.among(features["name"].unique().to_pylist())
+    columns, exposure = declarations.among(features["name"].unique().to_pylist() if landed is None else landed)
     return dataclasses.replace(
         panel,
         covariates=_on_grid(panel, features, columns) if columns else None,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -49,8 +50,11 @@ class Panel:
     levels: tuple[Level, ...] = ()
 
     @classmethod
-    def from_table(cls, table: pa.Table) -> Panel:
+    def from_table(cls, table: pa.Table, span: tuple[dt.date, dt.date] | None = None) -> Panel:
         """Panel from a long table (store, dept, week, sales); null sales are unobserved.
+
+        Args:
+            span: the grid's first and last week, where the table is a part of a retailer's; None: its own.
 
         Raises:
             ValueError: the table holds no observation, or a (store, dept, week) twice.
@@ -62,7 +66,8 @@ class Panel:
         stores, s = _codes(table["store"])
         depts, d = _codes(table["dept"])
         pair, row = np.unique(s * len(depts) + d, return_inverse=True)
-        weeks = np.arange(week.min(), week.max() + 1, 7)
+        first, end = (week.min(), week.max()) if span is None else (np.datetime64(day, "D") for day in span)
+        weeks = np.arange(first, end + 1, 7)
         column = (week - weeks[0]).astype(np.int64) // 7
         cell = row * len(weeks) + column
         if len(np.unique(cell)) != len(cell):
@@ -70,6 +75,25 @@ class Panel:
         sales = np.full((len(pair), len(weeks)), np.nan)
         sales.ravel()[cell] = table["sales"].to_numpy()
         return cls(stores[pair // len(depts)], depts[pair % len(depts)], weeks, sales)
+
+    @classmethod
+    def together(cls, parts: Sequence[Panel]) -> Panel:
+        """Shards of one retailer as one panel, its series in order."""
+        if len(parts) == 1:
+            return parts[0]
+        store, dept = (np.concatenate([getattr(part, name) for part in parts]) for name in ("store", "dept"))
+        names = zip(store.tolist(), dept.tolist(), strict=True)
+        keys = [(natural_key(one), natural_key(other)) for one, other in names]
+        order = np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
+
+        together: dict[str, Any] = {}
+        for name in ("sales", "filled", "returns"):
+            found = [getattr(part, name) for part in parts]
+            together[name] = None if found[0] is None else np.concatenate(found)[order]
+        for name in ("covariates", "exposure"):
+            found = [getattr(part, name) for part in parts]
+            together[name] = found[0] and found[0].joined(found[1:], order)
+        return replace(parts[0], store=store[order], dept=dept[order], **together)
 
     def __len__(self) -> int:
         return len(self.store)

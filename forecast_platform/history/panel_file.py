@@ -8,7 +8,7 @@ the address it would have here.
 | header | JSON in UTF-8: version, columns of covariates and exposure, events, active_weeks, levels |
 | store, dept, weeks, sales | as in Panel |
 | covariates, exposure | their values, where there are any |
-| filled | as in Panel, where it is given |
+| filled, returns | as in Panel, where they are given |
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ def save_panel(panel: Panel, folder: Path) -> Path:
         "sales": _plain(panel.sales),
         **{name: _plain(part.values) for name, part in parts.items()},
         **({} if panel.filled is None else {"filled": np.ascontiguousarray(panel.filled)}),
+        **({} if panel.returns is None else {"returns": _plain(panel.returns)}),
     }
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{NAME}.{secrets.token_hex(4)}"
@@ -97,6 +98,7 @@ def load_panel(folder: Path) -> Panel:
         panel = Panel(
             *(store, dept, weeks, sales, parts.get("covariates"), parts.get("exposure"), events),
             filled=arrays.get("filled"),
+            returns=arrays.get("returns"),
             levels=levels,
             active_weeks=header["active_weeks"],
         )

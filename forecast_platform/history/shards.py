@@ -5,7 +5,8 @@ the usual number of open days. All of that is sums by some key. So a step is wri
 its Retailer, and asks it for sums over all series where it needs them. With the whole retailer in the panel the answer
 is at hand. With a shard the step pauses; when all shards have paused at the same place their sums are added, and each
 starts again with what is known by then (`over_shards`). What has been asked for, in order, is all that a shard has to
-know of the others.
+know of the others. What a shard has worked out before a pause it keeps on disk (`Retailer.keep`), so that a round costs
+little. Shards are worked on one after the other, or wherever `run` sends them: other processes, other machines.
 
 Sums are exact: whole numbers of units of 2^-40, whose order does not matter. So results do not depend on the number of
 shards, not even in the last bit, on which the randomness of sample paths depends.
@@ -15,9 +16,12 @@ Letters: N series (or other rows), G groups.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import os
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,10 +115,13 @@ def _added(groups: Groups, values: NDArray[np.int64]) -> NDArray[np.int64]:
     return total
 
 
+Asked = tuple[Sums, ...]  # what is asked for together
+
+
 class _Pause(Exception):
     """A shard needs sums that are not known yet; it brings its own part of them."""
 
-    def __init__(self, part: tuple[Sums, ...]) -> None:
+    def __init__(self, part: Asked) -> None:
         super().__init__("a step on a shard runs within over_shards")
         self.part = part
 
@@ -124,23 +131,25 @@ class Retailer:
 
     Args:
         known: the sums of all shards asked for so far, in order; None: the panel holds every series.
+        kept: folder of what the shard has worked out so far; None: nothing is kept.
     """
 
-    def __init__(self, known: Sequence[tuple[Sums, ...]] | None = None) -> None:
-        self._known, self._asked = known, 0
+    def __init__(self, known: Sequence[Asked] | None = None, kept: Path | None = None) -> None:
+        self._known, self._kept = known, kept
+        self._asked = self._made = 0
 
-    def every(self, *parts: tuple[Groups, NDArray[Any]]) -> tuple[Sums, ...]:
+    def every(self, *parts: tuple[Groups, NDArray[Any]]) -> Asked:
         """The sums of each of the parts, of all groups there are; given as (groups, values (N, ...)).
 
         What is asked for together costs one round of the shards.
         """
+        if self._known is not None and self._asked < len(self._known):
+            self._asked += 1
+            return self._known[self._asked - 1]
         own = tuple(Sums.of(groups, values) for groups, values in parts)
         if self._known is None:
             return own
-        if self._asked == len(self._known):
-            raise _Pause(own)
-        self._asked += 1
-        return self._known[self._asked - 1]
+        raise _Pause(own)
 
     def sums(self, *parts: tuple[Groups, NDArray[Any]]) -> list[Floats]:
         """The same, of the groups in the panel alone: shape (G, ...)."""
@@ -162,30 +171,112 @@ class Retailer:
         low, high = np.searchsorted(until, [(until[-1] - 1) // 2, until[-1] // 2], side="right")
         return float((found.names[low] + found.names[high]) / 2)
 
+    def keep(self, make: Callable[[], tuple[NDArray[Any], ...]]) -> tuple[NDArray[Any], ...]:
+        """The arrays that `make` gives, which may ask for sums on its way. A shard makes them in one round and finds
+        them in the next ones."""
+        if self._kept is None:
+            return make()
+        path = self._kept / f"{self._made:03d}.npz"
+        self._made += 1
+        if path.exists():
+            with np.load(path, allow_pickle=False) as file:
+                *found, counts = (file[name] for name in file.files)
+            self._asked, self._made = counts.tolist()
+            return tuple(found)
+        made = make()
+        _save(path, (*made, np.array([self._asked, self._made])))
+        return made
+
 
 WHOLE = Retailer()
 
 
-def over_shards(shards: Sequence[Shard], step: Callable[[Shard, Retailer], Result]) -> Iterator[Result]:
+@dataclass(frozen=True)
+class Rounds(Sequence[Asked]):
+    """The sums of all shards, round by round, as files of a folder."""
+
+    folder: Path
+    rounds: int
+
+    @classmethod
+    def at(cls, folder: Path) -> Rounds:
+        """Those that are there."""
+        folder.mkdir(parents=True, exist_ok=True)
+        return cls(folder, len(list(folder.glob("[0-9]*.npz"))))
+
+    def __len__(self) -> int:
+        return self.rounds
+
+    def __getitem__(self, at: int) -> Asked:  # type: ignore[override]  # no slices
+        if at >= self.rounds:
+            raise IndexError(at)
+        with np.load(self.folder / f"{at:03d}.npz", allow_pickle=False) as file:
+            found = [file[name] for name in file.files]
+        return tuple(Sums(*found[k : k + 3]) for k in range(0, len(found), 3))
+
+    def and_then(self, asked: Asked) -> Rounds:
+        _save(self.folder / f"{self.rounds:03d}.npz", [a for s in asked for a in (s.names, s.whole, s.rest)])
+        return Rounds(self.folder, self.rounds + 1)
+
+
+def _save(path: Path, arrays: Iterable[NDArray[Any]]) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with temporary.open("wb") as file:
+        np.savez(file, *arrays)
+    os.replace(temporary, path)
+
+
+@dataclass(frozen=True)
+class Attempt(Generic[Shard, Result]):
+    """A step tried on a shard, with what is known of the others by now."""
+
+    step: Callable[[Shard, Retailer], Result]
+    shard: Shard
+    known: Sequence[Asked]
+    kept: Path | None = None
+
+
+def attempted(given: Attempt[Shard, Result]) -> Result | Asked:
+    """The step's result, or the shard's part of the sums it waits for."""
+    try:
+        return given.step(given.shard, Retailer(given.known, given.kept))
+    except _Pause as pause:
+        return pause.part
+
+
+# Like `map`, in order; in this process or elsewhere.
+Run = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
+
+
+def over_shards(
+    shards: Sequence[Shard], step: Callable[[Shard, Retailer], Result], run: Run = map, folder: Path | None = None
+) -> Iterator[Result]:
     """The results of a step for each shard, in order, as for the whole retailer at once.
 
-    One shard is at work at a time. A step is started again for each round of sums, so it has no other effect.
+    A step is started again for each round of sums, so it has no other effect than one that may happen twice.
 
     Args:
-        shards: panels of the same weeks, none of them empty. One holds every series: then there are no rounds.
+        shards: panels of the same weeks, or where they are. One holds every series: then there are no rounds.
+        step: its result is no tuple.
+        run: maps attempts to outcomes, by default one after the other in this process.
+        folder: keeps sums and what shards work out, also for a later call that goes on; None: in memory, again and
+            again.
     """
     if len(shards) == 1:
         yield step(shards[0], Retailer())
         return
-    known: list[tuple[Sums, ...]] = []
+    known: tuple[Asked, ...] | Rounds = Rounds.at(folder / "sums") if folder else ()
+    kept = [folder and folder / f"kept-{number:05d}" for number in range(len(shards))]
     while shards:
-        total: tuple[Sums, ...] | None = None
-        for shard in shards:
-            try:
-                yield step(shard, Retailer(known))
-            except _Pause as pause:
-                part = pause.part
-                total = part if total is None else tuple(a + b for a, b in zip(total, part, strict=True))
+        total: Asked | None = None
+        attempts = [Attempt(step, shard, known, place) for shard, place in zip(shards, kept, strict=True)]
+        for outcome in run(attempted, attempts):
+            if isinstance(outcome, tuple):
+                total = outcome if total is None else tuple(a + b for a, b in zip(total, outcome, strict=True))
+            else:
+                yield outcome
         if total is None:
             return
-        known.append(total)
+        known = known.and_then(total) if isinstance(known, Rounds) else (*known, total)

@@ -4,78 +4,19 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from forecast_platform.history.covariates import complete, divide_exposure
-from forecast_platform.history.panel import Panel
-from forecast_platform.history.silence import probability_of_return
-from forecast_platform.lake.closures import Closing
 from forecast_platform.levels import LEVELS, NAMES, SUMS, Level, names_of
 from forecast_platform.models.combine import least_sales
-from forecast_platform.models.last_year.reference import worth_lining_up
 from forecast_platform.weeks import WEEK
 
 if TYPE_CHECKING:
     from forecast_platform.engines.predictions import ShardForecast
     from forecast_platform.history.shards import Sums
-
-
-def forecastable(
-    panel: Panel, active_weeks: int, horizon: int = 1, closings: Sequence[Closing] = ()
-) -> tuple[Panel, pa.Table]:
-    """Split the series at a cutoff into those to forecast and those that get a reason instead.
-
-    Args:
-        panel: ends at the cutoff and holds every series, which tells how silences end.
-        closings: what people closed. A series closed in all weeks ahead is not forecast, in some of them as 0.
-
-    Returns:
-        The panel of active series with `returns` for `horizon` weeks, and rows (store, dept, last_week, reason) for
-        the others.
-    """
-    idle = len(panel.weeks) - 1 - panel.last_row
-    last_week = panel.weeks[panel.last_row].astype("datetime64[D]")
-    said, is_open = _closed_by_people(panel, horizon, closings)
-    closed = (idle >= active_weeks) | ~is_open.any(axis=1)
-    reasons = [
-        said[i]
-        or f"closed: no sales for {idle[i]} weeks, the last in the week of {last_week[i]}; a series is closed after "
-        f"{active_weeks}"
-        for i in np.flatnonzero(closed).tolist()
-    ]
-    panel = replace(panel, returns=probability_of_return(panel, horizon) * is_open)
-    rows = pa.table(
-        {
-            "store": pa.array(panel.store[closed].tolist(), pa.string()),
-            "dept": pa.array(panel.dept[closed].tolist(), pa.string()),
-            "last_week": pa.array(last_week[closed], pa.date32()),
-            "reason": pa.array(reasons, pa.string()),
-        }
-    )
-    return panel.select(~closed), rows
-
-
-def _closed_by_people(panel: Panel, horizon: int, closings: Sequence[Closing]) -> tuple[list[str], NDArray[np.bool_]]:
-    """Of each series the reason why it is closed, "" where nobody closed it, and its open weeks ahead (N, H)."""
-    said, is_open = [""] * len(panel), np.ones((len(panel), horizon), dtype=bool)
-    cutoff = panel.weeks[-1].astype(dt.date)
-    ahead = [cutoff + step * WEEK for step in range(1, horizon + 1)]
-    for closing in closings:
-        covered = np.array([closing.covers(week) for week in ahead])
-        mine = (panel.store == closing.store) & covered.any()
-        if closing.dept is not None:
-            mine = mine & (panel.dept == closing.dept)
-        for i in np.flatnonzero(mine).tolist():
-            is_open[i] &= ~covered
-            until = "" if closing.to_week is None else f" to {closing.to_week}"
-            what = "department" if closing.dept is not None else "store"
-            said[i] = f"{what} closed from {closing.from_week}{until} by {closing.author}: {closing.reason}"
-    return said, is_open
 
 
 def forecast_rows(
@@ -136,22 +77,6 @@ def member_rows(levels: Sequence[Level], store: Sequence[str], dept: Sequence[st
         for name, member in zip(named.tolist(), level.member_of(named).tolist(), strict=True):
             rows.append({"level": level.name, level.of: name, "member": member})
     return pa.Table.from_pylist(rows, pa.schema([(name, pa.string()) for name in ("level", *NAMES)]))
-
-
-def event_rows(panel: Panel, horizon: int) -> pa.Table:
-    """Rows of `forecast_events` (name, date, lined_up): every date of the panel's events.
-
-    Args:
-        panel: the series that are forecast, up to the cutoff. horizon: weeks ahead.
-
-    Raises:
-        ValueError: the exposure of a week ahead is missing, see `complete`.
-    """
-    ready, _ = complete(panel, horizon, wanted=())
-    kept = worth_lining_up(divide_exposure(ready))
-    events = panel.events or ()
-    rows = [{"name": e.name, "date": day, "lined_up": e in kept} for e in events for day in e.dates]
-    return pa.Table.from_pylist(rows, pa.schema({"name": pa.string(), "date": pa.date32(), "lined_up": pa.bool_()}))
 
 
 def _rows(

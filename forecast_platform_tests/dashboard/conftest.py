@@ -40,7 +40,7 @@ def keep_leaderboard(graph: Graph, cutoffs: list[dt.date], candidates: list[str]
     settings = graph.platform.settings
     with graph.lake.connection(*KNOWN) as con:
         ((newest,),) = con.execute("SELECT max(week) FROM cleaned_series").fetchall()
-        panel = known_panel(con, newest, "now", settings)
+        panel, _ = known_panel(con, newest, "now", settings)
     board = run_leaderboard(panel, settings, cutoffs, settings.prediction_length, candidates)
     replace(board, made_at=landing_day(newest), command="forecast backtest --cutoffs 2", data="here").save(
         settings.home

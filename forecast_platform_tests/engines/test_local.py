@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forecast_platform import deepar
-from forecast_platform.engines.base import Asked
+from forecast_platform.engines.base import Asked, split
 from forecast_platform.engines.local import LocalEngine
 from forecast_platform.engines.predictions import ShardForecast
 from forecast_platform.history.covariates import Covariates, Declaration
@@ -291,7 +291,7 @@ class TestStored:
         local, model = trained
         asked = Asked(QUANTILES, 5, 0)
         for code, told in ((model.code, 0), ("another", 1)):
-            _, notices = local.predict(dataclasses.replace(model, code=code), PANEL, tmp_path / "week", asked, 1)
+            _, notices = local.predict(dataclasses.replace(model, code=code), [PANEL], tmp_path / "week", asked)
             assert sum("was made by another version of the platform" in notice for notice in notices) == told
 
     def test_an_unjudged_one_too(self, tmp_path, short):
@@ -369,7 +369,7 @@ class TestKilled:
 
 def predicted(local: LocalEngine, model: TrainedModel, panel: Panel, folder: Path, shards: int = 1, seed: int = 0):
     """The forecasts of a panel, all shards together."""
-    made, _ = local.predict(model, panel, folder, Asked(QUANTILES, 25, seed), shards)
+    made, _ = local.predict(model, split(panel, shards), folder, Asked(QUANTILES, 25, seed))
     assert made.series == len(panel)
     return ShardForecast.together(list(made.shards(QUANTILES, 4)))
 
@@ -417,14 +417,12 @@ class TestPredict:
         local, model = trained
         told = []
         asked = Asked(QUANTILES, 10, 0)
-        local.predict(model, PANEL, tmp_path / "week", asked, 3, progress=lambda *step: told.append(step))
+        local.predict(model, split(PANEL, 3), tmp_path / "week", asked, progress=lambda *step: told.append(step))
         assert told == [("predict", 1, 3), ("predict", 2, 3), ("predict", 3, 3)]
 
     def test_no_series_at_all(self, trained, tmp_path):
         local, model = trained
-        made, notices = local.predict(
-            model, PANEL.select(np.zeros(9, bool)), tmp_path / "week", Asked(QUANTILES, 5, 0), 2
-        )
+        made, notices = local.predict(model, [], tmp_path / "week", Asked(QUANTILES, 5, 0))
         assert (made.series, notices, list(made.shards(QUANTILES, 4))) == (0, (), [])
 
 
@@ -567,13 +565,13 @@ class TestPrepared:
         panel = make_panel(series=36, weeks=15)
         for there in (panel, promoted(panel, "price")):
             with pytest.raises(ValueError, match="the model was trained with promo, which the features no longer hold"):
-                local.predict(model, there, tmp_path / "week", Asked(QUANTILES, 5, 0), 1)
+                local.predict(model, [there], tmp_path / "week", Asked(QUANTILES, 5, 0))
 
     def test_a_column_that_ends_too_early_is_named(self, made, tmp_path):
         local, model = made
         panel = promoted(make_panel(series=36, weeks=15), weeks_ahead=2)
         with pytest.raises(ValueError, match=r"promo has no value for the week of 2024-05-03"):
-            local.predict(model, panel, tmp_path / "week", Asked(QUANTILES, 5, 0), 1)
+            local.predict(model, [panel], tmp_path / "week", Asked(QUANTILES, 5, 0))
 
 
 class TestTarget:

@@ -76,7 +76,7 @@ def model(request, tmp_path_factory):
 def test_the_number_of_shards_changes_nothing_not_even_the_sums_of_paths(model, tmp_path):
     found = {}
     for shards in (1, 2, 7):
-        made, _ = predict_here(model, retailer(), tmp_path / str(shards), ASKED, shards)
+        made, _ = predict_here(model, split(retailer(), shards), tmp_path / str(shards), ASKED)
         assert len(made.said["shards"]) == shards
         parts = list(made.shards(QUANTILES, 4))
         sums = {level.name: reduce(Sums.__add__, [part.sums[level.name] for part in parts]) for level in SUMS}

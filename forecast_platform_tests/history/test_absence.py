@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from forecast_platform.cli.backtest import read_panel as read_folder
 from forecast_platform.history.absence import interpret, judge, told
-from forecast_platform.history.cleaning import clean_weeks, completeness, read_panel
+from forecast_platform.history.cleaning import clean_weeks, completeness
 from forecast_platform.history.covariates import Covariates, Declaration
 from forecast_platform.history.panel import Panel
+from forecast_platform.history.reading import read_panel
 from forecast_platform.settings import Settings
 from forecast_platform.weeks import WEEK
 from forecast_platform_tests.history.conftest import FRIDAY, connect, landed, make_panel, show_cleaned

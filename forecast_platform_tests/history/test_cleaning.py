@@ -11,14 +11,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from forecast_platform.history.cleaning import (
-    Completeness,
-    clean_weeks,
-    completeness,
-    known_by,
-    newest_complete_week,
-    read_panel,
-)
+from forecast_platform.history.cleaning import Completeness, clean_weeks, completeness, newest_complete_week
+from forecast_platform.history.reading import known_by, read_panel
 from forecast_platform.history.versions import EVER
 from forecast_platform.lake.lake import Lake
 from forecast_platform.weeks import WEEK

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from forecast_platform.demo import history_files, make_retailer
-from forecast_platform.history.cleaning import clean_weeks, read_panel
+from forecast_platform.history.cleaning import clean_weeks
 from forecast_platform.history.covariates import Declarations, complete
 from forecast_platform.history.panel import Panel
+from forecast_platform.history.reading import Meaning, read_panel
 from forecast_platform.lake.lake import Lake
 from forecast_platform.landing.dialects import Dialect
 from forecast_platform.landing.ingest import ingest_landed
@@ -59,7 +60,9 @@ class Retailer:
     ) -> Panel:
         con = self.lake.attach(duckdb.connect())
         try:
-            return read_panel(con, self.week(cutoff), as_known, declarations, country, active_weeks=active_weeks)
+            return read_panel(
+                con, self.week(cutoff), as_known, Meaning(declarations, country, active_weeks=active_weeks)
+            )
         finally:
             con.close()
 

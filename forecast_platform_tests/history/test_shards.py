@@ -63,11 +63,13 @@ class TestSteps:
         [every] = retailer.every((store, share**2))
         return np.concatenate([share * middle, np.full((len(rows), 1), every.values.sum() / count[0])], axis=1)
 
+    @pytest.mark.parametrize("on_disk", [False, True])
     @pytest.mark.parametrize("shards", [1, 2, 7, 50])
-    def test_results_are_those_of_the_whole_to_the_last_bit(self, shards):
+    def test_results_are_those_of_the_whole_to_the_last_bit(self, shards, on_disk, tmp_path):
         whole = self.step(self.ROWS, WHOLE)
         mixed = np.random.default_rng(3).permutation(50)
-        parts = list(over_shards(np.array_split(mixed, shards), self.step))
+        folder = tmp_path if on_disk else None
+        parts = list(over_shards(np.array_split(mixed, shards), self.step, folder=folder))
         np.testing.assert_array_equal(np.concatenate(parts), whole[mixed])
 
     def test_no_shards_no_results(self):
@@ -77,3 +79,48 @@ class TestSteps:
         calls = []
         list(over_shards([self.ROWS], lambda rows, retailer: (calls.append(1), self.step(rows, retailer))))
         assert len(calls) == 1
+
+    def test_what_a_shard_has_worked_out_it_keeps(self, tmp_path):
+        made = []
+
+        def step(rows, retailer: Retailer):
+            def inner():
+                made.append(("inner", rows[0]))
+                return (np.sqrt(rows),)
+
+            def outer():
+                [roots] = retailer.keep(inner)
+                total = retailer.total(roots)
+                made.append(("outer", rows[0]))
+                return roots / total, np.array(["of", "text"])
+
+            shares, _ = retailer.keep(outer)
+            middle = retailer.median(shares)
+            [after] = retailer.keep(lambda: (shares - middle,))
+            return after * retailer.total(after**2)
+
+        whole = step(self.ROWS, WHOLE)
+        made.clear()
+        parts = list(over_shards(np.array_split(self.ROWS, 3), step, folder=tmp_path))
+        np.testing.assert_array_equal(np.concatenate(parts), whole)
+        assert sorted(made) == sorted((what, first) for what in ("inner", "outer") for first in (0, 17, 34))
+
+    def test_a_killed_one_goes_on_with_the_sums_and_work_that_are_there(self, tmp_path):
+        whole = self.step(self.ROWS, WHOLE)
+        parts = np.array_split(self.ROWS, 4)
+        for calls in range(1, 40):  # die later and later
+            count = iter(range(calls))
+
+            def run(work, items, count=count):
+                for item in items:
+                    if next(count, None) is None:
+                        raise KeyboardInterrupt
+                    yield work(item)
+
+            try:
+                found = list(over_shards(parts, self.step, run, tmp_path))
+                break
+            except KeyboardInterrupt:
+                continue
+        assert calls < 16  # one undisturbed takes 4 rounds of 4 shards; the last of those before need not be repeated
+        np.testing.assert_array_equal(np.concatenate(found), whole)

@@ -23,7 +23,7 @@ from forecast_platform.history.silence import (
     probability_of_return,
     stopping,
 )
-from forecast_platform.publishing.forecasts import forecastable
+from forecast_platform.publishing.series import forecastable
 from forecast_platform.settings import Settings
 from forecast_platform_tests.history.conftest import SPECS, make_panel
 

@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from forecast_platform.history.cleaning import clean_weeks, named_days, observations
+from forecast_platform.history.cleaning import clean_weeks
+from forecast_platform.history.reading import named_days, observations
 from forecast_platform.history.versions import EVER, FEATURES
 from forecast_platform.lake.lake import Lake
 from forecast_platform.landing import ingest as ingestion

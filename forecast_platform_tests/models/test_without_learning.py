@@ -10,7 +10,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from forecast_platform.engines.base import SAID, Asked
+from forecast_platform.engines.base import SAID, Asked, split
 from forecast_platform.engines.local import LocalEngine
 from forecast_platform.history.panel import Panel
 from forecast_platform.history.shards import Sums
@@ -166,7 +166,7 @@ def test_it_is_chosen_kept_and_served(pieces: Panel, name: str, tmp_path: Path):
     assert local.train(pieces, asked(name)) == model
     found = []
     for shards in (1, 5):
-        made, _ = local.predict(model, pieces, tmp_path / f"batch{shards}", Asked(LEVELS, 200, 3), shards)
+        made, _ = local.predict(model, split(pieces, shards), tmp_path / f"batch{shards}", Asked(LEVELS, 200, 3))
         assert made.series == len(pieces)
         parts = list(made.shards(LEVELS, 4))
         total = reduce(Sums.__add__, [part.sums["total"] for part in parts]).values[0]

@@ -16,7 +16,8 @@ from forecast_platform.history.holidays import Event
 from forecast_platform.history.panel import Panel
 from forecast_platform.lake.closures import Closing
 from forecast_platform.levels import LEVELS, SUMS, UNKNOWN, Level
-from forecast_platform.publishing.forecasts import event_rows, forecast_rows, forecastable, member_rows
+from forecast_platform.publishing.forecasts import forecast_rows, member_rows
+from forecast_platform.publishing.series import event_rows, forecastable
 from forecast_platform.weeks import WEEK
 from forecast_platform_tests.history.conftest import FRIDAY, SPECS, make_panel
 

@@ -25,10 +25,11 @@ import shutil
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from filelock import FileLock
 
 from forecast_platform.clouds.aws.storage import NotStored, Storage
@@ -43,6 +44,7 @@ from forecast_platform.engines.sagemaker.jobs import Jobs
 from forecast_platform.engines.sagemaker.records import Rules, check_batch
 from forecast_platform.engines.sagemaker.specs import TRAIN, TRANSFORM, Spec
 from forecast_platform.history.panel import Panel
+from forecast_platform.history.shards import Run
 from forecast_platform.models.candidate import Plans, Progress
 from forecast_platform.models.trained import ModelLost, TrainedModel, check_history, code_version, training_key
 from forecast_platform.settings import Settings
@@ -69,6 +71,7 @@ class SageMakerEngine(ABC):
         self, settings: Settings, sleep: Callable[[float], None] = time.sleep, now: Callable[[], dt.datetime] = _utc_now
     ) -> None:
         self.settings, self.models, self.run_id = settings, settings.models, ""
+        self.run: Run = map
         self._sleep, self._now = sleep, now
 
     @functools.cached_property
@@ -160,11 +163,11 @@ class SageMakerEngine(ABC):
     def predict(
         self,
         model: TrainedModel,
-        panel: Panel,
+        shards: Sequence[base.Shard],
         folder: Path,
         asked: Asked,
-        shards: int,
         progress: Progress | None = None,
+        beside: Mapping[str, pa.Table] = base.NOTHING,
     ) -> tuple[Predictions, tuple[str, ...]]:
         """See Engine.predict. What needs no network is forecast here: a job would cost more than the work.
 
@@ -174,19 +177,27 @@ class SageMakerEngine(ABC):
             JobError, SpendRefused: see Jobs.ensure.
         """
         root = f"transforms/{folder.name}"
-        if not model.networks or not len(panel):
-            made, notices = base.predict_here(model, panel, folder, asked, shards, progress)
+        if not model.networks or not shards:
+            made, notices = base.predict_here(model, shards, folder, asked, progress, beside)
         else:
+            panel = Panel.together([base.opened(shard) for shard in shards])
             ready = base.prepare(model, panel)
-            shards = max(shards, self.settings.transform_instances)
+            files = max(self.settings.transform_shards, self.settings.transform_instances)
             with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=_made(folder.parent)) as name:
                 outputs = [
-                    self._asked(ask, ready.panel, model, Path(name) / ask.network.file, root, asked, shards)
+                    self._asked(ask, ready.panel, model, Path(name) / ask.network.file, root, asked, files)
                     for ask in ready.to_ask
                 ]
                 forecasts = _forecasts(ready, outputs, asked)
                 made = Predictions.write(
-                    folder, forecasts, asked.quantiles, model.horizon, model.version, asked.as_known, panel.levels
+                    folder,
+                    forecasts,
+                    asked.quantiles,
+                    model.horizon,
+                    model.version,
+                    asked.as_known,
+                    panel.levels,
+                    beside,
                 )
             notices = ready.notices
         digest = hashlib.sha256((folder / PREDICTIONS).read_bytes()).hexdigest()[:20]

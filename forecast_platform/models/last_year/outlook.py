@@ -132,20 +132,27 @@ def _spread_by_size(squares: Floats, known: NDArray[np.bool_], size: Floats, ret
 def _weights(seen: _KnownWeeks, retailer: Retailer) -> Floats:
     """The weight of each variant for each department, shape (K, D), summing to 1 over variants: the larger, the less it
     would have erred from origins in the history. Weights are equal where the history is too short to try them."""
-    count = len(WINDOWS) * len(OWN_POWERS) * len(PEAK_DAMPINGS)
-    erred = np.zeros((len(seen.sold), count))
-    weeks = seen.sold.shape[1]
-    for origin in range(weeks - STEP, max(STEP, weeks - 2 * YEAR) - 1, -STEP):
-        ahead = slice(origin, origin + AHEAD)
-        logs, known, sold = seen.log_reference[:, ahead], seen.known[:, ahead], seen.sold[:, ahead]
-        for column, (level, slope) in zip(erred.T, seen.variants(origin), strict=True):
-            column += (np.abs(sold - np.exp(level[:, None] + slope * logs)) * known).sum(axis=1)
+    [erred] = retailer.keep(lambda: (_errors_of_variants(seen),))
     errors, size = retailer.sums((seen.depts, erred), (seen.depts, np.abs(seen.sold).sum(axis=1)))
     errors = errors.T
     least = errors.min(axis=0)
     unit = np.maximum(least, 1e-6 * size)
     weights = np.exp(-SHARPNESS * (errors - least) / np.where(unit > 0, unit, 1))
     return np.asarray(weights / weights.sum(axis=0))
+
+
+def _errors_of_variants(seen: _KnownWeeks) -> Floats:
+    """Each series' absolute error by each variant from origins in the history, shape (N, K)."""
+    count = len(WINDOWS) * len(OWN_POWERS) * len(PEAK_DAMPINGS)
+    erred = np.zeros((len(seen.sold), count))
+    weeks = seen.sold.shape[1]
+    for origin in range(weeks - STEP, max(STEP, weeks - 2 * YEAR) - 1, -STEP):
+        ahead = slice(origin, origin + AHEAD)
+        logs, known, sold = seen.log_reference[:, ahead], seen.known[:, ahead], seen.sold[:, ahead]
+        shapes = {slope: np.exp(slope * logs) for slope in (1 - damping for damping in PEAK_DAMPINGS)}
+        for column, (level, slope) in zip(erred.T, seen.variants(origin), strict=True):
+            column += (np.abs(sold - np.exp(level)[:, None] * shapes[slope]) * known).sum(axis=1)
+    return erred
 
 
 @dataclass(frozen=True)

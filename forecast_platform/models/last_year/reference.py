@@ -35,6 +35,7 @@ HALF_YEAR = 26
 NET = 0.2  # the part of a department's sales that its returns must leave, or a share of it means nothing
 GROWN = (0.2, 5.0)  # a department's growth in a week, within which it is believed
 SECOND_YEAR = 0.35  # the part of the year before last
+MIXES = np.linspace(0, 1, 11)  # parts of the department's shape that are tried
 STORE_PULSE = 0.4  # the power of a store's own ups and downs, which are in part noise
 
 
@@ -70,14 +71,10 @@ def one_year_back(
 
 
 def times(cells: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`cells @ weights`, (..., T) by (T, M), with few weights in a column. A row's numbers are its own to the last bit:
-    those of a matrix product depend on how many rows there are."""
-    sources = np.count_nonzero(weights, axis=0).max(initial=0)
-    at = np.argsort(weights == 0, axis=0, kind="stable")[:sources]  # the weeks that count, in order, then some of 0
-    total = np.zeros((*cells.shape[:-1], weights.shape[1]))
-    for source, weight in zip(at, np.take_along_axis(weights, at, axis=0), strict=True):
-        total += cells[..., source] * weight
-    return total
+    """`cells @ weights`, (..., T) by (T, M), with few weights in a column; see products.py."""
+    from forecast_platform.models.products import of_few  # Numba takes a while to load
+
+    return of_few(cells, weights)
 
 
 def _nearest(end: dt.date, events: Sequence[Event]) -> tuple[dt.date, dt.date] | None:
@@ -100,20 +97,27 @@ def worth_lining_up(panel: Panel, retailer: Retailer = WHOLE) -> tuple[Event, ..
     """
     ends = (panel.weeks[0].astype(dt.date), panel.weeks[-1].astype(dt.date))
     events = retail_events(*ends) if panel.events is None else panel.events
+    [errors] = retailer.keep(lambda: (_lined_up_or_not(panel, events),))
+    lined_up, as_it_is = retailer.total(errors).T
+    return tuple(event for event, keep in zip(events, lined_up <= as_it_is, strict=True) if keep)
+
+
+def _lined_up_or_not(panel: Panel, events: Sequence[Event]) -> NDArray[np.float64]:
+    """How far each series was from last year's in the weeks near each event, shape (N, events, 2): with the event lined
+    up, and 52 weeks apart."""
     sales, observed = np.nan_to_num(panel.sales), panel.observed.astype(float)
     apart = one_year_back(panel.weeks, 0, ())
     then, there = times(sales, apart), observed * (times(observed, apart) > 0.99)
     total = (then * there).sum(axis=1)
     grown = np.where(total > 0, (sales * there).sum(axis=1) / np.where(total > 0, total, 1), 1.0)[:, None]
-    errors = np.zeros((len(panel), len(events), 2))  # of each series: lined up, and 52 weeks apart
+    errors = np.zeros((len(panel), len(events), 2))
     for i, event in enumerate(events):
         back = one_year_back(panel.weeks, 0, (event,))
         near = (back != apart).any(axis=0) & (back.sum(axis=0) > 0.99)
         both = (there * (times(observed, back) > 0.99))[:, near]
         for k, source in enumerate((back, apart)):
             errors[:, i, k] = (np.abs(sales - grown * times(sales, source))[:, near] * both).sum(axis=1)
-    lined_up, as_it_is = retailer.total(errors).T
-    return tuple(event for event, keep in zip(events, lined_up <= as_it_is, strict=True) if keep)
+    return errors
 
 
 def last_year(
@@ -139,10 +143,17 @@ def last_year(
     if not 0 < horizon <= MAX_HORIZON:
         raise ValueError(f"horizon is {horizon}; the reference reaches 1 .. {MAX_HORIZON} weeks ahead")
     back = one_year_back(panel.weeks, horizon, panel.events if events is None else events)
+    [reference] = retailer.keep(lambda: (_last_year(panel, horizon, mix, back, retailer),))
+    return reference
+
+
+def _last_year(
+    panel: Panel, horizon: int, mix: float | None, back: NDArray[np.float64], retailer: Retailer
+) -> NDArray[np.float64]:
     known = len(panel.weeks)
     seen = _Observed.of(panel, retailer)
     share = _share_of_life(seen, back, retailer)
-    own, shape = _components(seen, back, 1, share)
+    own, shape = retailer.keep(lambda: _components(seen, back, 1, share))
     part = _fitted_mix(seen, own, shape, retailer)[:, None] if mix is None else np.asarray(mix)
     reference = np.where(np.isnan(own), shape, (1 - part) * own + part * shape)
     if known + horizon > 2 * YEAR:
@@ -209,7 +220,7 @@ def _share_of_life(seen: _Observed, back: NDArray[np.float64], retailer: Retaile
     both = (seen.observed > 0) & ~np.isnan(own)
     now, then = retailer.sums((seen.depts, seen.sales * both), (seen.depts, np.where(both, own, 0)))
     before = _weeks_of(seen.department, seen.traded, back[:, :known])
-    alike = (now > 0) & (then > 0.2 * before)
+    alike = (now > 0) & (then > 0) & (then > 0.2 * before)
     grown = np.clip(now / np.where(alike, then, 1), *GROWN)
     department = np.where(alike, grown * before, seen.department)
     beside = department[seen.depts.member] * seen.observed
@@ -266,23 +277,27 @@ def _fitted_mix(
 ) -> NDArray[np.float64]:
     """The department's part that would have had the least absolute error in the history, shape (N,): half the
     department's own best and half that of all, because one department's history is short."""
-    known = seen.sales.shape[1]
-    weeks = slice(YEAR, known)
+    [error] = retailer.keep(lambda: (_errors_of_mixes(seen, own, shape),))
+    by_dept, together = retailer.sums((seen.depts, error), (Groups.one(len(error)), error))
+    if not together.any():
+        return np.full(len(error), 0.5)
+    best, common = MIXES[by_dept.argmin(axis=1)], MIXES[together[0].argmin()]
+    return np.asarray(np.clip((best + common) / 2, 0.2, 0.9)[seen.depts.member])
+
+
+def _errors_of_mixes(seen: _Observed, own: NDArray[np.float64], shape: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Each series' absolute error in its history with each of the MIXES, shape (N, 11)."""
+    weeks = slice(YEAR, seen.sales.shape[1])
     own, shape = own[:, weeks], shape[:, weeks]
     usable = (seen.observed[:, weeks] > 0) & ~np.isnan(own) & ~np.isnan(shape)
     sales, own, shape = (np.where(usable, x, 0) for x in (seen.sales[:, weeks], own, shape))
-    parts = np.linspace(0, 1, 11)
-    error = np.zeros((len(sales), len(parts)))
-    for column, part in zip(error.T, parts, strict=True):
+    error = np.zeros((len(sales), len(MIXES)))
+    for column, part in zip(error.T, MIXES, strict=True):
         mixed = (1 - part) * own + part * shape
         total = mixed.sum(axis=1)
         grown = np.where(total > 0, sales.sum(axis=1) / np.where(total > 0, total, 1), 1.0)
         column[:] = np.abs(sales - grown[:, None] * mixed).sum(axis=1)
-    by_dept, together = retailer.sums((seen.depts, error), (Groups.one(len(error)), error))
-    if not together.any():
-        return np.full(len(error), 0.5)
-    best, common = parts[by_dept.argmin(axis=1)], parts[together[0].argmin()]
-    return np.asarray(np.clip((best + common) / 2, 0.2, 0.9)[seen.depts.member])
+    return error
 
 
 def _level_of_last_year(seen: _Observed, total: int) -> NDArray[np.float64]:

@@ -341,8 +341,7 @@ def quantiles_of(outputs: Floats) -> Floats:
 
 
 def _product(x: Floats, weight: Floats) -> Floats:
-    """`x @ weight`, whose rows do not depend on how many there are, not in the last bit (see reference.times)."""
-    total = np.zeros((len(x), weight.shape[1]))
-    for column, row in zip(x.T, weight, strict=True):
-        total += column[:, None] * row
-    return total
+    """`x @ weight`, see products.py."""
+    from forecast_platform.models.products import product  # Numba takes a while to load
+
+    return product(x, weight)

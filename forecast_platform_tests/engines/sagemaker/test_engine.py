@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forecast_platform import deepar
-from forecast_platform.engines.base import Asked, EngineError, prepare
+from forecast_platform.engines.base import Asked, EngineError, prepare, split
 from forecast_platform.engines.local import LocalEngine
 from forecast_platform.engines.predictions import BatchError, Predictions
 from forecast_platform.engines.sagemaker import builtin, engine_of
@@ -92,7 +92,7 @@ def train(engine: SageMakerEngine | LocalEngine, panel: Panel, settings: Setting
 
 def predict(engine: Any, model: TrainedModel, panel: Panel, folder: Path, settings: Settings) -> Predictions:
     asked = Asked(settings.quantiles, settings.num_samples, settings.seed)
-    made, _ = engine.predict(model, panel, folder, asked, settings.transform_shards)
+    made, _ = engine.predict(model, split(panel, settings.transform_shards), folder, asked)
     assert made.series == len(panel)
     return made
 

@@ -1,0 +1,326 @@
+"""All series at a cutoff, as the lake has them: in one panel, or a shard at a time.
+
+Rows are read once. Those of a small retailer stay in memory. Those of a large one go to a folder first, a file for each
+shard: a stretch of the series in the order of their names, a store's side by side. A shard becomes a panel only while
+it is worked on. To learn from, a sample of a large retailer is enough.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import shutil
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from forecast_platform.history.absence import AUTO, NoRow, interpret
+from forecast_platform.history.cleaning import LANDED
+from forecast_platform.history.covariates import Declarations, attach
+from forecast_platform.history.holidays import Event, events_for
+from forecast_platform.history.panel import ACTIVE_WEEKS, LARGEST, Panel
+from forecast_platform.history.shards import WHOLE, Retailer
+from forecast_platform.history.versions import BEGINNING, CALENDAR, EVER, FEATURES, VERSIONS
+from forecast_platform.weeks import WEEK
+
+FEWEST_STORES = 8  # of a sample: what stores have in common, and what not, is learnt from several
+
+
+def known_by(week: dt.date) -> dt.datetime:
+    """The moment up to which `as_known_then` looks: the end of the week after `week` (exclusive), UTC.
+
+    A week's own sales land in the days after it ends, before the next week does.
+    """
+    return dt.datetime.combine(week + dt.timedelta(days=7), dt.time(), dt.UTC)
+
+
+def observations(con: duckdb.DuckDBPyConnection, cutoff: dt.date, as_known: str = "now") -> duckdb.DuckDBPyRelation:
+    """Observed rows (store, dept, week, sales) up to `cutoff`, as they landed, without filled zeros.
+
+    Args:
+        as_known: "now" reads `cleaned_series`; "then" the versions that had landed by `known_by(cutoff)`.
+    """
+    sql, parameters = _observed(cutoff, as_known)
+    return con.sql(sql, params=parameters)
+
+
+def _observed(cutoff: dt.date, as_known: str) -> tuple[str, dict[str, Any]]:
+    """A SELECT of `observations`, with its parameters."""
+    if as_known == "then":
+        sql = f"""WITH {VERSIONS}
+            SELECT store, dept, week, row.sales AS sales FROM in_force WHERE row.sales IS NOT NULL"""  # noqa: S608 (only our own SQL is composed)
+        return sql, {"since": BEGINNING, "last": cutoff, "known_before": known_by(cutoff)}
+    sql = f"SELECT store, dept, week, sales FROM cleaned_series WHERE {LANDED} AND week <= $last"  # noqa: S608 (only our own SQL is composed)
+    return sql, {"last": cutoff}
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What rows mean, beside what they say.
+
+    Attributes:
+        declarations: the feature columns in use; None: sales alone, without features and holidays.
+        country: whose holidays count where no calendar has landed.
+        no_row, active_weeks: see absence.interpret.
+    """
+
+    declarations: Declarations | None = None
+    country: str = "US"
+    no_row: NoRow = AUTO
+    active_weeks: int = ACTIVE_WEEKS
+
+
+DEFAULT = Meaning()
+
+
+@dataclass(frozen=True)
+class Source:
+    """The rows of all series up to a cutoff, or of a shard of them.
+
+    Attributes:
+        sales: (store, dept, week, sales). features: (store, dept, week, name, value). Tables, or folders of Parquet.
+        calendar: (name, date).
+        span: first and last week of all series. landed: names of all features.
+    """
+
+    cutoff: dt.date
+    meaning: Meaning
+    sales: pa.Table | Path
+    features: pa.Table | Path
+    calendar: pa.Table
+    span: tuple[dt.date, dt.date]
+    landed: tuple[str, ...]
+
+    def panel(self, retailer: Retailer = WHOLE) -> Panel:
+        """What a week without a row means is decided here, from what was known; `cleaned_series` only shows it.
+
+        Raises:
+            ValueError: see `build_panel`.
+        """
+        sales, features = _table(self.sales), _table(self.features)
+        panel = build_panel(sales, features, self.calendar, self.meaning, self.span, self.landed, retailer)
+        return panel.until(self.cutoff)
+
+
+def _table(rows: pa.Table | Path) -> pa.Table:
+    return pq.read_table(rows, partitioning=None) if isinstance(rows, Path) else rows
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A smaller retailer out of a large one: some of its stores and departments.
+
+    Attributes:
+        stores, depts: their names. series: of all stores and departments.
+    """
+
+    stores: tuple[str, ...]
+    depts: tuple[str, ...]
+    series: int
+
+
+def sample(con: duckdb.DuckDBPyConnection, cutoff: dt.date, as_known: str, at_most: int) -> Sample | None:
+    """About as many series, spread evenly over stores from the largest to the smallest; with all of their departments,
+    which are each other's measure, unless a few stores alone would be too many. None: there are not more.
+
+    What a store and its departments sell together is as it was, so what is learnt on the sample holds for the others.
+    """
+    observed, parameters = _observed(cutoff, as_known)
+    year = {"year": cutoff - 51 * WEEK}
+    sizes = f"""SELECT {{key}}, sum(greatest(sales, 0)) FILTER (week >= $year) AS size, count(DISTINCT {{other}})
+                FROM ({observed}) GROUP BY {{key}} ORDER BY size, {{key}}"""  # noqa: S608 (only our own SQL is composed)
+    stores = con.execute(sizes.format(key="store", other="dept"), parameters | year).fetchall()
+    series = sum(count for _, _, count in stores)
+    if series <= at_most:
+        return None
+    depts = con.execute(sizes.format(key="dept", other="store"), parameters | year).fetchall()
+    wanted = min(max(round(len(stores) * at_most / series), FEWEST_STORES), len(stores))
+    some = _evenly([name for name, *_ in stores], wanted)
+    part = at_most / (series * wanted / len(stores))
+    also = _evenly([name for name, *_ in depts], min(max(round(len(depts) * part), 1), len(depts)))
+    return Sample(some, also, series)
+
+
+def _evenly(names: list[str], count: int) -> tuple[str, ...]:
+    return tuple(names[(2 * k + 1) * len(names) // (2 * count)] for k in range(count))
+
+
+def read_panel(
+    con: duckdb.DuckDBPyConnection,
+    cutoff: dt.date,
+    as_known: str = "now",
+    meaning: Meaning = DEFAULT,
+    among: Sample | None = None,
+) -> Panel:
+    """All series up to `cutoff`, from `observations`, with what is known beside sales and by the same moment.
+
+    Args:
+        among: only the series of these stores and departments.
+
+    Raises:
+        ValueError: nothing had been observed by then, or see `build_panel`.
+    """
+    return _whole(con, cutoff, as_known, meaning, among).panel()
+
+
+def _whole(
+    con: duckdb.DuckDBPyConnection, cutoff: dt.date, as_known: str, meaning: Meaning, among: Sample | None = None
+) -> Source:
+    sql, parameters = _observed(cutoff, as_known)
+    moment, features, calendar = _moment(cutoff, as_known), _NO_FEATURES, _NO_DAYS
+    of_features, asked = FEATURES, moment
+    if among is not None:
+        chosen = {"stores": list(among.stores), "depts": list(among.depts)}
+        sql = f"SELECT * FROM ({sql}) WHERE store IN $stores AND dept IN $depts"  # noqa: S608 (only our own SQL is composed)
+        of_features = f"SELECT * FROM ({FEATURES}) WHERE store IN $stores AND coalesce(dept IN $depts, true)"  # noqa: S608
+        parameters, asked = parameters | chosen, moment | chosen
+    sales = con.sql(sql, params=parameters).to_arrow_table()
+    if meaning.declarations is not None:
+        features, calendar = (
+            con.sql(sql, params=given).to_arrow_table() for sql, given in ((of_features, asked), (CALENDAR, moment))
+        )
+    weeks = pc.min_max(sales["week"]).as_py()
+    names = tuple(sorted(features["name"].unique().to_pylist()))
+    return Source(cutoff, meaning, sales, features, calendar, (weeks["min"], weeks["max"]), names)
+
+
+_NO_FEATURES = pa.table({name: pa.array([], pa.string()) for name in ("store", "dept", "week", "name", "value")})
+_NO_DAYS = pa.table({name: pa.array([], pa.string()) for name in ("name", "date")})
+
+
+def _moment(cutoff: dt.date, as_known: str) -> dict[str, Any]:
+    return {"known_before": known_by(cutoff) if as_known == "then" else EVER}
+
+
+# Of a query with $shards, which shard each series goes to: stretches of equal length in the order of names.
+_SHARD_OF = """
+    CREATE OR REPLACE TEMP TABLE shard_of AS
+    SELECT store, dept, (row_number() OVER (ORDER BY store, dept) - 1) * $shards // count(*) OVER () AS shard
+    FROM series_there
+"""
+# What is given for a whole store goes to every shard that has a part of it.
+_FEATURES_OF_SHARDS = f"""
+    WITH given AS ({FEATURES}), shard_of_store AS (SELECT DISTINCT store, shard FROM shard_of)
+    SELECT g.*, shard FROM given AS g JOIN shard_of_store USING (store) WHERE g.dept IS NULL
+    UNION ALL
+    SELECT g.*, shard FROM given AS g JOIN shard_of USING (store, dept)
+"""  # noqa: S608 (only our own SQL is composed)
+_NAMES_OF_FEATURES = f"SELECT DISTINCT name FROM ({FEATURES}) ORDER BY name"  # noqa: S608 (only our own SQL is composed)
+
+
+def sources(
+    con: duckdb.DuckDBPyConnection,
+    cutoff: dt.date,
+    as_known: str,
+    meaning: Meaning,
+    folder: Path,
+    at_most: int,
+    at_least: int = 1,
+) -> list[Source]:
+    """All series up to `cutoff` in shards.
+
+    Args:
+        folder: where the rows of several shards go; it is replaced.
+        at_most: series of a shard. at_least: shards, where there are as many series.
+
+    Raises:
+        ValueError: nothing had been observed by then.
+    """
+    observed, parameters = _observed(cutoff, as_known)
+    there = f"SELECT store, dept, min(week) AS first, max(week) AS last FROM ({observed}) GROUP BY store, dept"  # noqa: S608 (only our own SQL is composed)
+    con.execute(f"CREATE OR REPLACE TEMP TABLE series_there AS {there}", parameters)
+    ((count, first, last),) = con.execute("SELECT count(*), min(first), max(last) FROM series_there").fetchall()
+    shards = max(-(-count // at_most), min(at_least, count))
+    if shards <= 1:
+        return [_whole(con, cutoff, as_known, meaning)]
+    con.execute(_SHARD_OF, {"shards": shards})
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    sales, features = folder / "sales", folder / "features"
+    of_shards = f"SELECT * FROM ({observed}) JOIN shard_of USING (store, dept)"  # noqa: S608 (only our own SQL is composed)
+    _write(con, of_shards, parameters, sales)
+    moment, calendar, landed = _moment(cutoff, as_known), _NO_DAYS, []
+    if meaning.declarations is not None:
+        _write(con, _FEATURES_OF_SHARDS, moment, features)
+        landed = con.execute(_NAMES_OF_FEATURES, moment).fetchall()
+        calendar = con.sql(CALENDAR, params=moment).to_arrow_table()
+    names = [f"shard={shard}" for shard in range(shards)]
+    given = [features / name if (features / name).exists() else _NO_FEATURES for name in names]
+    return [
+        Source(cutoff, meaning, sales / name, own, calendar, (first, last), tuple(name for (name,) in landed))
+        for name, own in zip(names, given, strict=True)
+    ]
+
+
+def _write(con: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str, Any], folder: Path) -> None:
+    """The rows of a query with a column `shard`, as Parquet by shard. Nothing is sorted, so nothing has to wait."""
+    place = "'" + str(folder).replace("'", "''") + "'"
+    con.execute(f"COPY ({sql}) TO {place} (FORMAT parquet, COMPRESSION zstd, PARTITION_BY (shard))", parameters)
+
+
+def build_panel(
+    sales: pa.Table,
+    features: pa.Table,
+    calendar: pa.Table,
+    meaning: Meaning,
+    span: tuple[dt.date, dt.date] | None = None,
+    landed: Collection[str] | None = None,
+    retailer: Retailer = WHOLE,
+) -> Panel:
+    """Sales on the weekly grid with the covariates in use and the holidays to line up, gaps and closures interpreted.
+
+    Args:
+        sales: (store, dept, week, sales). features: (store, dept, week, name, value). calendar: (name, date).
+        span, landed, retailer: of a shard: all weeks there are, all columns of features, the rest of the retailer.
+
+    Raises:
+        ValueError: sales beyond LARGEST, naming series and week; or see Panel.from_table, covariates.attach and
+            holidays.events_for.
+    """
+    panel = Panel.from_table(sales, span)
+    if (too_large := np.argwhere(np.abs(panel.sales) > LARGEST)).size:
+        i, week = too_large[0].tolist()
+        raise ValueError(
+            f"store {panel.store[i]}, department {panel.dept[i]}, week of {panel.weeks[week]}: sales of "
+            f"{panel.sales[i, week]:.6g} are beyond {LARGEST:.0e}, more than any week holds; correct them, or "
+            "give all sales in a larger unit"
+        )
+    if meaning.declarations is not None:
+        panel = attach(panel, features, meaning.declarations, landed)
+        first, last = panel.weeks[[0, -1]].astype(dt.date)
+        panel = replace(panel, events=events_for(first, last, _named_days(calendar), meaning.country))
+    return interpret(panel, meaning.no_row, meaning.active_weeks, retailer)
+
+
+def events_given(
+    con: duckdb.DuckDBPyConnection, cutoff: dt.date, known_before: dt.datetime, country: str
+) -> tuple[Event, ...]:
+    """The events of a panel that `read_panel` read up to `cutoff`, from what had landed before a moment."""
+    weeks = con.execute("SELECT min(week), max(week) FROM cleaned_series WHERE observed AND week <= ?", [cutoff])
+    ((first, last),) = weeks.fetchall()
+    return events_for(first or cutoff, last or cutoff, named_days(con, known_before), country)
+
+
+def named_days(con: duckdb.DuckDBPyConnection, known_before: dt.datetime = EVER) -> list[tuple[str, dt.date]]:
+    """(name, date) of the landed calendar in force: what the holidays of a panel are made of."""
+    return _named_days(con.sql(CALENDAR, params={"known_before": known_before}).to_arrow_table())
+
+
+def _named_days(calendar: pa.Table) -> list[tuple[str, dt.date]]:
+    return list(zip(calendar["name"].to_pylist(), calendar["date"].to_pylist(), strict=True))
+
+
+def features_in_force(con: duckdb.DuckDBPyConnection, store: str, dept: str = "") -> pa.Table:
+    """Features (week, name, value) of a store's department, planned weeks too; without `dept` those of the store as a
+    whole. A department's own value goes before its store's, as in a panel."""
+    return con.sql(
+        f"""SELECT week, name, arg_max(value, dept IS NOT NULL) AS value FROM ({FEATURES})
+            WHERE store = $store AND (dept IS NULL OR dept = $dept) GROUP BY week, name ORDER BY name, week""",  # noqa: S608 (only our own SQL is composed)
+        params={"known_before": EVER, "store": store, "dept": dept},
+    ).to_arrow_table()

@@ -1,0 +1,73 @@
+"""Products of matrices, compiled by Numba, whose every row is the same to the last bit however many rows there are.
+
+Those of a BLAS are not: it adds in another order where a matrix is taller. Forecasts must not depend on the number of
+shards, so sums here are made one product after the other, each rounded, in the order of the columns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, ParamSpec
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Arguments = ParamSpec("Arguments")
+
+_MATRIX = numba.types.Array(numba.float64, 2, "C")
+_POSITIONS = numba.types.Array(numba.int64, 2, "C")
+
+
+def _compiled(*types: Any) -> Callable[[Callable[Arguments, None]], Callable[Arguments, None]]:
+    """When the module is loaded: once in a second or two, then out of a cache beside the source or in the user's
+    folder."""
+    options: dict[str, Any] = {"error_model": "numpy", "nogil": True}
+
+    def compiled(function: Callable[Arguments, None]) -> Callable[Arguments, None]:
+        try:
+            made: Callable[Arguments, None] = numba.njit(numba.void(*types), cache=True, **options)(function)
+        except RuntimeError:  # there is no folder to keep it in that can be written to
+            made = numba.njit(numba.void(*types), **options)(function)
+        return made
+
+    return compiled
+
+
+@_compiled(_MATRIX, _POSITIONS, _MATRIX, _MATRIX)
+def _of_few(cells: Floats, at: NDArray[np.int64], weights: Floats, total: Floats) -> None:
+    for row in range(len(cells)):
+        for source in range(len(at)):
+            for column in range(at.shape[1]):
+                total[row, column] += cells[row, at[source, column]] * weights[source, column]
+
+
+@_compiled(_MATRIX, _MATRIX, _MATRIX)
+def _of_all(x: Floats, weights: Floats, total: Floats) -> None:
+    for row in range(len(x)):
+        for source in range(len(weights)):
+            value = x[row, source]
+            for column in range(weights.shape[1]):
+                total[row, column] += value * weights[source, column]
+
+
+def of_few(cells: Floats, weights: Floats) -> Floats:
+    """`cells @ weights`, (..., T) by (T, M), where each column has few weights that are not 0."""
+    sources = np.count_nonzero(weights, axis=0).max(initial=0)
+    at = np.argsort(weights == 0, axis=0, kind="stable")[:sources].astype(
+        np.int64
+    )  # the weights that count, in order, then some of 0
+    *outer, weeks = cells.shape
+    total = np.zeros((math.prod(outer), weights.shape[1]))
+    rows = np.ascontiguousarray(cells, np.float64).reshape(len(total), weeks)
+    _of_few(rows, at, np.ascontiguousarray(np.take_along_axis(weights, at, axis=0), np.float64), total)
+    return total.reshape(*outer, weights.shape[1])
+
+
+def product(x: Floats, weights: Floats) -> Floats:
+    """`x @ weights`, shapes (N, T) and (T, M)."""
+    total = np.zeros((len(x), weights.shape[1]))
+    _of_all(np.ascontiguousarray(x, np.float64), np.ascontiguousarray(weights, np.float64), total)
+    return total
