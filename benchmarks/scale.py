@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import datetime as dt
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -239,34 +241,67 @@ def start(order: str, environment: Mapping[str, str], log: Path) -> tuple[int, f
 
 
 def watched(command: Sequence[str], environment: Mapping[str, str], log: Path) -> tuple[int, float, float]:
-    """Run a program to its end: its exit code, its CPU seconds with those of its children, and the most memory in MB
-    that it and its children had at one time, as far as looks now and then tell; 0 while it had none."""
+    """Run a program to its end: its exit code, the CPU seconds of it and all it started, and the most memory in MB that
+    it and its children had at one time, as far as looks now and then tell; 0 while it had none."""
+    _adopt_orphans(True)
     with log.open("w") as sink:
         process = subprocess.Popen(command, env=environment, stdout=sink, stderr=sink)  # noqa: S603 - our own
-    peak = 0.0
+    peak, seen = 0.0, set[int]()
     try:
         while True:
             ended, status, usage = os.wait4(process.pid, os.WNOHANG)
             if ended:
-                process.returncode = os.waitstatus_to_exitcode(status)
-                return process.returncode, usage.ru_utime + usage.ru_stime, peak
+                break
             began = time.process_time()
-            peak = max(peak, _shared_out_mb(process.pid))
+            pids = _family(process.pid)
+            seen.update(pids[1:])
+            peak = max(peak, _shared_out_mb(pids) if len(pids) > 1 else 0)  # alone it knows its own peak, exactly
             time.sleep(max(0.1, 20 * (time.process_time() - began)))  # a look at much memory costs something
     except BaseException:
         process.kill()
         raise
+    finally:
+        cpu_s = sum(_end(pid) for _ in range(2) for pid in sorted(seen))  # the second time what was left meanwhile
+        _adopt_orphans(False)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return process.returncode, cpu_s + usage.ru_utime + usage.ru_stime, peak
 
 
-def _shared_out_mb(root: int) -> float:
-    """Memory of a process and its children, pages they share counted once; 0 where it has none, or it can't be told."""
-    pids, total = [root], 0
+def _adopt_orphans(adopt: bool) -> None:
+    """Whether what a child leaves behind becomes a child of this process, which then hears of its CPU seconds: the
+    server that workers are forked from ends after the program that started it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(36, int(adopt), 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+
+
+def _end(pid: int) -> float:
+    """CPU seconds of a child that is about to end, with those of its own; 0 where another process has heard of them."""
+    with contextlib.suppress(ChildProcessError):
+        for _ in range(100):
+            ended, _, usage = os.wait4(pid, os.WNOHANG)
+            if ended:
+                return usage.ru_utime + usage.ru_stime
+            time.sleep(0.1)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        _, _, usage = os.wait4(pid, 0)
+        return usage.ru_utime + usage.ru_stime
+    return 0.0
+
+
+def _family(root: int) -> list[int]:
+    """A process and all it has started that run still, where the system tells."""
+    pids = [root]
     for pid in pids:  # grows
         for children in Path(f"/proc/{pid}/task").glob("*/children"):
             with contextlib.suppress(OSError):
                 pids += map(int, children.read_text().split())
-    if len(pids) == 1:
-        return 0.0  # it knows its own peak, exactly
+    return pids
+
+
+def _shared_out_mb(pids: Sequence[int]) -> float:
+    """Memory of processes, pages they share counted once."""
+    total = 0
     for pid in pids:
         with contextlib.suppress(OSError):
             lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -32,16 +32,11 @@ RATES = "rates.json"
 SHIPPED = Path(__file__).with_name(RATES)
 
 EngineName = Literal["local", "spark", "sagemaker-container"]
-# The stages that are shared out; whatever else there is one process does.
-SHARED: dict[EngineName, tuple[str, ...]] = {
-    "local": (PREDICT,),
-    "spark": (CLEAN_HISTORY, CLEAN_WEEK, PREDICT),
-    "sagemaker-container": (PREDICT,),
-}
+SHARED = PREDICT  # the stage that workers of any engine share; whatever else there is one process does
 UNIT: dict[EngineName, str] = {"local": "worker", "spark": "executor", "sagemaker-container": "instance"}
 MOST: dict[EngineName, int] = {"local": 256, "spark": 1000, "sagemaker-container": 100}
 START_S: dict[EngineName, float] = {"local": 0, "spark": 180, "sagemaker-container": 360}
-SPARK_CPU = 1.5  # CPU seconds on Spark for one in process, at most
+SPARK_CPU = 1.5  # CPU seconds on Spark for one in process, at most: tests hold it to that
 EXECUTOR_CORES, EXECUTOR_GB = 4, 16
 # USD an hour, EMR Serverless (x86), us-east-1, as known in January 2026.
 SPARK_CORE_USD, SPARK_GB_USD = 0.052624, 0.0057785
@@ -213,7 +208,7 @@ def plan(
     number = workers if engine == "local" else fewest or MOST[engine]
     stages = need.stages(number * lanes)
     seconds = need.seconds(number * lanes)
-    hired_s = START_S[engine] + sum(stages[name] for name in SHARED[engine] if name in stages)
+    hired_s = START_S[engine] + stages[SHARED]
     training_s = rates.at(TRAIN, "wall_s", need.grown)
     if engine == "spark":
         an_hour = EXECUTOR_CORES * SPARK_CORE_USD + EXECUTOR_GB * SPARK_GB_USD
@@ -272,7 +267,7 @@ class _Need:
         """Seconds of a stage that so many processes share, where it is one that is shared out."""
         size = self.by_rows if stage in HISTORY else self.grown
         wall_s = self.rates.at(stage, "wall_s", size)
-        if stage not in SHARED[self.engine]:
+        if stage != SHARED:
             return wall_s
         work_s = max(self.rates.at(stage, "cpu_s", size), wall_s)
         return work_s * (SPARK_CPU if self.engine == "spark" else 1) / lanes
@@ -286,27 +281,23 @@ class _Need:
 
     def missed(self, fewest: int | None, lanes: int) -> str:
         """What would keep the deadline."""
-        deadline = f"{self.wanted.deadline_s / 60:g} minutes"
-        unit = UNIT[self.engine]
+        deadline, unit = f"{self.wanted.deadline_s / 60:g} minutes", UNIT[self.engine]
         if fewest:
-            return f"{fewest} {unit}s would keep {deadline}: a machine of as many cores, FORECAST_WORKERS={fewest}"
-        alone = {name: s for name, s in self.stages(lanes).items() if name not in SHARED[self.engine]}
+            return (
+                f"{fewest} workers would keep {deadline}: a machine of as many cores, FORECAST_WORKERS={fewest}, or "
+                "several by --engine spark or sagemaker-container"
+            )
+        alone = {name: s for name, s in self.stages(lanes).items() if name != SHARED}
         longest = max(alone, key=lambda name: alone[name])
         rest_s = self.rates.start_s + START_S[self.engine] + sum(alone.values())
-        why = (
-            f"no number of {unit}s keeps {deadline}: {rest_s / 60:.1f} minutes are not shared out, most of them "
-            f"{longest} ({alone[longest] / 60:.1f})"
-        )
-        if rest_s < self.wanted.deadline_s:
+        if rest_s >= self.wanted.deadline_s:
+            why = (
+                f"no number of {unit}s keeps {deadline}: {rest_s / 60:.1f} minutes are not shared out, most of them "
+                f"{longest} ({alone[longest] / 60:.1f})"
+            )
+        else:
             why = f"{MOST[self.engine]} {unit}s, the most considered, do not keep {deadline}"
-        if self.engine != "spark" and (fits := self._on("spark")):
-            return f"{why}; with --engine spark {fits} executors of {EXECUTOR_CORES} cores would"
-        return f"{why}; give it {self.seconds(MOST[self.engine] * 4) / 60:.0f} minutes, or fewer series a home"
-
-    def _on(self, engine: EngineName) -> int | None:
-        other = _Need(self.rates, self.wanted, engine)
-        least: Callable[[int], bool] = lambda n: other.seconds(n * EXECUTOR_CORES) <= self.wanted.deadline_s  # noqa: E731
-        return next((n for n in range(1, MOST[engine] + 1) if least(n)), None)
+        return f"{why}; give it more time, or split the retailer into homes"
 
     def assumptions(self, instance: str) -> tuple[str, ...]:
         r = self.rates
@@ -320,7 +311,7 @@ class _Need:
                 if self.wanted.weeks > r.weeks
                 else "all else goes by series, as if their histories were as long as those measured"
             ),
-            f"{', '.join(SHARED[self.engine])} shared out evenly; far more {UNIT[self.engine]}s gain less than that",
+            f"{SHARED} is shared out evenly, which far more {UNIT[self.engine]}s than measured will not quite reach",
         ]
         if self.wanted.series > r.largest:
             said.append(f"beyond {r.largest:,.0f} series nothing was measured: the last rates are taken to go on")

@@ -64,6 +64,17 @@ def test_children_count_in_seconds_and_memory(tmp_path: Path) -> None:
         assert 150 < peak_mb < 250
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="others do not tell of orphans")
+def test_what_outlives_the_program_counts_too(tmp_path: Path) -> None:
+    """As workers do, whose parent is the server they are forked from."""
+    worker = "import time\nwhile time.process_time() < .6: pass"
+    server = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {worker!r}])"
+    code = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {server!r}]); time.sleep(1.5)"
+    ended, cpu_s, _ = scale.watched([sys.executable, "-c", code], os.environ, tmp_path / "log")
+    assert ended == 0
+    assert 0.6 < cpu_s < 5
+
+
 @pytest.mark.parametrize(
     ("stage", "said"),
     [
