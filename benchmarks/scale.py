@@ -172,6 +172,7 @@ class Trial:
             "start_cpu_s": found["start_cpu_s"],
             "peak_mb": max(peak_mb, found["own_peak_mb"]),
             "disk_mb": (_size(home) - before) / 1e6,
+            "load": os.getloadavg()[0],
             "said": found["said"],
         }
 

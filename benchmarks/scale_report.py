@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from benchmarks import report
+from forecast_platform.engines import capacity
 from forecast_platform.engines.capacity import HISTORY, PREDICT, PUBLISH, TRAIN, WEEK, Rates
 
 READ = "read_series"
@@ -43,8 +45,14 @@ once. With `--old TREE` another checkout did the same in turns. What to choose a
 - Command: `{command}`, {when}, at commit {commits}.
 - Machine: {machines}. numpy and torch on one thread; DuckDB and workers on all cores.
 - Retailers of seed {seeds}; settings: {settings}.
-- Versions: {versions}.
+- Versions: {versions}.{busy}
 """
+_BUSY = """
+- Others were at work on the machine (load average up to {load:.0f}): **seconds and minutes by the clock are too long**.
+  CPU seconds and memory are the stages' own."""
+
+
+BUSY = 1.5  # load average of each core, beyond which others were at work too
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,16 @@ class Size:
         values = [float(stages[name][measure]) for name in names]
         return max(values) if measure == "peak_mb" else sum(values)
 
+    @property
+    def load(self) -> float:
+        """Programs that wanted a core, at most; more than there are cores tell of others."""
+        loads = [stage["load"] for tree in self.trees.values() for stage in tree["stages"].values()]
+        return float(max(loads, default=0))
+
+    @property
+    def busy(self) -> bool:
+        return self.load > BUSY * self.about["cores"]
+
     def said(self, tree: str, name: str, what: str) -> Any:
         return self.stages(tree).get(name, {}).get("said", {}).get(what)
 
@@ -84,7 +102,7 @@ def write(results: Path, page: Path) -> None:
     """The page and its picture; nothing where nothing was measured."""
     if sizes := load(results):
         parts = [_head(sizes), _picture(sizes, page.parent / "images"), _ratios(sizes), _asked(sizes)]
-        parts += [_stages(size) for size in sizes]
+        parts += [*(_stages(size) for size in sizes), _on_paper(sizes)]
         page.write_text("\n\n".join(part.rstrip() for part in parts if part) + "\n")
 
 
@@ -104,8 +122,10 @@ def rates(results: Path, machine: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"nothing whole was measured on {machine['cores']} cores of {machine['cpu']}")
     weeks = whole[-1].about["weeks"]
     whole = [s for s in whole if s.about["weeks"] == weeks]
+    busy = any(s.busy for s in whole)
     measures: dict[str, Callable[[Mapping[str, Any]], float]] = {
-        "wall_s": lambda stage: round(stage["wall_s"], 2),
+        # What waited for others took as long as its CPU seconds, about.
+        "wall_s": lambda stage: round(min(stage["wall_s"], stage["cpu_s"]) if busy else stage["wall_s"], 2),
         "cpu_s": lambda stage: round(stage["cpu_s"], 2),
         "memory_gb": lambda stage: round(stage["peak_mb"] / 1024, 3),
         "disk_gb": lambda stage: round(max(stage["disk_mb"], 0) / 1000, 4),
@@ -120,6 +140,8 @@ def rates(results: Path, machine: Mapping[str, Any]) -> dict[str, Any]:
             name: {m: [(s.series, value(s.stages(NEW)[name])) for s in whole] for m, value in measures.items()}
             for name in stages
         },
+        settings=", ".join(f"{k} {v}" for k, v in whole[-1].about["settings"].items()),
+        busy=busy,
         start_s=round(fmean(s.stages(NEW)[PREDICT]["start_cpu_s"] for s in whole), 1),
     )
     return asdict(found)
@@ -148,8 +170,15 @@ def _head(sizes: Sequence[Size]) -> str:
         machines=each(lambda s: "{cores} cores of {cpu}, {system}, Python {python}".format(**s.about)),
         seeds=each(lambda s: s.about["seed"]),
         settings=each(lambda s: ", ".join(f"{k} {v}" for k, v in s.about["settings"].items()) or "the defaults"),
+        busy=_BUSY.format(load=max(s.load for s in sizes)) if any(s.busy for s in sizes) else "",
         versions=each(lambda s: ", ".join(f"{k} {v}" for k, v in s.about["versions"].items())),
     )
+
+
+def _added(before: Size, size: Size) -> float | None:
+    """CPU seconds a week of each 1,000 series more: without what a week costs however few there are."""
+    less, more = (s.total(NEW, WEEK, "cpu_s") for s in (before, size))
+    return None if less is None or more is None else 1000 * (more - less) / (size.series - before.series)
 
 
 def _verdict(met: bool) -> str:
@@ -281,6 +310,10 @@ def _asked(sizes: Sequence[Size]) -> str:
         reached = [(size, value) for size, value in zip(sizes, found, strict=True) if value is not None]
         cells = ["-" if value is None else row.shown(value) for value in found]
         lines.append(f"| {row.label} | {' | '.join(cells)} | {row.asked(reached) if reached else ''} |")
+        if row is COST:
+            each = [_added(before, size) for before, size in pairwise(sizes)]
+            cells = ["-", *("-" if value is None else row.shown(value) for value in each)]
+            lines.append(f"| - of each 1,000 series more than at the size before | {' | '.join(cells)} | |")
     return "## By size\n\n" + "\n".join(lines)
 
 
@@ -313,6 +346,47 @@ def _stages(size: Size) -> str:
     return "\n".join([title, "", *lines, "", *(f"- {line}" for line in told)])
 
 
+PAPER = 100_000_000
+FILE_MB = 512  # of a table's Parquet files at that size
+
+
+def _on_paper(sizes: Sequence[Size]) -> str:
+    """What PAPER series would take, in proportion to the largest size measured."""
+    whole = [size for size in sizes if set(capacity.WEEK) | set(HISTORY) <= size.stages(NEW).keys()]
+    if not whole:
+        return ""
+    size = whole[-1]
+    times = PAPER / size.series
+
+    def total(names: Sequence[str], measure: str) -> float:
+        return sum(size.stages(NEW)[name][measure] for name in names) * times
+
+    alone = [name for name in WEEK if name != capacity.SHARED]
+    predict_cpu_s = capacity.SPARK_CPU * total([capacity.SHARED], "cpu_s")
+    executors = -(-predict_cpu_s // (3600 * capacity.EXECUTOR_CORES))
+    an_hour = capacity.EXECUTOR_CORES * capacity.SPARK_CORE_USD + capacity.EXECUTOR_GB * capacity.SPARK_GB_USD
+    history_gb, week_gb = (total(names, "disk_mb") / 1000 for names in (HISTORY, WEEK))
+    rows = [
+        ("rows of the history, thousand millions", size.about["rows"] * times / 1e9),
+        ("history in and clean, CPU hours", total(HISTORY, "cpu_s") / 3600),
+        ("a week without training, CPU hours", total(WEEK, "cpu_s") / 3600),
+        ("- of it predict, which executors share", total([capacity.SHARED], "cpu_s") / 3600),
+        ("- hours of the rest on one machine like this one", total(alone, "wall_s") / 3600),
+        (f"executors of {capacity.EXECUTOR_CORES} cores that predict in an hour", executors),
+        ("- USD for that hour, EMR Serverless", executors * an_hour),
+        ("rows published a week, thousand millions", size.said(NEW, "publish", "rows") * times / 1e9),
+        ("disk of the history, TB", history_gb / 1000),
+        ("disk a week, GB", week_gb),
+        (f"files of {FILE_MB} MB, of the history", history_gb * 1000 / FILE_MB),
+        (f"files of {FILE_MB} MB, a week", week_gb * 1000 / FILE_MB),
+    ]
+    lines = [f"| {PAPER:,} series | |", "|---|---|", *(f"| {label} | {_figure(value)} |" for label, value in rows)]
+    return (
+        f"## On paper: {PAPER:,} series\n\nIn proportion to what {size.series:,} series took here. Nobody has run it; "
+        "what would have to change is told in [scale.md](scale.md).\n\n" + "\n".join(lines)
+    )
+
+
 def _picture(sizes: Sequence[Size], images: Path) -> str:
     alt = "CPU seconds per 1,000 series and peak memory of a weekly run, by number of series; lower is better"
     return report.themed_picture(images, "scale", alt, lambda ink: _draw(sizes, ink))
@@ -326,6 +400,7 @@ def _draw(sizes: Sequence[Size], ink: str) -> Any:
             if points:
                 axes.plot(*zip(*points, strict=True), color=hue, marker=marker, label=tree)
         axes.set_xscale("log")
+        axes.margins(y=0.1)
         axes.set_ylim(bottom=0)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.set_xlabel("series", color=ink)

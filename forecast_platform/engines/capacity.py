@@ -36,7 +36,7 @@ SHARED = PREDICT  # the stage that workers of any engine share; whatever else th
 UNIT: dict[EngineName, str] = {"local": "worker", "spark": "executor", "sagemaker-container": "instance"}
 MOST: dict[EngineName, int] = {"local": 256, "spark": 1000, "sagemaker-container": 100}
 START_S: dict[EngineName, float] = {"local": 0, "spark": 180, "sagemaker-container": 360}
-SPARK_CPU = 1.5  # CPU seconds on Spark for one in process, at most: tests hold it to that
+SPARK_CPU = 1.5  # CPU seconds on Spark for one in process: what was asked of it
 EXECUTOR_CORES, EXECUTOR_GB = 4, 16
 # USD an hour, EMR Serverless (x86), us-east-1, as known in January 2026.
 SPARK_CORE_USD, SPARK_GB_USD = 0.052624, 0.0057785
@@ -54,7 +54,8 @@ class Rates:
 
     Attributes:
         cpu: the processor's name. cores: how many. date, commit: of the measurement.
-        weeks: of history that the measured retailers had.
+        weeks: of history that the measured retailers had. settings: of the home, where not the defaults.
+        busy: others were at work on the machine, so that stages are taken to last as long as their CPU seconds.
         stages: name -> measure of MEASURES -> (series, value) at each size measured, ascending.
         start_s: seconds a program takes to start.
     """
@@ -64,6 +65,8 @@ class Rates:
     date: str
     commit: str
     weeks: int
+    settings: str
+    busy: bool
     stages: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]
     start_s: float
 
@@ -305,6 +308,8 @@ class _Need:
         said = [
             f"rates of {r.cores} cores of {r.cpu}, {r.date}, commit {r.commit}, measured at "
             f"{', '.join(f'{size:,.0f}' for size in sizes)} series of {r.weeks} weeks; yours may be faster or slower",
+            *([f"measured with {r.settings}"] if r.settings else []),
+            *(["the machine was busy: stages last as long as their CPU seconds"] if r.busy else []),
             "a history is brought in by its rows; "
             + (
                 f"one of {self.wanted.weeks} weeks, longer than measured, counts as more series in every stage"

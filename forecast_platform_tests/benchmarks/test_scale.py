@@ -105,6 +105,7 @@ def test_every_stage_is_measured_and_every_number_is_there(tmp_path: Path, monke
         assert measured["wall_s"] > 0
         assert measured["cpu_s"] > 0
         assert measured["peak_mb"] > 50
+        assert measured["load"] >= 0
     assert stages["import_history"]["disk_mb"] > 0
     assert stages["predict"]["said"]["series"] > 100
     assert stages["train"]["said"]["target"] == "sales"
@@ -138,34 +139,64 @@ def test_the_page_is_of_the_results(tmp_path: Path) -> None:
     assert (tmp_path / "throughput.md").read_text() == scale.PAGE.read_text()
 
 
+def kept(results: Path, series: int, new: float, old: float | None = None, **others: Any) -> None:
+    """The result of a size: each stage took `new` seconds and GB, of the older tree `old`; that fails beyond 1,000."""
+    names = [*capacity.HISTORY, capacity.TRAIN, *capacity.WEEK]
+    trees: dict[str, Any] = {}
+    for tree, s in {"new": new, "old": old}.items():
+        if s is not None:
+            stage = {"wall_s": 2 * s, "cpu_s": s, "start_cpu_s": 4, "peak_mb": 1024 * s, "disk_mb": 1000, "load": 1.0}
+            stages = {name: stage | {"said": {"rows": 12}} | others for name in names}
+            trees[tree] = {"commit": tree, "stages": stages, "failed": ""}
+    if old and series > 1_000:
+        del trees["old"]["stages"]["publish"]
+        trees["old"]["failed"] = "publish: exit -9"
+    about = {
+        "series": series,
+        "weeks": 143,
+        "rows": 10,
+        "seed": 0,
+        "date": "2026-11-28",
+        "settings": {"target": "sales"},
+    }
+    about |= {"versions": {}, "cores": 2, "cpu": "Xeon", "system": "Linux", "python": "3.11"}
+    (results / f"{series}.json").write_text(json.dumps({"about": about, "trees": trees}))
+
+
 def test_ratios_are_of_what_ran_together_and_a_failure_is_said(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     results = tmp_path / "results"
     results.mkdir()
-
-    def size(series: int, **cpu_s: float) -> None:
-        stages = {
-            name: {"wall_s": s, "cpu_s": s, "start_cpu_s": 4, "peak_mb": 1024 * s, "disk_mb": 1, "said": {}}
-            for name, s in dict.fromkeys([*capacity.HISTORY, capacity.TRAIN, *capacity.WEEK], cpu_s["new"]).items()
-        }
-        old = {name: {**stage, "cpu_s": cpu_s["old"]} for name, stage in stages.items()} if "old" in cpu_s else {}
-        if series > 1_000:
-            old.pop("publish", None)
-        about = {"series": series, "weeks": 143, "rows": 10, "seed": 0, "date": "2026-11-28", "settings": {}}
-        about |= {"versions": {}, "cores": 2, "cpu": "Xeon", "system": "Linux", "python": "3.11"}
-        trees = {"new": {"commit": "b", "stages": stages, "failed": ""}}
-        if old:
-            trees["old"] = {"commit": "a", "stages": old, "failed": "publish: exit -9" if series > 1_000 else ""}
-        (results / f"{series}.json").write_text(json.dumps({"about": about, "trees": trees}))
-
-    size(1_000, new=1, old=4)
-    size(10_000, new=10, old=25)
-    size(1_000_000, new=1_200)
+    kept(results, 1_000, new=1, old=4)
+    kept(results, 10_000, new=10, old=25)
+    kept(results, 1_000_000, new=1_200)
     scale_report.write(results, tmp_path / "page.md")
     page = (tmp_path / "page.md").read_text()
     label = "CPU s per 1,000 series, weekly run without training"
     assert f"| {label} | **4.00 x** (28 / 7.00) | failed / 7.00 |" in page
     assert "1,000,000: old" not in page
+    assert "| - of each 1,000 series more than at the size before | - | 7.00 | 8.41 | |" in page
     assert "a third of old: 1,000 met; 1,000,000 within 15% of 10,000: +20%, **missed**" in page
     assert "8 at 1,000,000: **missed**" in page
     assert "- old: publish: exit -9" in page
+    assert "Others were at work" not in page
+
+
+def test_seconds_of_a_busy_machine_are_said_to_be_too_long_and_are_no_rates(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    results = tmp_path / "results"
+    results.mkdir()
+    machine = {"cpu": "Xeon", "cores": 2}
+    kept(results, 1_000, new=10)
+    quiet = scale_report.rates(results, machine)
+    assert quiet["stages"]["predict"] == {
+        "wall_s": [(1_000, 20)], "cpu_s": [(1_000, 10)], "memory_gb": [(1_000, 10)], "disk_gb": [(1_000, 1)]
+    }  # fmt: skip
+    kept(results, 2_000, new=20, load=9.0)
+    busy = scale_report.rates(results, machine)
+    assert (busy["busy"], busy["settings"]) == (True, "target sales")
+    assert busy["stages"]["predict"]["wall_s"] == [(1_000, 10), (2_000, 20)]
+    scale_report.write(results, tmp_path / "page.md")
+    assert "load average up to 9" in (tmp_path / "page.md").read_text()
+    with pytest.raises(ValueError, match="nothing whole was measured on 2 cores of another"):
+        scale_report.rates(results, machine | {"cpu": "another"})

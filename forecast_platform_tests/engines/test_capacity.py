@@ -26,7 +26,7 @@ def made_up_rates(**others: dict[str, Any]) -> Rates:
         "disk_gb": [(n, n / 10_000) for n in SIZES],
     }
     stages = {name: usual | others.get(name, {}) for name in (*HISTORY, TRAIN, *WEEK)}
-    return Rates("a Xeon", 2, "2026-11-28", "abc", 100, stages, 5.0)
+    return Rates("a Xeon", 2, "2026-11-28", "abc", 100, "", False, stages, 5.0)
 
 
 RATES = made_up_rates()
