@@ -167,6 +167,8 @@ class Lake:
         """
         from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException, ValidationException
 
+        from forecast_platform.lake.transaction import ThriftyTransaction
+
         spec = self.specs[name]
         given = rows if callable(rows) else _conform(rows, spec)
         unknown = False
@@ -177,7 +179,7 @@ class Lake:
             if _same_content(there, new, spec):
                 return unknown  # a commit of ours that was reported lost had landed
             try:
-                with warnings.catch_warnings(), table.transaction() as transaction:
+                with warnings.catch_warnings(), ThriftyTransaction(table) as transaction:
                     # The first write of a week has nothing to delete, which pyiceberg warns about.
                     warnings.filterwarnings("ignore", message="Delete operation did not match")
                     if len(new):
