@@ -177,6 +177,7 @@ class Lake:
         from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException, ValidationException
 
         from forecast_platform.lake.blocks import NewRows
+        from forecast_platform.lake.transaction import ThriftyTransaction
 
         spec = self.specs[name]
         new: NewRows | None = None
@@ -192,7 +193,7 @@ class Lake:
                     new.drop(table)
                 return unknown  # a commit of ours that was reported lost had landed
             try:
-                with warnings.catch_warnings(), table.transaction() as transaction:
+                with warnings.catch_warnings(), ThriftyTransaction(table) as transaction:
                     # The first write of a week has nothing to delete, which pyiceberg warns about.
                     warnings.filterwarnings("ignore", message="Delete operation did not match")
                     transaction.delete(where)
