@@ -20,12 +20,12 @@ from forecast_platform.dashboard.pages import Change, View
 from forecast_platform.dashboard.questions import Scope
 from forecast_platform.dashboard.rendering import change
 from forecast_platform.dashboard.source import Source
-from forecast_platform.history.cleaning import clean_weeks
 from forecast_platform.history.covariates import Declarations
 from forecast_platform.history.holidays import Event
 from forecast_platform.lake.lake import any_of
 from forecast_platform.settings import Settings
 from forecast_platform_tests.defs.graph import Graph
+from forecast_platform_tests.history.conftest import clean_table
 from forecast_platform_tests.history.test_known_beside_sales import Retailer
 
 WEEK = dt.timedelta(weeks=1)
@@ -354,7 +354,7 @@ def test_stores_named_by_digits_that_are_no_numbers_have_their_place(tmp_path: P
     retailer.land("sales/0.csv", 0.5, "store,dept,date,weekly_sales", *rows)
     con = retailer.lake.attach(duckdb.connect())
     retailer.lake.replace_weeks(
-        "cleaned_series", [retailer.week(0)], clean_weeks(con, retailer.week(0), retailer.week(0), 52)
+        "cleaned_series", [retailer.week(0)], clean_table(con, retailer.week(0), retailer.week(0), 52)
     )
     con.close()
     assert ask.names(Source(retailer.lake).state(), "store") == ["9", "10", "North", "²"]
@@ -385,7 +385,7 @@ def test_holidays_of_the_country_are_those_of_all_the_weeks_the_model_saw(tmp_pa
     retailer.land("sales/late.csv", 430.5, "store,dept,date,weekly_sales", *late)
     con = retailer.lake.attach(duckdb.connect())
     weeks = [retailer.week(w) for w in range(431)]
-    retailer.lake.replace_weeks("cleaned_series", weeks, clean_weeks(con, weeks[0], weeks[-1], 52))
+    retailer.lake.replace_weeks("cleaned_series", weeks, clean_table(con, weeks[0], weeks[-1], 52))
     con.close()
     row = {"forecast_week": weeks[-1], "target_week": retailer.week(431), "level": "total", "horizon": 1,
            "as_known": "now", "created_at": dt.datetime(2030, 1, 1, tzinfo=dt.UTC)}  # fmt: skip
