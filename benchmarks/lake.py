@@ -23,7 +23,7 @@ from forecast_platform.weeks import WEEK
 
 QUANTILES = tuple(f"p{q}" for q in range(10, 100, 10))
 WEEKS, DEPARTMENTS, BLOCK = 12, 80, 4_000  # series of a block
-FORECAST_WEEK = dt.date(2024, 1, 5)
+CUTOFF = dt.date(2024, 1, 5)
 
 
 def reading(folder: Path, series: int = 1_000_000) -> dict[str, dict[str, float]]:
@@ -42,7 +42,7 @@ def reading(folder: Path, series: int = 1_000_000) -> dict[str, dict[str, float]
     one = {"level": ["series"], "store": [store], "dept": ["040"]}
     found = {
         "write": _timed(
-            lambda: lake.replace_weeks("forecasts", [FORECAST_WEEK], _made(lake, series)) and series * WEEKS
+            lambda: lake.replace_weeks("forecasts", [CUTOFF], _made(lake, series)) and series * WEEKS
         ),
         "one series": _asked(lake, "SELECT * FROM forecasts WHERE level = ? AND store = ? AND dept = ?", one),
         "one store": _asked(
@@ -103,11 +103,11 @@ def _rows(schema: pa.Schema, level: str, of: Sequence[tuple[str | None, str | No
     size, random = len(of) * WEEKS, np.random.default_rng(seed)
     least = random.gamma(2.0, 50.0, size)
     values: dict[str, Any] = {
-        "forecast_week": FORECAST_WEEK,
+        "forecast_week": CUTOFF,
         "level": level,
         "store": pa.array([store for store, _ in of for _ in range(WEEKS)], pa.string()),
         "dept": pa.array([dept for _, dept in of for _ in range(WEEKS)], pa.string()),
-        "target_week": pa.array([FORECAST_WEEK + h * WEEK for h in range(1, WEEKS + 1)] * len(of)),
+        "target_week": pa.array([CUTOFF + h * WEEK for h in range(1, WEEKS + 1)] * len(of)),
         "horizon": pa.array(list(range(1, WEEKS + 1)) * len(of), pa.int32()),
         "mean": pa.array(least * 1.6),
         "model_version": "made-up",
