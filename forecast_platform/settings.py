@@ -212,6 +212,22 @@ class Settings(BaseSettings):
         5_000, ge=100, description="series a model is chosen and trained on: of a larger retailer a stratified sample"
     )
 
+    # Spark (engine spark): docs/spark.md
+    spark_master: str = Field(
+        "local[*]",
+        description="cluster: spark://host:7077, yarn, k8s://...; local[*]: this machine; empty: as Spark is set up",
+    )
+    spark_archive: str = Field(
+        "", description="address of what `make spark-archive` made; empty: workers have Python and the platform as here"
+    )
+    spark_conf: dict[str, str] = Field(
+        default_factory=dict, description='properties of Spark\'s own: {"spark.executor.memory": "8g"}'
+    )
+
+    spark_application: str = Field(
+        "", description="EMR Serverless application whose jobs forecast shards (profile aws); empty: spark_master does"
+    )
+
     # What people see
     dashboard_url: str = Field("http://127.0.0.1:8050", description="where assets' pages say that the dashboard is")
     notify: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
@@ -232,12 +248,12 @@ class Settings(BaseSettings):
     database: str = Field("forecast", pattern="^[a-z0-9_]+$", description="Glue database of the tables")
     workgroup: str = Field("forecast", description="Athena workgroup of queries")
     queue_url: str = Field("", description="SQS queue of the landing bucket's events; empty: listing alone")
-    engine: Literal["", "local", "sagemaker-builtin", "sagemaker-container"] = Field(
+    engine: Literal["", "local", "spark", "sagemaker-builtin", "sagemaker-container"] = Field(
         "",
-        description="where DeepAR runs: in this process, Amazon's image, or ours; "
+        description="where DeepAR runs: on this machine, Spark's workers, Amazon's image, or ours; "
         "empty: local, on profile aws sagemaker-container",
     )
-    role_arn: str = Field("", description="role that SageMaker jobs run as")
+    role_arn: str = Field("", description="role that SageMaker jobs, or those of EMR Serverless, run as")
     image: str = Field("", description="ECR address of our DeepAR image, for sagemaker-container")
     train_instance: str = Field("ml.c5.2xlarge", pattern="^ml[.]", description="instance type of a training job")
     transform_instance: str = Field("ml.c5.2xlarge", pattern="^ml[.]", description="instance type of a batch transform")
@@ -246,7 +262,9 @@ class Settings(BaseSettings):
         "forecast", pattern="^[a-z][a-z0-9-]{1,20}$", description="begins the names of SageMaker jobs: infra's Name"
     )
     spot: bool = Field(False, description="train on spot instances")
-    max_job_minutes: int = Field(60, ge=1, description="a SageMaker job is stopped after this long")
+    max_job_minutes: int = Field(
+        60, ge=1, description="a job of SageMaker or EMR Serverless is stopped after this long"
+    )
     max_job_usd: float = Field(10, gt=0, description="a job that could cost more by its time limit is refused")
     max_month_usd: float = Field(200, gt=0, description="a job is refused when the calendar month could exceed this")
     prices: dict[str, float] = Field(
@@ -338,8 +356,10 @@ class Settings(BaseSettings):
             raise ValueError(f"levels has a name twice: {', '.join(self.levels)}")
         if self.profile == "aws":
             self._check_aws()
-        elif self.engine not in ("", "local"):
+        elif self.engine_name.startswith("sagemaker"):
             raise ValueError(f"engine {self.engine} needs profile aws; set FORECAST_PROFILE=aws")
+        if self.spark_application and (self.profile, self.engine) != ("aws", "spark"):
+            raise ValueError("spark_application needs profile aws and engine spark")
         self._check_notify()
         _ = self.contract, self.calendar, self.declarations  # they validate themselves
         return self
@@ -355,10 +375,12 @@ class Settings(BaseSettings):
 
     def _check_aws(self) -> None:
         needed = {"storage_url": self.storage_url, "landing_url": self.landing_url}
-        if self.engine_name != "local":
+        if self.engine_name.startswith("sagemaker"):
             needed["role_arn"] = self.role_arn
         if self.engine_name == "sagemaker-container":
             needed["image"] = self.image
+        if self.engine_name == "spark" and self.spark_application:
+            needed |= {"role_arn": self.role_arn, "spark_archive": self.spark_archive}
         missing = [f"FORECAST_{name.upper()}" for name, value in needed.items() if not value]
         if missing:
             raise ValueError(f"profile aws needs {', '.join(missing)}; the outputs of infra/ name them")
@@ -368,7 +390,7 @@ class Settings(BaseSettings):
 
     @property
     def engine_name(self) -> str:
-        """Where DeepAR runs: local, sagemaker-builtin or sagemaker-container."""
+        """Where DeepAR runs: local, spark, sagemaker-builtin or sagemaker-container."""
         return self.engine or ("sagemaker-container" if self.profile == "aws" else "local")
 
     @property

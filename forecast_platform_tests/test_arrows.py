@@ -35,7 +35,14 @@ ALLOWED: dict[str, set[str]] = {
     "dashboard": {"figures", "history", "lake", "levels", "models", "publishing", "scores", "settings", "weeks"},
     "surface": {"clouds", "history", "lake", "levels", "models", "publishing", "scores", "settings"},
 }
-PEOPLES = {"__init__", "cli", "defs", "runner", "definitions"}  # where it all meets: they may know everything
+PEOPLES = {
+    "__init__",
+    "cli",
+    "defs",
+    "runner",
+    "definitions",
+    "spark_job",
+}  # where it all meets: they may know everything
 NO_DAGSTER = ALLOWED.keys() - {"dashboard"}  # which shows what its runs are doing
 NO_CLOUD = {"compiled", "weeks", "levels", "scores", "deepar", "history", "models", "landing", "publishing"}
 

@@ -9,6 +9,7 @@ from dagster_duckdb import DuckDBResource
 
 from forecast_platform.defs.cleaned_series import cleaned_series
 from forecast_platform.defs.deepar_model import deepar_model
+from forecast_platform.defs.emr_serverless import through_pipes
 from forecast_platform.defs.panels import KNOWN, listed_series
 from forecast_platform.defs.partitions import OWNERS, as_known, history_of, weekly, weeks_of
 from forecast_platform.defs.raw_sales import raw_sales
@@ -16,6 +17,7 @@ from forecast_platform.defs.resources import Platform, lake_connection
 from forecast_platform.defs.stage import Stage
 from forecast_platform.engines.base import Asked, EngineError
 from forecast_platform.engines.predictions import BatchError, Predictions
+from forecast_platform.engines.spark.emr import EmrServerlessEngine
 from forecast_platform.lake.lake import any_of
 from forecast_platform.models.trained import ModelLost, TrainedModel
 from forecast_platform.weeks import key
@@ -65,12 +67,14 @@ def batch_predictions(
     stage, (week,), settings, mode = Stage(context), weeks_of(context), platform.settings, as_known(context)
     model = model_in_force(platform, week)
     platform.engine.run_id = context.run_id
+    if isinstance(platform.engine, EmrServerlessEngine):
+        platform.engine.submit = through_pipes(context)
     asked = Asked(settings.quantiles, settings.num_samples, settings.seed, mode)
     folder = folder_of(platform, week)
     series = folder.with_name(f"{folder.name}.series")
     try:
         with lake_connection(platform, duckdb, *KNOWN) as con:
-            listed = listed_series(con, week, mode, settings, series, platform.engine.run)
+            listed = listed_series(con, week, mode, settings, series, platform.engine)
         before = stage.elapsed()
         made, notices = platform.engine.predict(model, listed.shards, folder, asked, stage.progress, listed.beside)
     except (EngineError, BatchError, ValueError) as error:  # ValueError: a covariate that ends too early, say

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import duckdb
 
-from forecast_platform.engines.workers import series_at_once
+from forecast_platform.engines.base import Engine
 from forecast_platform.history.panel import Panel
 from forecast_platform.history.reading import known_by, read_panel, sample, sources
-from forecast_platform.history.shards import Run
 from forecast_platform.lake.closures import closings
 from forecast_platform.levels import attribute_levels
 from forecast_platform.publishing.series import Listed, list_series
@@ -38,13 +37,13 @@ def known_panel(con: duckdb.DuckDBPyConnection, week: dt.date, mode: str, settin
 
 
 def listed_series(
-    con: duckdb.DuckDBPyConnection, week: dt.date, mode: str, settings: Settings, folder: Path, run: Run = map
+    con: duckdb.DuckDBPyConnection, week: dt.date, mode: str, settings: Settings, folder: Path, engine: Engine
 ) -> Listed:
     """The series to forecast from a week, and those that get a reason instead, in shards that fit into memory.
 
     Args:
         folder: where the shards go, where there are several; it is replaced.
-        run: see `over_shards`.
+        engine: where the work is to run.
 
     Raises:
         ValueError: nothing had been observed by then, or see `list_series`.
@@ -53,7 +52,7 @@ def listed_series(
     said = closings(con, known_by(week) if mode == "then" else None)
     ((weeks,),) = con.execute("SELECT 1 + date_diff('week', min(week), max(week)) FROM cleaned_series").fetchall()
     ((columns,),) = con.execute("SELECT count(DISTINCT name) FROM features").fetchall()
-    at_most = series_at_once(s.memory_gb, s.workers, weeks or 1, columns)
+    at_most, at_least = engine.shard_size(s, weeks or 1, columns)
     shutil.rmtree(folder, ignore_errors=True)
-    found = sources(con, week, mode, s.meaning, folder / "rows", at_most, s.transform_shards)
-    return list_series(found, folder, s.active_weeks, s.prediction_length, said, levels, run)
+    found = sources(con, week, mode, s.meaning, folder / "rows", at_most, at_least)
+    return list_series(found, folder, s.active_weeks, s.prediction_length, said, levels, engine.run)

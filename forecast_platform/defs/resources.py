@@ -12,6 +12,8 @@ from forecast_platform.clouds.base import cloud_of, open_landing
 from forecast_platform.engines.base import Engine
 from forecast_platform.engines.local import LocalEngine
 from forecast_platform.engines.sagemaker import engine_of
+from forecast_platform.engines.spark.cluster import SparkEngine
+from forecast_platform.engines.spark.emr import EmrServerlessEngine
 from forecast_platform.engines.workers import worker_count
 from forecast_platform.landing.place import Landing
 from forecast_platform.settings import Settings, get_settings
@@ -35,6 +37,10 @@ def build_engine(settings: Settings) -> Engine:
     """Where DeepAR runs, by the settings."""
     if settings.engine_name == "local":
         return LocalEngine(settings.models, worker_count(settings.workers))
+    if settings.engine_name == "spark":
+        if settings.spark_application:
+            return EmrServerlessEngine(settings, worker_count(settings.workers))
+        return SparkEngine(settings)
     return engine_of(settings)
 
 

@@ -189,7 +189,7 @@ def opened(shard: Shard) -> Panel:
 
 
 @dataclass(frozen=True)
-class _Work:
+class Work:
     """One shard's forecast, wherever it is made. What it takes as arguments and returns can be sent between processes.
 
     Attributes:
@@ -244,14 +244,13 @@ def predict_here(
     Args:
         run: maps attempts to outcomes, see `over_shards`.
     """
-    key = _digest_of(model, shards, asked)
-    building = folder.with_name(f"{folder.name}.{key}.building")
+    key, building = _digest_of(model, shards, asked), building_of(model, shards, folder, asked)
     for other in folder.parent.glob(f"{folder.name}.*.building"):
         if other != building or not key:
             shutil.rmtree(other)
     building.mkdir(parents=True, exist_ok=True)
     work = building / "work" if key else None
-    step = _Work(model, asked, building)
+    step = Work(model, asked, building)
     written: list[dict[str, Any]] = []
     for said in over_shards(list(enumerate(shards)), step, run, work):
         written.append(said)
@@ -264,6 +263,11 @@ def predict_here(
         building, folder, written, asked.quantiles, model.horizon, model.version, asked.as_known, levels, beside
     )
     return made, tuple(dict.fromkeys(notice for said in written for notice in said["notices"]))
+
+
+def building_of(model: TrainedModel, shards: Sequence[Shard], folder: Path, asked: Asked) -> Path:
+    """The folder in which predictions are made that become `folder`."""
+    return folder.with_name(f"{folder.name}.{_digest_of(model, shards, asked)}.building")
 
 
 def _digest_of(model: TrainedModel, shards: Sequence[Shard], asked: Asked) -> str:
@@ -365,6 +369,14 @@ class Engine(Protocol):
 
         Raises:
             ValueError: a covariate the model was trained with is missing, now or for the weeks ahead.
+        """
+        ...
+
+    def shard_size(self, settings: Settings, weeks: int, columns: int) -> tuple[int, int]:
+        """How many series a shard may have at most, and how many shards there are at least.
+
+        Args:
+            weeks: of history. columns: features that landed.
         """
         ...
 

@@ -12,7 +12,7 @@ from filelock import FileLock
 
 from forecast_platform.engines.base import NOTHING, Asked, Shard, predict_here
 from forecast_platform.engines.predictions import Predictions
-from forecast_platform.engines.workers import Workers
+from forecast_platform.engines.workers import Workers, series_at_once
 from forecast_platform.history.panel import Panel
 from forecast_platform.history.shards import Run
 from forecast_platform.models.candidate import Plans, Progress
@@ -76,6 +76,10 @@ class LocalEngine:
     ) -> tuple[Predictions, tuple[str, ...]]:
         """See Engine.predict."""
         return predict_here(model, shards, folder, asked, progress, beside, self.run)
+
+    def shard_size(self, settings: Settings, weeks: int, columns: int) -> tuple[int, int]:
+        """See Engine.shard_size."""
+        return series_at_once(settings.memory_gb, settings.workers, weeks, columns), settings.transform_shards
 
     def predictions(self, folder: Path) -> Predictions:
         """See Engine.predictions."""

@@ -100,7 +100,8 @@ class Sums:
         names, at = np.unique(np.concatenate([self.names, other.names]), return_inverse=True)
         groups = Groups(names, np.asarray(at).reshape(-1))
         both = zip((self.whole, self.rest), (other.whole, other.rest), strict=True)
-        return Sums(names, *(_added(groups, np.concatenate(pair)) for pair in both), self.ranked)
+        whole, rest = (_added(groups, np.concatenate(pair)) for pair in both)
+        return Sums(names, whole, rest, self.ranked)
 
     def settled(self) -> Sums:
         """The same when all shards are in it: of ranked values the two in the middle will do."""
@@ -189,6 +190,10 @@ class Retailer:
         [found] = self._every((replace(counted, ranked=True),))
         middle = found.settled().names
         return float((middle[0] + middle[-1]) / 2) if len(middle) else None
+
+    def keeping(self, folder: Path) -> Retailer:
+        """The same, with what the shard works out kept in a folder."""
+        return Retailer(self._known, folder)
 
     def keep(self, make: Callable[[], tuple[NDArray[Any], ...]]) -> tuple[NDArray[Any], ...]:
         """The arrays that `make` gives, which may ask for sums on its way. A shard makes them in one round and finds

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import json
 import random
 import re
 import time
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from pyiceberg.expressions import BooleanExpression
     from pyiceberg.table import FileScanTask, Table
 
+    from forecast_platform.lake.blocks import Blocks
     from forecast_platform.lake.files import Files
 
 
@@ -151,39 +151,50 @@ class Lake:
                     found[name] = lacking
         return found
 
-    def replace(self, name: str, where: BooleanExpression, rows: pa.Table | Callable[[pa.Table], pa.Table]) -> bool:
+    def replace(
+        self, name: str, where: BooleanExpression, rows: pa.Table | Blocks | Callable[[pa.Table], pa.Table]
+    ) -> bool:
         """Exchange the rows matching `where` for `rows`, in one atomic commit.
 
         Args:
             where: filter on the table's columns; on the partition column wherever there is one.
-            rows: every column of the table's schema, any order; all of them must match `where`. Or a function that
-                makes them of the rows there now; it is asked again when another writer was first.
+            rows: every column of the table's schema, any order; all of them must match `where`. Or blocks of them, such
+                as a reader of record batches, of which one at a time is in memory, see `write_blocks`. Or a function
+                that makes them of the rows there now; it is asked again when another writer was first.
 
         Returns:
             False when the table already held exactly these rows (but for PROVENANCE): then nothing is committed.
 
         Raises:
-            LakeError: the key repeats in `rows`, or other writers kept winning.
+            LakeError: the key repeats in `rows`, blocks are out of order, or other writers kept winning.
         """
         from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException, ValidationException
 
+        from forecast_platform.lake.blocks import NewRows
+
         spec = self.specs[name]
-        given = rows if callable(rows) else _conform(rows, spec)
+        new: NewRows | None = None
         unknown = False
         for attempt in range(_CONFLICT_RETRIES):
             table = self.table(name)
-            there = table.scan(row_filter=where).to_arrow()
-            new = _conform(given(there.select(spec.schema.names)), spec) if callable(given) else given
-            if _same_content(there, new, spec):
+            there = table.scan(row_filter=where)
+            if callable(rows):
+                new = NewRows(rows(there.to_arrow().select(spec.schema.names)), spec, table)
+            elif new is None:
+                new = NewRows(rows, spec, table)
+            if len(new) == there.count() and self._same(there.to_arrow_batch_reader(), new.batches(table), spec):
+                if not unknown:
+                    new.drop(table)
                 return unknown  # a commit of ours that was reported lost had landed
             try:
                 with warnings.catch_warnings(), table.transaction() as transaction:
                     # The first write of a week has nothing to delete, which pyiceberg warns about.
                     warnings.filterwarnings("ignore", message="Delete operation did not match")
+                    transaction.delete(where)
                     if len(new):
-                        transaction.overwrite(new, overwrite_filter=where)
-                    else:
-                        transaction.delete(where)
+                        with transaction.update_snapshot().merge_append() as added:
+                            for file in new.files(table):
+                                added.append_data_file(file)
                 return True
             except (CommitFailedException, ValidationException, CommitStateUnknownException) as error:
                 # Refused because another writer was first, or the outcome is unknown. Either way nothing is cleaned
@@ -192,7 +203,7 @@ class Lake:
                 _wait(attempt)
         raise LakeError(f"{name}: {_CONFLICT_RETRIES} commits in a row met another writer; run again when it is done")
 
-    def replace_weeks(self, name: str, weeks: Iterable[dt.date], rows: pa.Table) -> bool:
+    def replace_weeks(self, name: str, weeks: Iterable[dt.date], rows: pa.Table | Blocks) -> bool:
         """`replace` for whole weeks of a week-partitioned table, many weeks in one commit.
 
         Raises:
@@ -201,10 +212,15 @@ class Lake:
         partition = self.specs[name].partition
         assert partition is not None, f"{name} is not partitioned by week"
         keys = {w.isoformat() for w in weeks}
-        found = {str(w) for w in pc.unique(rows[partition]).to_pylist()} if partition in rows.column_names else set()
-        if strays := found - keys:
-            raise LakeError(f"{name}: rows of {sorted(strays)} are outside the weeks replaced")
-        return self.replace(name, any_of(partition, keys), rows)
+
+        def checked(block: pa.Table | pa.RecordBatch) -> pa.Table | pa.RecordBatch:
+            found = pc.unique(block[partition]).to_pylist() if partition in block.schema.names else []
+            if strays := set(map(str, found)) - keys:
+                raise LakeError(f"{name}: rows of {sorted(strays)} are outside the weeks replaced")
+            return block
+
+        given = checked(rows) if isinstance(rows, pa.Table) else map(checked, rows)
+        return self.replace(name, any_of(partition, keys), given)
 
     def read(self, name: str, where: BooleanExpression | None = None, columns: Sequence[str] | None = None) -> pa.Table:
         """Rows as Arrow, in key order."""
@@ -284,6 +300,16 @@ class Lake:
         finally:
             con.close()
 
+    def _same(self, old: pa.RecordBatchReader, new: pa.RecordBatchReader, spec: TableSpec) -> bool:
+        """Whether both are the same rows in whatever order, but for PROVENANCE: by the sum of the rows' hashes."""
+        columns = ", ".join(c for c in spec.schema.names if c not in PROVENANCE)
+        with duckdb.connect() as con:
+            # Hashed twice, so that no two rows can exchange values without another sum.
+            one, other = (
+                con.from_arrow(rows).aggregate(f"sum(hash(hash({columns})))").fetchall() for rows in (old, new)
+            )
+        return bool(one == other)
+
     def snapshot(self, name: str) -> int | None:
         """Identifier of the table's current state, None while it is empty. A key for caches and provenance."""
         current = self.table(name).current_snapshot()
@@ -324,39 +350,6 @@ def with_columns(rows: pa.Table, **values: Any) -> pa.Table:
 def run_columns(run_id: str) -> dict[str, Any]:
     """PROVENANCE of rows written now by a run."""
     return {"run_id": run_id, "created_at": dt.datetime.now(dt.UTC)}
-
-
-def _conform(rows: pa.Table, spec: TableSpec) -> pa.Table:
-    """Rows with the table's columns and types, in key order.
-
-    Raises:
-        LakeError: a column is missing, or the key is not unique.
-    """
-    missing = set(spec.schema.names) - set(rows.column_names)
-    if missing:
-        raise LakeError(f"{spec.name}: rows lack the columns {sorted(missing)}")
-    rows = rows.select(spec.schema.names).cast(spec.schema).sort_by([(c, "ascending") for c in spec.key])
-    if len(rows) > 1:
-        same = None
-        for column in spec.key:
-            values = rows[column].combine_chunks()
-            equal = pc.fill_null(pc.equal(values[1:], values[:-1]), False)
-            equal = pc.or_(equal, pc.and_(pc.is_null(values[1:]), pc.is_null(values[:-1])))
-            same = equal if same is None else pc.and_(same, equal)
-        if pc.any(same).as_py():
-            at = pc.index(same, True).as_py()
-            (twice,) = rows.select(spec.key).slice(at, 1).to_pylist()
-            raise LakeError(f"{spec.name}: two rows for the key {json.dumps(twice, default=str)}")
-    return rows
-
-
-def _same_content(old: pa.Table, new: pa.Table, spec: TableSpec) -> bool:
-    if len(old) != len(new):
-        return False
-    columns = [c for c in spec.schema.names if c not in PROVENANCE]
-    order = [(c, "ascending") for c in spec.key]
-    old = old.select(spec.schema.names).cast(spec.schema).sort_by(order).select(columns)
-    return bool(old.equals(new.select(columns)))
 
 
 def _wait(attempt: int) -> None:

@@ -173,6 +173,12 @@ class TableSpec:
         fields = [f.with_metadata({"doc": about_column(self.name, f.name)}) for f in self.schema]
         object.__setattr__(self, "schema", pa.schema(fields))
 
+    @property
+    def order(self) -> tuple[str, ...]:
+        """The key in the order that rows are kept in: whoever wants one level, store or series finds it together."""
+        first = (self.partition, "level", "store", "dept", "member")
+        return tuple(dict.fromkeys([c for c in first if c and c in (self.partition, *self.key)] + list(self.key)))
+
 
 def table_specs(quantile_columns: tuple[str, ...]) -> dict[str, TableSpec]:
     """All tables by name. `quantile_columns` are the published quantiles, e.g. ("p10", "p50", "p90")."""

@@ -37,7 +37,7 @@ class Faults:
         stop: it stops as if someone had stopped it. slow: InProgress until `release`.
         interrupt: a spot training loses its instance once, after its first checkpoint if it writes any.
         max_wait: no spot instance came free in time.
-        corrupt_output: of a transform's first object; detail: truncate, drop_line or nan.
+        corrupt_output: of a transform's first object; detail: truncate, drop_line, nan or flip.
         """
         if kind not in (*CALL_FAULTS, *JOB_FAULTS):
             raise ValueError(f"no fault {kind!r}; there are {', '.join((*CALL_FAULTS, *JOB_FAULTS))}")

@@ -89,7 +89,11 @@ def run_transform(job: Job, base: Path) -> None:
 
 
 def corrupt(data: bytes, how: str) -> bytes:
-    """A damaged output: cut off half-way ("truncate"), a line short ("drop_line"), or with a NaN ("nan")."""
+    """A damaged output: cut off half-way ("truncate"), a line short ("drop_line"), with a NaN ("nan"), or with another
+    byte in its middle ("flip")."""
+    if how == "flip":
+        middle = len(data) // 2
+        return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
     lines = data.splitlines(keepends=True)
     if how == "drop_line":
         return b"".join(lines[:-1])

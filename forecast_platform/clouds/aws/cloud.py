@@ -33,9 +33,12 @@ class AwsCloud:
     def begun(self) -> bool:
         return True  # the stack made it
 
-    def keep(self, name: str, data: bytes) -> str:
+    def keep(self, name: str, data: bytes | Path) -> str:
         storage = Storage(self._url)
-        storage.put_bytes(name, data)
+        if isinstance(data, Path):
+            storage.put_file(data, name)
+        else:
+            storage.put_bytes(name, data)
         return storage.uri(name)
 
     def kept(self, name: str) -> tuple[str, Path | None]:

@@ -10,22 +10,26 @@ Amazon's DeepAR takes no seed: training again gives another model. The platform 
 
 from __future__ import annotations
 
+import datetime as dt
 import functools
 import hashlib
+import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from forecast_platform.deepar.hyperparameters import DEFAULTS, REQUIRED
-from forecast_platform.engines.base import Asked
+from forecast_platform.engines.base import Asked, Prepared, Shard, opened, prepare
+from forecast_platform.engines.predictions import BatchError, Predictions, ShardForecast
 from forecast_platform.engines.sagemaker import requests
-from forecast_platform.engines.sagemaker.batch import write_batch
+from forecast_platform.engines.sagemaker.batch import Batch, Outputs, read_batch, write_batch
 from forecast_platform.engines.sagemaker.engine import SageMakerEngine
-from forecast_platform.engines.sagemaker.records import Rules, write_training
+from forecast_platform.engines.sagemaker.records import Rules, check_batch, write_training
 from forecast_platform.history.covariates import complete, divide_exposure
 from forecast_platform.history.panel import Panel
 from forecast_platform.models.candidate import Parameters, Plans, Progress, Said
@@ -35,7 +39,7 @@ from forecast_platform.models.encoding import Categories
 from forecast_platform.models.networks import target_of, trainable
 from forecast_platform.models.registry import CANDIDATES, plans
 from forecast_platform.models.target import REFERENCE, Target, build_target, holidays_of
-from forecast_platform.models.trained import ARTIFACT, TrainedNetwork, kept_model
+from forecast_platform.models.trained import ARTIFACT, TrainedModel, TrainedNetwork, kept_model
 from forecast_platform.settings import Settings
 
 EPOCHS = "100"  # where the settings say nothing; the length of an epoch is Amazon's own
@@ -72,7 +76,7 @@ class _Fit:
 
     def __init__(
         self,
-        engine: SageMakerEngine,
+        engine: BuiltinEngine,
         key: str,
         work: Path,
         name: str,
@@ -104,11 +108,9 @@ class _Fit:
         shards = engine.settings.transform_instances
         batch = write_batch(self.work / "batch", self.ready, self.target, self.categories, shards)
         rules = Rules.of(self.categories, self.features, self.horizon)
-        twin = engine.run_transform(
-            self.key, self.artifact, self.week, rules, batch, f"{self.root}/held-out",
-            Asked(tuple(quantiles), num_samples, 0).config(), 0, self.artifact,
-        )  # fmt: skip
-        parts = engine.verified(twin, batch, quantiles, self.horizon)
+        asked = Asked(tuple(quantiles), num_samples, 0)
+        root, artifact = f"{self.root}/held-out", self.artifact
+        parts = engine.ask(batch, rules, asked, self.horizon, root, self.key, artifact, self.week, artifact)
         said = np.concatenate([part.quantiles for part in parts])
         return InSales.of(self.target, self.ready).quantiles(said)
 
@@ -116,7 +118,7 @@ class _Fit:
 class BuiltinEngine(SageMakerEngine):
     """`sagemaker-builtin`. See SageMakerEngine."""
 
-    seeded = resumes = isolated = False
+    resumes = isolated = False
 
     @functools.cached_property
     def image(self) -> str:
@@ -170,6 +172,95 @@ class BuiltinEngine(SageMakerEngine):
                 ))  # fmt: skip
         shutil.rmtree(work, ignore_errors=True)
         kept_model(building, key, panel, candidates, choice, networks).save()
+
+    def predict_by_jobs(
+        self,
+        model: TrainedModel,
+        shards: Sequence[Shard],
+        folder: Path,
+        asked: Asked,
+        beside: Mapping[str, pa.Table],
+        work: Path,
+    ) -> tuple[Predictions, tuple[str, ...]]:
+        """A job for the network; the rest is done here, with the whole retailer in memory. See
+        SageMakerEngine.predict_by_jobs.
+
+        Raises:
+            RecordError: an input line breaks DeepAR's contract; nothing was sent.
+        """
+        panel = Panel.together([opened(shard) for shard in shards])
+        ready = prepare(model, panel)
+        files = max(self.settings.transform_shards, self.settings.transform_instances)
+        outputs = []
+        for ask in ready.to_ask:
+            network = ask.network
+            batch = write_batch(work / network.file, ready.panel, ask.target, network.categories, files)
+            artifact = f"models/{model.digest}/{network.file}"
+            rules, root, week = Rules.of_network(network), f"transforms/{folder.name}", model.trained_as_of
+            outputs.append(
+                self.ask(batch, rules, asked, model.horizon, root, model.digest, network.version, week, artifact)
+            )
+        forecasts = _forecasts(ready, outputs, asked)
+        made = Predictions.write(
+            folder, forecasts, asked.quantiles, model.horizon, model.version, asked.as_known, panel.levels, beside
+        )
+        return made, ready.notices
+
+    def ask(
+        self,
+        batch: Batch,
+        rules: Rules,
+        asked: Asked,
+        horizon: int,
+        root: str,
+        key: str,
+        version: str,
+        week: dt.date,
+        artifact: str,
+    ) -> list[Outputs]:
+        """Check a batch, transform it with a network, and verify what it says.
+
+        Args:
+            root: storage key below which the batch's twin goes.
+            key, version, week: of the model. artifact: storage key of its model.tar.gz.
+
+        Raises:
+            BatchError: an output is damaged. It is removed, so that it is not found again.
+        """
+        check_batch(batch, rules)
+        content = hashlib.sha256((batch.folder / "manifest.parquet").read_bytes())
+        content.update(json.dumps([key, version, asked.config()], sort_keys=True).encode())
+        twin = f"{root}/{content.hexdigest()[:20]}"
+        self.storage.put_file(batch.folder / "manifest.parquet", f"{twin}/manifest.parquet")
+        last = max(batch.manifest["last_week"].to_pylist())
+        tags = self.tags(week=str(last), digest=key, version=version)
+        name = self.model_of(week, artifact, tags)
+        self.run_transform(
+            twin,
+            [source for source, _ in batch.shards()],
+            lambda source, output: requests.transform_lines(self.settings, name, source, output, asked.config()),
+            last,
+            tags,
+            batch.folder / "output",
+        )
+        try:
+            return list(read_batch(batch, asked.quantiles, horizon))
+        except BatchError:
+            self.storage.delete(f"{twin}/output")
+            raise
+
+
+def _forecasts(ready: Prepared, outputs: Sequence[Sequence[Outputs]], asked: Asked) -> Iterator[ShardForecast]:
+    """Of each shard of lines, which are the series in their order.
+
+    Args:
+        outputs: of each network, those of each shard.
+    """
+    done = 0
+    for parts in zip(*outputs, strict=True):
+        among = slice(done, done + len(parts[0].rows))
+        yield ready.forecast([(part.quantiles, part.samples) for part in parts], asked, among)
+        done = among.stop
 
 
 def _version(artifact: Path) -> str:

@@ -4,7 +4,8 @@ What the storage holds (all content-addressed, so the same work is found again, 
 
     models/<digest>/training.json, model.tar.gz ..   a model, its networks; training.json, written last, makes it one
     models/<digest>/input/, jobs/, checkpoints/      what its training read and wrote
-    transforms/<week>/<digest>/input/, manifest.parquet, output/    what a transform job read and wrote
+    models/<digest>/platform.tar.gz                  all of it, as our image forecasts with
+    transforms/<week>/<digest>/input/, output/       what a transform job read and wrote
     transforms/<week>/predictions/<digest>/          what was made of it, see engines/predictions.py
     transforms/<week>/batch.json                     which of these is the week's: written last
     spend/<month>/<job>.json                         see cost.py
@@ -25,7 +26,7 @@ import shutil
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,12 @@ from forecast_platform.clouds.aws.storage import NotStored, Storage
 from forecast_platform.engines import base
 from forecast_platform.engines.base import Asked
 from forecast_platform.engines.predictions import NAME as PREDICTIONS
-from forecast_platform.engines.predictions import BatchError, Predictions, ShardForecast
+from forecast_platform.engines.predictions import BatchError, Predictions
 from forecast_platform.engines.sagemaker import requests
-from forecast_platform.engines.sagemaker.batch import Batch, Outputs, read_batch, write_batch
 from forecast_platform.engines.sagemaker.cost import Spending
 from forecast_platform.engines.sagemaker.jobs import Jobs
-from forecast_platform.engines.sagemaker.records import Rules, check_batch
 from forecast_platform.engines.sagemaker.specs import TRAIN, TRANSFORM, Spec
+from forecast_platform.engines.workers import series_at_once
 from forecast_platform.history.panel import Panel
 from forecast_platform.history.shards import Run
 from forecast_platform.models.candidate import Plans, Progress
@@ -62,10 +62,10 @@ class SageMakerEngine(ABC):
         sleep, now: how to wait and what time it is; tests wait less.
 
     Attributes:
-        seeded, resumes, isolated: whether its image takes a seed, checkpoints, and a job without network.
+        resumes, isolated: whether its image takes checkpoints, and a job without network.
     """
 
-    seeded = resumes = isolated = True
+    resumes = isolated = True
 
     def __init__(
         self, settings: Settings, sleep: Callable[[float], None] = time.sleep, now: Callable[[], dt.datetime] = _utc_now
@@ -160,6 +160,10 @@ class SageMakerEngine(ABC):
 
     # --- batches
 
+    def shard_size(self, settings: Settings, weeks: int, columns: int) -> tuple[int, int]:
+        """See Engine.shard_size."""
+        return series_at_once(settings.memory_gb, settings.workers, weeks, columns), settings.transform_shards
+
     def predict(
         self,
         model: TrainedModel,
@@ -178,28 +182,10 @@ class SageMakerEngine(ABC):
         """
         root = f"transforms/{folder.name}"
         if not model.networks or not shards:
-            made, notices = base.predict_here(model, shards, folder, asked, progress, beside)
+            made, notices = base.predict_here(model, shards, folder, asked, progress, beside, self.run)
         else:
-            panel = Panel.together([base.opened(shard) for shard in shards])
-            ready = base.prepare(model, panel)
-            files = max(self.settings.transform_shards, self.settings.transform_instances)
             with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=_made(folder.parent)) as name:
-                outputs = [
-                    self._asked(ask, ready.panel, model, Path(name) / ask.network.file, root, asked, files)
-                    for ask in ready.to_ask
-                ]
-                forecasts = _forecasts(ready, outputs, asked)
-                made = Predictions.write(
-                    folder,
-                    forecasts,
-                    asked.quantiles,
-                    model.horizon,
-                    model.version,
-                    asked.as_known,
-                    panel.levels,
-                    beside,
-                )
-            notices = ready.notices
+                made, notices = self.predict_by_jobs(model, shards, folder, asked, beside, Path(name))
         digest = hashlib.sha256((folder / PREDICTIONS).read_bytes()).hexdigest()[:20]
         self.storage.upload_folder(folder, f"{root}/predictions/{digest}")
         pointer = json.dumps({"key": f"{root}/predictions/{digest}"}).encode()
@@ -209,17 +195,21 @@ class SageMakerEngine(ABC):
             progress("predict", made.series, made.series)
         return made, notices
 
-    def _asked(
-        self, ask: base.ToAsk, panel: Panel, model: TrainedModel, folder: Path, root: str, asked: Asked, shards: int
-    ) -> list[Outputs]:
-        """What a network of the model says of a panel, by a transform job."""
-        network = ask.network
-        batch = write_batch(folder, panel, ask.target, network.categories, shards)
-        twin = self.run_transform(
-            model.digest, network.version, model.trained_as_of, Rules.of_network(network), batch, root,
-            asked.config(), asked.seed, f"models/{model.digest}/{network.file}",
-        )  # fmt: skip
-        return self.verified(twin, batch, asked.quantiles, model.horizon)
+    @abstractmethod
+    def predict_by_jobs(
+        self,
+        model: TrainedModel,
+        shards: Sequence[base.Shard],
+        folder: Path,
+        asked: Asked,
+        beside: Mapping[str, pa.Table],
+        work: Path,
+    ) -> tuple[Predictions, tuple[str, ...]]:
+        """`predict` by transform jobs.
+
+        Args:
+            work: a folder for what is sent and received.
+        """
 
     def predictions(self, folder: Path) -> Predictions:
         """See Engine.predictions. Those here are taken only if they are the week's in storage, too."""
@@ -293,81 +283,42 @@ class SageMakerEngine(ABC):
 
     def run_transform(
         self,
-        key: str,
-        version: str,
+        twin: str,
+        inputs: Sequence[Path],
+        transform: Callable[[str, str], Mapping[str, Any]],
         week: dt.date,
-        rules: Rules,
-        batch: Batch,
-        root: str,
-        config: dict[str, Any],
-        seed: int,
-        artifact: str,
-    ) -> str:
-        """Check and upload a batch, transform it with a model, and bring the outputs to its folder. Returns the storage
-        key of the folder that is the batch's twin, below `root`; equal work has an equal one.
+        tags: Mapping[str, str],
+        outputs: Path,
+    ) -> list[Path]:
+        """Upload the inputs of a transform and run it; returns its outputs, brought to a folder.
 
         Args:
-            key, version, week: of the model.
-            artifact: storage key of its model.tar.gz.
+            twin: storage key of the folder of the transform's inputs and outputs; equal work has an equal one.
+            transform: the request, by the addresses of its inputs and outputs. week: names the job.
         """
-        check_batch(batch, rules)
-        twin = _twin(batch, root, key, version, config, seed)
-        self.storage.upload_folder(batch.folder / "input", f"{twin}/input")
-        self.storage.put_file(batch.folder / "manifest.parquet", f"{twin}/manifest.parquet")
-        last = max(batch.manifest["last_week"].to_pylist())
-        tags = self.tags(week=str(last), digest=key, version=version)
-        data = self.storage.uri(artifact)
-        model = requests.model(self.settings, self.image, data, isolated=self.isolated)
+        for path in inputs:
+            self.storage.put_file(path, f"{twin}/input/{path.name}")
+        names = [f"{path.name}.out" for path in inputs]
         spec = Spec(
             TRANSFORM,
-            last,
-            requests.transform(
-                self.settings,
-                self.jobs.ensure_model(week, model, tags, self.settings.job_prefix),
-                self.storage.uri(f"{twin}/input/"),
-                self.storage.uri(f"{twin}/output"),
-                config,
-                seed if self.seeded else None,
-            ),
-            tuple(f"{twin}/output/{output.name}" for _, output in batch.shards()),
+            week,
+            transform(self.storage.uri(f"{twin}/input/"), self.storage.uri(f"{twin}/output")),
+            tuple(f"{twin}/output/{name}" for name in names),
             60 * self.settings.max_job_minutes,
             tags,
             self.settings.job_prefix,
         )
         done = self.jobs.ensure(spec)
-        for artefact, (_, output) in zip(done.artefacts, batch.shards(), strict=True):
-            self.storage.get_file(artefact, output)
-        return twin
+        for artefact, name in zip(done.artefacts, names, strict=True):
+            self.storage.get_file(artefact, outputs / name)
+        return [outputs / name for name in names]
 
-    def verified(self, twin: str, batch: Batch, quantiles: Sequence[float], horizon: int) -> list[Outputs]:
-        """The outputs of a batch, joined to its series. Damaged ones are removed, so that they are not found again."""
-        try:
-            return list(read_batch(batch, tuple(quantiles), horizon))
-        except BatchError:
-            self.storage.delete(f"{twin}/output")
-            raise
-
-
-def _forecasts(ready: base.Prepared, outputs: Sequence[Sequence[Outputs]], asked: Asked) -> Iterator[ShardForecast]:
-    """Of each shard of lines, which are the series in their order.
-
-    Args:
-        outputs: of each network, those of each shard.
-    """
-    done = 0
-    for parts in zip(*outputs, strict=True):
-        among = slice(done, done + len(parts[0].rows))
-        yield ready.forecast([(part.quantiles, part.samples) for part in parts], asked, among)
-        done = among.stop
+    def model_of(self, week: dt.date, artifact: str, tags: Mapping[str, str]) -> str:
+        """The name of SageMaker's model of an artifact in storage."""
+        request = requests.model(self.settings, self.image, self.storage.uri(artifact), isolated=self.isolated)
+        return self.jobs.ensure_model(week, request, tags, self.settings.job_prefix)
 
 
 def _made(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def _twin(batch: Batch, root: str, key: str, version: str, config: dict[str, Any], seed: int) -> str:
-    """Storage key of the folder that holds a batch and its outputs: equal work has an equal one."""
-    content = hashlib.sha256((batch.folder / "manifest.parquet").read_bytes())
-    content.update(json.dumps([key, version, config, seed], sort_keys=True).encode())
-    return f"{root}/{content.hexdigest()[:20]}"

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from forecast_platform.engines.sagemaker.container.serving import SHARD
 from forecast_platform.settings import Settings
 
 VOLUME_GB = 30  # panel, image layers and checkpoints together stay far below
@@ -97,15 +98,35 @@ def model(settings: Settings, image: str, artifact: str, isolated: bool) -> dict
     }
 
 
-def transform(
-    settings: Settings, model_name: str, source: str, output: str, config: Mapping[str, Any], seed: int | None = None
-) -> dict[str, Any]:
-    """create_transform_job over JSON Lines.
+def transform(settings: Settings, model_name: str, source: str, output: str) -> dict[str, Any]:
+    """create_transform_job of our image: each object is one request (container/shards.py).
 
     Args:
         source, output: prefixes of the input shards and of the .out objects.
+    """
+    return {
+        "ModelName": model_name,
+        "TransformInput": {
+            "DataSource": {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": source}},
+            "ContentType": SHARD,
+            "SplitType": "None",
+        },
+        "TransformOutput": {"S3OutputPath": output, "Accept": SHARD, "AssembleWith": "None"},
+        "TransformResources": {
+            "InstanceType": settings.transform_instance,
+            "InstanceCount": settings.transform_instances,
+        },
+        "ModelClientConfig": {"InvocationsTimeoutInSeconds": 3600, "InvocationsMaxRetries": 1},
+    }
+
+
+def transform_lines(
+    settings: Settings, model_name: str, source: str, output: str, config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """create_transform_job of Amazon's image, over JSON Lines.
+
+    Args:
         config: of the inference, as DEEPAR_INFERENCE_CONFIG has it.
-        seed: of our image; None: Amazon's, which has none.
 
     Raises:
         ValueError: the inference configuration is longer than an environment variable may be.
@@ -113,8 +134,10 @@ def transform(
     text = json.dumps(config, sort_keys=True, separators=(",", ":"))
     if len(text) > ENVIRONMENT_VALUE:
         raise ValueError(f"the inference configuration has {len(text)} characters, at most {ENVIRONMENT_VALUE} fit")
-    request: dict[str, Any] = {
+    return {
         "ModelName": model_name,
+        # Amazon's DeepAR fails on several records at once.
+        "BatchStrategy": "SingleRecord",
         "TransformInput": {
             "DataSource": {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": source}},
             "ContentType": "application/jsonlines",
@@ -131,9 +154,3 @@ def transform(
         },
         "Environment": {"DEEPAR_INFERENCE_CONFIG": text},
     }
-    if seed is None:
-        # Amazon's DeepAR fails on several records at once. Our image says what it takes at /execution-parameters.
-        request["BatchStrategy"] = "SingleRecord"
-    else:
-        request["Environment"]["DEEPAR_SEED"] = str(seed)
-    return request

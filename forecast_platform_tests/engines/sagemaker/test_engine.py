@@ -154,8 +154,7 @@ class TestContainer:
         sent = predict(remote, there, panel, tmp_path / "home" / "transforms" / "2024-10-04", remote.settings)
         kept = predict(local, here, panel, tmp_path / "transforms" / "2024-10-04", remote.settings)
         assert outputs(sent) == outputs(kept)
-        asked = [name for kind, name in sagemaker.jobs if kind == "transform"]
-        assert len(asked) == len(here.networks), "a job for each network, none for trees"
+        assert len([name for kind, name in sagemaker.jobs if kind == "transform"]) == 1, "a job for all that learned"
 
     def test_a_blend_of_two_networks_comes_home_and_both_are_asked(self, sagemaker, remote, tmp_path):
         panel, given = make_panel(), plans(remote.settings, only=(SALES, SKIP))
@@ -166,7 +165,7 @@ class TestContainer:
         sent = predict(remote, there, panel, tmp_path / "home" / "transforms" / "2024-10-04", remote.settings)
         kept = predict(local, here, panel, tmp_path / "transforms" / "2024-10-04", remote.settings)
         assert outputs(sent) == outputs(kept)
-        assert len([name for kind, name in sagemaker.jobs if kind == "transform"]) == 2
+        assert len([name for kind, name in sagemaker.jobs if kind == "transform"]) == 1
 
     def test_another_batch_of_the_week_replaces_the_one_here(self, sagemaker, remote, tmp_path, monkeypatch):
         panel, settings = short(), remote.settings
@@ -202,24 +201,32 @@ class TestContainer:
         panel, settings = short(), remote.settings
         model = train(remote, panel, settings)
         folder = tmp_path / "home" / "transforms" / "2024-03-15"
-        for how in ("truncate", "drop_line", "nan"):
+        for how in ("truncate", "drop_line", "flip"):
             sagemaker.faults.add("CreateTransformJob", "corrupt_output", detail=how)
-            with pytest.raises(BatchError, match=r"shard-000.json.out"):
+            with pytest.raises(BatchError, match=r"shard-000.zip.out is not the answer of its shard"):
                 predict(remote, model, panel, folder, settings)
             with pytest.raises(BatchError, match="holds no predictions"):
                 remote.predictions(folder)
         predict(remote, model, panel, folder, settings)
         assert [job[-3:] for job in sagemaker.billed if "transform" in job] == ["-a1", "-a2", "-a3", "-a4"]
 
-    def test_a_line_that_deepar_would_refuse_is_not_sent(self, sagemaker, remote, tmp_path):
-        model = train(remote, short(), remote.settings)
-        panel = short()
-        panel.sales[35, -1] = 1e39
-        with pytest.raises(
-            RecordError, match=r"^store 12, department 3 \(shard-002.json line 12\): target holds a value"
-        ):
-            predict(remote, model, panel, tmp_path / "home" / "transforms" / "2024-03-15", remote.settings)
+    @pytest.mark.parametrize("shards", [1, 3])
+    def test_a_covariate_that_is_missing_is_said_before_anything_is_sent(self, sagemaker, remote, tmp_path, shards):
+        promo = Covariates((Declaration("promo"),), ((np.arange(15) + np.arange(36)[:, None]) % 3.0)[None])
+        model = train(remote, dataclasses.replace(short(), covariates=promo), remote.settings)
+        settings = remote.settings.model_copy(update={"transform_shards": shards})
+        with pytest.raises(ValueError, match="the model was trained with promo"):
+            predict(remote, model, short(), tmp_path / "home" / "transforms" / "2024-03-15", settings)
         assert ["transform" in job for job in sagemaker.billed] == [False], "the training alone"
+
+    def test_shards_sent_by_other_code_are_refused_and_said(self, sagemaker, remote, tmp_path, monkeypatch):
+        model = train(remote, short(), remote.settings)
+        folder = tmp_path / "home" / "transforms" / "2024-03-15"
+        monkeypatch.setattr("forecast_platform.engines.sagemaker.container.shards.code_version", lambda: "othercode")
+        with pytest.raises(JobError):
+            predict(remote, model, short(), folder, remote.settings)
+        with pytest.raises(BatchError, match="holds no predictions"):
+            remote.predictions(folder)
 
     def test_an_image_of_other_code_is_refused(self, sagemaker, remote, monkeypatch):
         monkeypatch.setattr("forecast_platform.engines.sagemaker.container.training.code_version", lambda: "othercode")

@@ -57,12 +57,15 @@ def a_model(isolated: bool) -> dict[str, Any]:
     return requests.model(settings(), COMMON["image"], "s3://forecast-storage/prod/models/0123/model.tar.gz", isolated)
 
 
-def a_transform(seed: int | None) -> dict[str, Any]:
+def a_transform(ours: bool) -> dict[str, Any]:
     given = settings(transform_instances=2, transform_shards=4)
     root = f"{given.storage_url}/transforms/2026-11-20/4567"
-    name = job_name("forecast", WEEK, "model", a_model(True))
-    config = Asked(given.quantiles, 100, 0).config()
-    return requests.transform(given, name, f"{root}/input/", f"{root}/output", config, seed)
+    asked = given, job_name("forecast", WEEK, "model", a_model(True)), f"{root}/input/", f"{root}/output"
+    return (
+        requests.transform(*asked)
+        if ours
+        else requests.transform_lines(*asked, Asked(given.quantiles, 100, 0).config())
+    )
 
 
 BODIES: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
@@ -72,8 +75,8 @@ BODIES: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
     "builtin-training-spot": ("CreateTrainingJob", lambda: builtin_training(True)),
     "container-model": ("CreateModel", lambda: a_model(True)),
     "builtin-model": ("CreateModel", lambda: a_model(False)),
-    "container-transform": ("CreateTransformJob", lambda: a_transform(0)),
-    "builtin-transform": ("CreateTransformJob", lambda: a_transform(None)),
+    "container-transform": ("CreateTransformJob", lambda: a_transform(True)),
+    "builtin-transform": ("CreateTransformJob", lambda: a_transform(False)),
 }
 
 
@@ -153,7 +156,7 @@ class TestLimits:
 
     def test_an_inference_configuration_that_does_not_fit_is_refused(self):
         with pytest.raises(ValueError, match="at most 10240 fit"):
-            requests.transform(settings(), "m", "s3://a/", "s3://b", {"quantiles": ["0.5"] * 3000})
+            requests.transform_lines(settings(), "m", "s3://a/", "s3://b", {"quantiles": ["0.5"] * 3000})
 
 
 def write() -> None:

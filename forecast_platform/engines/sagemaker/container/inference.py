@@ -32,6 +32,7 @@ from forecast_platform.deepar.hyperparameters import ContractError
 if TYPE_CHECKING:
     from forecast_platform.deepar.artifact import Model
     from forecast_platform.deepar.sampling import InferenceConfig
+    from forecast_platform.models.trained import TrainedModel
 
 BLOCK = 512  # lines a worker takes at once: what the network encodes together
 
@@ -64,8 +65,9 @@ class Workers:
         self.count: int = _from_environment("MODEL_SERVER_WORKERS", _cpus(), int)
         if self.count < 1 or not 0 <= _Worker.seed < 2**63:
             raise ContractError("MODEL_SERVER_WORKERS is at least 1, and DEEPAR_SEED from 0 to 2^63 - 1")
-        _Worker.model = deepar.load_artifact(model)
-        self.version = _Worker.model.version
+        _Worker.platform = _platform_model(model)
+        _Worker.model = deepar.load_artifact(_first_network(model, _Worker.platform))
+        self.version = _Worker.platform.version if _Worker.platform else _Worker.model.version
         context = multiprocessing.get_context("fork")
         self._pool = ProcessPoolExecutor(self.count, context, _start_worker, (os.getpid(),))
         self._pool.submit(_ready).result()  # the first submit forks all of them
@@ -88,6 +90,15 @@ class Workers:
         """
         _check_some(body)
         return self._gather([(_forecast_request, body)])
+
+    def forecast_shard(self, body: bytes) -> bytes:
+        """A shard of a retailer in, its forecasts out, see shards.py.
+
+        Raises:
+            ContractError: it is damaged, or the model is no whole model of the platform. ForecastFailed, WorkerDied.
+        """
+        _check_some(body)
+        return self._gather([(_forecast_shard, body)])
 
     def close(self, wait: bool) -> None:
         self._pool.shutdown(wait=wait, cancel_futures=True)
@@ -121,6 +132,7 @@ class _Worker:
     """What a worker process has from its fork: the model and the settings."""
 
     model: Model
+    platform: TrainedModel | None
     config: dict[str, Any]
     seed: int
 
@@ -167,6 +179,28 @@ def _forecast_request(body: bytes) -> bytes:
         raise ContractError(f"configuration is a JSON object; this is a {type(own).__name__}")
     config = InferenceConfig.parse({**_Worker.config, **own})
     return b'{"predictions":[' + b",".join(_forecast(from_objects(request["instances"]), config)) + b"]}"
+
+
+def _forecast_shard(body: bytes) -> bytes:
+    from forecast_platform.engines.sagemaker.container.shards import answer_to
+
+    if _Worker.platform is None:
+        raise ContractError("the model is a network alone; a shard takes a whole model of the platform")
+    try:
+        return answer_to(_Worker.platform, body)
+    except ValueError as error:  # a covariate that is missing, in words
+        raise ContractError(str(error)) from error
+
+
+def _platform_model(folder: Path) -> TrainedModel | None:
+    """The platform's model that is served, or None where it is a network alone."""
+    from forecast_platform.models.trained import TrainedModel
+
+    return TrainedModel.load(folder) if (folder / "training.json").exists() else None
+
+
+def _first_network(folder: Path, model: TrainedModel | None) -> Path:
+    return folder if model is None else model.artifact(model.networks[0])
 
 
 def _forecast(records: Any, config: InferenceConfig) -> list[bytes]:

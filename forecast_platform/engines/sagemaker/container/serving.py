@@ -5,6 +5,7 @@
 | GET /ping | 200: the model is loaded; the port opens no earlier |
 | GET /execution-parameters | what Batch Transform should send |
 | POST /invocations, application/jsonlines | one record a line in, one JSON object a line out, in order |
+| POST /invocations, application/zip | a shard of a retailer in, its forecasts and sums as Parquet out: shards.py |
 | POST /invocations, application/json | {"instances": [..], "configuration": {..}} to {"predictions": [..]} |
 
 What the contract refuses is 400, with line and rule. Threads of this process talk HTTP; forecasts are made by the
@@ -26,7 +27,7 @@ from typing import Any
 from forecast_platform.deepar.hyperparameters import ContractError
 from forecast_platform.engines.sagemaker.container.inference import ForecastFailed, WorkerDied, Workers, where
 
-JSON_LINES, JSON = "application/jsonlines", "application/json"
+JSON_LINES, JSON, SHARD = "application/jsonlines", "application/json", "application/zip"
 MAX_BODY = 100 << 20  # SageMaker's own limit of a payload
 MAX_PAYLOAD_MB = 6
 DRAIN_SECONDS = 100.0  # SageMaker kills 120 seconds after SIGTERM
@@ -175,12 +176,13 @@ class _Handler(BaseHTTPRequestHandler):
             }
             return JSON, json.dumps(parameters).encode()
         kind = self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        if kind not in (JSON_LINES, JSON):
-            raise BadRequest(
-                HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"Content-Type is {kind[:40]!r}; use {JSON_LINES} or {JSON}"
-            )
         workers = self.server.workers
-        return kind, workers.forecast_lines(body) if kind == JSON_LINES else workers.forecast_request(body)
+        asked = {JSON_LINES: workers.forecast_lines, JSON: workers.forecast_request, SHARD: workers.forecast_shard}
+        if kind not in asked:
+            raise BadRequest(
+                HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"Content-Type is {kind[:40]!r}; use {JSON_LINES}, {JSON} or {SHARD}"
+            )
+        return kind, asked[kind](body)
 
     def _body(self) -> bytes:
         """The whole body, so that the next request on the connection begins where this one ends."""

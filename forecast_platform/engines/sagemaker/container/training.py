@@ -1,28 +1,54 @@
-"""The engine of our own image: the platform's whole training, choice and judgement included, in one SageMaker job.
+"""The engine of our own image: the platform's whole training, choice and judgement included, in one SageMaker job, and
+the forecasts of all shards in another.
 
-The job runs models.trained.train_into, as LocalEngine does, on the same panel to the last bit. What it leaves is
-verified before it becomes a model here.
+The jobs run what LocalEngine runs, models.trained.train_into and engines.base.Work, on the same panels to the last bit.
+What they leave is verified before it counts here.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import json
 import shutil
 import tarfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+
 from forecast_platform import deepar
-from forecast_platform.engines.base import EngineError
+from forecast_platform.engines.base import Asked, EngineError, Shard, opened, prepare
+from forecast_platform.engines.predictions import BatchError, Predictions
+from forecast_platform.engines.sagemaker import requests
+from forecast_platform.engines.sagemaker.container.shards import (
+    BUNDLE,
+    bundle,
+    received,
+    request_of,
+    series_of_a_request,
+)
 from forecast_platform.engines.sagemaker.engine import SageMakerEngine
 from forecast_platform.history.panel import Panel
 from forecast_platform.history.panel_file import save_panel
+from forecast_platform.history.shards import Retailer, over_shards
 from forecast_platform.models.candidate import Plans, Progress
 from forecast_platform.models.registry import plans
 from forecast_platform.models.trained import ARTIFACT, TREES_FILE, TrainedModel, TrainedTrees, code_version
 from forecast_platform.settings import Settings
 
 _MAX_RECORD = 64 << 20  # bytes of training.json or a network; real ones have some thousand
+
+
+@dataclass(frozen=True)
+class _Rounds:
+    """Asks for all the sums that forecasting a shard takes, and checks that its covariates are there."""
+
+    model: TrainedModel
+
+    def __call__(self, shard: tuple[int, Shard], retailer: Retailer) -> None:
+        prepare(self.model, opened(shard[1]), retailer)
 
 
 class ContainerEngine(SageMakerEngine):
@@ -72,6 +98,66 @@ class ContainerEngine(SageMakerEngine):
                 f"{self.storage.uri(output)} describes model {told} of {trained.digest}; {versions} of {key} "
                 "was asked for. Is FORECAST_IMAGE built from this code? Then remove that object and run again"
             )
+
+    def shard_size(self, settings: Settings, weeks: int, columns: int) -> tuple[int, int]:
+        """See Engine.shard_size: what fits into a request, and for every instance one."""
+        at_most, at_least = super().shard_size(settings, weeks, columns)
+        return min(at_most, series_of_a_request(weeks, columns)), max(at_least, settings.transform_instances)
+
+    def predict_by_jobs(
+        self,
+        model: TrainedModel,
+        shards: Sequence[Shard],
+        folder: Path,
+        asked: Asked,
+        beside: Mapping[str, pa.Table],
+        work: Path,
+    ) -> tuple[Predictions, tuple[str, ...]]:
+        """One job: each shard is a request, its answer the shard's files. What couples shards is added up here.
+
+        See SageMakerEngine.predict_by_jobs.
+        """
+        places: list[tuple[int, Shard]] = [
+            (number, shard if isinstance(shard, Path) else save_panel(shard, work / f"panel-{number}").parent)
+            for number, shard in enumerate(shards)
+        ]
+        for _ in over_shards(places, _Rounds(model), self.run, work):
+            pass
+        content = hashlib.sha256(model.digest.encode())
+        (work / "input").mkdir()
+        for number, shard in places:
+            body = request_of(shard, number, work / "sums" if len(shards) > 1 else None, asked)
+            content.update(hashlib.sha256(body).digest())
+            (work / "input" / f"shard-{number:03d}.zip").write_bytes(body)
+        bundle(model, work / BUNDLE)
+        self.storage.put_file(work / BUNDLE, f"models/{model.digest}/{BUNDLE}")
+        week = opened(shards[0]).weeks[-1].astype(dt.date)
+        tags = self.tags(week=str(week), digest=model.digest, version=model.version)
+        name = self.model_of(model.trained_as_of, f"models/{model.digest}/{BUNDLE}", tags)
+        twin = f"transforms/{folder.name}/{content.hexdigest()[:20]}"
+        answers = self.run_transform(
+            twin,
+            sorted((work / "input").iterdir()),
+            lambda source, output: requests.transform(self.settings, name, source, output),
+            week,
+            tags,
+            work / "output",
+        )
+        building = work / "building"
+        building.mkdir()
+        try:
+            written = [
+                received(answer, building, number, len(opened(shard)))
+                for answer, (number, shard) in zip(answers, places, strict=True)
+            ]
+        except BatchError:
+            self.storage.delete(f"{twin}/output")  # so that they are not found again
+            raise
+        levels = opened(shards[0]).levels
+        made = Predictions.finish(
+            building, folder, written, asked.quantiles, model.horizon, model.version, asked.as_known, levels, beside
+        )
+        return made, tuple(dict.fromkeys(notice for said in written for notice in said["notices"]))
 
 
 def member(path: Path, name: str) -> bytes:

@@ -1,0 +1,147 @@
+"""The engine of a Spark cluster: what LocalEngine does, with Spark's workers to map attempts at shards.
+
+Steps, sums and files are the same, so are the forecasts, to the last bit. Driver and workers share a folder, the
+platform's home. What a task does may happen twice: Spark tries a task again when its worker dies, and may run two
+attempts side by side. A file is whole or not there, and says the same whoever wrote it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import pickle
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+import forecast_platform
+from forecast_platform.engines.base import EngineError
+from forecast_platform.engines.local import LocalEngine
+from forecast_platform.engines.predictions import BatchError
+from forecast_platform.settings import Settings
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+# Errors of what is worked on: another try would say the same.
+_FINAL = (ValueError, BatchError, EngineError)
+_ARCHIVE = "environment"  # the folder that workers unpack it to
+_OUTCOME = "number long, outcome binary"
+
+
+class SparkEngine(LocalEngine):
+    """Shards on the workers of a Spark cluster; models are trained here. See Engine.
+
+    Args:
+        settings: the cluster's; models lie in the home.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings.models)
+        self.run = Cluster(settings)
+
+
+class Cluster:
+    """Maps attempts to outcomes, see `over_shards`, on Spark's workers, each as a task.
+
+    It takes the process's session where there is one, as in a notebook or a job that spark-submit started. Else it
+    starts one at first use, which ends with the process.
+
+    Args:
+        settings: those of Spark.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def __call__(self, work: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+        """Outcomes in order, when all of them are there; they are small. What is mapped must be importable by workers.
+
+        Raises:
+            EngineError: there is no cluster, its workers have another version of the platform, or Spark gave up on a
+                task.
+            ValueError, BatchError: an item's own; it is not tried again.
+        """
+        if not items:
+            return
+        spark = self.session()
+        from pyspark import cloudpickle
+        from pyspark.errors import PySparkException
+
+        # Together: what items share, such as sums, is there once. Spark sends it to each machine, not with each task.
+        tasks = cloudpickle.dumps((work, list(items)))
+        # One row, one partition, one item: what fails is tried again without its neighbours.
+        numbers = spark.range(0, len(items), 1, len(items))
+        try:
+            rows = numbers.mapInArrow(functools.partial(_worked, source_digest(), tasks), _OUTCOME).collect()
+        except PySparkException as error:
+            raise EngineError(f"Spark gave up on a shard: {error}") from error
+        for row in sorted(rows, key=lambda row: row.number):
+            outcome = pickle.loads(row.outcome)  # noqa: S301  # of our own workers
+            if isinstance(outcome, _FINAL):
+                raise outcome
+            yield outcome
+
+    def session(self) -> SparkSession:
+        """The process's session.
+
+        Raises:
+            EngineError: pyspark or Java is missing, or the cluster can't be reached.
+        """
+        try:
+            from pyspark.errors import PySparkException
+            from pyspark.sql import SparkSession
+        except ImportError as error:
+            raise EngineError('engine spark needs pyspark: pip install "forecast-platform[spark]"') from error
+        if active := SparkSession.getActiveSession():
+            return active
+        builder = SparkSession.builder.appName("forecast")
+        if master := self._settings.spark_master:
+            builder = builder.master(master)
+            for name, value in self.configuration().items():
+                builder = builder.config(name, value)
+            archive = self._settings.spark_archive
+            os.environ["PYSPARK_PYTHON"] = f"./{_ARCHIVE}/bin/python" if archive else sys.executable
+        try:
+            return builder.getOrCreate()
+        except (PySparkException, OSError) as error:
+            raise EngineError(f"Spark does not start at {master} (it needs Java 17 here): {error}") from error
+
+    def configuration(self) -> dict[str, str]:
+        """What Spark is told: what the work asks for, and over it what the settings say."""
+        needed = {"spark.ui.showConsoleProgress": "false", "spark.executorEnv.OMP_NUM_THREADS": "1"}
+        if self._settings.spark_archive:
+            needed["spark.archives"] = f"{self._settings.spark_archive}#{_ARCHIVE}"
+        else:
+            needed["spark.executorEnv.PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+        return needed | self._settings.spark_conf
+
+
+def _worked(source: str, tasks: bytes, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The outcomes of the tasks of these numbers, on a worker. `source` is the driver's."""
+    for batch in batches:
+        for number in batch.column("id").to_pylist():
+            try:
+                if source_digest() != source:
+                    raise EngineError(
+                        "Spark's workers have another version of the platform; give them this one, as by make "
+                        "spark-archive"
+                    )
+                work, items = pickle.loads(tasks)  # noqa: S301  # of our own driver
+                outcome = work(items[number])
+            except _FINAL as error:
+                outcome = error
+            yield pa.RecordBatch.from_pydict({"number": [number], "outcome": [pickle.dumps(outcome)]})
+
+
+@functools.cache
+def source_digest() -> str:
+    """Of the platform's source in this process."""
+    top, found = Path(forecast_platform.__file__).parent, hashlib.sha256()
+    for path in sorted(top.rglob("*.py")):
+        found.update(path.relative_to(top).as_posix().encode() + b"\0" + path.read_bytes())
+    return found.hexdigest()
