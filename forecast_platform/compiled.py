@@ -7,14 +7,16 @@ from typing import Any, ParamSpec
 
 import numba
 from llvmlite import binding
-from numba.core import codegen
 
 Arguments = ParamSpec("Arguments")
 
+_config: Any = numba.config
+
 PROCESSOR: str = binding.get_host_cpu_name()  # in LLVM's words: "znver3", "cascadelake"
-if numba.config.CPU_FEATURES is None and "+avx512f" in codegen.get_host_cpu_features():
+_features = binding.get_host_cpu_features()
+if _config.CPU_FEATURES is None and _features.get("avx512f"):
     # By itself LLVM uses half of each register, for the sake of the clock; a BLAS beside it uses all of it.
-    numba.config.CPU_FEATURES = codegen.get_host_cpu_features() + ",-prefer-256-bit"
+    _config.CPU_FEATURES = _features.flatten() + ",-prefer-256-bit"
 
 
 def compiled(*types: Any, **options: Any) -> Callable[[Callable[Arguments, None]], Callable[Arguments, None]]:

@@ -326,7 +326,7 @@ def hazen(paths: Floats, levels: Sequence[float]) -> Floats:
     part = (position - below)[:, None]
     low, high = (ascending[:, np.clip(at, 0, last).astype(np.int64)] for at in (below, below + 1))
     between = high - low
-    return np.where(part >= 0.5, high - between * (1 - part), low + between * part)
+    return np.asarray(np.where(part >= 0.5, high - between * (1 - part), low + between * part))
 
 
 def write_shard(

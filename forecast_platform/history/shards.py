@@ -87,14 +87,14 @@ class Sums:
     def by_several(cls, several: Sequence[Groups], values: NDArray[Any]) -> list[Sums]:
         """Of the same rows by several kinds of groups. See `of`."""
         if values.dtype.kind in "bui":
-            return [cls(each.names, whole := _added(each, values.astype(np.int64)), whole * 0) for each in several]
+            return [cls(each.names, total := _added(each, values.astype(np.int64)), total * 0) for each in several]
         if not (np.abs(values) < EXACT).all():  # also of NaN
             raise ValueError(f"values beyond {EXACT:.1e} can't be added exactly; give sales in a larger unit")
         rounded = np.rint(values)
         rest = np.subtract(values, rounded)
         rest *= _REST
-        parts = rounded.astype(np.int64), np.rint(rest, out=rest).astype(np.int64)
-        return [cls(each.names, *(_added(each, part) for part in parts)) for each in several]
+        whole, rests = rounded.astype(np.int64), np.rint(rest, out=rest).astype(np.int64)
+        return [cls(each.names, _added(each, whole), _added(each, rests)) for each in several]
 
     def __add__(self, other: Sums) -> Sums:
         names, at = np.unique(np.concatenate([self.names, other.names]), return_inverse=True)
