@@ -81,14 +81,20 @@ class Sums:
         Raises:
             ValueError: a value is not finite, or too large to be added exactly.
         """
+        return cls.by_several([groups], values)[0]
+
+    @classmethod
+    def by_several(cls, several: Sequence[Groups], values: NDArray[Any]) -> list[Sums]:
+        """Of the same rows by several kinds of groups. See `of`."""
         if values.dtype.kind in "bui":
-            whole = _added(groups, values.astype(np.int64))
-            return cls(groups.names, whole, np.zeros_like(whole))
+            return [cls(each.names, total := _added(each, values.astype(np.int64)), total * 0) for each in several]
         if not (np.abs(values) < EXACT).all():  # also of NaN
             raise ValueError(f"values beyond {EXACT:.1e} can't be added exactly; give sales in a larger unit")
-        whole = np.rint(values)
-        rest = np.rint((values - whole) * _REST)
-        return cls(groups.names, _added(groups, whole.astype(np.int64)), _added(groups, rest.astype(np.int64)))
+        rounded = np.rint(values)
+        rest = np.subtract(values, rounded)
+        rest *= _REST
+        whole, rests = rounded.astype(np.int64), np.rint(rest, out=rest).astype(np.int64)
+        return [cls(each.names, _added(each, whole), _added(each, rests)) for each in several]
 
     def __add__(self, other: Sums) -> Sums:
         names, at = np.unique(np.concatenate([self.names, other.names]), return_inverse=True)
