@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -170,12 +170,13 @@ class made_up:
             )
         self._con.execute(
             "CREATE TABLE forecasts (forecast_week DATE, level VARCHAR, store VARCHAR, dept VARCHAR, target_week DATE, "
-            "p50 DOUBLE)"
+            "horizon INT, p50 DOUBLE)"
         )
         for made, p50 in ((newest - WEEK, 100), (newest, 105)):
             for k in range(1, 6):
                 self._con.execute(
-                    "INSERT INTO forecasts VALUES (?, 'series', '1', '1', ?, ?)", [made, newest + k * WEEK, p50]
+                    "INSERT INTO forecasts VALUES (?, 'series', '1', '1', ?, ?, ?), (?, 'total', NULL, NULL, ?, ?, ?)",
+                    [made, newest + k * WEEK, k, p50] * 2,
                 )
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
@@ -251,6 +252,11 @@ class Recording:
         self.asked[sql] = tuple(parameters), answer
         return answer
 
+    def stream(self, sql: str, parameters: Sequence[Any] = ()) -> Iterator[Row]:
+        answer = list(self._state.stream(sql, parameters))
+        self.asked[sql] = tuple(parameters), answer
+        return iter(answer)
+
 
 def test_every_question_is_asked_in_sql_that_athena_reads_too(published: Graph, source: Source) -> None:
     recording = Recording(source.state())
@@ -291,7 +297,8 @@ def test_series_are_told_apart_where_names_run_together(source: Source) -> None:
     state, week = made_up(errors=[1.0]), dt.date(2025, 2, 7)
     state._con.execute("DELETE FROM forecasts")
     for store, dept in (("a b", "c"), ("a", "b c")):
-        state._con.execute("INSERT INTO forecasts VALUES (?, 'series', ?, ?, ?, 1)", [week, store, dept, week + WEEK])
+        made = [week, store, dept, week + WEEK]
+        state._con.execute("INSERT INTO forecasts VALUES (?, 'series', ?, ?, ?, 1, 1)", made)
     state._con.execute("ALTER TABLE forecasts ADD COLUMN created_at TIMESTAMP")
     state._con.execute("ALTER TABLE forecasts ADD COLUMN run_id VARCHAR")
     state._con.execute("ALTER TABLE forecasts ADD COLUMN as_known VARCHAR")
