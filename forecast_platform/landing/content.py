@@ -22,13 +22,14 @@ class Content:
 
     def __init__(self, data: bytes | Path | IO[bytes] | Content, start: int = 0) -> None:
         self.file: IO[bytes]
+        self._start = start
         if isinstance(data, Content):
-            self.file, start = data.file, data._start + start
+            self.file, self._start = data.file, data._start + start
         elif isinstance(data, Path):
             self.file = data.open("rb")
         else:
             self.file = io.BytesIO(data) if isinstance(data, bytes) else data
-        self._start, self._size = start, self.file.seek(0, io.SEEK_END) - start
+        self._size = self.file.seek(0, io.SEEK_END) - self._start
 
     def __len__(self) -> int:
         return self._size

@@ -346,8 +346,8 @@ def totals(rows: ByWeek) -> list[tuple[str, str]]:
             equal = here & (np.abs(sums.sum() - 2 * sums) <= _CLOSE * size)
             tally += [there, here, equal, size]
     found = []
-    for column, (there, weeks_here, weeks_equal, size) in tallies.items():
-        left = np.flatnonzero(there)
+    for column, (weeks_there, weeks_here, weeks_equal, size) in tallies.items():
+        left = np.flatnonzero(weeks_there)
         said = {i for i in left.tolist() if names[column][i].strip().lower() in TOTALS}
         if len(left) < 2 or (len(left) < 4 and not said):
             continue
