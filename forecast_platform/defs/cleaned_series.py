@@ -14,7 +14,7 @@ from forecast_platform.defs.partitions import OWNERS, weekly, weeks_of
 from forecast_platform.defs.raw_sales import raw_sales
 from forecast_platform.defs.resources import Platform, lake_connection
 from forecast_platform.defs.stage import Stage
-from forecast_platform.history.cleaning import clean_weeks
+from forecast_platform.history.cleaning import CELLS_PER_GB, clean_weeks
 from forecast_platform.landing.ledger import Ledger, mark_cleaned
 from forecast_platform.weeks import key
 
@@ -34,9 +34,10 @@ def cleaned_series(
     stage, weeks, lake = Stage(context), weeks_of(context), platform.lake
     ledger = Ledger.of(lake)
     settings = platform.settings
+    at_most = int(settings.memory_gb * CELLS_PER_GB)
     tallies: dict[dt.date, dict[str, int]] = {}
     with lake_connection(platform, duckdb, "raw_sales", "landings") as con:
-        rows = clean_weeks(con, weeks[0], weeks[-1], settings.active_weeks, settings.no_row)
+        rows = clean_weeks(con, weeks[0], weeks[-1], settings.active_weeks, settings.no_row, at_most)
         changed = lake.replace_weeks("cleaned_series", weeks, _tallied(rows, tallies))
     total, filled = (sum(tally[name] for tally in tallies.values()) for name in ("series", "filled"))
     mark_cleaned(lake, ledger, weeks)

@@ -20,7 +20,7 @@ from forecast_platform.history.grid import Grid, Matrix
 from forecast_platform.history.shards import Retailer, over_shards
 
 RECENT_WEEKS = 4
-AT_MOST = 1 << 23  # cells (a series' week) in memory at one time, where nobody says otherwise
+CELLS_PER_GB = 1 << 21  # cells (a series' week) worked on at one time, for each GB of memory a run may take
 _FILLED, _CLOSED = 1, 2  # marks of a cell
 
 # Rows of `cleaned_series` that a file had, not filled zeros (null: written before any were filled).
@@ -33,7 +33,7 @@ def clean_weeks(
     last: dt.date,
     active_weeks: int,
     no_row: NoRow = AUTO,
-    at_most: int = AT_MOST,
+    at_most: int = 4 * CELLS_PER_GB,
 ) -> Iterator[pa.Table]:
     """Rows of `cleaned_series` for the weeks first .. last, from all rows of weeks <= last that have landed: a table
     for each week that has any, in the order of weeks, stores and departments.
@@ -46,7 +46,7 @@ def clean_weeks(
         active_weeks: a series without sales for this many weeks is closed and has no row.
         no_row: what a week without a row means, see history/absence.py. Filled zeros are marked `filled`,
             and count as observed.
-        at_most: cells (a series' week) in memory at one time, see Grid.
+        at_most: cells worked on at one time, see Grid.
 
     Raises:
         ValueError: see Grid.

@@ -1,7 +1,7 @@
 """The accepted rows of one sales file, by week: few stay in memory, many lie on disk.
 
-All that compares rows with one another (copies, sums, what a file changes) compares rows of one week, and the lake keeps
-rows by week. So one week at a time is all that has to fit into memory, however long a history is.
+Whatever compares rows with one another (copies, sums, what a file changes) compares rows of one week, and the lake
+keeps them by week. So one week at a time is all that has to fit into memory, however long a history is.
 """
 
 from __future__ import annotations
@@ -23,27 +23,29 @@ from forecast_platform.landing.kinds import SALES_SCHEMA
 
 IN_MEMORY = 1 << 22  # rows; some 150 MB
 _NAMES = ("store", "dept")
-# Names are numbers here, in the order they were met: that is shorter, and quicker to compare.
-_CODED = pa.schema([pa.field(f.name, pa.int32()) if f.name in _NAMES else f for f in SALES_SCHEMA])
 
 
 class ByWeek:
-    """Rows of SALES_SCHEMA, in the file's order within each week.
+    """Rows in the file's order within each week.
 
     Args:
+        schema: SALES_SCHEMA, or one with more columns.
         in_memory: rows that may stay in memory.
 
     Attributes:
         weeks: those there were rows of, in the order they were met.
     """
 
-    def __init__(self, in_memory: int = IN_MEMORY) -> None:
-        self._in_memory = in_memory
+    def __init__(self, schema: pa.Schema = SALES_SCHEMA, in_memory: int = IN_MEMORY) -> None:
+        self.schema, self._in_memory = schema, in_memory
+        # Names are numbers here, in the order they were met: that is shorter, and quicker to compare.
+        self._schema = pa.schema([pa.field(f.name, pa.int32()) if f.name in _NAMES else f for f in schema])
         self._codes: dict[str, dict[str, int]] = {name: {} for name in _NAMES}
         self._found: dict[dt.date, list[pa.Table | tuple[Path, int]]] = {}
         self._held: list[pa.Table] = []
         self._folder: Path | None = None
         self._counts: dict[dt.date, int] = {}
+        self._all_names = True
 
     def __len__(self) -> int:
         return sum(self._counts.values())
@@ -57,21 +59,22 @@ class ByWeek:
         """Take the next rows of the file, of any weeks."""
         if not len(rows):
             return
-        week = rows["week"].combine_chunks().cast(pa.int32()).to_numpy()
-        _, first = np.unique(week, return_index=True)
-        for at in np.sort(first).tolist():
-            self._counts.setdefault(rows["week"][at].as_py(), 0)
-        for day, count in zip(*(part.tolist() for part in np.unique(week, return_counts=True)), strict=True):
-            self._counts[dt.date(1970, 1, 1) + dt.timedelta(days=day)] += count
+        day = _days(rows)
+        first = np.zeros(day.max() + 1, np.int64)
+        first[day[::-1]] = np.arange(len(day))[::-1]
+        counts = np.bincount(day)
+        for at in np.sort(first[counts > 0]).tolist():
+            week = rows["week"][at].as_py()
+            self._counts[week] = self._counts.get(week, 0) + int(counts[day[at]])
         self._held.append(self._coded(rows))
         if sum(map(len, self._held)) > self._in_memory:
             self._write(self._take_held())
 
     def of(self, week: dt.date) -> pa.Table:
-        """The rows of a week: SALES_SCHEMA."""
+        """The rows of a week."""
         rows = self.coded(week)
         columns = {name: self.names(name).take(rows[name].combine_chunks()) for name in _NAMES}
-        return pa.table([columns.get(f.name, rows[f.name]) for f in SALES_SCHEMA], SALES_SCHEMA)
+        return pa.table([columns.get(f.name, rows[f.name]) for f in self.schema], self.schema)
 
     def coded(self, week: dt.date) -> pa.Table:
         """The rows of a week, with positions in `names` for stores and departments."""
@@ -83,19 +86,29 @@ class ByWeek:
                 for day, rows in held:
                     self._found.setdefault(day, []).append(rows)
         parts = [part if isinstance(part, pa.Table) else _read(*part) for part in self._found.get(week, ())]
-        return pa.concat_tables(parts).combine_chunks() if parts else _CODED.empty_table()
+        return pa.concat_tables(parts).combine_chunks() if parts else self._schema.empty_table()
 
     def names(self, column: str) -> pa.Array:
         """The stores or departments that rows were added of."""
         return pa.array(list(self._codes[column]), pa.string())
 
+    def names_left(self, column: str) -> list[str]:
+        """Those of them that have rows."""
+        names = list(self._codes[column])
+        if self._all_names:
+            return names
+        left = np.zeros(len(names), bool)
+        for week in self.weeks:
+            left[self.coded(week)[column].to_numpy()] = True
+        return [name for name, there in zip(names, left.tolist(), strict=True) if there]
+
     def replace(self, week: dt.date, rows: pa.Table) -> None:
-        """Put other rows in the place of a week's."""
+        """Put fewer rows in the place of a week's."""
         coded = self._coded(rows)
+        self._all_names = False
         self._counts[week] = len(coded)
-        self._found[week] = [coded]
-        if self._folder:
-            self._found[week] = []
+        self._found[week] = [] if self._folder else [coded]
+        if self._folder and len(coded):
             self._write([(week, coded)])
 
     def pairs(self, rows: pa.Table) -> NDArray[np.int64]:
@@ -109,7 +122,7 @@ class ByWeek:
 
     def table(self) -> pa.Table:
         """All rows in the order of the file. Of a small file: they are all in memory then."""
-        found = pa.concat_tables([SALES_SCHEMA.empty_table(), *self.tables()])
+        found = pa.concat_tables([self.schema.empty_table(), *self.tables()])
         return found.sort_by([("line", "ascending"), ("week", "ascending")]).combine_chunks()
 
     def _coded(self, rows: pa.Table) -> pa.Table:
@@ -119,16 +132,16 @@ class ByWeek:
             known = self._codes[name]
             codes = [known.setdefault(text, len(known)) for text in encoded.dictionary.to_pylist()]
             columns[name] = pa.array(codes, pa.int32()).take(encoded.indices)
-        return pa.table([columns.get(f.name, rows[f.name]) for f in _CODED], _CODED)
+        return pa.table([columns.get(f.name, rows[f.name]) for f in self._schema], self._schema)
 
     def _take_held(self) -> list[tuple[dt.date, pa.Table]]:
         rows = pa.concat_tables(self._held).combine_chunks()
         self._held = []
-        week = rows["week"].combine_chunks().cast(pa.int32()).to_numpy()
-        order = np.argsort(week, kind="stable")
-        rows, week = rows.take(pa.array(order)), week[order]
-        starts = np.flatnonzero(np.diff(week, prepend=week[0] - 1))
-        stops = np.append(starts[1:], len(week))
+        day = _days(rows)
+        order = np.argsort(day, kind="stable")
+        rows, day = rows.take(pa.array(order)), day[order]
+        starts = np.append(0, np.flatnonzero(day[1:] != day[:-1]) + 1)
+        stops = np.append(starts[1:], len(day))
         return [
             (rows["week"][start].as_py(), rows.slice(start, stop - start))
             for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)
@@ -139,11 +152,18 @@ class ByWeek:
             self._folder = Path(tempfile.mkdtemp(prefix="landing-"))
             weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         path = self._folder / f"{len(list(self._folder.iterdir()))}.arrow"
-        with pa.ipc.new_file(path, _CODED, options=pa.ipc.IpcWriteOptions(compression="lz4")) as file:
+        with pa.ipc.new_file(path, self._schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as file:
             for number, (week, rows) in enumerate(weeks):
                 (batch,) = rows.combine_chunks().to_batches()
                 file.write_batch(batch)
                 self._found.setdefault(week, []).append((path, number))
+
+
+def _days(rows: pa.Table) -> NDArray[Any]:
+    """The week of each row as a number of days, from 0 on: small numbers are sorted much faster."""
+    day: NDArray[Any] = rows["week"].combine_chunks().cast(pa.int32()).to_numpy()
+    day = day - day.min()
+    return day.astype(np.uint16) if day.max() < 1 << 16 else day
 
 
 def _read(path: Path, number: int) -> pa.Table:
@@ -161,4 +181,4 @@ def sums_by(rows: pa.Table, column: str, count: int) -> tuple[NDArray[np.float64
     """Sum of sales by a column of coded rows, shape (count,), and which of them have a row."""
     code = rows[column].combine_chunks().to_numpy()
     sales = np.asarray(pc.fill_null(rows["sales"].combine_chunks(), 0.0))
-    return np.bincount(code, sales, count), np.bincount(code, minlength=count) > 0
+    return np.bincount(code, sales, count).astype(np.float64), np.bincount(code, minlength=count) > 0
