@@ -15,7 +15,7 @@ Letters: N series (or other rows), G groups.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -124,10 +124,25 @@ class Retailer:
 
     Args:
         known: the sums of all shards asked for so far, in order; None: the panel holds every series.
+        keeps: what is made `once` is kept as long as this object.
     """
 
-    def __init__(self, known: Sequence[tuple[Sums, ...]] | None = None) -> None:
+    def __init__(self, known: Sequence[tuple[Sums, ...]] | None = None, keeps: bool = False) -> None:
         self._known, self._asked = known, 0
+        self._kept: dict[Hashable, Any] | None = {} if keeps else None
+
+    def once(self, key: Hashable, make: Callable[[], Result]) -> Result:
+        """What `make` gives: the first time it is asked for by a key, where results are kept, and again otherwise.
+
+        Args:
+            key: tells all apart that the result depends on, sales included.
+        """
+        if self._kept is None:
+            return make()
+        if key not in self._kept:
+            self._kept[key] = make()
+        found: Result = self._kept[key]
+        return found
 
     def every(self, *parts: tuple[Groups, NDArray[Any]]) -> tuple[Sums, ...]:
         """The sums of each of the parts, of all groups there are; given as (groups, values (N, ...)).
@@ -175,7 +190,7 @@ def over_shards(shards: Sequence[Shard], step: Callable[[Shard, Retailer], Resul
         shards: panels of the same weeks, none of them empty. One holds every series: then there are no rounds.
     """
     if len(shards) == 1:
-        yield step(shards[0], Retailer())
+        yield step(shards[0], Retailer(keeps=True))
         return
     known: list[tuple[Sums, ...]] = []
     while shards:
