@@ -41,9 +41,7 @@ def reading(folder: Path, series: int = 1_000_000) -> dict[str, dict[str, float]
     store = f"{series // DEPARTMENTS // 2:05d}"
     one = {"level": ["series"], "store": [store], "dept": ["040"]}
     found = {
-        "write": _timed(
-            lambda: lake.replace_weeks("forecasts", [CUTOFF], _made(lake, series)) and series * WEEKS
-        ),
+        "write": _timed(lambda: lake.replace_weeks("forecasts", [CUTOFF], _made(lake, series)) and series * WEEKS),
         "one series": _asked(lake, "SELECT * FROM forecasts WHERE level = ? AND store = ? AND dept = ?", one),
         "one store": _asked(
             lake,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -268,8 +269,11 @@ def explore(view: View) -> dict[str, Any]:
     accuracy = ask.scores(state, scope, view.week, view.horizon(), 26, of_sum=True)
     columns, lacking = _covariates(view)
     lead_time = ask.lead_time_demand(state, scope, view.week, view.columns)
+    model = ask.model(state, view.week)
+    tried = json.loads(model.get("candidates") or "{}")  # of a model of before nothing is told
     return {
         "reason": "" if ahead else ask.reason_without(state, view.week, scope),
+        "borrowed": ask.borrowed_season(state, scope, view.week, ahead, tried),
         "ahead": ahead,
         "lead_time": lead_time,
         "overrides": given,
@@ -280,7 +284,7 @@ def explore(view: View) -> dict[str, Any]:
         "accuracy": accuracy,
         "accuracy_chart": _accuracy_chart(accuracy, "Error of its forecasts (WAPE)"),
         "horizon": view.horizon(),
-        "model": ask.model(state, view.week),
+        "model": model,
         "tables": {
             "forecast": lambda: ahead,
             "lead_time": lambda: lead_time,

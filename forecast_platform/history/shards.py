@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -150,12 +150,27 @@ class Retailer:
 
     Args:
         known: the sums of all shards asked for so far, in order; None: the panel holds every series.
-        kept: folder of what the shard has worked out so far; None: nothing is kept.
+        kept: folder of what the shard has worked out so far; None: nothing is kept between rounds.
+        keeps: what is made `once` is kept as long as this object.
     """
 
-    def __init__(self, known: Sequence[Asked] | None = None, kept: Path | None = None) -> None:
+    def __init__(self, known: Sequence[Asked] | None = None, kept: Path | None = None, keeps: bool = True) -> None:
         self._known, self._kept = known, kept
         self._asked = self._made = 0
+        self._once: dict[Hashable, Any] | None = {} if keeps else None
+
+    def once(self, key: Hashable, make: Callable[[], Result]) -> Result:
+        """What `make` gives: the first time it is asked for by a key, where results are kept, and again otherwise.
+
+        Args:
+            key: tells all apart that the result depends on, sales included.
+        """
+        if self._once is None:
+            return make()
+        if key not in self._once:
+            self._once[key] = make()
+        found: Result = self._once[key]
+        return found
 
     def every(self, *parts: tuple[Groups, NDArray[Any]]) -> Asked:
         """The sums of each of the parts, of all groups there are; given as (groups, values (N, ...)).
@@ -212,7 +227,7 @@ class Retailer:
         return made
 
 
-WHOLE = Retailer()
+WHOLE = Retailer(keeps=False)
 
 
 @dataclass(frozen=True)

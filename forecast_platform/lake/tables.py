@@ -104,7 +104,9 @@ COLUMNS = {
     "naive_wape": "WAPE of last year's week, over the same weeks.",
     "naive_wql": "wQL of last year's week, over the same weeks.",
     "verdict": "passed: it beat last year's week; below_naive: it did not; unjudged: too short a history.",
-    "why": "Which candidates serve with what weights, and how each did in the backtest.",
+    "why": "Which candidates serve with what weights, and how that did in the backtest.",
+    "candidates": "Of each candidate, as JSON: weights by the kind of series, WAPE and wQL by itself in the backtest; "
+    "or why it was left out.",
     "forecast_week": "Last week that the forecast knew.",
     "level": "How series are grouped: series, store, dept, total, or an attribute that the setting levels names.",
     "member": "Value of the attribute that the level is of; null at the other levels.",
@@ -354,6 +356,7 @@ def table_specs(quantile_columns: tuple[str, ...]) -> dict[str, TableSpec]:
                     ("naive_wql", pa.float64()),
                     ("verdict", _STR),
                     ("why", _STR),
+                    ("candidates", _STR),
                     *_RUN,
                 ]
             ),

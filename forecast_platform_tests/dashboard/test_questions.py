@@ -7,7 +7,7 @@ import datetime as dt
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import duckdb
 import pyarrow as pa
@@ -409,3 +409,54 @@ def test_what_the_model_is_given_is_what_landed_past_and_planned(published: Grap
     wanted = {r["week"]: r["value"] for r in landed if (r["store"], r["name"]) == ("2", "promotion")}
     assert found["promotion"] == wanted
     assert max(found["promotion"]) > ask.forecast_weeks(source.state())[0]
+
+
+class TestBorrowedSeason:
+    """A series of store 2 whose department (or store) others sold a year ago, or nobody."""
+
+    WEEK = dt.date(2025, 2, 7)
+    TRIED: ClassVar[Row] = {
+        "pretrained": {"weights": {"steady": 0.9, "young": 0.5, "intermittent": 0.1}, "wape": 0.1},
+        "ratio": {"weights": {"steady": 0.1, "young": 0.24, "intermittent": 0.0}},
+        "last_value": {"weights": {"steady": 0.0, "young": 0.26, "intermittent": 0.9}},
+        "trees": {"left_out": "needs LightGBM"},
+    }
+
+    def told(self, others: Sequence[tuple[str, str]], weeks: int = 10, tried: Row | None = None, sold: int = 1) -> str:
+        """Of a series first sold `weeks` weeks ago, and in one week of `sold`, four weeks ahead."""
+        state = made_up(errors=[1.0])
+        con = state._con
+        con.execute("CREATE TABLE cleaned_series (store TEXT, dept TEXT, week DATE, observed BOOLEAN, sales DOUBLE,"
+                    " is_holiday BOOLEAN)")  # fmt: skip
+        life = [("2", "7", k, 5.0 * (k % sold == 0)) for k in range(weeks)]
+        life += [(store, dept, k, 100.0) for store, dept in others for k in range(80)]
+        for store, dept, k, sales in life:
+            week = self.WEEK - k * WEEK
+            con.execute("INSERT INTO cleaned_series VALUES (?, ?, ?, true, ?, false)", [store, dept, week, sales])
+        ahead = [{"target_week": self.WEEK + k * WEEK} for k in range(1, 5)]
+        return ask.borrowed_season(state, Scope("2", "7"), self.WEEK, ahead, self.TRIED if tried is None else tried)
+
+    def test_it_names_department_and_store_and_the_part_of_the_forecast(self) -> None:
+        assert self.told([("1", "7"), ("2", "3")]) == (
+            "New: first sold in the week of 2024-12-06. A year before the weeks ahead it has no sales of its own: 74% "
+            "of the forecast takes its season from department 7 in all stores and, in part, the ups and downs of "
+            "store 2, at the series' own level."
+        )
+
+    def test_a_store_or_department_that_is_new_itself_lends_nothing(self) -> None:
+        assert "department 7 in all stores, at the series" in self.told([("1", "7")])
+        assert self.told([("1", "3")]).endswith(
+            "nor has department 7: 74% of the forecast is its own level, with no season."
+        )
+
+    def test_only_the_weeks_it_was_not_sold_a_year_before(self) -> None:
+        """First sold 50 weeks before: 49 weeks before the cutoff, and two weeks ahead go back further."""
+        assert "A year before the weeks ahead up to 2025-02-21 it has" in self.told([("1", "7")], weeks=50)
+        assert self.told([("1", "7")], weeks=52) == ""
+
+    def test_by_its_kind(self) -> None:
+        assert ": 10% of the forecast takes" in self.told([("1", "7")], sold=3)
+
+    def test_nothing_is_told_where_nothing_looks_at_a_season_or_nobody_knows(self) -> None:
+        assert self.told([("1", "7")], tried={}) == ""
+        assert self.told([("1", "7")], tried={"last_value": self.TRIED["last_value"]}) == ""
