@@ -131,12 +131,13 @@ def names(state: State, column: str) -> list[str]:
     """Stores or departments there are, in natural order: those with a forecast or a reason instead, and those that sold
     since."""
     assert column in ("store", "dept")
-    week = forecast_weeks(state)[0]
+    week, *_ = forecast_weeks(state) or [None]
+    since = week - NEXT * WEEK if week else dt.date.min
     found = state.rows(
         f"""SELECT {column} AS name FROM forecasts WHERE forecast_week = ? AND level = ?
             UNION SELECT {column} FROM no_forecast WHERE forecast_week = ?
             UNION SELECT {column} FROM cleaned_series WHERE week > ?""",  # noqa: S608 (a name of ours)
-        [week, column, week, week - NEXT * WEEK],
+        [week, column, week, since],
     )
     return sorted((r["name"] for r in found), key=natural_key)
 
@@ -625,8 +626,8 @@ def heat_map(state: State, last: dt.date, measure: str, weeks: int) -> HeatMap:
         if r["value"] is not None
     }
     stores, depts = _most({r["store"]: r["of_store"] for r in rows}), _most({r["dept"]: r["of_dept"] for r in rows})
-    in_all = (rows[0]["stores_in_all"], rows[0]["depts_in_all"]) if rows else (0, 0)
-    return HeatMap(stores, depts, cells, *in_all, scored["n"])
+    stores_in_all, depts_in_all = (rows[0]["stores_in_all"], rows[0]["depts_in_all"]) if rows else (0, 0)
+    return HeatMap(stores, depts, cells, stores_in_all, depts_in_all, scored["n"])
 
 
 def cells_question(last: dt.date, measure: str, weeks: int) -> Question:
