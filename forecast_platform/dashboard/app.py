@@ -113,8 +113,8 @@ def build_app(settings: Settings, source: Source, hosts: tuple[str, ...] = ("loc
     def names(request: Request) -> Response:
         """Stores or departments like what is typed into a filter of many."""
         of, state = request.query_params.get("of", ""), source.state()
-        known = of in ("store", "dept") and ask.forecast_weeks(state)
-        found = ask.names_like(state, of, request.query_params.get("like", ""), pages.FEW) if known else []
+        like = request.query_params.get("like", "")
+        found = ask.names_like(state, of, like, pages.FEW) if of in ("store", "dept") else []
         return JSONResponse(found, headers=_HEADERS)
 
     def version(request: Request) -> Response:

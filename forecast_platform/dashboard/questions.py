@@ -135,12 +135,13 @@ def names(state: State, column: str) -> list[str]:
     """Stores or departments there are, in natural order: those with a forecast or a reason instead, and those that sold
     since."""
     assert column in ("store", "dept")
-    week = forecast_weeks(state)[0]
+    week, *_ = forecast_weeks(state) or [None]
+    since = week - NEXT * WEEK if week else dt.date.min
     found = state.rows(
         f"""SELECT {column} AS name FROM forecasts WHERE forecast_week = ? AND level = ?
             UNION SELECT {column} FROM no_forecast WHERE forecast_week = ?
             UNION SELECT {column} FROM cleaned_series WHERE week > ?""",  # noqa: S608 (a name of ours)
-        [week, column, week, week - NEXT * WEEK],
+        [week, column, week, since],
     )
     return sorted((r["name"] for r in found), key=natural_key)
 
