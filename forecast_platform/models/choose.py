@@ -165,7 +165,7 @@ def choose(
     learned = [name for name in learned if name not in untried]
     triable = [name for name in free if not CANDIDATES[name].unable(then, horizon, candidates[name])]
     if not triable and not learned:  # who asks for one network and has too little to judge it gets it unjudged
-        left_out = {name: why for name in candidates if (why := (unable | untried).get(name))}
+        left_out = {name: (unable | untried)[name] for name in candidates if name in unable or name in untried}
         why = f"up to {_week(panel, last)} {_in_words(left_out) or 'nothing is able'}"
         blend = _served(Blend.by(_prior(panel, free))) if free else Blend.alone(next(iter(untried)))
         return _unjudged(panel, blend, why, left_out)
