@@ -107,7 +107,7 @@ def shipped_forecaster(
         asked = {name: {**given, "prediction_length": str(horizon)} for name, given in candidates.items()}
         choice = choose(history, asked, num_samples, progress)
         told(choice)
-        levels, whole = sorted({*quantiles, 0.5}), Retailer()
+        levels, whole = sorted({*quantiles, 0.5}), Retailer(keeps=True)
         said = {
             name: CANDIDATES[name].forecast(asked[name], history, horizon, levels, num_samples, progress, whole)
             for name in choice.blend.names
@@ -165,7 +165,7 @@ def choose(
     learned = [name for name in learned if name not in untried]
     triable = [name for name in free if not CANDIDATES[name].unable(then, horizon, candidates[name])]
     if not triable and not learned:  # who asks for one network and has too little to judge it gets it unjudged
-        left_out = {name: told for name in candidates if (told := (unable | untried).get(name))}
+        left_out = {name: (unable | untried)[name] for name in candidates if name in unable or name in untried}
         why = f"up to {_week(panel, last)} {_in_words(left_out) or 'nothing is able'}"
         blend = _served(Blend.by(_prior(panel, free))) if free else Blend.alone(next(iter(untried)))
         return _unjudged(panel, blend, why, left_out)
@@ -304,7 +304,7 @@ class _Trying:
         Args:
             again: more candidates will be tried there: what they share is kept.
         """
-        whole = self.whole.pop(at, None) or Retailer()
+        whole = self.whole.pop(at, None) or Retailer(keeps=True)
         if again:
             self.whole[at] = whole
         panel, cutoff = self.panel, _week(self.panel, at)
