@@ -63,17 +63,21 @@ def _partitioning(spec: TableSpec, paths: list[str]) -> str:
 
 
 def scan(
-    spec: TableSpec, table: Table, where: BooleanExpression | None = None, columns: Sequence[str] | None = None
+    spec: TableSpec,
+    table: Table,
+    where: BooleanExpression | None = None,
+    columns: Sequence[str] | None = None,
+    tasks: list[FileScanTask] | None = None,
 ) -> ds.Scanner:
-    """A table's rows that match, as a stream: of the spec's columns or some of them, in the spec's types. Little is in
-    memory at a time."""
+    """A table's rows that match, as a stream: of the spec's columns or some of them, in the spec's types; of all files
+    or of some. Little is in memory at a time."""
     import pyarrow.dataset as ds
     from pyiceberg.expressions import AlwaysTrue
     from pyiceberg.expressions.visitors import bind
     from pyiceberg.io.pyarrow import expression_to_pyarrow
 
     where = where or AlwaysTrue()
-    tasks = list(table.scan(row_filter=where).plan_files())
+    tasks = list(table.scan(row_filter=where).plan_files()) if tasks is None else tasks
     types = [spec.schema.field(c) for c in columns or spec.schema.names]
     return dataset(spec, table, tasks).scanner(
         columns={field.name: ds.field(field.name).cast(field.type) for field in types},

@@ -247,6 +247,21 @@ class Lake:
         spec = self.specs[name]
         return scan(spec, self.table(name), where, columns).to_reader()
 
+    def parts(self, name: str, known: Collection[str] = ()) -> dict[str, pa.Table | None]:
+        """Rows by the file that they are in. A file never changes, so whoever has read it before says so.
+
+        Args:
+            known: names of files that are not to be read again; what is in them is None.
+        """
+        spec, table = self.specs[name], self.table(name)
+        tasks = {task.file.file_path: task for task in table.scan().plan_files()}
+
+        def read(path: str) -> pa.Table | None:
+            return None if path in known else scan(spec, table, tasks=[tasks[path]]).to_table()
+
+        with ThreadPoolExecutor(8) as pool:  # each takes several requests where files are in S3
+            return dict(zip(tasks, pool.map(read, tasks), strict=True))
+
     def attach(
         self, con: duckdb.DuckDBPyConnection, *names: str, only: Mapping[str, Collection[str]] | None = None
     ) -> duckdb.DuckDBPyConnection:
@@ -258,7 +273,7 @@ class Lake:
             only: column -> the values that will be asked for, such as one store: files that cannot hold them are left
                 out, of tables that have the column. Other rows may be shown or not, so SQL has to say it as well.
         """
-        bound(con, self._memory_gb, self.spill)
+        self.bound(con)
         _ = self.catalog  # opened once, before there are threads
         views = {view: sql for view, sql in VIEWS.items() if not names or view in names}
         beneath = set(re.findall(r"\w+", " ".join(views.values())))
@@ -278,6 +293,10 @@ class Lake:
         """A connection of one's own that shows these tables, see `attach`; closed afterwards."""
         with duckdb.connect() as con:
             yield self.attach(con, *names, only=only)
+
+    def bound(self, con: duckdb.DuckDBPyConnection) -> None:
+        """Bound the memory of a connection that the lake is not attached to."""
+        bound(con, self._memory_gb, self.spill)
 
     def _plan(self, name: str) -> tuple[Table | None, list[FileScanTask]]:
         """A table's current state and the files of it; None and no files where it does not exist yet."""
@@ -335,7 +354,7 @@ class Lake:
         # Too many to be held. Each row is hashed twice, so that two cannot exchange values and leave the sum as it was.
         total = f"sum(hash(hash({', '.join(columns)})))"
         with duckdb.connect() as con:
-            bound(con, self._memory_gb, self.spill)
+            self.bound(con)
             both = [
                 con.from_arrow(rows).aggregate(total).fetchall() for rows in (there.to_reader(), new.batches(table))
             ]

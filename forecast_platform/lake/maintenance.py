@@ -1,4 +1,7 @@
-"""Keeping the lake small: old states are forgotten, and files that no state names are deleted.
+"""Keeping the lake small: small files become one, old states are forgotten, files that no state names are deleted.
+
+Where a partition (or a table without any) has several small files, as after a landing a day, they are written again as
+one, sorted, in one commit that changes no row. A writer who is at the table meanwhile wins; another night will do.
 
 Every replacement leaves the files it replaced, and pyiceberg deletes none of them. `maintain` forgets the states
 (snapshots) that were replaced more than `keep` ago, then sweeps each table's folder. A file goes only when nothing
@@ -9,11 +12,16 @@ files, as does a reader who opened the table within `grace`. Choose `grace` long
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime as dt
 import json
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import duckdb
+
+from forecast_platform.lake.duck import scan
 from forecast_platform.lake.files import DiskFiles
 from forecast_platform.lake.lake import Lake
 
@@ -22,6 +30,7 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table
 
 DAY = dt.timedelta(days=1)
+SMALL_BYTES, SMALL_FILES = 8_000_000, 4  # what is worth merging: files below that size, so many in a partition
 
 
 @dataclass(frozen=True)
@@ -29,6 +38,7 @@ class TableReport:
     """What was done to one table.
 
     Attributes:
+        merged: small files that became fewer.
         expired: snapshots forgotten.
         deleted, deleted_bytes: files swept away.
         left, left_bytes: files in the table's folder afterwards.
@@ -36,6 +46,7 @@ class TableReport:
     """
 
     name: str
+    merged: int = 0
     expired: int = 0
     deleted: int = 0
     deleted_bytes: int = 0
@@ -50,14 +61,15 @@ class Report:
 
     def __str__(self) -> str:
         return "\n".join(
-            f"{t.name}: {t.expired} states forgotten, {t.deleted} files ({t.deleted_bytes:,} bytes) deleted, "
-            f"{t.left} ({t.left_bytes:,} bytes) left" + (f"; not swept: {t.skipped}" if t.skipped else "")
+            f"{t.name}: {t.merged} small files merged, {t.expired} states forgotten, "
+            f"{t.deleted} files ({t.deleted_bytes:,} bytes) deleted, {t.left} ({t.left_bytes:,} bytes) left"
+            + (f"; not swept: {t.skipped}" if t.skipped else "")
             for t in self.tables
         )
 
 
 def maintain(lake: Lake, keep: dt.timedelta, now: dt.datetime, grace: dt.timedelta = DAY) -> Report:
-    """Expire and sweep every table of a lake. Writers and readers may go on meanwhile.
+    """Merge the small files of every table of a lake, expire and sweep. Writers and readers may go on meanwhile.
 
     Args:
         keep: how far back time travel reaches; at least `grace`, so that no open reader loses its files.
@@ -76,8 +88,9 @@ def maintain(lake: Lake, keep: dt.timedelta, now: dt.datetime, grace: dt.timedel
 def _maintain(lake: Lake, name: str, keep_from: dt.datetime, young_from: dt.datetime) -> TableReport:
     from pyiceberg.exceptions import CommitFailedException, NoSuchTableError
 
-    expired = 0
+    merged = expired = 0
     try:
+        merged = merge(lake, name)
         table = lake.catalog.load_table((lake.namespace, name))  # Lake.table would create it over another one's files
         old = _superseded(table, keep_from)
         try:
@@ -98,11 +111,53 @@ def _maintain(lake: Lake, name: str, keep_from: dt.datetime, young_from: dt.date
         dead = [file for file in unnamed if file.written < young_from.timestamp()]
         storage.delete([file.address for file in dead])
     except NoSuchTableError:
-        return TableReport(name, expired, skipped="it does not exist")
+        return TableReport(name, merged, expired, skipped="it does not exist")
     except Exception as error:  # whatever it is, an unreadable table keeps every file
-        return TableReport(name, expired, skipped=f"{type(error).__name__}: {error}")
+        return TableReport(name, merged, expired, skipped=f"{type(error).__name__}: {error}")
     size, dead_size = (sum(file.size for file in group) for group in (files, dead))
-    return TableReport(name, expired, len(dead), dead_size, len(files) - len(dead), size - dead_size)
+    return TableReport(name, merged, expired, len(dead), dead_size, len(files) - len(dead), size - dead_size)
+
+
+def merge(lake: Lake, name: str) -> int:
+    """Write a table's small files again, those of a partition as one, in one commit. The rows stay as they are.
+
+    Returns:
+        How many files that was; 0 where there are not enough of them, or another writer was first.
+
+    Raises:
+        NoSuchTableError: there is no such table.
+        LakeError: a key is there twice.
+    """
+    from pyiceberg.exceptions import CommitFailedException, ValidationException
+    from pyiceberg.expressions import AlwaysTrue
+    from pyiceberg.io.pyarrow import schema_to_pyarrow
+
+    from forecast_platform.lake.blocks import NewRows
+
+    table = lake.catalog.load_table((lake.namespace, name))
+    partitions = defaultdict(list)
+    for task in table.scan().plan_files():
+        if task.file.file_size_in_bytes < SMALL_BYTES:
+            partitions[task.file.spec_id, task.file.partition].append(task)
+    small = [task for tasks in partitions.values() if len(tasks) >= SMALL_FILES for task in tasks]
+    if not small:
+        return 0
+    # All columns there are, also those of another version's settings.
+    spec = dataclasses.replace(lake.specs[name], schema=schema_to_pyarrow(table.schema(), include_field_ids=False))
+    with duckdb.connect() as con:
+        lake.bound(con)
+        rows = con.from_arrow(scan(spec, table, tasks=small).to_reader()).order(", ".join(spec.order))
+        new = NewRows(rows.to_arrow_reader(), spec, table)
+    try:
+        with table.transaction() as transaction, transaction.update_snapshot().overwrite() as exchange:
+            exchange.delete_by_predicate(AlwaysTrue())  # whatever others did meanwhile to any file: they win
+            for task in small:
+                exchange.delete_data_file(task.file)
+            for file in new.files(table):
+                exchange.append_data_file(file)
+    except (CommitFailedException, ValidationException):
+        return 0  # the new files are swept when they are old, as those of every writer that lost
+    return len(small)
 
 
 def _superseded(table: Table, keep_from: dt.datetime) -> list[int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import difflib
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -121,12 +122,20 @@ class Ledger:
 
     @classmethod
     def of(cls, lake: Lake) -> Ledger:
-        """The lake's, as of now. What was read of one state of the table is not read again."""
-        state = lake.snapshot("landings")
-        known = _read.get(lake)
-        if known is None or known[0] != state:
-            known = _read[lake] = state, [Entry.of(row) for row in lake.read("landings").to_pylist()]
-        return cls(known[1])
+        """The lake's, as of now. Nothing is read while the table is as it was, and then only the files that are new."""
+        state, read = lake.snapshot("landings"), _read.get(lake)
+        if read is None or read[0] != state:
+            known = read[1] if read else {}
+            parts = lake.parts("landings", known)
+            read = (
+                state,
+                {
+                    path: known[path] if rows is None else [Entry.of(row) for row in rows.to_pylist()]
+                    for path, rows in parts.items()
+                },
+            )
+            _read[lake] = read
+        return cls(itertools.chain.from_iterable(read[1].values()))
 
     def add(self, entry: Entry) -> None:
         """Take in a landing recorded just now."""
@@ -230,8 +239,8 @@ class Ledger:
         raise LedgerError(f"no file landed as {name}; {hint}")
 
 
-# For each open lake: the state of `landings` read last, and its entries.
-_read: WeakKeyDictionary[Lake, tuple[int | None, list[Entry]]] = WeakKeyDictionary()
+# For each open lake: the state of `landings` read last, and the entries in each of its files.
+_read: WeakKeyDictionary[Lake, tuple[int | None, dict[str, list[Entry]]]] = WeakKeyDictionary()
 
 
 class LedgerError(Exception):

@@ -5,21 +5,26 @@ from __future__ import annotations
 import datetime as dt
 import os
 import shutil
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from botocore.stub import Stubber
 from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException
+from pyiceberg.expressions import EqualTo
 
 from forecast_platform.clouds.aws.files import BucketFiles
 from forecast_platform.clouds.aws.glue import glue_lake
-from forecast_platform.lake.lake import Lake
-from forecast_platform.lake.maintenance import Report, TableReport, maintain
+from forecast_platform.lake.lake import Lake, any_of
+from forecast_platform.lake.maintenance import Report, TableReport, maintain, merge
+from forecast_platform.landing.ledger import Ledger
 from forecast_platform_tests.lake.conftest import QUANTILES, content, forecast_rows, one_week, snapshots, week
+from forecast_platform_tests.processes import forked
 
 TABLE = "cleaned_series"
 HOUR, DAY = dt.timedelta(hours=1), dt.timedelta(days=1)
@@ -75,7 +80,7 @@ def test_after_many_replacements_old_files_vanish_and_all_rows_stay(worn, wareho
     assert content(Lake.local(warehouse, QUANTILES).read(TABLE)) == EXPECTED
     assert worn.query(f"SELECT sum(sales) AS s FROM {TABLE}").to_pylist() == [{"s": 515.0}]
     assert len(worn.read("forecasts")) == 2
-    assert "cleaned_series: 7 states forgotten" in str(report)
+    assert "cleaned_series: 0 small files merged, 7 states forgotten" in str(report)
 
 
 def test_a_second_maintenance_changes_nothing_but_metadata(worn, warehouse):
@@ -356,3 +361,138 @@ class TestInS3:
             with pytest.raises(OSError, match="lake/1000 was not deleted: AccessDenied"):
                 bucket.delete([f"s3://drop/{found['Key']}" for found in objects])
             stub.assert_no_pending_responses()
+
+
+# Many small files become one, and no row changes.
+
+
+LANDED = dt.datetime(2024, 1, 6, tzinfo=dt.UTC)
+
+
+def land(lake: Lake, *numbers: int) -> None:
+    """One file of a week's sales a day, each beside the others, and its line in the ledger."""
+    for n in numbers:
+        source = {"source_key": f"sales/{n}.csv", "source_version": str(n), "landed_at": LANDED + n * HOUR}
+        rows = [
+            {"week": week(w), "store": str(s), "dept": "1", "sales": float(n), "line": s, **source}
+            for w in range(2)
+            for s in range(3)
+        ]
+        where = any_of("source_key", [source["source_key"]])
+        lake.replace("raw_sales", where, pa.Table.from_pylist(rows, schema=lake.specs["raw_sales"].schema))
+        row = pa.Table.from_pylist(
+            [{**source, "kind": "sales", "status": "ingested"}], schema=lake.specs["landings"].schema
+        )
+        lake.replace("landings", where, row)
+
+
+def parquet(lake: Lake, name: str) -> int:
+    return len(list(lake.table(name).scan().plan_files()))
+
+
+class TestMerging:
+    @pytest.fixture
+    def landed(self, lake) -> Lake:
+        land(lake, *range(5))
+        return lake
+
+    def test_no_row_changes_and_one_file_a_partition_is_left(self, landed):
+        before = {name: landed.read(name) for name in ("raw_sales", "landings")}
+        states = {name: snapshots(landed, name) for name in before}
+        report = maintain(landed, keep=DAY, now=now())
+        assert {name: of(report, name).merged for name in before} == {"raw_sales": 10, "landings": 5}
+        assert {name: of(report, name).skipped for name in before} == dict.fromkeys(before, "")
+        assert {name: parquet(landed, name) for name in before} == {"raw_sales": 2, "landings": 1}
+        assert {name: snapshots(landed, name) for name in before} == {name: n + 1 for name, n in states.items()}
+        assert {name: landed.read(name) for name in before} == before
+        assert landed.query("SELECT count(*) AS n, sum(sales) AS s FROM raw_sales").to_pylist() == [
+            {"n": 30, "s": 60.0}
+        ]
+        assert {merge(landed, name) for name in before} == {0}, "that was all"
+
+    def test_what_was_merged_can_still_be_replaced_and_time_travel_sees_it_as_it_was(self, landed):
+        state = landed.snapshot("raw_sales")
+        merge(landed, "raw_sales")
+        land(landed, 2)
+        nothing = landed.specs["raw_sales"].schema.empty_table()
+        assert landed.replace("raw_sales", any_of("source_key", ["sales/3.csv"]), nothing)
+        assert set(landed.read("raw_sales")["sales"].to_pylist()) == {0.0, 1.0, 2.0, 4.0}
+        assert len(landed.table("raw_sales").scan(snapshot_id=state).to_arrow()) == 30
+
+    def test_the_ledger_is_the_same(self, landed):
+        entries = Ledger.of(landed).entries
+        merge(landed, "landings")
+        assert Ledger.of(landed).entries == entries
+        land(landed, 7)
+        assert len(Ledger.of(landed).entries) == 6
+
+    def test_columns_of_other_settings_stay(self, lake, another):
+        wide = another((*QUANTILES, "p95"))
+        rows = [forecast_rows(week(0), float(n), quantiles=(*QUANTILES, "p95")) for n in range(4)]
+        for n, found in enumerate(rows):
+            at = found.schema.get_field_index("dept")
+            found = found.set_column(at, found.schema.field(at), pa.array([str(n)] * len(found)))
+            wide.replace("forecasts", EqualTo("dept", str(n)), found)
+        before = wide.read("forecasts")
+        assert merge(lake, "forecasts") == 4
+        assert wide.read("forecasts") == before
+        assert before["p95"].null_count == 0
+
+    @pytest.mark.parametrize("same", [True, False], ids=["the same rows", "other rows"])
+    def test_a_writer_meanwhile_wins(self, landed, another, monkeypatch, same):
+        commit = landed.catalog.commit_table
+
+        def late(*arguments, **named):
+            monkeypatch.setattr(landed.catalog, "commit_table", commit)
+            land(another(QUANTILES), *([9] if not same else []))
+            if same:
+                writer = another(QUANTILES)
+                gone = writer.specs["raw_sales"].schema.empty_table()
+                writer.replace("raw_sales", any_of("source_key", ["sales/1.csv"]), gone)
+            return commit(*arguments, **named)
+
+        monkeypatch.setattr(landed.catalog, "commit_table", late)
+        assert merge(landed, "raw_sales") == 0
+        expected = {0.0, 2.0, 3.0, 4.0} if same else {0.0, 1.0, 2.0, 3.0, 4.0, 9.0}
+        rows = landed.read("raw_sales")
+        assert set(rows["sales"].to_pylist()) == expected
+        assert len(rows) == 6 * len(expected)
+        assert merge(landed, "raw_sales") == 2 * len(expected)
+        assert landed.read("raw_sales") == rows
+
+    def test_readers_midway_keep_what_they_opened(self, landed):
+        scan, connection = landed.table("raw_sales").scan(), landed.attach(duckdb.connect())
+        stream = landed.batches("raw_sales")
+        maintain(landed, keep=dt.timedelta(0), now=now() + 23 * HOUR)
+        assert parquet(landed, "raw_sales") == 2
+        assert len(scan.to_arrow()) == len(stream.read_all()) == 30
+        assert connection.execute("SELECT count(*) FROM raw_sales").fetchall() == [(30,)]
+
+    @pytest.mark.kill
+    @pytest.mark.parametrize("when", ["before", "after"])
+    def test_killed_at_its_commit(self, landed, warehouse, when):
+        before = landed.read("raw_sales")
+        process = forked().Process(target=_merge_and_die, args=(warehouse, when))
+        process.start()
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL
+        again = Lake.local(warehouse, QUANTILES)
+        assert again.read("raw_sales") == before
+        assert merge(again, "raw_sales") == (10 if when == "before" else 0)
+        assert again.read("raw_sales") == before
+        maintain(again, keep=DAY, now=later(30))
+        assert len(list((warehouse / "forecast" / "raw_sales").rglob("*.parquet"))) == 2
+        assert again.read("raw_sales") == before
+
+
+def _merge_and_die(warehouse: Path, when: str) -> None:
+    lake = Lake.local(warehouse, QUANTILES)
+    commit = lake.catalog.commit_table
+
+    def deadly(*arguments, **named):
+        if when == "after":
+            commit(*arguments, **named)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    lake.catalog.commit_table = deadly  # type: ignore[method-assign]
+    merge(lake, "raw_sales")

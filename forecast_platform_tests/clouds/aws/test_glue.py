@@ -24,6 +24,8 @@ from forecast_platform.clouds.aws.clients import client
 from forecast_platform.clouds.aws.glue import glue_lake
 from forecast_platform.lake.duck import dataset
 from forecast_platform.lake.lake import Lake, LakeError
+from forecast_platform.lake.maintenance import merge
+from forecast_platform.landing.ledger import Entry, Ledger, record
 from forecast_platform_tests.lake import test_lake
 from forecast_platform_tests.lake.conftest import (
     QUANTILES,
@@ -135,6 +137,51 @@ class TestQuery:
         }
         with pytest.raises(LakeError, match="Tables and views: cleaned_series"):
             lake.query(sql)
+
+
+# Requests: each costs a few milliseconds, and money.
+
+
+@pytest.fixture
+def requests(s3, monkeypatch) -> list[str]:
+    """Everything that the server is asked from now on."""
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication as Server
+
+    seen: list[str] = []
+    answer = Server.__call__
+
+    def noted(self, environ, start_response):
+        seen.append(f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']} {environ.get('HTTP_X_AMZ_TARGET', '')}")
+        return answer(self, environ, start_response)
+
+    monkeypatch.setattr(Server, "__call__", noted)
+    return seen
+
+
+def test_the_ledger_is_read_when_it_changed_and_then_what_is_new_of_it(lake, another, requests):
+    def land(number: int) -> None:
+        moment = dt.datetime(2024, 1, 1, tzinfo=dt.UTC) + dt.timedelta(hours=number)
+        record(lake, Entry(f"sales/{number}.csv", str(number), "sales", moment, "ingested"))
+
+    def asked(look: Lake) -> tuple[int, int]:
+        """Landings known, and requests that it took; of them those for data."""
+        requests.clear()
+        assert [e.key for e in Ledger.of(look).entries] == [f"sales/{n}.csv" for n in range(landed)]
+        return len(requests), sum(".parquet" in request for request in requests)
+
+    landed = 8
+    for number in range(landed):
+        land(number)
+    reader = another(QUANTILES)
+    assert asked(reader)[1] == 3 * landed
+    assert asked(reader) == (3, 0), "an idle look asks Glue where the state is, and looks at that"
+    land(landed)
+    landed += 1
+    assert asked(reader)[1] == 3, "a file that is known is not read again"
+    assert merge(lake, "landings") == landed
+    assert asked(another(QUANTILES))[1] == 3
+    assert asked(reader)[1] == 3
+    assert asked(reader) == (3, 0)
 
 
 # Commits
