@@ -39,7 +39,7 @@ from forecast_platform.settings import Settings
 # What is asked of a candidate that forecasts without a network: paths are drawn between these quantiles.
 SAID = (0.001, 0.005, *(k / 100 for k in range(1, 100)), 0.995, 0.999)
 NOTHING: Mapping[str, pa.Table] = MappingProxyType({})
-_AT_ONCE = 2_000  # series, whose sample paths are in memory together
+_AT_ONCE = 512  # series, whose sample paths are in memory together
 
 Floats = NDArray[np.float64]
 

@@ -107,7 +107,7 @@ def shipped_forecaster(
         asked = {name: {**given, "prediction_length": str(horizon)} for name, given in candidates.items()}
         choice = choose(history, asked, num_samples, progress)
         told(choice)
-        levels, whole = sorted({*quantiles, 0.5}), Retailer(keeps=True)
+        levels, whole = sorted({*quantiles, 0.5}), Retailer()
         said = {
             name: CANDIDATES[name].forecast(asked[name], history, horizon, levels, num_samples, progress, whole)
             for name in choice.blend.names
@@ -304,7 +304,7 @@ class _Trying:
         Args:
             again: more candidates will be tried there: what they share is kept.
         """
-        whole = self.whole.pop(at, None) or Retailer(keeps=True)
+        whole = self.whole.pop(at, None) or Retailer()
         if again:
             self.whole[at] = whole
         panel, cutoff = self.panel, _week(self.panel, at)
