@@ -76,7 +76,7 @@ class Trial:
 
 
 LAST_YEAR, PULSE, SECOND = (
-    "models.target.last_year",
+    "models.last_year.outlook.last_year",
     "models.last_year.reference.STORE_PULSE",
     "models.last_year.reference.SECOND_YEAR",
 )
@@ -123,9 +123,9 @@ _HALF = {**networks.TRAIN_WINDOWS, RATIO: networks.TRAIN_WINDOWS[RATIO] // 2}
 _TWICE = {**networks.TRAIN_WINDOWS, RATIO: 2 * networks.TRAIN_WINDOWS[RATIO]}
 
 
-def by_volume(panel: Panel, horizon: int, kind: str) -> Target:
+def by_volume(panel: Panel, horizon: int, kind: str, **given: Any) -> Target:
     """The target with its cases drawn anew, as many: the more often, by a square root, the more their series sell."""
-    found = build_target(panel, horizon, kind)
+    found = build_target(panel, horizon, kind, **given)
     rng = np.random.default_rng(0)
     sells = dict(zip(zip(panel.store.tolist(), panel.dept.tolist(), strict=True), found.offset.tolist(), strict=True))
 

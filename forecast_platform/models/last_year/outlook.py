@@ -11,6 +11,7 @@ Growth is a mean over weeks without the oddest of them: a week of promotion or o
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
@@ -75,7 +76,8 @@ class Outlook:
 
         def make() -> tuple[tuple[Event, ...], Outlook]:
             events = worth_lining_up(panel, retailer)
-            return events, cls.of(panel, last_year(panel, horizon, events=events, retailer=retailer), retailer)
+            lined_up = dataclasses.replace(panel, events=events)
+            return events, cls.of(panel, last_year(lined_up, horizon, retailer=retailer), retailer)
 
         named = (panel.store, panel.dept, panel.weeks, panel.sales)
         content = hashlib.sha256(b"".join(np.ascontiguousarray(each).tobytes() for each in named))
