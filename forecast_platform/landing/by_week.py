@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from forecast_platform.landing.kinds import SALES_SCHEMA
 
-IN_MEMORY = 1 << 22  # rows; some 150 MB
+IN_MEMORY = 1 << 22  # rows of a file that may stay in memory: some 150 MB
 _NAMES = ("store", "dept")
 
 
@@ -30,14 +30,13 @@ class ByWeek:
 
     Args:
         schema: SALES_SCHEMA, or one with more columns.
-        in_memory: rows that may stay in memory.
 
     Attributes:
         weeks: those there were rows of, in the order they were met.
     """
 
-    def __init__(self, schema: pa.Schema = SALES_SCHEMA, in_memory: int = IN_MEMORY) -> None:
-        self.schema, self._in_memory = schema, in_memory
+    def __init__(self, schema: pa.Schema = SALES_SCHEMA) -> None:
+        self.schema = schema
         # Names are numbers here, in the order they were met: that is shorter, and quicker to compare.
         self._schema = pa.schema([pa.field(f.name, pa.int32()) if f.name in _NAMES else f for f in schema])
         self._codes: dict[str, dict[str, int]] = {name: {} for name in _NAMES}
@@ -67,7 +66,7 @@ class ByWeek:
             week = rows["week"][at].as_py()
             self._counts[week] = self._counts.get(week, 0) + int(counts[day[at]])
         self._held.append(self._coded(rows))
-        if sum(map(len, self._held)) > self._in_memory:
+        if sum(map(len, self._held)) > IN_MEMORY:
             self._write(self._take_held())
 
     def of(self, week: dt.date) -> pa.Table:

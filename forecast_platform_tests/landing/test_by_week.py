@@ -41,7 +41,7 @@ def read(path: Path, contract: Dialect = CONTRACT) -> Parsed:
 
 @pytest.fixture
 def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(by_week.ByWeek.__init__, "__defaults__", (by_week.SALES_SCHEMA, 50))
+    monkeypatch.setattr(by_week, "IN_MEMORY", 50)
     for module in (content, text):
         monkeypatch.setattr(module, "BLOCK", 700)
     monkeypatch.setattr(content, "_IN_MEMORY", 1000)
