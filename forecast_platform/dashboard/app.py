@@ -148,11 +148,12 @@ def build_app(settings: Settings, source: Source, hosts: tuple[str, ...] = ("loc
 
 
 def ask_ahead(settings: Settings, state: State) -> None:
-    """Ask a state what every page without a filter asks, so that whoever opens one has the answers at once."""
-    for _, build in PAGES.values():
+    """Ask a state what every page without a filter asks, so that whoever opens one has the answers at once; and what is
+    asked next and takes longest."""
+    for page, query in (*((page, {}) for page in PAGES), ("revisions", {"by": "series"})):
         with contextlib.suppress(BadView):  # there is no forecast yet
-            view = View(state, settings, {}, None, dt.datetime.now(dt.UTC))
-            build(view)
+            view = View(state, settings, query, None, dt.datetime.now(dt.UTC))
+            PAGES[page][1](view)
             _ = view.stores, view.depts
 
 
