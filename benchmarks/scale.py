@@ -49,7 +49,7 @@ LIBRARIES = ("dagster", "duckdb", "numpy", "pyarrow", "pyiceberg", "torch")
 _THREADS = ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "VECLIB_MAXIMUM")
 
 
-# (order for scale_stage.py, environment, log) -> what `watched` says.
+# (order for scale_stage.py, environment, log) -> what `watched` says of the stage's process.
 Start = Callable[[str, Mapping[str, str], Path], tuple[int, float, float]]
 
 
@@ -160,7 +160,7 @@ class Trial:
         given = {f"FORECAST_{k.upper()}": v for k, v in self.settings.items() if k in tree.known}
         before, log = _size(home), self.folder / f"{tree.name}.{stage.name}.log"
         environment = _environment(tree.path, given | {"FORECAST_HOME": str(home)})
-        code, cpu_s, peak_mb = self.start(json.dumps(order), environment, log)
+        code, left_cpu_s, peak_mb = self.start(json.dumps(order), environment, log)
         if code:
             lines = log.read_text().strip().splitlines()
             raise RuntimeError(f"{stage.name}: exit {code}: {lines[-1] if lines else 'nothing said'}")
@@ -168,7 +168,7 @@ class Trial:
         out.unlink()
         return {
             "wall_s": found["wall_s"],
-            "cpu_s": max(cpu_s, found["own_cpu_s"]) - found["start_cpu_s"],
+            "cpu_s": found["own_cpu_s"] + left_cpu_s - found["start_cpu_s"],
             "start_cpu_s": found["start_cpu_s"],
             "peak_mb": max(peak_mb, found["own_peak_mb"]),
             "disk_mb": (_size(home) - before) / 1e6,
@@ -242,15 +242,15 @@ def start(order: str, environment: Mapping[str, str], log: Path) -> tuple[int, f
 
 
 def watched(command: Sequence[str], environment: Mapping[str, str], log: Path) -> tuple[int, float, float]:
-    """Run a program to its end: its exit code, the CPU seconds of it and all it started, and the most memory in MB that
-    it and its children had at one time, as far as looks now and then tell; 0 while it had none."""
+    """Run a program to its end: its exit code, the CPU seconds of what outlived it, which it cannot know itself, and
+    the most memory in MB that it and its children had at one time, as far as looks tell; 0 while it had none."""
     _adopt_orphans(True)
     with log.open("w") as sink:
         process = subprocess.Popen(command, env=environment, stdout=sink, stderr=sink)  # noqa: S603 - our own
     peak, seen = 0.0, set[int]()
     try:
         while True:
-            ended, status, usage = os.wait4(process.pid, os.WNOHANG)
+            ended, status = os.waitpid(process.pid, os.WNOHANG)
             if ended:
                 break
             began = time.process_time()
@@ -262,10 +262,11 @@ def watched(command: Sequence[str], environment: Mapping[str, str], log: Path) -
         process.kill()
         raise
     finally:
-        cpu_s = sum(_end(pid) for _ in range(2) for pid in sorted(seen))  # the second time what was left meanwhile
+        # A second time, of what was left meanwhile.
+        left_cpu_s = sum(_end(pid) for _ in range(2) for pid in sorted(seen))
         _adopt_orphans(False)
     process.returncode = os.waitstatus_to_exitcode(status)
-    return process.returncode, cpu_s + usage.ru_utime + usage.ru_stime, peak
+    return process.returncode, left_cpu_s, peak
 
 
 def _adopt_orphans(adopt: bool) -> None:
@@ -383,7 +384,11 @@ def main(arguments: Sequence[str]) -> int:
             failed = failed or any(tree.failed for tree in trees)
     scale_report.write(results, page)
     if options.rates:
-        rates = scale_report.rates(results, machine())
+        try:
+            rates = scale_report.rates(results, machine())
+        except ValueError as error:
+            print(error, file=sys.stderr)
+            return 1
         options.rates.parent.mkdir(parents=True, exist_ok=True)
         options.rates.write_text(json.dumps(rates) + "\n")
         print(f"rates of {machine()['cpu']}: {options.rates}")

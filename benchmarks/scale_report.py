@@ -39,7 +39,7 @@ _HEAD = """\
 
 Made-up retailers of {depts} departments a store and {weeks} weeks land as Parquet, a file a quarter; then each stage of
 the weekly run follows through the graph, with its checks, in a process of its own. CPU seconds are those of the process
-and its children, without the {start:.1f} of starting the program; memory is the most that it and its children had at
+and its children, without the {start:.1f} of starting it; memory is the most that it and its children had at
 once. With `--old TREE` another checkout did the same in turns. What to choose at which size: [scale.md](scale.md).
 
 - Command: `{command}`, {when}, at commit {commits}.
@@ -110,7 +110,7 @@ def rates(results: Path, machine: Mapping[str, Any]) -> dict[str, Any]:
     """What this checkout's stages took on a machine, as capacity.Rates reads it.
 
     Raises:
-        ValueError: nothing whole was measured there.
+        ValueError: fewer than two sizes were measured whole there.
     """
     stages = (*HISTORY, TRAIN, *WEEK)
     whole = [
@@ -118,10 +118,13 @@ def rates(results: Path, machine: Mapping[str, Any]) -> dict[str, Any]:
         for s in load(results)
         if all(s.about[k] == machine[k] for k in ("cpu", "cores")) and set(stages) <= s.stages(NEW).keys()
     ]
-    if not whole:
-        raise ValueError(f"nothing whole was measured on {machine['cores']} cores of {machine['cpu']}")
+    whole = [s for s in whole if all(s.about[k] == whole[-1].about[k] for k in ("weeks", "settings"))]
+    if len(whole) < 2:
+        raise ValueError(
+            f"rates need two sizes, and {len(whole)} of one history and settings was measured whole on "
+            f"{machine['cores']} cores of {machine['cpu']}: --series 3300 10000"
+        )
     weeks = whole[-1].about["weeks"]
-    whole = [s for s in whole if s.about["weeks"] == weeks]
     busy = any(s.busy for s in whole)
     measures: dict[str, Callable[[Mapping[str, Any]], float]] = {
         # What waited for others took as long as its CPU seconds, about.

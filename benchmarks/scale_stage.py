@@ -6,6 +6,7 @@ of the code. What it writes: the seconds of its work without those of starting t
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import json
 import resource
@@ -21,7 +22,10 @@ _LATE = ("torch", "scipy.stats", "scipy.signal", "matplotlib.figure", "pyiceberg
 
 
 def main() -> None:
-    order = json.loads(sys.argv[1])
+    order, said = json.loads(sys.argv[1]), dict[str, Any]()
+    # Registered first, it is called last: when workers have ended, which counts, and before all that was imported is
+    # taken down, which takes seconds.
+    atexit.register(_write, Path(order["out"]), said)
     import forecast_platform
 
     tree = Path(forecast_platform.__file__).parents[1]
@@ -29,8 +33,13 @@ def main() -> None:
         raise RuntimeError(f"forecast_platform is of {tree}, not of {order['tree']}")
     for name in _LATE:
         importlib.import_module(name)
-    said = _read(order) if order["asset"] is None else _materialize(order)
-    Path(order["out"]).write_text(json.dumps({**said, "own_cpu_s": _cpu_s(), "own_peak_mb": _own_peak_mb()}))
+    said |= _read(order) if order["asset"] is None else _materialize(order)
+    _write(Path(order["out"]), said)
+
+
+def _write(out: Path, said: dict[str, Any]) -> None:
+    if said:
+        out.write_text(json.dumps({**said, "own_cpu_s": _cpu_s(), "own_peak_mb": _own_peak_mb()}))
 
 
 def _materialize(order: dict[str, Any]) -> dict[str, Any]:

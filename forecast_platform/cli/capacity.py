@@ -37,6 +37,8 @@ def plan_capacity(series: int, weeks: int, deadline: str, engine: Any, workers: 
             settings.transform_instance,
             {**PRICES, **settings.prices},
             settings.retrain_every_weeks,
+            settings.training_series,
+            settings.memory_gb,
             _memory_gb(),
         )
     except PlanRefused as refused:

@@ -1,7 +1,7 @@
 """What a retailer of some size needs by a deadline: workers, minutes, memory, disk and money, from measured rates.
 
-Rates come from `python -m benchmarks.scale --rates`: what each stage took at some sizes on one machine. Between sizes
-they are joined by straight lines, and beyond the largest the last line goes on.
+Rates come from `python -m benchmarks.scale --rates`: what each stage took at two sizes or more on one machine. Between
+sizes they are joined by straight lines, and beyond the largest the last line goes on.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Rates:
         cpu: the processor's name. cores: how many. date, commit: of the measurement.
         weeks: of history that the measured retailers had. settings: of the home, where not the defaults.
         busy: others were at work on the machine, so that stages are taken to last as long as their CPU seconds.
-        stages: name -> measure of MEASURES -> (series, value) at each size measured, ascending.
+        stages: name -> measure of MEASURES -> (series, value) at each size measured, two or more, ascending.
         start_s: seconds a program takes to start.
     """
 
@@ -75,7 +75,7 @@ class Rates:
         """Raises PlanRefused where the file is not what --rates writes."""
         try:
             rates = cls(**json.loads(path.read_text()))
-            if lacking := [s for s in (*HISTORY, TRAIN, *WEEK) if not all(rates.stages[s].get(m) for m in MEASURES)]:
+            if lacking := [s for s in (*HISTORY, TRAIN, *WEEK) if any(len(rates.stages[s][m]) < 2 for m in MEASURES)]:
                 raise KeyError(lacking[0])
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise PlanRefused(
@@ -90,11 +90,8 @@ class Rates:
 
     def at(self, stage: str, measure: str, series: float) -> float:
         """What a stage takes for so many series of `weeks` weeks. Below the smallest size measured it takes no more
-        than that; beyond the largest it grows on as before, or in proportion where one size is all that is known."""
+        than that; beyond the largest it grows on as before, and does not shrink."""
         points = self.stages[stage][measure]
-        if len(points) == 1:
-            [(size, value)] = points
-            return value * max(series / size, 1)
         place = next((i for i, (size, _) in enumerate(points[1:-1], 1) if series < size), len(points) - 1)
         (low, before), (high, after) = points[place - 1], points[place]
         slope = (after - before) / (high - low)
@@ -182,7 +179,9 @@ def plan(
     instance: str = "ml.c5.2xlarge",
     prices: Mapping[str, float] = PRICES,
     retrain_every_weeks: int = 4,
-    memory_gb: float | None = None,
+    training_series: int = 5_000,
+    memory_gb: float = 4,
+    has_gb: float | None = None,
 ) -> Plan:
     """What keeps the deadline, and what it costs.
 
@@ -190,12 +189,13 @@ def plan(
         workers: of this machine; those of other engines are what is asked.
         instance: of batch transforms and training on SageMaker. prices: USD an hour, by instance.
         retrain_every_weeks: a training's cost is shared by so many weeks.
-        memory_gb: of this machine, where it is known.
+        training_series: what a model is trained on, at most. memory_gb: what a run keeps to, by the setting.
+        has_gb: memory of this machine, where it is known.
 
     Raises:
         PlanRefused: the instance's price or size is not known.
     """
-    need = _Need(rates, wanted, engine)
+    need = _Need(rates, wanted, engine, training_series, memory_gb)
     lanes, usd = {"local": 1, "spark": EXECUTOR_CORES}.get(engine, 1), 0.0
     if engine == "sagemaker-container":
         lanes = _cores(instance)
@@ -212,7 +212,7 @@ def plan(
     stages = need.stages(number * lanes)
     seconds = need.seconds(number * lanes)
     hired_s = START_S[engine] + stages[SHARED]
-    training_s = rates.at(TRAIN, "wall_s", need.grown)
+    training_s = rates.at(TRAIN, "wall_s", need.trained)
     if engine == "spark":
         an_hour = EXECUTOR_CORES * SPARK_CORE_USD + EXECUTOR_GB * SPARK_GB_USD
         usd = (number + 1) * an_hour * hired_s / 3600  # and the driver
@@ -222,10 +222,10 @@ def plan(
     told = []
     if not keeps(number):
         told.append(need.missed(fewest, number * lanes))
-    memory = max(rates.at(s, "memory_gb", need.grown) for s in (*HISTORY, TRAIN, *WEEK))
-    if engine == "local" and memory_gb is not None and memory > memory_gb:
-        told.append(f"this machine has {memory_gb:.0f} GB of memory; about {memory:.1f} are needed")
-    hired_gb = max(rates.at(s, "memory_gb", need.grown) for s in (TRAIN, PREDICT))
+    memory = max(need.memory_gb(name) for name in (*HISTORY, TRAIN, *WEEK))
+    if engine == "local" and has_gb is not None and memory > has_gb:
+        told.append(f"this machine has {has_gb:.0f} GB of memory; about {memory:.1f} are needed")
+    hired_gb = max(need.memory_gb(name) for name in (TRAIN, SHARED))
     if engine == "sagemaker-container" and hired_gb > (has := _memory_gb(instance)):
         told.append(f"{instance} has {has} GB of memory; its jobs take {hired_gb:.1f}: FORECAST_TRANSFORM_INSTANCE")
     return Plan(
@@ -255,6 +255,8 @@ class _Need:
     rates: Rates
     wanted: Wanted
     engine: EngineName
+    training_series: int
+    kept_to_gb: float
 
     @property
     def by_rows(self) -> float:
@@ -265,6 +267,17 @@ class _Need:
     def grown(self) -> float:
         """A longer history than the measured one counts as more series; a shorter one is taken for no help."""
         return max(self.wanted.series, self.by_rows)
+
+    @property
+    def trained(self) -> float:
+        """A model is trained on a sample, so beyond what was measured training grows no more."""
+        return min(self.grown, max(self.training_series, self.rates.largest))
+
+    def memory_gb(self, stage: str) -> float:
+        """Beyond what was measured a stage takes what was measured, or what a run keeps to."""
+        size = self.trained if stage == TRAIN else self.grown
+        most = max(self.rates.at(stage, "memory_gb", self.rates.largest), self.kept_to_gb)
+        return min(self.rates.at(stage, "memory_gb", size), most)
 
     def of(self, stage: str, lanes: int) -> float:
         """Seconds of a stage that so many processes share, where it is one that is shared out."""
@@ -319,7 +332,10 @@ class _Need:
             f"{SHARED} is shared out evenly, which far more {UNIT[self.engine]}s than measured will not quite reach",
         ]
         if self.wanted.series > r.largest:
-            said.append(f"beyond {r.largest:,.0f} series nothing was measured: the last rates are taken to go on")
+            said.append(
+                f"beyond {r.largest:,.0f} series nothing was measured: the last rates are taken to go on, training to "
+                f"stay with FORECAST_TRAINING_SERIES, and memory with FORECAST_MEMORY_GB, {self.kept_to_gb:g}"
+            )
         if self.engine == "spark":
             said.append(
                 f"executors of {EXECUTOR_CORES} cores and {EXECUTOR_GB} GB, {SPARK_CPU:g} times the CPU of a process, "

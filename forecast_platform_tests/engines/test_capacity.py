@@ -46,12 +46,6 @@ def test_what_shrank_from_size_to_size_is_not_taken_to_shrink_on() -> None:
     assert rates.at("predict", "memory_gb", 10) == 3
 
 
-def test_one_size_alone_goes_in_proportion_and_not_below_itself() -> None:
-    rates = made_up_rates(predict={"cpu_s": [(1_000, 8.0)]})
-    assert rates.at("predict", "cpu_s", 4_000) == 32
-    assert rates.at("predict", "cpu_s", 10) == 8
-
-
 def test_between_three_sizes_the_neighbours_count() -> None:
     rates = made_up_rates(predict={"cpu_s": [(1_000, 1.0), (2_000, 2.0), (4_000, 10.0)]})
     assert [rates.at("predict", "cpu_s", n) for n in (1_500, 2_000, 3_000, 5_000)] == [1.5, 2, 6, 14]
@@ -134,9 +128,20 @@ def test_beyond_what_was_measured_is_said() -> None:
     assert any("nothing was measured" in a for a in plan(RATES, Wanted(10_001, 100, 600)).assumptions)
 
 
+def test_training_and_memory_stay_where_the_settings_hold_them() -> None:
+    grows = {"wall_s": [(n, n / 100) for n in SIZES], "memory_gb": [(n, n / 5_000) for n in SIZES]}
+    rates = made_up_rates(train=grows, predict={"memory_gb": [(n, n / 4_000) for n in SIZES]})
+    found = plan(rates, Wanted(1_000_000, 100, 600), training_series=20_000, memory_gb=8)
+    assert found.training_minutes * 60 == pytest.approx(200)  # as of 20,000
+    assert found.memory_gb == 8
+    assert plan(rates, Wanted(1_000_000, 100, 600), training_series=5_000).training_minutes * 60 == pytest.approx(100)
+    assert plan(rates, Wanted(8_000, 100, 600), memory_gb=1).memory_gb == 2
+    assert plan(rates, Wanted(1_000_000, 100, 600), memory_gb=1).memory_gb == 2.5  # which was measured
+
+
 def test_too_little_memory_is_said() -> None:
-    rates = made_up_rates(train={"memory_gb": [(n, 20.0) for n in SIZES]}, predict={"memory_gb": [(1_000, 9.0)]})
-    here = plan(rates, Wanted(1_000, 100, 600), memory_gb=16)
+    rates = made_up_rates(train={"memory_gb": [(n, 20.0) for n in SIZES]})
+    here = plan(rates, Wanted(1_000, 100, 600), has_gb=16)
     assert here.told == ("this machine has 16 GB of memory; about 20.0 are needed",)
     there = plan(rates, Wanted(2_000, 100, 3600), "sagemaker-container", instance="ml.c5.2xlarge")
     assert there.told == ("ml.c5.2xlarge has 16 GB of memory; its jobs take 20.0: FORECAST_TRANSFORM_INSTANCE",)
@@ -180,7 +185,9 @@ def test_rates_are_read_whole_or_not_at_all(tmp_path: Path) -> None:
     written = dataclasses.asdict(RATES)
     path.write_text(json.dumps(written))
     assert plan(Rates.read(path), Wanted(5_000, 100, 600)) == plan(RATES, Wanted(5_000, 100, 600))
-    for spoiled in ("", "[]", "{}", json.dumps({**written, "stages": {**written["stages"], "predict": {}}})):
+    one_size = json.dumps(written).replace(", [10000, 1.0]", "")
+    assert one_size != json.dumps(written)
+    for spoiled in ("", "[]", "{}", json.dumps({**written, "stages": {**written["stages"], "predict": {}}}), one_size):
         path.write_text(spoiled)
         with pytest.raises(PlanRefused, match="holds no whole rates"):
             Rates.read(path)
