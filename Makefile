@@ -11,7 +11,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo spark spark-archive lambda test test-fast lint types format bench ablations ui deploy image settings clean
+.PHONY: help install demo spark spark-archive lambda test test-fast lint types format bench ablations scale ui deploy \
+	image settings clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -70,6 +71,9 @@ bench: install $(PEERS)/.installed  ## The peers side by side (an hour; BENCH=--
 ablations: install  ## What each ingredient is worth (a quarter of an hour; BENCH=--quick for a try): docs/ablations.md
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[trees]"
 	$(BIN)/python -m benchmarks.ablations $(BENCH)
+
+scale: install  ## What size costs, stage by stage (long; SCALE=--quick for a try): docs/throughput.md
+	$(BIN)/python -m benchmarks.scale $(SCALE)
 
 $(PEERS)/.installed: benchmarks/peers-requirements.txt
 	$(PYTHON) -m venv $(PEERS)

@@ -242,10 +242,10 @@ def machine() -> dict[str, Any]:
     return {"cpu": cpu, "cores": os.cpu_count(), "system": platform.system(), "python": platform.python_version()}
 
 
-def commit() -> str:
-    """Of the working tree; + where it holds changes."""
+def commit(tree: Path = ROOT) -> str:
+    """Of a working tree; + where it holds changes."""
     git = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
-    done = subprocess.run(git, cwd=ROOT, capture_output=True, text=True)  # noqa: S603 - no input
+    done = subprocess.run(git, cwd=tree, capture_output=True, text=True)  # noqa: S603 - no input
     return done.stdout.strip() or "unknown"
 
 

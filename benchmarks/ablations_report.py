@@ -39,17 +39,17 @@ At the earliest cutoffs there is no year before last.
 _NETWORK = """\
 ## The network
 
-The ratio network as it ships, and with one thing otherwise at a time, compared with the first row. The median is half
-the network's and half the reference's, but where a row says that one is alone. The networks for sales have no reference
-and are always alone. One of the two networks knows how large a week is for its series; one by itself does. Intervals
-are as the networks have them. Training is in CPU seconds.
+The ratio network as it ships, and with one thing otherwise at a time, compared with the first row. Forecast is the mean
+of the network's quantiles and the reference's, but where a row says that one is alone. The networks for sales have no
+reference and are always alone. One of the two networks knows how large a week is for its series; one by itself does.
+Intervals are as the networks have them. Training is in CPU seconds.
 
 """
 _CALIBRATION = """\
 ## Calibration
 
-The ratio network with the share of the median that the backtests before each cutoff choose, without and with the widths
-they choose. At the earliest cutoffs the history is too short for a backtest, and nothing is chosen.
+The mean of the quantiles of the ratio network and the reference, weighed by the backtests before each cutoff, without
+and with the widths they choose. At the earliest cutoffs the history is too short for a backtest, and nothing is chosen.
 
 """
 
@@ -180,7 +180,7 @@ def _calibration(results: Results) -> str:
     chosen = [cutoff for cutoff in results.rolling if shares.get(cutoff) is not None]
     if chosen:
         lines.append([f"mean of {len(chosen)} rolling", "-", *cells(chosen)])
-    heads = ["cutoff", "network's share", "80% coverage", "calibrated", "wQL", "calibrated"]
+    heads = ["cutoff", "network's part", "80% coverage", "calibrated", "wQL", "calibrated"]
     return _CALIBRATION + _table(heads, lines)
 
 

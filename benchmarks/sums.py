@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from benchmarks import protocol
 from benchmarks.__main__ import ROOT, commit, machine
@@ -73,8 +74,12 @@ def measure(panel: Panel, cutoff: dt.date, candidate: str) -> list[dict[str, Any
             asked = Asked(QUANTILES, settings.num_samples, settings.seed)
             made, _ = engine.predict(served, [active], Path(folder) / paths, asked)
             for weeks in (1, ADDED):
-                shards, lead = made.shards(QUANTILES, protocol.HORIZON), weeks > 1
-                said = forecast_rows(shards, cutoff, QUANTILES, COLUMNS, calibration.sums, lead_time=lead).to_pandas()
+                lead = weeks > 1
+                series = made.forecasts(QUANTILES, protocol.HORIZON, lead_time=lead)
+                blocks = forecast_rows(
+                    made.sums(), series, cutoff, QUANTILES, COLUMNS, calibration.sums, lead_time=lead
+                )
+                said = pa.concat_tables(blocks).to_pandas()
                 found = said[said["weeks"] == weeks] if lead else said
                 rows += [{"paths": paths, "weeks": weeks, **each} for each in _scores(found, sold, weeks)]
     return rows

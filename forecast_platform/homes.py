@@ -33,7 +33,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from forecast_platform.lake.tables import LOCAL, NAMESPACE
+from forecast_platform.lake.tables import LOCAL, NAMESPACE, SPILL
 
 if TYPE_CHECKING:
     from pyiceberg.table import Table
@@ -441,9 +441,10 @@ def _is_free(home: Path) -> None:
 
 
 def _walk(home: Path) -> Iterator[Path]:
-    """Every file of a home but those of its tables, in order: links are shown, not followed."""
+    """Every file of a home but its tables' and those of queries, in order: links are shown, not followed."""
     for parent, folders, names in os.walk(home):
-        folders[:] = sorted(f for f in folders if not f.endswith(_UNFINISHED) and Path(parent, f) != _tables(home))
+        left_out = (_tables(home), home / "lake" / SPILL)
+        folders[:] = sorted(f for f in folders if not f.endswith(_UNFINISHED) and Path(parent, f) not in left_out)
         links = [f for f in folders if Path(parent, f).is_symlink()]
         for name in sorted([*names, *links]):
             base = next((name.removesuffix(s) for s in ("-wal", "-shm", "-journal") if name.endswith(s)), "")

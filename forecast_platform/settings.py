@@ -250,7 +250,7 @@ class Settings(BaseSettings):
     queue_url: str = Field("", description="SQS queue of the landing bucket's events; empty: listing alone")
     engine: Literal["", "local", "spark", "sagemaker-builtin", "sagemaker-container"] = Field(
         "",
-        description="where DeepAR runs: on this machine, Spark's workers, Amazon's image, or ours; "
+        description="where the work runs: here, on Spark, in Amazon's image, or ours; "
         "empty: local, on profile aws sagemaker-container",
     )
     role_arn: str = Field("", description="role that SageMaker jobs, or those of EMR Serverless, run as")

@@ -18,9 +18,10 @@ ALLOWED: dict[str, set[str]] = {
     "levels": set(),
     "figures": set(),
     "scores": set(),
-    "deepar": set(),
+    "compiled": set(),
+    "deepar": {"compiled"},
     "history": {"levels", "weeks"},
-    "models": {"deepar", "history", "levels", "settings", "weeks"},
+    "models": {"compiled", "deepar", "history", "levels", "settings", "weeks"},
     "lake": {"levels", "scores", "weeks"},
     "landing": {"history", "lake", "weeks"},
     "settings": {"history", "landing", "levels", "weeks"},
@@ -43,7 +44,7 @@ PEOPLES = {
     "spark_job",
 }  # where it all meets: they may know everything
 NO_DAGSTER = ALLOWED.keys() - {"dashboard"}  # which shows what its runs are doing
-NO_CLOUD = {"weeks", "levels", "scores", "deepar", "history", "models", "landing", "publishing"}
+NO_CLOUD = {"compiled", "weeks", "levels", "scores", "deepar", "history", "models", "landing", "publishing"}
 
 
 def imports() -> list[tuple[str, str, str]]:

@@ -9,6 +9,7 @@ import click
 
 from forecast_platform.cli.asking import quantiles, query, views
 from forecast_platform.cli.backtest import backtest
+from forecast_platform.cli.capacity import plan_capacity
 from forecast_platform.cli.deepar import deepar_group
 from forecast_platform.cli.demo import demo
 from forecast_platform.cli.doctor import doctor
@@ -68,6 +69,7 @@ for _command in (
     quantiles,
     views,
     backtest,
+    plan_capacity,
     doctor,
     backup,
     restore,

@@ -41,9 +41,8 @@ def import_files(files: tuple[Path, ...], preset: str, kind: str | None, again: 
         before = Ledger.of(runner.platform.lake)
         keys: list[str] = []
         for file in files:
-            data = file.read_bytes()
             try:
-                found = kind or kind_of(data, file.name, settings.contract)
+                found = kind or kind_of(file, file.name, settings.contract)
             except FileRefused as refusal:
                 refused.append(str(refusal))
                 click.secho(f"refused {refusal}", fg="yellow", err=True)
@@ -53,8 +52,9 @@ def import_files(files: tuple[Path, ...], preset: str, kind: str | None, again: 
                 key = f"{found}/{file.resolve().parent.name}/{file.name}"
             if key in keys:
                 key = f"{found}/{len(keys) + 1}/{file.name}"
-            keys.append(landing.put(key, data).key)
-            click.echo(f"landed {file.name} as {key} ({len(data):,} bytes)")
+            landed = landing.put(key, file)
+            keys.append(landed.key)
+            click.echo(f"landed {file.name} as {key} ({landed.size:,} bytes)")
         if again and keys:
             runner.settle()
             runner.ingest({key: Order("again") for key in keys})

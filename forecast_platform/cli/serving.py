@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import socket
 import sys
 from pathlib import Path
@@ -38,12 +39,13 @@ def dashboard(host: str, port: int, names: tuple[str, ...], root_path: str) -> N
     import uvicorn
 
     from forecast_platform.clouds.base import open_lake
-    from forecast_platform.dashboard.app import build_app
+    from forecast_platform.dashboard.app import ask_ahead, build_app
     from forecast_platform.dashboard.source import Source
     from forecast_platform.settings import get_settings
 
     settings = get_settings()
-    app = build_app(settings, Source(open_lake(settings)), hosts=("localhost", "127.0.0.1", host, *names))
+    source = Source(open_lake(settings), prepare=functools.partial(ask_ahead, settings))
+    app = build_app(settings, source, hosts=("localhost", "127.0.0.1", host, *names))
     sock = listen(host, port)  # before it says where it is
     click.echo(f"The dashboard is at http://{host}:{sock.getsockname()[1]}{root_path}  (Ctrl-C ends it)")
     config = uvicorn.Config(app, root_path=root_path, log_level="warning", server_header=False)

@@ -43,8 +43,9 @@ class Cloud(Protocol):
         """Whether there is a lake already."""
         ...
 
-    def keep(self, name: str, data: bytes) -> str:
-        """Keep a file for people under its name, whole or not at all. Returns where it is."""
+    def keep(self, name: str, data: bytes | Path) -> str:
+        """Keep a file for people under its name, whole or not at all; `data` is what it holds, or a file that holds it.
+        Returns where it is."""
         ...
 
     def kept(self, name: str) -> tuple[str, Path | None]:

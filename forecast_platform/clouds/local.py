@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -22,7 +23,7 @@ class LocalCloud:
     def __init__(self, settings: Settings) -> None:
         self.home = settings.home
         self._warehouse, self._landing = settings.warehouse, settings.landing
-        self.lake = Lake.local(settings.warehouse, settings.quantile_columns)
+        self.lake = Lake.local(settings.warehouse, settings.quantile_columns, settings.memory_gb / 2)
 
     def hold(self) -> IO[Any]:
         check(self._warehouse)
@@ -48,11 +49,14 @@ class LocalCloud:
     def begun(self) -> bool:
         return (self._warehouse / "catalog.db").exists()
 
-    def keep(self, name: str, data: bytes) -> str:
+    def keep(self, name: str, data: bytes | Path) -> str:
         path = self.home / name
         path.parent.mkdir(parents=True, exist_ok=True)
         building = path.with_name(f".{path.name}.{os.getpid()}")
-        building.write_bytes(data)
+        if isinstance(data, Path):
+            shutil.copyfile(data, building)
+        else:
+            building.write_bytes(data)
         building.replace(path)
         return str(path)
 

@@ -11,10 +11,11 @@ import csv
 import datetime as dt
 import hashlib
 import io
+import itertools
 import math
 import re
 import urllib.parse
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from starlette.staticfiles import StaticFiles
 from forecast_platform.dashboard import pages
 from forecast_platform.dashboard import questions as ask
 from forecast_platform.dashboard.pages import BadView, NothingPublished, Tables, View
+from forecast_platform.dashboard.questions import State
 from forecast_platform.dashboard.rendering import environment
 from forecast_platform.dashboard.source import Source
 from forecast_platform.dashboard.stages import Stages
@@ -108,6 +110,13 @@ def build_app(settings: Settings, source: Source, hosts: tuple[str, ...] = ("loc
 
         return Route(f"/{name}", handle, methods=["GET"])
 
+    def names(request: Request) -> Response:
+        """Stores or departments like what is typed into a filter of many."""
+        of, state = request.query_params.get("of", ""), source.state()
+        like = request.query_params.get("like", "")
+        found = ask.names_like(state, of, like, pages.FEW) if of in ("store", "dept") else []
+        return JSONResponse(found, headers=_HEADERS)
+
     def version(request: Request) -> Response:
         return JSONResponse({"version": source.state().version}, headers=_HEADERS)
 
@@ -126,6 +135,7 @@ def build_app(settings: Settings, source: Source, hosts: tuple[str, ...] = ("loc
         lifespan=lifespan,
         routes=[
             *(page(name) for name in PAGES),
+            Route("/names", names, methods=["GET"]),
             Route("/version", version, methods=["GET"]),
             Mount("/static", StaticFiles(directory=HERE / "static"), name="static"),
         ],
@@ -135,6 +145,15 @@ def build_app(settings: Settings, source: Source, hosts: tuple[str, ...] = ("loc
         ],
         exception_handlers={404: missing},
     )
+
+
+def ask_ahead(settings: Settings, state: State) -> None:
+    """Ask a state what every page without a filter asks, so that whoever opens one has the answers at once."""
+    for _, build in PAGES.values():
+        with contextlib.suppress(BadView):  # there is no forecast yet
+            view = View(state, settings, {}, None, dt.datetime.now(dt.UTC))
+            build(view)
+            _ = view.stores, view.depts
 
 
 def _csv(page: str, view: View, tables: Tables) -> Response:
@@ -158,14 +177,16 @@ def _csv(page: str, view: View, tables: Tables) -> Response:
     )
 
 
-def _lines(rows: list[dict[str, Any]], digits: int) -> Iterator[str]:
+def _lines(rows: Iterable[dict[str, Any]], digits: int) -> Iterator[str]:
     """The rows as CSV, some at a time."""
-    for start in range(0, len(rows), 1000):
+    left, begun = iter(rows), False
+    while part := list(itertools.islice(left, 1000)):
         out = io.StringIO()
-        writer = csv.DictWriter(out, fieldnames=list(rows[0]), lineterminator="\n")
-        if not start:
+        writer = csv.DictWriter(out, fieldnames=list(part[0]), lineterminator="\n")
+        if not begun:
             writer.writeheader()
-        writer.writerows({k: _cell(k, v, digits) for k, v in row.items()} for row in rows[start : start + 1000])
+        begun = True
+        writer.writerows({k: _cell(k, v, digits) for k, v in row.items()} for row in part)
         yield out.getvalue()
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -36,9 +37,10 @@ from forecast_platform.settings import Settings
 from forecast_platform.weeks import WEEK
 
 LISTED = 50  # rows of a ranking that a page shows; the file has all
+OFFERED = 200  # names of stores, or of departments, that a page has in itself
 FEW = 12  # rows of each list on the page of many lists
 
-Tables = dict[str, Callable[[], Rows]]
+Tables = dict[str, Callable[[], Iterable[dict[str, Any]]]]
 
 
 class BadView(ValueError):
@@ -131,13 +133,17 @@ class View:
         chosen = [f"{k} {v}" for k, v in sorted(self._query_only().items()) if k != "rows"]
         return " ".join(filter(None, [*scope, *chosen, str(self.week)]))
 
-    @property
+    @functools.cached_property
     def stores(self) -> list[str]:
         return ask.names(self.state, "store")
 
-    @property
+    @functools.cached_property
     def depts(self) -> list[str]:
         return ask.names(self.state, "dept")
+
+    def offered(self, names: Sequence[str]) -> Sequence[str]:
+        """The names that a page offers by itself; of more, the script asks for those like what is typed."""
+        return names if len(names) <= OFFERED else ()
 
     @functools.cached_property
     def groups(self) -> dict[str, list[str]]:
@@ -245,7 +251,7 @@ def this_week(view: View) -> dict[str, Any]:
         "held": _held(view, recent["held"]),
         "findings": view.findings,
         "tables": {
-            "queue": lambda: _plain(ask.review_queue(state, week, scope)),
+            "queue": lambda: state.stream(*ask.review_question(state, week, scope)),
             "forecast": lambda: ahead,
             "sales": lambda: _sales(view),
             "troubles": lambda: [
@@ -263,8 +269,11 @@ def explore(view: View) -> dict[str, Any]:
     accuracy = ask.scores(state, scope, view.week, view.horizon(), 26, of_sum=True)
     columns, lacking = _covariates(view)
     lead_time = ask.lead_time_demand(state, scope, view.week, view.columns)
+    model = ask.model(state, view.week)
+    tried = json.loads(model.get("candidates") or "{}")  # of a model of before nothing is told
     return {
         "reason": "" if ahead else ask.reason_without(state, view.week, scope),
+        "borrowed": ask.borrowed_season(state, scope, view.week, ahead, tried),
         "ahead": ahead,
         "lead_time": lead_time,
         "overrides": given,
@@ -275,7 +284,7 @@ def explore(view: View) -> dict[str, Any]:
         "accuracy": accuracy,
         "accuracy_chart": _accuracy_chart(accuracy, "Error of its forecasts (WAPE)"),
         "horizon": view.horizon(),
-        "model": ask.model(state, view.week),
+        "model": model,
         "tables": {
             "forecast": lambda: ahead,
             "lead_time": lambda: lead_time,
@@ -337,12 +346,7 @@ def heatmap(view: View) -> dict[str, Any]:
         "depts": depts,
         "rows": rows,
         "steps": _STEPS[measure],
-        "tables": {
-            "series": lambda: [
-                {"store": store, "dept": dept, measure: cell.value, "actual": cell.actual, "off": cell.off}
-                for (store, dept), cell in found.cells.items()
-            ]
-        },
+        "tables": {"series": lambda: view.state.stream(*ask.cells_question(view.week, measure, weeks))},
     }
 
 
@@ -358,7 +362,7 @@ def misses(view: View) -> dict[str, Any]:
         "rows": [{**r, "part": r["abs_error"] / most} for r in rows],
         "lost": rows[0]["off_in_all"] if rows else 0,
         "of_all": rows[0]["of_all"] if rows else 0,
-        "tables": {"misses": lambda: _plain(ask.misses(view.state, view.week, by, view.scope, horizon))},
+        "tables": {"misses": lambda: view.state.stream(*ask.misses_question(view.week, by, view.scope, horizon))},
     }
 
 
@@ -382,7 +386,7 @@ def revisions(view: View) -> dict[str, Any]:
         "chart": time_chart(f"{sentence(scope.name)}: forecasts of the weeks ahead", weeks, lines),
         "most": max((abs(r["change"]) for r in rows), default=0) or 1,
         "tables": {
-            "revisions": lambda: _plain(ask.revisions(view.state, view.week, by, scope)),
+            "revisions": lambda: view.state.stream(*ask.revisions_question(view.state, view.week, by, scope)),
             "forecast": lambda: ahead,
         },
     }
@@ -571,7 +575,7 @@ def runs(view: View) -> dict[str, Any]:
             "files": lambda: _plain(ask.landings(state)),
             "quarantine": lambda: _plain(ask.quarantined(state)),
             "models": lambda: _plain(ask.models(state)),
-            "without": lambda: _plain(ask.without_forecast(state, view.week)),
+            "without": lambda: state.stream(*ask.without_question(view.week)),
             "stages": lambda: [
                 {"week": r.week, "ended_at": r.ended_at, **{n: r.seconds.get(n) for n in ASSETS}, "usd": r.usd}
                 for r in stages
@@ -730,16 +734,20 @@ def _with_sparks(view: View, rows: Rows) -> Rows:
     wanted = [f"{r['store']}\t{r['dept']}" for r in rows]
     if not wanted or view.wants_csv:
         return rows
-    series, marks = f"store || {ask.SEPARATOR} || dept", ", ".join("?" * len(wanted))
+    # Stores and departments are named by themselves too: by them the parts of a file without them are passed over.
+    series, among = f"store || {ask.SEPARATOR} || dept", ([r["store"] for r in rows], [r["dept"] for r in rows], wanted)
+    store, dept, both = (sorted(set(names)) for names in among)
+    marks = [", ".join("?" * len(names)) for names in (store, dept, both)]
+    where = f"store IN ({marks[0]}) AND dept IN ({marks[1]}) AND {series} IN ({marks[2]})"
     found = view.state.rows(
         f"""SELECT {series} AS series, CASE WHEN observed THEN sales END AS sales FROM cleaned_series
-            WHERE week > ? AND week <= ? AND {series} IN ({marks}) ORDER BY week""",  # noqa: S608 (question marks)
-        [view.week - 26 * WEEK, view.week, *wanted],
+            WHERE week > ? AND week <= ? AND {where} ORDER BY week""",  # noqa: S608 (question marks)
+        [view.week - 26 * WEEK, view.week, *store, *dept, *both],
     )
     ahead = view.state.rows(
         f"""SELECT {series} AS series, p50 AS sales FROM forecasts
-            WHERE level = 'series' AND forecast_week = ? AND {series} IN ({marks}) ORDER BY target_week""",  # noqa: S608
-        [view.week, *wanted],
+            WHERE level = 'series' AND forecast_week = ? AND {where} ORDER BY target_week""",  # noqa: S608
+        [view.week, *store, *dept, *both],
     )
     past: dict[str, list[float | None]] = {}
     coming: dict[str, list[float | None]] = {}

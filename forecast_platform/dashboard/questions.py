@@ -3,13 +3,16 @@
 Money is in the unit of the sales that landed. A forecast of level `series` is one store x department; `store`, `dept`,
 `total` and those by attributes (region) are its sums. Errors are p50 minus actual, so a positive bias means that
 forecasts were too high. `limit` None asks for all rows; limited rows say in `of_all` how many there are.
+
+There may be a million series and years of weeks. What is the same of all rows of a publication is asked of its total,
+and what one series needs names its store, so that few parts of the files are read. See lake/blocks.py.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import functools
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -21,18 +24,23 @@ from forecast_platform.history.panel import natural_key
 from forecast_platform.history.reading import events_given, features_in_force, known_by
 from forecast_platform.lake.tables import QUANTILE
 from forecast_platform.levels import KEYS
+from forecast_platform.models.blend import KINDS, kinds
 from forecast_platform.models.last_year.reference import one_year_back
+from forecast_platform.models.target import RATIO, REFERENCE
 from forecast_platform.scores import SCORE, SCORES
 from forecast_platform.weeks import WEEK
 
 T = TypeVar("T")
 
 Rows = list[dict[str, Any]]
+Question = tuple[str, list[Any]]  # SQL and its parameters
 RECENT = 8  # weeks over which misses, bias and coverage of a series are judged
 YEARS_SHOWN = 2
 NEXT = 4  # weeks ahead whose revision counts in the review queue
 BIASED = 0.6  # of the absolute error, from which on nearly all of a series' errors point one way
 HEATMAP_ROWS, HEATMAP_COLUMNS = 60, 100
+# Candidates that start from last year's outlook, which has a season also where the series has no last year.
+FROM_OUTLOOK = (RATIO, REFERENCE, "aligned_last_year", "pretrained")
 YEAR_AND_MORE = 60  # weeks that surely hold the week a year back, also where a holiday moves it
 SEPARATOR = "chr(9)"  # between store and department in one text, so that "1" of "11" differs from "11" of "1"
 
@@ -43,6 +51,8 @@ class State(Protocol):
     version: str
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> Rows: ...
+
+    def stream(self, sql: str, parameters: Sequence[Any] = ()) -> Iterator[dict[str, Any]]: ...
 
     def apply(self, question: Callable[..., T], *arguments: Hashable) -> T: ...
 
@@ -107,14 +117,39 @@ class Scope:
 
 def forecast_weeks(state: State) -> list[dt.date]:
     """Weeks with a published forecast, newest first."""
-    return [r["week"] for r in state.rows("SELECT DISTINCT forecast_week AS week FROM forecasts ORDER BY 1 DESC")]
+    rows = state.rows("SELECT DISTINCT forecast_week AS week FROM forecasts WHERE level = 'total' ORDER BY 1 DESC")
+    return [r["week"] for r in rows]
+
+
+def run_before(state: State, week: dt.date) -> tuple[dt.date | None, dt.date | None]:
+    """The week of the run before that of `week`, and the last week that it forecast; None where there was none."""
+    found = state.rows(
+        """SELECT forecast_week AS week, max(target_week) AS reach FROM forecasts
+           WHERE level = 'total' AND forecast_week < ? GROUP BY forecast_week ORDER BY forecast_week DESC LIMIT 1""",
+        [week],
+    )
+    return (found[0]["week"], found[0]["reach"]) if found else (None, None)
 
 
 def names(state: State, column: str) -> list[str]:
-    """Stores or departments there are, in natural order."""
+    """Stores or departments there are, in natural order: those with a forecast or a reason instead, and those that sold
+    since."""
     assert column in ("store", "dept")
-    found = state.rows(f"SELECT DISTINCT {column} AS name FROM cleaned_series")  # noqa: S608 (a name of ours)
+    week, *_ = forecast_weeks(state) or [None]
+    since = week - NEXT * WEEK if week else dt.date.min
+    found = state.rows(
+        f"""SELECT {column} AS name FROM forecasts WHERE forecast_week = ? AND level = ?
+            UNION SELECT {column} FROM no_forecast WHERE forecast_week = ?
+            UNION SELECT {column} FROM cleaned_series WHERE week > ?""",  # noqa: S608 (a name of ours)
+        [week, column, week, since],
+    )
     return sorted((r["name"] for r in found), key=natural_key)
+
+
+def names_like(state: State, column: str, text: str, limit: int) -> list[str]:
+    """Some of `names` that hold a text, those that begin with it first."""
+    held = [name for name in names(state, column) if text.lower() in name.lower()]
+    return sorted(held, key=lambda name: not name.lower().startswith(text.lower()))[:limit]
 
 
 def groups(state: State, week: dt.date) -> dict[str, list[str]]:
@@ -128,12 +163,14 @@ def groups(state: State, week: dt.date) -> dict[str, list[str]]:
 def history(state: State, scope: Scope, first: dt.date, last: dt.date) -> Rows:
     """Sales by week: week, sales (null where nothing of the scope was observed), holiday."""
     where, parameters = scope.members()
-    return state.rows(
+    # Of all weeks, because a page needs several spans of them and reads them once.
+    rows = state.rows(
         f"""SELECT week, sum(CASE WHEN observed THEN sales END) AS sales, max(CASE WHEN is_holiday THEN 1 ELSE 0 END) AS
                    holiday
-            FROM cleaned_series WHERE week BETWEEN ? AND ? AND {where} GROUP BY week ORDER BY week""",  # noqa: S608
-        [first, last, *parameters],
+            FROM cleaned_series WHERE {where} GROUP BY week ORDER BY week""",  # noqa: S608
+        parameters,
     )
+    return [r for r in rows if first <= r["week"] <= last]
 
 
 def quantile_columns(state: State, week: dt.date) -> tuple[str, ...]:
@@ -141,7 +178,8 @@ def quantile_columns(state: State, week: dt.date) -> tuple[str, ...]:
     names = [row["column_name"] for row in state.rows("DESCRIBE forecasts", [])]
     names = sorted((n for n in names if QUANTILE.fullmatch(n)), key=lambda n: int(n[1:]))
     counts = ", ".join(f"count({n}) AS {n}" for n in names)
-    (row,) = state.rows(f"SELECT {counts} FROM forecasts WHERE forecast_week = ?", [week])  # noqa: S608
+    asked = f"SELECT {counts} FROM forecasts WHERE forecast_week = ? AND level = 'total'"  # noqa: S608
+    (row,) = state.rows(asked, [week])
     return tuple(n for n in names if row[n])
 
 
@@ -174,6 +212,37 @@ def forecast(state: State, scope: Scope, week: dt.date, columns: Sequence[str], 
         }
         for row in ahead
     ]
+
+
+def borrowed_season(state: State, scope: Scope, week: dt.date, ahead: Rows, tried: Mapping[str, Any]) -> str:
+    """Where a new series' forecast has its season from, in a sentence: of the weeks ahead it has no sales of its own a
+    year before. "" for other series and sums, and where the candidates that serve are not known or look at no season.
+
+    Args:
+        ahead: its forecast.
+        tried: the model's candidates, as TrainedModel.tried has them.
+    """
+    own = [r for r in history(state, scope, dt.date.min, week) if r["sales"] is not None]
+    if scope.level != "series" or not ahead or not own:
+        return ""
+    first, year = own[0]["week"], 52 * WEEK
+    new = [r["target_week"] for r in ahead if r["target_week"] - year < first]
+    [kind] = kinds(np.array([[r["sales"] for r in own]], dtype=np.float64))
+    weights = {name: each["weights"][KINDS[kind]] for name, each in tried.items() if "weights" in each}
+    part = sum(weight for name, weight in weights.items() if name in FROM_OUTLOOK)
+    if not new or part < 0.005:
+        return ""
+    of_dept, of_store = (
+        any(r["sales"] is not None for r in history(state, sums, new[0] - year, new[-1] - year))
+        for sums in (Scope(dept=scope.dept), Scope(scope.store))
+    )
+    when = "the weeks ahead" if len(new) == len(ahead) else f"the weeks ahead up to {new[-1]}"
+    then = f"New: first sold in the week of {first}. A year before {when} it has no sales of its own"
+    if not of_dept:
+        return f"{then}, nor has department {scope.dept}: {part:.0%} of the forecast is its own level, with no season."
+    beside = f" and, in part, the ups and downs of store {scope.store}" if of_store else ""
+    whose = f"department {scope.dept} in all stores{beside}"
+    return f"{then}: {part:.0%} of the forecast takes its season from {whose}, at the series' own level."
 
 
 def aligned_last_year(
@@ -288,11 +357,11 @@ def planned(ahead: Rows, given: Rows) -> Rows:
 def previous(state: State, scope: Scope, week: dt.date) -> Rows:
     """What the run before `week` forecast: forecast_week, target_week, p50."""
     where, parameters = scope.where()
+    before, _ = run_before(state, week)
     return state.rows(
         f"""SELECT forecast_week, target_week, p50 FROM forecasts
-            WHERE forecast_week = (SELECT max(forecast_week) FROM forecasts WHERE forecast_week < ?) AND {where}
-            ORDER BY target_week""",  # noqa: S608
-        [week, *parameters],
+            WHERE forecast_week = ? AND {where} ORDER BY target_week""",  # noqa: S608
+        [before, *parameters],
     )
 
 
@@ -308,13 +377,12 @@ def published(state: State, week: dt.date, scope: Scope | None = None) -> dict[s
     where, parameters = (scope or Scope()).members()
     (row,) = state.rows(
         """SELECT max(created_at) AS created_at, max(run_id) AS run_id, max(as_known) AS as_known
-           FROM forecasts WHERE forecast_week = ?""",
+           FROM forecasts WHERE forecast_week = ? AND level = 'total'""",
         [week],
     )
     (series,) = state.rows(
-        f"""SELECT count(*) AS n FROM (
-                SELECT DISTINCT store, dept FROM forecasts WHERE forecast_week = ? AND level = 'series' AND {where}
-            ) AS s""",  # noqa: S608
+        f"""SELECT count(*) AS n FROM forecasts
+            WHERE forecast_week = ? AND level = 'series' AND horizon = 1 AND {where}""",  # noqa: S608
         [week, *parameters],
     )
     (without,) = state.rows(
@@ -420,60 +488,61 @@ def review_queue(state: State, week: dt.date, scope: Scope | None = None, limit:
     the mean error of the last RECENT weeks where nearly all of it points one way; `change`, the mean revision of the
     next NEXT weeks since the run before. `money` is their sum. Forecasts scored are those made one week ahead.
     """
+    return state.rows(*review_question(state, week, scope, limit))
+
+
+def review_question(state: State, week: dt.date, scope: Scope | None = None, limit: int | None = None) -> Question:
+    """What `review_queue` asks. Every series has all weeks of its run, so means over them may be subtracted, and all
+    that is known of a series is brought together in one pass, where a join would take a multiple."""
     where, parameters = (scope or Scope()).members()
-    return state.rows(
-        f"""
-        WITH recent AS (
-            SELECT store, dept, avg(error) AS mean_error, sum(abs_error) AS abs_error, sum(error) AS error,
-                   sum(abs(actual)) AS actual, count(*) AS weeks,
-                   sum(CASE WHEN NOT in_interval THEN 1 ELSE 0 END) AS outside
-            FROM forecast_accuracy
+    before, reach = run_before(state, week)
+    last = week + NEXT * WEEK
+    sql = f"""
+        WITH known AS (
+            SELECT store, dept, p50 AS now, CASE WHEN target_week <= ? THEN p50 END AS compared,
+                   CAST(NULL AS DOUBLE) AS before, CAST(NULL AS DATE) AS week, CAST(NULL AS DOUBLE) AS actual,
+                   CAST(NULL AS DOUBLE) AS forecast, CAST(NULL AS DOUBLE) AS error,
+                   CAST(NULL AS BOOLEAN) AS in_interval
+            FROM forecasts WHERE level = 'series' AND forecast_week = ? AND target_week <= ? AND {where}
+            UNION ALL
+            SELECT store, dept, NULL, NULL, p50, NULL, NULL, NULL, NULL, NULL FROM forecasts
+            WHERE level = 'series' AND forecast_week = ? AND target_week > ? AND target_week <= ? AND {where}
+            UNION ALL
+            SELECT store, dept, NULL, NULL, NULL, week, actual, p50, error, in_interval FROM forecast_accuracy
             WHERE level = 'series' AND horizon = 1 AND week > ? AND week <= ? AND {where}
-            GROUP BY store, dept
-        ), newest AS (
-            SELECT store, dept, actual, p50, error, in_interval FROM forecast_accuracy
-            WHERE level = 'series' AND horizon = 1 AND week = ? AND {where}
-        ), now AS (
-            SELECT store, dept, target_week, p50 FROM forecasts
-            WHERE level = 'series' AND forecast_week = ? AND target_week <= ? AND {where}
-        ), before AS (
-            SELECT store, dept, target_week, p50 FROM forecasts
-            WHERE level = 'series' AND target_week > ? AND target_week <= ? AND {where}
-              AND forecast_week = (SELECT max(forecast_week) FROM forecasts WHERE forecast_week < ?)
-        ), change AS (
-            SELECT n.store, n.dept, avg(n.p50 - b.p50) AS change, avg(n.p50) AS p50
-            FROM now AS n
-            LEFT JOIN before AS b ON b.store = n.store AND b.dept = n.dept AND b.target_week = n.target_week
-            GROUP BY n.store, n.dept
+        ), series AS (
+            SELECT store, dept, avg(now) AS p50, avg(compared) - avg(before) AS change,
+                   max(CASE WHEN week = ? THEN actual END) AS actual,
+                   max(CASE WHEN week = ? THEN forecast END) AS forecast,
+                   max(CASE WHEN week = ? THEN error END) AS newest_error,
+                   max(CASE WHEN week <> ? THEN NULL WHEN in_interval THEN 1 WHEN NOT in_interval THEN 0 END) AS inside,
+                   avg(error) AS mean_error, sum(abs(error)) AS abs_error, sum(error) AS error,
+                   sum(abs(actual)) AS sold, count(error) AS weeks,
+                   sum(CASE WHEN NOT in_interval THEN 1 ELSE 0 END) AS outside
+            FROM known GROUP BY store, dept HAVING count(now) > 0
         ), reasons AS (
-            SELECT c.store, c.dept, c.p50, c.change, w.actual, w.p50 AS forecast, w.in_interval,
-                   r.weeks, r.outside, r.error / nullif(r.actual, 0) AS bias_share, r.mean_error,
-                   CASE WHEN NOT w.in_interval THEN abs(w.error) ELSE 0 END AS miss,
-                   CASE WHEN r.weeks >= 4 AND abs(r.error) > {BIASED} * r.abs_error THEN abs(r.mean_error) ELSE 0 END
-                       AS bias
-            FROM change AS c
-            LEFT JOIN newest AS w ON w.store = c.store AND w.dept = c.dept
-            LEFT JOIN recent AS r ON r.store = c.store AND r.dept = c.dept
+            SELECT store, dept, p50, change, actual, forecast, inside = 1 AS in_interval,
+                   CASE WHEN weeks > 0 THEN weeks END AS weeks, CASE WHEN weeks > 0 THEN outside END AS outside,
+                   error / nullif(sold, 0) AS bias_share, mean_error,
+                   CASE WHEN inside = 0 THEN abs(newest_error) ELSE 0 END AS miss,
+                   CASE WHEN weeks >= 4 AND abs(error) > {BIASED} * abs_error THEN abs(mean_error) ELSE 0 END AS bias
+            FROM series
         )
         SELECT store, dept, p50, change, actual, forecast, in_interval, weeks, outside, bias_share, mean_error,
-               miss, bias, miss + bias + coalesce(abs(change), 0) AS money, count(*) OVER () AS of_all
+               miss, bias, miss + bias + coalesce(abs(change), 0) AS money{_of_all(limit)}
         FROM reasons ORDER BY money DESC, store, dept{_limit(limit)}
-        """,  # noqa: S608
-        [
-            week - RECENT * WEEK,
-            week,
-            *parameters,
-            week,
-            *parameters,
-            week,
-            week + NEXT * WEEK,
-            *parameters,
-            week,
-            week + NEXT * WEEK,
-            *parameters,
-            week,
-        ],
-    )
+        """  # noqa: S608
+    return sql, [
+        *(min(last, reach or week), week, last, *parameters),
+        *(before, week, last, *parameters),
+        *(week - RECENT * WEEK, week, *parameters),
+        *([week] * 4),
+    ]
+
+
+def _of_all(limit: int | None) -> str:
+    """How many there are, beside limited rows; to count all beside all of them would keep them in memory."""
+    return "" if limit is None else ", count(*) OVER () AS of_all"
 
 
 def _limit(rows: int | None) -> str:
@@ -481,39 +550,57 @@ def _limit(rows: int | None) -> str:
 
 
 def misses(state: State, week: dt.date, by: str, scope: Scope, horizon: int = 1, limit: int | None = None) -> Rows:
-    """The forecasts of a week that cost most, `by` a level: actual, p50, error, naive, in_interval; `off_in_all` is
-    the sum of all their errors."""
+    """The forecasts of a week that cost most, `by` a level: actual, p50, error, naive, in_interval; of limited rows
+    `off_in_all` is the sum of all their errors."""
+    return state.rows(*misses_question(week, by, scope, horizon, limit))
+
+
+def misses_question(week: dt.date, by: str, scope: Scope, horizon: int = 1, limit: int | None = None) -> Question:
+    """What `misses` asks."""
     where, parameters = scope.members()
-    return state.rows(
-        f"""SELECT store, dept, member, actual, p50, error, abs_error, naive, naive_abs_error, in_interval,
-                   count(*) OVER () AS of_all, sum(abs_error) OVER () AS off_in_all
+    in_all = "" if limit is None else ", sum(abs_error) OVER () AS off_in_all"
+    sql = f"""SELECT store, dept, member, actual, p50, error, abs_error, naive, naive_abs_error, in_interval
+                   {_of_all(limit)}{in_all}
             FROM forecast_accuracy WHERE week = ? AND horizon = ? AND level = ? AND {where}
-            ORDER BY abs_error DESC, store, dept, member{_limit(limit)}""",  # noqa: S608
-        [week, horizon, by, *parameters],
-    )
+            ORDER BY abs_error DESC, store, dept, member{_limit(limit)}"""  # noqa: S608
+    return sql, [week, horizon, by, *parameters]
 
 
 def revisions(state: State, week: dt.date, by: str, scope: Scope, limit: int | None = None) -> Rows:
     """What changed between the run before and this one, over the weeks both forecast: before, now, change."""
+    return state.rows(*revisions_question(state, week, by, scope, limit))
+
+
+def revisions_question(state: State, week: dt.date, by: str, scope: Scope, limit: int | None = None) -> Question:
+    """What `revisions` asks. In one pass as in `review_question`; how far the single weeks `moved` is told only where
+    all rows are asked for, because it takes a join."""
     where, parameters = scope.members()
-    return state.rows(
-        f"""
-        SELECT n.store, n.dept, n.member, sum(b.p50) AS before, sum(n.p50) AS now, sum(n.p50 - b.p50) AS change,
-               sum(abs(n.p50 - b.p50)) AS moved, count(*) AS weeks, max(b.forecast_week) AS previous_week,
-               count(*) OVER () AS of_all
-        FROM (SELECT store, dept, member, target_week, p50 FROM forecasts
-              WHERE forecast_week = ? AND level = ? AND {where}) AS n
-        JOIN (SELECT forecast_week, store, dept, member, target_week, p50 FROM forecasts
-              WHERE level = ? AND {where}
-                AND forecast_week = (SELECT max(forecast_week) FROM forecasts WHERE forecast_week < ?)) AS b
-          ON b.target_week = n.target_week
-         AND coalesce(b.store, '') = coalesce(n.store, '') AND coalesce(b.dept, '') = coalesce(n.dept, '')
-         AND coalesce(b.member, '') = coalesce(n.member, '')
-        GROUP BY n.store, n.dept, n.member
-        ORDER BY abs(sum(n.p50 - b.p50)) DESC, n.store, n.dept, n.member{_limit(limit)}
-        """,  # noqa: S608
-        [week, by, *parameters, by, *parameters, week],
-    )
+    before, reach = run_before(state, week)
+    both = f"level = ? AND target_week > ? AND target_week <= ? AND {where}"
+    asked = [by, week, reach, *parameters]
+    if limit is None:
+        sql = f"""
+            SELECT n.store, n.dept, n.member, sum(b.p50) AS before, sum(n.p50) AS now, sum(n.p50 - b.p50) AS change,
+                   sum(abs(n.p50 - b.p50)) AS moved, count(*) AS weeks, max(b.forecast_week) AS previous_week
+            FROM (SELECT store, dept, member, target_week, p50 FROM forecasts WHERE forecast_week = ? AND {both}) AS n
+            JOIN (SELECT forecast_week, store, dept, member, target_week, p50 FROM forecasts
+                  WHERE forecast_week = ? AND {both}) AS b
+              ON b.target_week = n.target_week
+             AND coalesce(b.store, '') = coalesce(n.store, '') AND coalesce(b.dept, '') = coalesce(n.dept, '')
+             AND coalesce(b.member, '') = coalesce(n.member, '')
+            GROUP BY n.store, n.dept, n.member
+            ORDER BY abs(sum(n.p50 - b.p50)) DESC, n.store, n.dept, n.member"""  # noqa: S608
+        return sql, [week, *asked, before, *asked]
+    sql = f"""
+        SELECT store, dept, member, before, now, now - before AS change, weeks, previous_week{_of_all(limit)}
+        FROM (
+            SELECT store, dept, member, sum(CASE WHEN forecast_week = ? THEN p50 END) AS before,
+                   sum(CASE WHEN forecast_week = ? THEN p50 END) AS now,
+                   sum(CASE WHEN forecast_week = ? THEN 1 ELSE 0 END) AS weeks, min(forecast_week) AS previous_week
+            FROM forecasts WHERE forecast_week IN (?, ?) AND {both} GROUP BY store, dept, member
+        ) AS pair WHERE before IS NOT NULL AND now IS NOT NULL
+        ORDER BY abs(now - before) DESC, store, dept, member{_limit(limit)}"""  # noqa: S608
+    return sql, [before, week, week, before, week, *asked]
 
 
 @dataclass(frozen=True)
@@ -546,31 +633,49 @@ class HeatMap:
 
 def heat_map(state: State, last: dt.date, measure: str, weeks: int) -> HeatMap:
     """WAPE, bias or coverage of every series over the last weeks, one week ahead."""
-    span = [last - weeks * WEEK, last]
+    series, span = _cells(measure), [last - weeks * WEEK, last]
+    of_most = """SELECT {0}, sum(off) AS off, count(*) OVER () AS of_all FROM series
+                 GROUP BY {0} ORDER BY off DESC, {0} LIMIT {1}"""
     rows = state.rows(
-        f"""SELECT store, dept, {SCORE[measure]} AS value, sum(abs(actual)) AS actual, sum(abs_error) AS off
-            FROM forecast_accuracy WHERE level = 'series' AND horizon = 1 AND week > ? AND week <= ?
-            GROUP BY store, dept""",  # noqa: S608
+        f"""WITH series AS ({series})
+            SELECT c.store, c.dept, c.value, c.actual, c.off, coalesce(c.larger, 0) < c.whole / 2 AS heavy,
+                   s.off AS of_store, d.off AS of_dept, s.of_all AS stores_in_all, d.of_all AS depts_in_all
+            FROM (
+                SELECT *, sum(off) OVER () AS whole,
+                       sum(off) OVER (ORDER BY off DESC, store, dept ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+                           AS larger
+                FROM series
+            ) AS c
+            JOIN ({of_most.format("store", HEATMAP_ROWS)}) AS s ON s.store = c.store
+            JOIN ({of_most.format("dept", HEATMAP_COLUMNS)}) AS d ON d.dept = c.dept""",  # noqa: S608
         span,
     )
     (scored,) = state.rows(
         """SELECT count(DISTINCT week) AS n FROM forecast_accuracy
-           WHERE level = 'series' AND horizon = 1 AND week > ? AND week <= ?""",
+           WHERE level = 'total' AND horizon = 1 AND week > ? AND week <= ?""",
         span,
     )
-    by_store: dict[str, float] = {}
-    by_dept: dict[str, float] = {}
-    for r in rows:
-        by_store[r["store"]] = by_store.get(r["store"], 0) + r["off"]
-        by_dept[r["dept"]] = by_dept.get(r["dept"], 0) + r["off"]
-    half, reached = sum(by_store.values()) / 2, 0.0
-    cells = {}
-    for r in sorted(rows, key=lambda r: r["off"], reverse=True):
-        if r["value"] is not None:
-            cells[r["store"], r["dept"]] = Cell(r["value"], r["actual"], r["off"], reached < half)
-        reached += r["off"]
-    stores, depts = _most(by_store), _most(by_dept)
-    return HeatMap(stores[:HEATMAP_ROWS], depts[:HEATMAP_COLUMNS], cells, len(stores), len(depts), scored["n"])
+    cells = {
+        (r["store"], r["dept"]): Cell(r["value"], r["actual"], r["off"], r["heavy"])
+        for r in rows
+        if r["value"] is not None
+    }
+    stores, depts = _most({r["store"]: r["of_store"] for r in rows}), _most({r["dept"]: r["of_dept"] for r in rows})
+    stores_in_all, depts_in_all = (rows[0]["stores_in_all"], rows[0]["depts_in_all"]) if rows else (0, 0)
+    return HeatMap(stores, depts, cells, stores_in_all, depts_in_all, scored["n"])
+
+
+def cells_question(last: dt.date, measure: str, weeks: int) -> Question:
+    """Every cell that a heat map could show: store, dept, the measure, actual, off."""
+    sql = f"""SELECT store, dept, value AS {measure}, actual, off FROM ({_cells(measure)}) AS c
+              WHERE value IS NOT NULL ORDER BY store, dept"""  # noqa: S608
+    return sql, [last - weeks * WEEK, last]
+
+
+def _cells(measure: str) -> str:
+    return f"""SELECT store, dept, {SCORE[measure]} AS value, sum(abs(actual)) AS actual, sum(abs_error) AS off
+               FROM forecast_accuracy WHERE level = 'series' AND horizon = 1 AND week > ? AND week <= ?
+               GROUP BY store, dept"""  # noqa: S608
 
 
 def _most(money: Mapping[str, float]) -> list[str]:
@@ -603,11 +708,14 @@ def models(state: State, limit: int | None = None) -> Rows:
 
 def without_forecast(state: State, week: dt.date, limit: int | None = None) -> Rows:
     """Series that got no forecast, each with the reason."""
-    return state.rows(
-        f"""SELECT store, dept, last_week, reason, count(*) OVER () AS of_all FROM no_forecast WHERE forecast_week = ?
-            ORDER BY last_week DESC, store, dept{_limit(limit)}""",  # noqa: S608
-        [week],
-    )
+    return state.rows(*without_question(week, limit))
+
+
+def without_question(week: dt.date, limit: int | None = None) -> Question:
+    """What `without_forecast` asks."""
+    sql = f"""SELECT store, dept, last_week, reason{_of_all(limit)} FROM no_forecast WHERE forecast_week = ?
+              ORDER BY last_week DESC, store, dept{_limit(limit)}"""  # noqa: S608
+    return sql, [week]
 
 
 def reason_without(state: State, week: dt.date, scope: Scope) -> str:

@@ -2,16 +2,18 @@
 
 No lock is held and nothing is copied: a table's state is a list of files that never change, so what is asked of one
 state has one answer. The states are looked up again every few seconds; when one has changed, a new connection takes
-over, and pages under way finish on the old one.
+over, and pages under way finish on the old one. Of a million series some answers take seconds, so a server asks a new
+state what its pages will ask before it shows it, and nobody waits for that.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import duckdb
@@ -19,9 +21,12 @@ import duckdb
 from forecast_platform.lake.lake import Lake
 
 CHECK_SECONDS = 5.0
+WATCH_SECONDS = 15.0  # between the looks of a server that prepares new states
 # Each lookup is a request where the catalog is Glue; the other tables change together with one of these.
 WATCHED = ("landings", "models", "forecasts", "forecast_accuracy", "overrides", "run_failures")
 ROWS_KEPT = 500_000  # of answers, all together; a file of everything would push out what pages ask again and again
+
+STREAMED = 10_000  # rows of a file in memory at a time
 
 Rows = list[dict[str, Any]]
 T = TypeVar("T")
@@ -33,18 +38,25 @@ class Source:
     Args:
         lake: read only, through its own views.
         clock: seconds; how old the last look at the states is.
+        prepare: asks a state what pages ask. With it a thread of its own looks for new states, and shows each once it
+            is prepared; the first at once.
     """
 
-    def __init__(self, lake: Lake, clock: Callable[[], float] = time.monotonic) -> None:
-        self._lake, self._clock = lake, clock
+    def __init__(
+        self, lake: Lake, clock: Callable[[], float] = time.monotonic, prepare: Callable[[_State], None] | None = None
+    ) -> None:
+        self._lake, self._clock, self._prepare = lake, clock, prepare
+        self._closed = threading.Event()
         self._lock = threading.Lock()
         self._looked = float("-inf")
         self._state: _State | None = None
+        if prepare:
+            threading.Thread(target=self._watch, args=(prepare,), daemon=True).start()
 
     def state(self) -> _State:
-        """The newest state of the lake, looked up at most every CHECK_SECONDS."""
+        """The newest state of the lake, looked up at most every CHECK_SECONDS; or the newest that is prepared."""
         with self._lock:
-            if self._state is None or self._clock() - self._looked >= CHECK_SECONDS:
+            if self._state is None or (not self._prepare and self._clock() - self._looked >= CHECK_SECONDS):
                 version = self._version()
                 if self._state is None or version != self._state.version:
                     self._state = _State(version, self._lake)
@@ -52,11 +64,29 @@ class Source:
             return self._state
 
     def close(self) -> None:
-        """Let go of the lake; the next question opens it again."""
+        """Let go of the lake; the next question opens it again, but nothing is prepared any more."""
+        self._closed.set()
         with self._lock:
             if self._state is not None:
                 self._state.close()
             self._state = None
+
+    def _watch(self, prepare: Callable[[_State], None]) -> None:
+        prepared = ""
+        while not self._closed.is_set():
+            try:
+                new = self.state()
+                if new.version != (version := self._version()):
+                    new = _State(version, self._lake)
+                if new.version != prepared:
+                    prepare(new)
+                    prepared = new.version
+                    with self._lock:
+                        self._state = new
+            except Exception:  # whatever it is: the state that is shown stays, and the next look may do better
+                if not self._closed.is_set():
+                    logging.getLogger(__name__).warning("a new state could not be prepared", exc_info=True)
+            self._closed.wait(WATCH_SECONDS)
 
     def _version(self) -> str:
         snapshots = [f"{name}={self._lake.snapshot(name)}" for name in WATCHED if name in self._lake.specs]
@@ -77,6 +107,15 @@ class _State:
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
         """Rows as dictionaries. Asked once per state; callers must not change them."""
         return self._once((sql, *parameters), lambda: self._ask(sql, parameters))
+
+    def stream(self, sql: str, parameters: Sequence[Any] = ()) -> Iterator[dict[str, Any]]:
+        """Rows one after the other, some in memory at a time. Nothing is kept."""
+        with self._connection.cursor() as cursor:
+            found = cursor.execute(sql, list(parameters))
+            names = [column[0] for column in found.description or ()]
+            while rows := found.fetchmany(STREAMED):
+                for row in rows:
+                    yield dict(zip(names, row, strict=True))
 
     def apply(self, question: Callable[..., T], *arguments: Hashable) -> T:
         """What a function of (connection, *arguments) answers, so that pages ask what the pipeline itself asks. Asked

@@ -137,7 +137,7 @@ def _unforecast(state: State, good: Completeness | None) -> list[Trouble]:
     """The newest complete week, when no forecast was made from it."""
     if good is None:
         return []
-    (row,) = state.rows("SELECT max(forecast_week) AS week FROM forecasts")
+    (row,) = state.rows("SELECT max(forecast_week) AS week FROM forecasts WHERE level = 'total'")
     if row["week"] is not None and row["week"] >= good.week:
         return []
     shown = f"what is shown was made after the week of {row['week']}" if row["week"] else "there is none at all"
@@ -252,7 +252,8 @@ def _stopping(state: State, there: set[str]) -> list[Trouble]:
         return []
     rows: Rows = state.rows(
         f"""SELECT store, dept, last_week, silent_weeks, probability_of_return, count(*) OVER () AS of_all
-            FROM stopping_series WHERE forecast_week = (SELECT max(forecast_week) FROM forecasts)
+            FROM stopping_series
+            WHERE forecast_week = (SELECT max(forecast_week) FROM forecasts WHERE level = 'total')
             ORDER BY probability_of_return, store, dept LIMIT {NAMED}"""  # noqa: S608 (a number)
     )
     if not rows:

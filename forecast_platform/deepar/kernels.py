@@ -10,23 +10,16 @@ order: input, forget, output, candidate.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, ParamSpec
+import functools
 
 import numba
 import numpy as np
 import torch
-from llvmlite import binding
-from numba.core import codegen
 from numpy.typing import NDArray
 
-PROCESSOR = binding.get_host_cpu_name()  # in LLVM's words: "znver3", "cascadelake"
-if numba.config.CPU_FEATURES is None and "+avx512f" in codegen.get_host_cpu_features():
-    # By itself LLVM uses half of each register, for the sake of the clock; the matrix products beside use all of it.
-    numba.config.CPU_FEATURES = codegen.get_host_cpu_features() + ",-prefer-256-bit"
+from forecast_platform.compiled import compiled
 
 Floats = NDArray[np.float32]
-Arguments = ParamSpec("Arguments")
 
 _ONE, _TWO, _ZERO = np.float32(1.0), np.float32(2.0), np.float32(0.0)
 # e^-x = 2^n 2^r with n whole and |r| <= 1/2. Beyond 43 sigmoid and tanh are flat, and two such numbers still have a
@@ -47,26 +40,9 @@ def serve(like: torch.Tensor) -> bool:
     return bool(like.device.type == "cpu" and like.dtype == torch.float32)
 
 
-# Only what is named here is compiled: an array of another type or layout is an error and no second compilation.
 _1D, _2D, _3D, _4D, _5D = (numba.types.Array(numba.float32, dimensions, "C") for dimensions in (1, 2, 3, 4, 5))
-
-
-def _compiled(*types: Any) -> Callable[[Callable[Arguments, None]], Callable[Arguments, None]]:
-    """Compiled when the module is loaded: the first time in a second or two, from then on out of a cache beside the
-    source or in the user's folder.
-
-    Sums may be fused with products, and nothing else be rearranged: a cell gets the same bits wherever it stands.
-    """
-    options: dict[str, Any] = {"fastmath": {"contract"}, "error_model": "numpy", "nogil": True}
-
-    def compiled(function: Callable[Arguments, None]) -> Callable[Arguments, None]:
-        try:
-            made: Callable[Arguments, None] = numba.njit(numba.void(*types), cache=True, **options)(function)
-        except RuntimeError:  # there is no folder to keep it in that can be written to
-            made = numba.njit(numba.void(*types), **options)(function)
-        return made
-
-    return compiled
+# Sums may be fused with products, and nothing else be rearranged: a cell gets the same bits wherever it stands.
+_compiled = functools.partial(compiled, fastmath={"contract"})
 
 
 @numba.njit(inline="always")

@@ -25,6 +25,7 @@ from forecast_platform.deepar.series import SeriesSet
 _COUNTED = 64  # means up to which a count is found by counting
 _NARROWEST_START, _WIDEST_START = 0.01, 20.0  # widths that training begins with
 _FLOOR = 1e-4  # keeps widths and shapes away from zero, where the likelihood is unbounded
+_NARROWEST = np.float32(_FLOOR)
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,8 @@ class Likelihood:
     def draw(self, raw: Tensor, scale: Tensor, base: Sequence[Tensor], out: Tensor) -> None:
         """`sample` from raw outputs (P, B) into `out` (B,); scale and the base variates are (B,) each."""
         if self.name == "student-t" and kernels.serve(raw):
-            kernels.student_t(raw.numpy(), *(each.numpy() for each in base), _FLOOR, out.numpy())
+            log_u, cosine = base
+            kernels.student_t(raw.numpy(), log_u.numpy(), cosine.numpy(), _NARROWEST, out.numpy())
         else:
             out.copy_(self.sample(self.parameters(raw.unbind(0), scale), base))
 

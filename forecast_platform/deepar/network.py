@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from forecast_platform.compiled import PROCESSOR
 from forecast_platform.deepar import kernels
 
 LARGE = 1_000_000  # multiplications of a tick's product from which oneDNN makes up for its later start
@@ -352,7 +353,7 @@ def large_products(device: torch.device, transposed: bool = False) -> AbstractCo
     as fast elsewhere. "Medium" also allows oneDNN to round to bfloat16, which it does where the CPU has tiles (AMX);
     there, and on a GPU, the context does nothing.
     """
-    gains = device.type == "cpu" and (transposed or kernels.PROCESSOR.startswith("znver"))
+    gains = device.type == "cpu" and (transposed or PROCESSOR.startswith("znver"))
     return _ThroughOneDNN() if gains and _one_dnn_is_exact() else nullcontext()
 
 

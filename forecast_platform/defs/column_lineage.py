@@ -40,6 +40,7 @@ SOURCES: dict[str, dict[str, str]] = {
         "naive_wql": _SALES,
         "verdict": _SALES,
         "why": _SALES,
+        "candidates": _SALES,
     },
     "forecast_table": {
         "forecast_week": "cleaned_series.week",

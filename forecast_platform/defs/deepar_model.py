@@ -67,6 +67,7 @@ def deepar_model(
         "naive_wql": judgement.naive_wql,
         "verdict": judgement.verdict,
         "why": why + judgement.why,
+        "candidates": json.dumps(model.tried),
         **run_columns(context.run_id),
     }
     schema = lake.specs["models"].schema
@@ -81,6 +82,7 @@ def deepar_model(
             target=model.target,
             network_share=model.network_share,
             weights=dg.MetadataValue.json(model.blend.weights),
+            candidates=dg.MetadataValue.json(model.tried),
             covariates=list(model.features),
             interval_factors=dg.MetadataValue.json([list(row) for row in model.calibration.factors]),
             interval_factors_of_sums=dg.MetadataValue.json(dict(model.calibration.sums)),

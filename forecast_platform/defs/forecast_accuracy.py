@@ -2,8 +2,6 @@
 published later, for a week whose sales are there already, is scored by the step that publishes it, forecast_table."""
 
 import dagster as dg
-import pyarrow as pa
-import pyarrow.compute as pc
 from dagster_duckdb import DuckDBResource
 
 from forecast_platform.defs import pictures
@@ -11,7 +9,7 @@ from forecast_platform.defs.cleaned_series import cleaned_series
 from forecast_platform.defs.column_lineage import column_lineage
 from forecast_platform.defs.forecast_table import forecast_table
 from forecast_platform.defs.partitions import OWNERS, history_of, scored_again, weekly, weeks_of
-from forecast_platform.defs.resources import Platform
+from forecast_platform.defs.resources import Platform, lake_connection
 from forecast_platform.defs.stage import Stage
 from forecast_platform.publishing.accuracy import rescore
 from forecast_platform.scores import SCORES
@@ -38,30 +36,34 @@ def forecast_accuracy(
 ) -> dg.MaterializeResult:
     stage, weeks, settings, lake = Stage(context), weeks_of(context), platform.settings, platform.lake
     with duckdb.get_connection() as con:
-        found = rescore(lake, con, sold=weeks)
-        rows = found.filter(pc.is_in(found["week"], pa.array(weeks)))
-        con.register("rows", rows)
+        scored = rescore(lake, con, sold=weeks)
+    between = [weeks[0], weeks[-1]]
+    with lake_connection(platform, duckdb, "forecast_accuracy") as con:
+        (rows,) = con.execute(
+            "SELECT count(*) FROM forecast_accuracy WHERE week BETWEEN ? AND ?", between
+        ).fetchone() or (0,)
         scores = con.execute(
             f"""
             SELECT week, forecast_weeks, wape, wql, coverage, naive_wape FROM (
                 SELECT week, count(DISTINCT forecast_week) AS forecast_weeks, {SCORES}
-                FROM rows WHERE level = 'series' GROUP BY week
+                FROM forecast_accuracy WHERE level = 'series' AND week BETWEEN ? AND ? GROUP BY week
             )
-            """  # noqa: S608 (only our own SQL is composed)
+            """,  # noqa: S608 (only our own SQL is composed)
+            between,
         ).fetchall()
         shown = {}
         if scores:
             shown = {
                 "worst_series": pictures.worst_series(con, weeks[-1]),
-                "coverage_by_horizon": pictures.coverage_by_horizon(con),
+                "coverage_by_horizon": pictures.coverage_by_horizon(con, *between),
                 "dashboard": dg.MetadataValue.url(f"{settings.dashboard_url}/accuracy"),
             }
-    scored_again(context, sorted(set(found["week"].to_pylist()) - set(weeks)), "last year's week changed")
+    scored_again(context, sorted(set(scored) - set(weeks)), "last year's week changed")
     for week, *numbers in scores:
         names = ("forecasts_scored", "wape", "wql", "coverage", "naive_wape")
         metadata = {name: value for name, value in zip(names, numbers, strict=True) if value is not None}
         context.add_asset_metadata(metadata, partition_key=key(week))
     return dg.MaterializeResult(
-        metadata=stage.metadata(lake.specs["forecast_accuracy"].schema, rows=len(rows), **shown)
+        metadata=stage.metadata(lake.specs["forecast_accuracy"].schema, rows=rows, **shown)
         | column_lineage("forecast_accuracy")
     )

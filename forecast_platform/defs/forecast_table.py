@@ -2,6 +2,7 @@
 reason for every series that has none. Replaced whole, in one commit, so a reader sees the old week or the new one."""
 
 import datetime as dt
+from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
@@ -19,7 +20,7 @@ from forecast_platform.defs.raw_sales import raw_sales
 from forecast_platform.defs.resources import Platform, lake_connection
 from forecast_platform.defs.stage import Stage
 from forecast_platform.lake.lake import run_columns, with_columns
-from forecast_platform.levels import KEYS, SUMS, attribute_levels
+from forecast_platform.levels import KEYS, SUMS, attribute_levels, names_of
 from forecast_platform.publishing.accuracy import rescore
 from forecast_platform.publishing.forecasts import forecast_rows, member_rows
 
@@ -56,39 +57,41 @@ def forecast_table(
         context.log.warning(notice)
     widths = {level.name: model.calibration.factor(level) for level in levels}
 
-    def published(*, lead_time: bool) -> pa.Table:
-        shards = made.shards(settings.quantiles, settings.prediction_length)
-        asked = (week, settings.quantiles, settings.quantile_columns, widths, levels)
-        found = forecast_rows(shards, *asked, lead_time=lead_time)
-        return with_columns(found, model_version=model.version, as_known=mode, **run)
+    sums, horizon = made.sums(), settings.prediction_length
 
-    rows = published(lead_time=False)
+    def published(*, lead_time: bool) -> Iterator[pa.Table]:
+        series = made.forecasts(settings.quantiles, horizon, lead_time=lead_time)
+        asked = (week, settings.quantiles, settings.quantile_columns, widths, levels)
+        for rows in forecast_rows(sums, series, *asked, lead_time=lead_time):
+            yield with_columns(rows, model_version=model.version, as_known=mode, **run)
+
+    # First what reads all files of the predictions: where one is damaged nothing of the week changes.
+    lake.replace_weeks("lead_time_demand", [week], published(lead_time=True))
     beside = made.beside()
     without, silent = beside["no_forecast"], beside["stopping_series"]
-    known = [[*pc.unique(rows[name]).drop_null().to_pylist(), *without[name].to_pylist()] for name in KEYS]
-    members = member_rows(by_attributes, *known)
-    series = pc.sum(pc.equal(rows["level"], "series")).as_py() // settings.prediction_length
-    for name, found in (beside | {"level_members": members}).items():
+    groups = {name: names_of(part.names) for name, part in sums.items()}
+    known = [[*(groups[name][:, at] if groups else ()), *pc.unique(without[name]).to_pylist()]
+             for at, name in enumerate(KEYS)]  # fmt: skip
+    for name, found in (beside | {"level_members": member_rows(by_attributes, *known)}).items():
         lake.replace_weeks(name, [week], with_columns(found, forecast_week=pa.scalar(week, pa.date32()), **run))
-    lake.replace_weeks("lead_time_demand", [week], published(lead_time=True))
-    changed = lake.replace_weeks("forecasts", [week], rows)
+    changed = lake.replace_weeks("forecasts", [week], published(lead_time=False))
     # Whatever the order of runs: weeks ahead that have been sold already are scored by what was published now.
     with duckdb.get_connection() as con:
-        scores = rescore(lake, con, published=[week])
-    scored_again(context, sorted(set(scores["week"].to_pylist())), f"the forecast of {week} was published")
+        scored = rescore(lake, con, published=[week])
+    scored_again(context, scored, f"the forecast of {week} was published")
     metadata: dict[str, Any] = {"notices": notices} if notices else {}
     if changed and landed and landed[0]:
         delay = (dt.datetime.now(dt.UTC) - landed[0].astimezone(dt.UTC)).total_seconds()
         metadata["seconds_from_landing"] = round(delay, 1)
         context.log.info(f"published {week}: {delay:.1f} s after the week's sales landed")
     picture = pictures.total_with_fan(lake, settings, week)
-    with lake_connection(platform, duckdb, "forecast_revisions") as con:
+    with lake_connection(platform, duckdb, "forecasts") as con:
         revisions = pictures.largest_revisions(con, week)
     return dg.MaterializeResult(
         metadata=stage.metadata(
             lake.specs["forecasts"].schema,
-            rows=len(rows),
-            series=series,
+            rows=horizon * (made.series + sum(len(names) for names in groups.values())),
+            series=made.series,
             without_forecast=len(without),
             stopping=len(silent),
             stopping_share_of_sales=pc.sum(silent["share_of_sales"]).as_py() or 0.0,

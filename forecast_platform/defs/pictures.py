@@ -64,30 +64,36 @@ def total_with_fan(lake: Lake, settings: Settings, week: dt.date) -> dg.Markdown
 
 def largest_revisions(con: duckdb.DuckDBPyConnection, week: dt.date) -> dg.MarkdownMetadataValue:
     """The series whose forecast changed most since the run before, over the weeks that both forecast."""
+    before = con.execute("SELECT max(forecast_week) FROM forecasts WHERE forecast_week < ?", [week]).fetchone()
     rows = con.execute(
-        """SELECT store, dept, sum(previous_p50), sum(p50), sum(change) FROM forecast_revisions
-           WHERE forecast_week = ? AND level = 'series' GROUP BY store, dept ORDER BY abs(sum(change)) DESC LIMIT 10""",
-        [week],
+        """SELECT n.store, n.dept, sum(b.p50), sum(n.p50), sum(n.p50 - b.p50) AS change
+           FROM forecasts AS n JOIN forecasts AS b USING (level, store, dept, target_week)
+           WHERE n.level = 'series' AND n.forecast_week = $week AND b.level = 'series' AND b.forecast_week = $before
+           GROUP BY n.store, n.dept ORDER BY abs(change) DESC LIMIT 10""",
+        {"week": week, "before": before[0] if before else None},
     ).fetchall()
     return _table(("store", "dept", "run before", "this run", "change"), rows, "no run before this one")
 
 
 def worst_series(con: duckdb.DuckDBPyConnection, week: dt.date) -> dg.MarkdownMetadataValue:
-    """The series furthest off in a week, forecast one week before; of the rows registered as `rows`."""
+    """The series furthest off in a week, forecast one week before."""
     rows = con.execute(
-        """SELECT store, dept, actual, p50, error FROM rows WHERE week = ? AND level = 'series' AND horizon = 1
+        """SELECT store, dept, actual, p50, error FROM forecast_accuracy
+           WHERE week = ? AND level = 'series' AND horizon = 1
            ORDER BY abs_error DESC LIMIT 10""",
         [week],
     ).fetchall()
     return _table(("store", "dept", "sold", "forecast", "off by"), rows, "no forecast made one week before")
 
 
-def coverage_by_horizon(con: duckdb.DuckDBPyConnection) -> dg.MarkdownMetadataValue:
-    """How many of the sales lay inside their interval, by weeks ahead, and how many should: forecasts made before the
-    quantiles changed had another interval. Of the rows registered as `rows`."""
+def coverage_by_horizon(con: duckdb.DuckDBPyConnection, first: dt.date, last: dt.date) -> dg.MarkdownMetadataValue:
+    """How many of the sales of these weeks lay inside their interval, by weeks ahead, and how many should:
+    forecasts made before the quantiles changed had another interval."""
     found = con.execute(
-        f"""SELECT horizon, {scores_sql("coverage", "held")} FROM rows
-            WHERE level = 'series' AND in_interval IS NOT NULL GROUP BY horizon ORDER BY horizon"""  # noqa: S608 (only our own SQL is composed)
+        f"""SELECT horizon, {scores_sql("coverage", "held")} FROM forecast_accuracy
+            WHERE week BETWEEN ? AND ? AND level = 'series' AND in_interval IS NOT NULL
+            GROUP BY horizon ORDER BY horizon""",  # noqa: S608 (only our own SQL is composed)
+        [first, last],
     ).fetchall()
     if not found:
         return dg.MarkdownMetadataValue("no forecast with an interval")

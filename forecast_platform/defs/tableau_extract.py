@@ -35,7 +35,7 @@ if hyper.available():
         stage = Stage(context)
         with lake_connection(platform, duckdb) as con:
             extract = hyper.write_extract(con, platform.settings.home / "exports" / "forecast.hyper")
-        kept = platform.cloud.keep("exports/forecast.hyper", extract.path.read_bytes())
+        kept = platform.cloud.keep("exports/forecast.hyper", extract.path)
         return dg.MaterializeResult(
             metadata=stage.metadata(
                 file=dg.MetadataValue.path(kept),

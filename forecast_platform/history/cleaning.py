@@ -7,103 +7,101 @@ question can be asked as of any earlier moment.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from forecast_platform.history.absence import AUTO, NoRow, judge
-from forecast_platform.history.panel import Panel
-from forecast_platform.history.versions import BEGINNING, EVER, VERSIONS
+from forecast_platform.history.grid import Grid, Matrix
+from forecast_platform.history.shards import Retailer, over_shards
 
 RECENT_WEEKS = 4
-
-# Each observation covers the grid from its own week to the week before the series' next one, or until the series
-# counts as closed. So a gap is a row with null sales, and a closed series stops having rows.
-_GRID = """  -- every date here is a week end, so steps of 7 days from any of them stay on the grid
-    WITH versions AS (SELECT store, dept, week FROM in_force WHERE restated AND week >= $first),
-    holiday AS (SELECT week, bool_or(row.is_holiday) AS is_holiday FROM in_force GROUP BY week),
-    observation AS (
-        SELECT store, dept, week, row,
-               least(coalesce(lead(week) OVER (PARTITION BY store, dept ORDER BY week) - 7, $last),
-                     week + CAST($open_days AS INTEGER), $last) AS covers_to
-        FROM in_force WHERE row.sales IS NOT NULL
-    ),
-    grid AS (
-        SELECT store, dept, row, week AS observed_week,
-               unnest(generate_series(greatest(week, $first), covers_to, INTERVAL 7 DAY))::DATE AS week
-        FROM observation WHERE covers_to >= $first
-    )
-    SELECT g.week, g.store, g.dept,
-           CASE WHEN g.week = g.observed_week THEN g.row.sales WHEN m.filled THEN 0 END AS sales,
-           g.week = g.observed_week OR coalesce(m.filled, false) AS observed,
-           g.week = g.observed_week AND g.row.sales < 0 AS is_return,
-           v.week IS NOT NULL AS is_restated,
-           coalesce(h.is_holiday, false) AS is_holiday,
-           CASE WHEN g.week = g.observed_week THEN g.row.landed_at END AS landed_at,
-           CASE WHEN g.week = g.observed_week THEN g.row.source_key END AS source_key,
-           coalesce(m.filled, false) AS filled,
-           coalesce(m.closed, false) AS store_closed
-    FROM grid AS g
-    LEFT JOIN marks AS m ON m.store = g.store AND m.dept = g.dept AND m.week = g.week
-    LEFT JOIN versions AS v ON v.store = g.store AND v.dept = g.dept AND v.week = g.week
-    LEFT JOIN holiday AS h ON h.week = g.week
-"""
+CELLS_PER_GB = 1 << 21  # cells (a series' week) worked on at one time, for each GB of memory a run may take
+_FILLED, _CLOSED = 1, 2  # marks of a cell
 
 # Rows of `cleaned_series` that a file had, not filled zeros (null: written before any were filled).
 LANDED = "observed AND NOT coalesce(filled, false)"
 
 
 def clean_weeks(
-    con: duckdb.DuckDBPyConnection, first: dt.date, last: dt.date, active_weeks: int, no_row: NoRow = AUTO
-) -> pa.Table:
-    """Rows of `cleaned_series` for the weeks first .. last, from all rows of weeks <= last that have landed.
+    con: duckdb.DuckDBPyConnection,
+    first: dt.date,
+    last: dt.date,
+    active_weeks: int,
+    no_row: NoRow = AUTO,
+    at_most: int = 4 * CELLS_PER_GB,
+) -> Iterator[pa.Table]:
+    """Rows of `cleaned_series` for the weeks first .. last, from all rows of weeks <= last that have landed: a table
+    for each week that has any, in the order of weeks, stores and departments.
+
+    An observation covers the weeks up to the series' next one, or until the series counts as closed. So a gap is a row
+    with null sales, and a closed series stops having rows.
 
     Args:
         con: connection the lake is attached to.
         active_weeks: a series without sales for this many weeks is closed and has no row.
         no_row: what a week without a row means, see history/absence.py. Filled zeros are marked `filled`,
             and count as observed.
+        at_most: cells worked on at one time, see Grid.
+
+    Raises:
+        ValueError: see Grid.
     """
-    sql = f"WITH {VERSIONS} SELECT store, dept, week, row, restated FROM in_force"  # noqa: S608 (only our own SQL)
-    in_force = con.sql(sql, params={"since": BEGINNING, "last": last, "known_before": EVER}).to_arrow_table()
-    con.register("in_force", in_force)
-    con.register("marks", _marks(in_force, first, last, active_weeks, no_row))
-    parameters = {"first": first, "last": last, "open_days": 7 * (active_weeks - 1)}
-    try:
-        return con.sql(_GRID, params=parameters).to_arrow_table()
-    finally:
-        con.unregister("in_force")
-        con.unregister("marks")
+    grid = Grid(con, first, last, at_most)
+    begin = max(grid.position(first), 0)
+    marks = _marks(grid, begin, active_weeks, no_row)
+    seen = np.full(len(grid), -active_weeks)  # the week of each series' last observation
+    for week in range(max(begin - active_weeks, 0), len(grid.weeks)):
+        sales = grid.sales(week)
+        seen[~np.isnan(sales)] = week
+        open_series = np.flatnonzero(week - seen < active_weeks)
+        if week >= begin and len(open_series):
+            yield _rows(grid, week, open_series, sales, marks.row(week - begin))
 
 
-_MARKS = pa.schema(
-    {"store": pa.string(), "dept": pa.string(), "week": pa.date32(), "filled": pa.bool_(), "closed": pa.bool_()}
-)
+def _marks(grid: Grid, begin: int, active_weeks: int, no_row: NoRow) -> Matrix:
+    """Which cells from the week `begin` on are filled zeros, or of a closed store; (weeks, series)."""
+
+    def judged(series: range, retailer: Retailer) -> NDArray[np.uint8]:
+        absence = judge(grid.panel(series), no_row, active_weeks, retailer)
+        return (_FILLED * absence.filled + _CLOSED * absence.closed).astype(np.uint8).T[begin:]
+
+    marks = Matrix(len(grid.weeks) - begin, len(grid), np.uint8)
+    shards = grid.shards()
+    for series, found in zip(shards, over_shards(shards, judged), strict=True):
+        marks.write(0, found, series.start)
+    return marks
 
 
-def _marks(in_force: pa.Table, first: dt.date, last: dt.date, active_weeks: int, no_row: NoRow) -> pa.Table:
-    """The cells of the weeks first .. last that are filled zeros, or of a closed store: _MARKS."""
-    sales = pc.struct_field(in_force["row"], "sales")
-    rows = pa.table({**{name: in_force[name] for name in ("store", "dept", "week")}, "sales": sales})
-    if sales.null_count == len(rows):
-        return _MARKS.empty_table()
-    panel = Panel.from_table(rows).until(last)
-    absence = judge(panel, no_row, active_weeks)
-    since = max(panel.position(first), 0)
-    series, week = np.nonzero((absence.filled | absence.closed)[:, since:])
-    week += since
-    columns = {
-        "store": panel.store[series].tolist(),
-        "dept": panel.dept[series].tolist(),
-        "week": pa.array(panel.weeks[week].astype("datetime64[D]"), pa.date32()),
-        "filled": absence.filled[series, week],
-        "closed": absence.closed[series, week],
-    }
-    return pa.table(columns, schema=_MARKS)
+def _rows(
+    grid: Grid, week: int, series: NDArray[np.int64], sales: NDArray[np.float64], marks: NDArray[np.uint8]
+) -> pa.Table:
+    """The rows of `cleaned_series` of one week."""
+    sales, marks = sales[series], marks[series]
+    n, restated = (of_week[series] for of_week in grid.versions(week))
+    landed, filled = ~np.isnan(sales), (marks & _FILLED) > 0
+    landing, at = pa.array(n - 1, mask=~landed), pa.array(series)
+    count = len(series)
+    return pa.table(
+        {
+            "week": pa.repeat(pa.scalar(grid.weeks[week].astype(dt.date), pa.date32()), count),
+            "store": grid.store.take(at),
+            "dept": grid.dept.take(at),
+            "sales": pa.array(np.where(landed, sales, 0.0), mask=~(landed | filled)),
+            "observed": landed | filled,
+            "is_return": landed & (sales < 0),
+            "is_restated": restated,
+            "is_holiday": pa.repeat(bool(grid.holiday[week]), count),
+            "landed_at": grid.landings["landed_at"].take(landing),
+            "source_key": grid.landings["source_key"].take(landing),
+            "filled": filled,
+            "store_closed": (marks & _CLOSED) > 0,
+        }
+    )
 
 
 @dataclass(frozen=True)

@@ -132,17 +132,21 @@ def sample(con: duckdb.DuckDBPyConnection, cutoff: dt.date, as_known: str, at_mo
     What a store and its departments sell together is as it was, so what is learnt on the sample holds for the others.
     """
     observed, parameters = _observed(cutoff, as_known)
-    year = {"year": cutoff - 51 * WEEK}
-    sizes = f"""SELECT {{key}}, sum(greatest(sales, 0)) FILTER (week >= $year) AS size, count(DISTINCT {{other}})
-                FROM ({observed}) GROUP BY {{key}} ORDER BY size, {{key}}"""  # noqa: S608 (only our own SQL is composed)
-    stores = con.execute(sizes.format(key="store", other="dept"), parameters | year).fetchall()
+    sizes = """SELECT KEY, sum(greatest(sales, 0)) FILTER (week >= $year) AS size, count(DISTINCT OTHER)
+               FROM (OBSERVED) GROUP BY KEY ORDER BY size, KEY"""
+
+    def by(key: str, other: str) -> list[tuple[str, float, int]]:
+        sql = sizes.replace("KEY", key).replace("OTHER", other).replace("OBSERVED", observed)
+        return con.execute(sql, parameters | {"year": cutoff - 51 * WEEK}).fetchall()
+
+    stores = by("store", "dept")
     series = sum(count for _, _, count in stores)
     if series <= at_most:
         return None
-    depts = con.execute(sizes.format(key="dept", other="store"), parameters | year).fetchall()
+    depts = by("dept", "store")
     wanted = min(max(round(len(stores) * at_most / series), FEWEST_STORES), len(stores))
     some = _evenly([name for name, *_ in stores], wanted)
-    part = at_most / (series * wanted / len(stores))
+    part = at_most / (series * wanted / len(stores)) if wanted <= FEWEST_STORES else 1.0
     also = _evenly([name for name, *_ in depts], min(max(round(len(depts) * part), 1), len(depts)))
     return Sample(some, also, series)
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -81,14 +81,20 @@ class Sums:
         Raises:
             ValueError: a value is not finite, or too large to be added exactly.
         """
+        return cls.by_several([groups], values)[0]
+
+    @classmethod
+    def by_several(cls, several: Sequence[Groups], values: NDArray[Any]) -> list[Sums]:
+        """Of the same rows by several kinds of groups. See `of`."""
         if values.dtype.kind in "bui":
-            whole = _added(groups, values.astype(np.int64))
-            return cls(groups.names, whole, np.zeros_like(whole))
+            return [cls(each.names, total := _added(each, values.astype(np.int64)), total * 0) for each in several]
         if not (np.abs(values) < EXACT).all():  # also of NaN
             raise ValueError(f"values beyond {EXACT:.1e} can't be added exactly; give sales in a larger unit")
-        whole = np.rint(values)
-        rest = np.rint((values - whole) * _REST)
-        return cls(groups.names, _added(groups, whole.astype(np.int64)), _added(groups, rest.astype(np.int64)))
+        rounded = np.rint(values)
+        rest = np.subtract(values, rounded)
+        rest *= _REST
+        whole, rests = rounded.astype(np.int64), np.rint(rest, out=rest).astype(np.int64)
+        return [cls(each.names, _added(each, whole), _added(each, rests)) for each in several]
 
     def __add__(self, other: Sums) -> Sums:
         names, at = np.unique(np.concatenate([self.names, other.names]), return_inverse=True)
@@ -144,12 +150,27 @@ class Retailer:
 
     Args:
         known: the sums of all shards asked for so far, in order; None: the panel holds every series.
-        kept: folder of what the shard has worked out so far; None: nothing is kept.
+        kept: folder of what the shard has worked out so far; None: nothing is kept between rounds.
+        keeps: what is made `once` is kept as long as this object.
     """
 
-    def __init__(self, known: Sequence[Asked] | None = None, kept: Path | None = None) -> None:
+    def __init__(self, known: Sequence[Asked] | None = None, kept: Path | None = None, keeps: bool = True) -> None:
         self._known, self._kept = known, kept
         self._asked = self._made = 0
+        self._once: dict[Hashable, Any] | None = {} if keeps else None
+
+    def once(self, key: Hashable, make: Callable[[], Result]) -> Result:
+        """What `make` gives: the first time it is asked for by a key, where results are kept, and again otherwise.
+
+        Args:
+            key: tells all apart that the result depends on, sales included.
+        """
+        if self._once is None:
+            return make()
+        if key not in self._once:
+            self._once[key] = make()
+        found: Result = self._once[key]
+        return found
 
     def every(self, *parts: tuple[Groups, NDArray[Any]]) -> Asked:
         """The sums of each of the parts, of all groups there are; given as (groups, values (N, ...)).
@@ -206,7 +227,7 @@ class Retailer:
         return made
 
 
-WHOLE = Retailer()
+WHOLE = Retailer(keeps=False)
 
 
 @dataclass(frozen=True)

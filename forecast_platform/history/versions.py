@@ -41,40 +41,40 @@ _COUNTED = """
 """
 
 # Common table expressions, to follow WITH, of the weeks $since .. $last as known before $known_before:
-#   last_version  one row per key that was ever delivered: `row` as it was last, `restated`: delivered more than once
-#   withdrawn     the keys of those that a later landing left out
-#   in_force      last_version without the withdrawn
-# Few rows have a later landing in their store and week, so the self-join of `resent` is small, mostly empty.
+#   in_force   one row per key in force: `row`, `n` of the landing it came with, `restated`: delivered more than once
+# A landing holds a key once. So a week of one landing is in force as it was delivered; only weeks of several, which are
+# few, are grouped (latest: each key as it was last) and searched for what a later landing left out (withdrawn).
 VERSIONS = f"""
     counted AS ({_COUNTED.format(kind="sales")}),
-    delivered AS (
-        SELECT store, dept, week, n, line, sales, is_holiday, r.landed_at, r.source_key
+    delivered AS NOT MATERIALIZED (
+        SELECT store, dept, week, n, line,
+               {{sales: sales, is_holiday: is_holiday, landed_at: r.landed_at, source_key: r.source_key}} AS row
         FROM raw_sales AS r JOIN counted AS c ON c.source_key = r.source_key AND c.landed_at = r.landed_at
         WHERE week BETWEEN $since AND $last
     ),
-    last_version AS MATERIALIZED (
-        SELECT store, dept, week, max(n) AS n, count(*) > 1 AS restated,
-               arg_max({{sales: sales, is_holiday: is_holiday, landed_at: landed_at, source_key: source_key}},
-                       CAST(n AS BIGINT) << 40 | line) AS row
-        FROM delivered GROUP BY store, dept, week
+    shared AS MATERIALIZED (SELECT week FROM delivered GROUP BY week HAVING min(n) < max(n)),
+    several AS MATERIALIZED (SELECT * FROM delivered WHERE week IN (FROM shared)),
+    latest AS MATERIALIZED (
+        SELECT store, dept, week, max(n) AS n, count(*) > 1 AS restated, arg_max(row, n) AS row
+        FROM several GROUP BY store, dept, week
     ),
     dropped AS (
-        SELECT store, dept, week, n FROM last_version
-        JOIN (SELECT store, week, max(n) AS newest FROM last_version GROUP BY store, week) USING (store, week)
+        SELECT store, dept, week, n FROM latest
+        JOIN (SELECT store, week, max(n) AS newest FROM latest GROUP BY store, week) USING (store, week)
         WHERE n < newest
     ),
     resent AS (
         SELECT DISTINCT earlier.n AS earlier, later.n AS later, earlier.week
-        FROM delivered AS earlier
+        FROM several AS earlier
         JOIN (SELECT DISTINCT n, week FROM dropped) AS d ON d.n = earlier.n AND d.week = earlier.week
-        JOIN delivered AS later
+        JOIN several AS later
           ON later.week = earlier.week AND later.store = earlier.store AND later.dept = earlier.dept
          AND later.n > earlier.n
         WHERE later.n IN (SELECT n FROM counted WHERE whole)
     ),
     restating AS (
         SELECT n, week, store, dept, min(store) OVER here = max(store) OVER here AS one_store
-        FROM delivered SEMI JOIN (SELECT DISTINCT later AS n, week FROM resent) USING (n, week)
+        FROM several SEMI JOIN (SELECT DISTINCT later AS n, week FROM resent) USING (n, week)
         WINDOW here AS (PARTITION BY n, week)
     ),
     withdrawn AS (
@@ -88,7 +88,9 @@ VERSIONS = f"""
         WHERE s.one_store OR p.dept IS NOT NULL
     ),
     in_force AS (
-        SELECT store, dept, week, row, restated FROM last_version ANTI JOIN withdrawn USING (store, dept, week)
+        SELECT store, dept, week, n, row, false AS restated FROM delivered WHERE week NOT IN (FROM shared)
+        UNION ALL
+        SELECT store, dept, week, n, row, restated FROM latest ANTI JOIN withdrawn USING (store, dept, week)
     )
 """  # noqa: S608 (only our own SQL is composed)
 

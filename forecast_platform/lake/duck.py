@@ -3,7 +3,9 @@ the extension that would let it read S3 is not on the package index."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import duckdb
 import pyarrow as pa
@@ -11,7 +13,20 @@ import pyarrow as pa
 from forecast_platform.lake.tables import TableSpec
 
 if TYPE_CHECKING:
+    import pyarrow.dataset as ds
+    from pyiceberg.expressions import BooleanExpression
     from pyiceberg.table import FileScanTask, Table
+
+
+_BATCH_ROWS = 65_536
+
+
+def bound(con: duckdb.DuckDBPyConnection, memory_gb: float | None, spill: Path | None) -> None:
+    """Let a connection take so much memory, and use a folder for what is more. Several processes may share it."""
+    if memory_gb is not None:
+        con.execute(f"SET memory_limit = '{memory_gb * 1000:.0f}MB'")
+    if spill is not None and con.execute("SELECT current_setting('temp_directory')").fetchall() != [(str(spill),)]:
+        con.execute(f"SET temp_directory = {literal(str(spill))}")
 
 
 def show(con: duckdb.DuckDBPyConnection, spec: TableSpec, table: Table | None, tasks: list[FileScanTask]) -> None:
@@ -23,25 +38,53 @@ def show(con: duckdb.DuckDBPyConnection, spec: TableSpec, table: Table | None, t
     places = [_place(table, task) for task in tasks] if table else []
     local = [path for scheme, _, path in places if scheme == "file"]
     if table is None or not local:
-        con.from_arrow(_dataset(spec, table, tasks) if table and tasks else nothing).create_view(
-            spec.name, replace=True
-        )
+        con.from_arrow(dataset(spec, table, tasks) if table and tasks else nothing).create_view(spec.name, replace=True)
         return
-    files = f"[{', '.join(map(literal, local))}]"
+    files = f"[{', '.join(map(literal, local))}], {_partitioning(spec, local)}"
     if len(table.schemas()) == 1 and set(spec.schema.names) <= set(table.schema().column_names):
-        rows = f"SELECT * FROM read_parquet({files}, hive_partitioning=false)"  # noqa: S608
+        rows = f"SELECT * FROM read_parquet({files})"  # noqa: S608
     else:
         # Files of before and after a change of columns differ; reading by name costs all their footers. The empty table
         # brings the columns that no file has yet: those of a new version, before it has written anything.
         con.from_arrow(nothing).create_view(f"_{spec.name}", replace=True)
         rows = (
-            f"SELECT * FROM read_parquet({files}, hive_partitioning=false, union_by_name=true) "  # noqa: S608
+            f"SELECT * FROM read_parquet({files}, union_by_name=true) "  # noqa: S608
             f"UNION ALL BY NAME SELECT * FROM _{spec.name}"
         )
     con.execute(f"CREATE OR REPLACE VIEW {spec.name} AS {rows}")
 
 
-def _dataset(spec: TableSpec, table: Table, tasks: list[FileScanTask]) -> Any:
+def _partitioning(spec: TableSpec, paths: list[str]) -> str:
+    """Has DuckDB take a file's partition from its folder, as in data/week=2024-01-05/, so that it opens no file of a
+    week that is not asked for (but one, for the columns). Not where another folder has such a name: it would be taken
+    for a column."""
+    named = spec.partition and all(path.count("=") == path.count(f"/data/{spec.partition}=") == 1 for path in paths)
+    return f"hive_partitioning=true, hive_types={{'{spec.partition}': DATE}}" if named else "hive_partitioning=false"
+
+
+def scan(
+    spec: TableSpec, table: Table, where: BooleanExpression | None = None, columns: Sequence[str] | None = None
+) -> ds.Scanner:
+    """A table's rows that match, as a stream: of the spec's columns or some of them, in the spec's types. Little is in
+    memory at a time."""
+    import pyarrow.dataset as ds
+    from pyiceberg.expressions import AlwaysTrue
+    from pyiceberg.expressions.visitors import bind
+    from pyiceberg.io.pyarrow import expression_to_pyarrow
+
+    where = where or AlwaysTrue()
+    tasks = list(table.scan(row_filter=where).plan_files())
+    types = [spec.schema.field(c) for c in columns or spec.schema.names]
+    return dataset(spec, table, tasks).scanner(
+        columns={field.name: ds.field(field.name).cast(field.type) for field in types},
+        filter=expression_to_pyarrow(bind(table.schema(), where, case_sensitive=True), table.schema()),
+        batch_size=_BATCH_ROWS,
+        batch_readahead=2,
+        fragment_readahead=1,
+    )
+
+
+def dataset(spec: TableSpec, table: Table, tasks: list[FileScanTask]) -> ds.FileSystemDataset:
     """A table's files as a pyarrow dataset: DuckDB hands it the columns and filters it needs, and a file whose
     partition does not match is never opened. Columns that a file lacks are null."""
     import pyarrow.dataset as ds
@@ -59,7 +102,7 @@ def _dataset(spec: TableSpec, table: Table, tasks: list[FileScanTask]) -> Any:
             for at, field in enumerate(table.specs()[task.file.spec_id].fields)
         ]
         fragments.append(form.make_fragment(path, io.fs_by_scheme(scheme, bucket), *partition))
-    return ds.FileSystemDataset(fragments, schema, form, fragments[0].filesystem)
+    return ds.FileSystemDataset(fragments, schema, form, fragments[0].filesystem if fragments else None)
 
 
 def _place(table: Table, task: FileScanTask) -> tuple[str, str, str]:

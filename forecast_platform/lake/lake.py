@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import json
 import random
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,14 +22,16 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from forecast_platform.lake.duck import literal, show
-from forecast_platform.lake.tables import LOCAL, NAMESPACE, PROVENANCE, QUANTILE, VIEWS, TableSpec, table_specs
+from forecast_platform.lake.duck import bound, literal, scan, show
+from forecast_platform.lake.tables import LOCAL, NAMESPACE, PROVENANCE, QUANTILE, SPILL, VIEWS, TableSpec, table_specs
 
 if TYPE_CHECKING:
+    import pyarrow.dataset as ds
     from pyiceberg.catalog import Catalog
     from pyiceberg.expressions import BooleanExpression
     from pyiceberg.table import FileScanTask, Table
 
+    from forecast_platform.lake.blocks import Blocks, NewRows
     from forecast_platform.lake.files import Files
 
 
@@ -59,6 +60,8 @@ class Lake:
         namespace: the catalog's name of the schema the tables are in.
         quantile_columns: published quantiles, the columns of `forecasts`.
         files: opens the storage of a warehouse, for maintenance; None: a disk.
+        memory_gb: what a query of DuckDB may take before it spills to disk; None: as DuckDB decides.
+        spill: folder for that, made when needed; what a killed process left there is swept by maintenance.
     """
 
     def __init__(
@@ -67,15 +70,18 @@ class Lake:
         namespace: str,
         quantile_columns: Sequence[str],
         files: Callable[[str], Files] | None = None,
+        memory_gb: float | None = None,
+        spill: Path | None = None,
     ) -> None:
         self._open, self.files = catalog, files
+        self._memory_gb, self.spill = memory_gb, spill
         self.namespace = namespace
         self._catalog: Catalog | None = None
         self._planned: dict[str, tuple[str, list[FileScanTask]]] = {}  # by table, of the state (metadata file) named
         self.specs: dict[str, TableSpec] = table_specs(tuple(quantile_columns))
 
     @classmethod
-    def local(cls, warehouse: Path, quantile_columns: Sequence[str]) -> Lake:
+    def local(cls, warehouse: Path, quantile_columns: Sequence[str], memory_gb: float | None = None) -> Lake:
         """The tables under a folder. Raises LakeError at first use, see lake/local.py."""
 
         def opened() -> Catalog:
@@ -83,7 +89,7 @@ class Lake:
 
             return local_catalog(warehouse)
 
-        return cls(opened, NAMESPACE, quantile_columns)
+        return cls(opened, NAMESPACE, quantile_columns, memory_gb=memory_gb, spill=warehouse / SPILL)
 
     @property
     def catalog(self) -> Catalog:
@@ -151,39 +157,50 @@ class Lake:
                     found[name] = lacking
         return found
 
-    def replace(self, name: str, where: BooleanExpression, rows: pa.Table | Callable[[pa.Table], pa.Table]) -> bool:
+    def replace(
+        self, name: str, where: BooleanExpression, rows: pa.Table | Blocks | Callable[[pa.Table], pa.Table]
+    ) -> bool:
         """Exchange the rows matching `where` for `rows`, in one atomic commit.
 
         Args:
             where: filter on the table's columns; on the partition column wherever there is one.
-            rows: every column of the table's schema, any order; all of them must match `where`. Or a function that
-                makes them of the rows there now; it is asked again when another writer was first.
+            rows: every column of the table's schema, any order; all of them must match `where`. Or blocks of them, such
+                as a reader of record batches, of which one at a time is in memory, see `write_blocks`. Or a function
+                that makes them of the rows there now; it is asked again when another writer was first.
 
         Returns:
             False when the table already held exactly these rows (but for PROVENANCE): then nothing is committed.
 
         Raises:
-            LakeError: the key repeats in `rows`, or other writers kept winning.
+            LakeError: the key repeats in `rows`, blocks are out of order, or other writers kept winning.
         """
         from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException, ValidationException
 
+        from forecast_platform.lake.blocks import NewRows
+        from forecast_platform.lake.transaction import ThriftyTransaction
+
         spec = self.specs[name]
-        given = rows if callable(rows) else _conform(rows, spec)
+        new: NewRows | None = None
         unknown = False
         for attempt in range(_CONFLICT_RETRIES):
             table = self.table(name)
-            there = table.scan(row_filter=where).to_arrow()
-            new = _conform(given(there.select(spec.schema.names)), spec) if callable(given) else given
-            if _same_content(there, new, spec):
+            if callable(rows):
+                new = NewRows(rows(scan(spec, table, where).to_table()), spec, table)
+            elif new is None:
+                new = NewRows(rows, spec, table)
+            if self._same(scan(spec, table, where), new, table):
+                if not unknown:
+                    new.drop(table)
                 return unknown  # a commit of ours that was reported lost had landed
             try:
-                with warnings.catch_warnings(), table.transaction() as transaction:
+                with warnings.catch_warnings(), ThriftyTransaction(table) as transaction:
                     # The first write of a week has nothing to delete, which pyiceberg warns about.
                     warnings.filterwarnings("ignore", message="Delete operation did not match")
+                    transaction.delete(where)
                     if len(new):
-                        transaction.overwrite(new, overwrite_filter=where)
-                    else:
-                        transaction.delete(where)
+                        with transaction.update_snapshot().merge_append() as added:
+                            for file in new.files(table):
+                                added.append_data_file(file)
                 return True
             except (CommitFailedException, ValidationException, CommitStateUnknownException) as error:
                 # Refused because another writer was first, or the outcome is unknown. Either way nothing is cleaned
@@ -192,7 +209,7 @@ class Lake:
                 _wait(attempt)
         raise LakeError(f"{name}: {_CONFLICT_RETRIES} commits in a row met another writer; run again when it is done")
 
-    def replace_weeks(self, name: str, weeks: Iterable[dt.date], rows: pa.Table) -> bool:
+    def replace_weeks(self, name: str, weeks: Iterable[dt.date], rows: pa.Table | Blocks) -> bool:
         """`replace` for whole weeks of a week-partitioned table, many weeks in one commit.
 
         Raises:
@@ -201,29 +218,47 @@ class Lake:
         partition = self.specs[name].partition
         assert partition is not None, f"{name} is not partitioned by week"
         keys = {w.isoformat() for w in weeks}
-        found = {str(w) for w in pc.unique(rows[partition]).to_pylist()} if partition in rows.column_names else set()
-        if strays := found - keys:
-            raise LakeError(f"{name}: rows of {sorted(strays)} are outside the weeks replaced")
-        return self.replace(name, any_of(partition, keys), rows)
+
+        def checked(block: pa.Table | pa.RecordBatch) -> pa.Table | pa.RecordBatch:
+            found = pc.unique(block[partition]).to_pylist() if partition in block.schema.names else []
+            if strays := set(map(str, found)) - keys:
+                raise LakeError(f"{name}: rows of {sorted(strays)} are outside the weeks replaced")
+            return block
+
+        given = checked(rows) if isinstance(rows, pa.Table) else map(checked, rows)
+        return self.replace(name, any_of(partition, keys), given)
 
     def read(self, name: str, where: BooleanExpression | None = None, columns: Sequence[str] | None = None) -> pa.Table:
         """Rows as Arrow, in key order."""
-        from pyiceberg.expressions import AlwaysTrue
-
         spec = self.specs[name]
         wanted = list(columns or spec.schema.names)
         # Sorting needs the key, also when the caller does not want it back.
-        fields = list(dict.fromkeys([*wanted, *spec.key]))
-        rows = self.table(name).scan(row_filter=where or AlwaysTrue(), selected_fields=tuple(fields)).to_arrow()
-        rows = rows.select(fields).cast(pa.schema([spec.schema.field(f) for f in fields]))
+        rows = self.batches(name, where, list(dict.fromkeys([*wanted, *spec.key]))).read_all()
         return rows.sort_by([(c, "ascending") for c in spec.key]).select(wanted)
 
-    def attach(self, con: duckdb.DuckDBPyConnection, *names: str) -> duckdb.DuckDBPyConnection:
-        """Show tables and views of the lake in a DuckDB connection, as of now. Holds no lock, writes nothing.
+    def batches(
+        self, name: str, where: BooleanExpression | None = None, columns: Sequence[str] | None = None
+    ) -> pa.RecordBatchReader:
+        """Rows as Arrow, some at a time and in no order that could be relied on, for tables larger than memory.
+
+        Args:
+            where: filter; files and groups of rows that cannot match it are not read.
+        """
+        spec = self.specs[name]
+        return scan(spec, self.table(name), where, columns).to_reader()
+
+    def attach(
+        self, con: duckdb.DuckDBPyConnection, *names: str, only: Mapping[str, Collection[str]] | None = None
+    ) -> duckdb.DuckDBPyConnection:
+        """Show tables and views of the lake in a DuckDB connection, as of now, and bound its memory. Holds no lock and
+        writes nothing.
 
         Args:
             names: tables and views, for who knows what will be read: each costs some milliseconds. None: all of them.
+            only: column -> the values that will be asked for, such as one store: files that cannot hold them are left
+                out, of tables that have the column. Other rows may be shown or not, so SQL has to say it as well.
         """
+        bound(con, self._memory_gb, self.spill)
         _ = self.catalog  # opened once, before there are threads
         views = {view: sql for view, sql in VIEWS.items() if not names or view in names}
         beneath = set(re.findall(r"\w+", " ".join(views.values())))
@@ -231,16 +266,18 @@ class Lake:
         with ThreadPoolExecutor(len(tables)) as pool:  # each table takes several requests where files are in S3
             planned = list(pool.map(self._plan, tables))
         for name, (table, tasks) in zip(tables, planned, strict=True):
-            show(con, self.specs[name], table, tasks)
+            show(con, self.specs[name], table, _holding(table, tasks, only or {}))
         for view, sql in views.items():
             con.execute(f"CREATE OR REPLACE VIEW {view} AS {sql}")
         return con
 
     @contextlib.contextmanager
-    def connection(self, *names: str) -> Iterator[duckdb.DuckDBPyConnection]:
+    def connection(
+        self, *names: str, only: Mapping[str, Collection[str]] | None = None
+    ) -> Iterator[duckdb.DuckDBPyConnection]:
         """A connection of one's own that shows these tables, see `attach`; closed afterwards."""
         with duckdb.connect() as con:
-            yield self.attach(con, *names)
+            yield self.attach(con, *names, only=only)
 
     def _plan(self, name: str) -> tuple[Table | None, list[FileScanTask]]:
         """A table's current state and the files of it; None and no files where it does not exist yet."""
@@ -258,11 +295,14 @@ class Lake:
             self._planned[name] = table.metadata_location, tasks
         return table, tasks
 
-    def query(self, sql: str, parameters: Any = None) -> pa.Table:
+    def query(self, sql: str, parameters: Any = None, only: Mapping[str, Collection[str]] | None = None) -> pa.Table:
         """Run one SELECT (or WITH, FROM, VALUES, DESCRIBE, SHOW, SUMMARIZE) over all tables and views.
 
         Nothing else is run: COPY and ATTACH could write into the lake's folder, which the connection has to be able to
         read. It is closed to every file outside.
+
+        Args:
+            only: see `attach`.
 
         Raises:
             LakeError: the SQL is wrong or does not only read; the message lists the tables there are.
@@ -271,7 +311,7 @@ class Lake:
         try:
             if [s.type for s in con.extract_statements(sql)] != [duckdb.StatementType.SELECT]:
                 raise duckdb.InvalidInputException("only SELECT can be asked here, one statement at a time")
-            self.attach(con)
+            self.attach(con, only=only)
             if (warehouse := self.catalog.properties["warehouse"]).startswith(LOCAL):
                 con.execute(f"SET allowed_directories = [{literal(warehouse.removeprefix(LOCAL))}]")
             con.execute("SET enable_external_access = false")
@@ -284,10 +324,43 @@ class Lake:
         finally:
             con.close()
 
+    def _same(self, there: ds.Scanner, new: NewRows, table: Table) -> bool:
+        """Whether a table has just the new rows, in whatever order, but for PROVENANCE."""
+        if len(new) != there.count_rows():
+            return False
+        columns = [c for c in new.spec.schema.names if c not in PROVENANCE]
+        if new.rows is not None:
+            order = [(c, "ascending") for c in new.spec.order]
+            return bool(there.to_table().sort_by(order).select(columns).equals(new.rows.select(columns)))
+        # Too many to be held. Each row is hashed twice, so that two cannot exchange values and leave the sum as it was.
+        total = f"sum(hash(hash({', '.join(columns)})))"
+        with duckdb.connect() as con:
+            bound(con, self._memory_gb, self.spill)
+            both = [
+                con.from_arrow(rows).aggregate(total).fetchall() for rows in (there.to_reader(), new.batches(table))
+            ]
+        return bool(both[0] == both[1])
+
     def snapshot(self, name: str) -> int | None:
         """Identifier of the table's current state, None while it is empty. A key for caches and provenance."""
         current = self.table(name).current_snapshot()
         return current.snapshot_id if current else None
+
+
+def _holding(table: Table | None, tasks: list[FileScanTask], only: Mapping[str, Collection[str]]) -> list[FileScanTask]:
+    """The files that may hold rows with these values, by the least and the largest of each column."""
+    from pyiceberg.expressions import AlwaysTrue, And
+    from pyiceberg.expressions.visitors import _InclusiveMetricsEvaluator
+
+    if table is None:
+        return tasks
+    asked = [
+        any_of(column, map(str, values)) for column, values in only.items() if column in table.schema().column_names
+    ]
+    if not asked:
+        return tasks
+    evaluator = _InclusiveMetricsEvaluator(table.schema(), And(AlwaysTrue(), *asked))
+    return [task for task in tasks if evaluator.eval(task.file)]
 
 
 def _lacking(table: Table, spec: TableSpec) -> list[str]:
@@ -324,39 +397,6 @@ def with_columns(rows: pa.Table, **values: Any) -> pa.Table:
 def run_columns(run_id: str) -> dict[str, Any]:
     """PROVENANCE of rows written now by a run."""
     return {"run_id": run_id, "created_at": dt.datetime.now(dt.UTC)}
-
-
-def _conform(rows: pa.Table, spec: TableSpec) -> pa.Table:
-    """Rows with the table's columns and types, in key order.
-
-    Raises:
-        LakeError: a column is missing, or the key is not unique.
-    """
-    missing = set(spec.schema.names) - set(rows.column_names)
-    if missing:
-        raise LakeError(f"{spec.name}: rows lack the columns {sorted(missing)}")
-    rows = rows.select(spec.schema.names).cast(spec.schema).sort_by([(c, "ascending") for c in spec.key])
-    if len(rows) > 1:
-        same = None
-        for column in spec.key:
-            values = rows[column].combine_chunks()
-            equal = pc.fill_null(pc.equal(values[1:], values[:-1]), False)
-            equal = pc.or_(equal, pc.and_(pc.is_null(values[1:]), pc.is_null(values[:-1])))
-            same = equal if same is None else pc.and_(same, equal)
-        if pc.any(same).as_py():
-            at = pc.index(same, True).as_py()
-            (twice,) = rows.select(spec.key).slice(at, 1).to_pylist()
-            raise LakeError(f"{spec.name}: two rows for the key {json.dumps(twice, default=str)}")
-    return rows
-
-
-def _same_content(old: pa.Table, new: pa.Table, spec: TableSpec) -> bool:
-    if len(old) != len(new):
-        return False
-    columns = [c for c in spec.schema.names if c not in PROVENANCE]
-    order = [(c, "ascending") for c in spec.key]
-    old = old.select(spec.schema.names).cast(spec.schema).sort_by(order).select(columns)
-    return bool(old.equals(new.select(columns)))
 
 
 def _wait(attempt: int) -> None:

@@ -66,6 +66,10 @@ def maintain(lake: Lake, keep: dt.timedelta, now: dt.datetime, grace: dt.timedel
     """
     if now.tzinfo is None:
         raise ValueError(f"now is {now}, without a time zone; pass datetime.now(UTC)")
+    for left in lake.spill.glob("*") if lake.spill else ():  # by a process that was killed
+        with contextlib.suppress(FileNotFoundError):
+            if left.stat().st_mtime < (now - grace).timestamp():
+                left.unlink()
     return Report(tuple(_maintain(lake, name, now - max(keep, grace), now - grace) for name in lake.specs))
 
 

@@ -13,6 +13,7 @@ from forecast_platform.scores import scores_sql
 NAMESPACE = "forecast"
 QUANTILE = re.compile(r"p\d{1,2}")  # a column of a published quantile; which there are, the settings say
 LOCAL = "file://"  # begins a location on disk
+SPILL = "spill"  # the folder, beside the tables, of what a query has no memory for
 
 _DAY = pa.date32()
 _TIME = pa.timestamp("us", tz="UTC")
@@ -103,7 +104,9 @@ COLUMNS = {
     "naive_wape": "WAPE of last year's week, over the same weeks.",
     "naive_wql": "wQL of last year's week, over the same weeks.",
     "verdict": "passed: it beat last year's week; below_naive: it did not; unjudged: too short a history.",
-    "why": "Which candidates serve with what weights, and how each did in the backtest.",
+    "why": "Which candidates serve with what weights, and how that did in the backtest.",
+    "candidates": "Of each candidate, as JSON: weights by the kind of series, WAPE and wQL by itself in the backtest; "
+    "or why it was left out.",
     "forecast_week": "Last week that the forecast knew.",
     "level": "How series are grouped: series, store, dept, total, or an attribute that the setting levels names.",
     "member": "Value of the attribute that the level is of; null at the other levels.",
@@ -172,6 +175,12 @@ class TableSpec:
     def __post_init__(self) -> None:
         fields = [f.with_metadata({"doc": about_column(self.name, f.name)}) for f in self.schema]
         object.__setattr__(self, "schema", pa.schema(fields))
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """The key in the order that rows are kept in: whoever wants one level, store or series finds it together."""
+        first = (self.partition, "level", "store", "dept", "member")
+        return tuple(dict.fromkeys([c for c in first if c and c in (self.partition, *self.key)] + list(self.key)))
 
 
 def table_specs(quantile_columns: tuple[str, ...]) -> dict[str, TableSpec]:
@@ -347,6 +356,7 @@ def table_specs(quantile_columns: tuple[str, ...]) -> dict[str, TableSpec]:
                     ("naive_wql", pa.float64()),
                     ("verdict", _STR),
                     ("why", _STR),
+                    ("candidates", _STR),
                     *_RUN,
                 ]
             ),

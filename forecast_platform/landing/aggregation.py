@@ -8,10 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from forecast_platform.landing.by_week import ByWeek
 from forecast_platform.landing.kinds import SALES_SCHEMA
 from forecast_platform.weeks import WeekCalendar
 
 _KEYS = ["store", "dept", "week"]
+_SUMMED = ["line_min", *_KEYS, "sales_sum", "is_holiday_max", "line_count"]
 _LONG = 3  # weeks of a file that show on which days its shops are open
 _SHORT_WEEK = 6  # days that fill a week in a file of fewer weeks
 
@@ -32,12 +34,12 @@ class Weeks:
 
     def __init__(self, calendar: WeekCalendar, newest_week: dt.date) -> None:
         self._calendar, self._newest = calendar, newest_week
-        self._sums: list[pa.Table] = []
+        self._sums = ByWeek(SALES_SCHEMA.append(pa.field("count", pa.int64())))
         self._days: list[pa.Table] = []
-        self._edges: list[pa.Table] = []  # rows of the first and the last week of each part, which may have to wait
+        self._edges: list[pa.Table] = []  # rows of the first and the last week so far, which may have to wait
 
-    def add(self, rows: pa.Table) -> pa.Table:
-        """Take rows of SALES_SCHEMA whose `week` is a day. Returns none of them."""
+    def add(self, rows: pa.Table) -> None:
+        """Take rows of SALES_SCHEMA whose `week` is a day."""
         if len(rows):
             day = rows["week"].combine_chunks()
             week = pa.array(self._calendar.week_ends(day.to_numpy(zero_copy_only=False)))
@@ -50,41 +52,46 @@ class Weeks:
                     ("line", "count"),
                 ]
             )
-            self._sums.append(summed)
-            self._days.append(rows.group_by(["store", "day"], use_threads=False).aggregate([]))
-            first, last = pc.min_max(rows["week"]).values()
-            edge = pc.or_(pc.equal(rows["week"], first), pc.equal(rows["week"], last))
-            self._edges.append(rows.filter(edge).select(["line", "week", "day"]))
-        return SALES_SCHEMA.empty_table()
+            self._sums.add(pa.table([summed[name] for name in _SUMMED], self._sums.schema))
+            days = pa.concat_tables([*self._days, rows.select(["store", "day"])])
+            self._days = [days.group_by(["store", "day"], use_threads=False).aggregate([])]
+            edges = pa.concat_tables([*self._edges, rows.select(["line", "week", "day"])])
+            first, last = pc.min_max(edges["week"]).values()
+            self._edges = [edges.filter(pc.or_(pc.equal(edges["week"], first), pc.equal(edges["week"], last)))]
 
-    def whole(self) -> tuple[pa.Table, int, Waiting, list[str]]:
-        """Rows of the whole weeks, how many rows of the file they are made of, the rows that wait, and notes."""
-        if not self._sums:
-            return SALES_SCHEMA.empty_table(), 0, [], []
-        parts = pa.concat_tables(self._sums)
-        total = parts.group_by(_KEYS, use_threads=False).aggregate(
-            [
-                ("sales_sum", "sum", pc.ScalarAggregateOptions(min_count=1)),
-                ("is_holiday_max", "max"),
-                ("line_min", "min"),
-                ("line_count", "sum"),
-            ]
-        )
-        by_store = pa.concat_tables(self._days).group_by(["store", "day"], use_threads=False).aggregate([])
+    def whole(self, weeks: ByWeek) -> tuple[int, Waiting, list[str]]:
+        """Add up the whole weeks.
+
+        Args:
+            weeks: takes their rows.
+
+        Returns:
+            How many rows of the file they are made of, the rows that wait, and notes.
+        """
+        if not self._days:
+            return 0, [], []
+        (by_store,) = self._days
         days = np.unique(by_store["day"].to_numpy().astype("datetime64[D]"))
         incomplete = self._incomplete(days)
-        waits = pc.is_in(total["week"], pa.array(list(incomplete), pa.date32()))
-        kept = total.filter(pc.invert(waits))
-        accepted = pa.table(
-            [kept["line_min_min"], *(kept[k] for k in _KEYS), kept["sales_sum_sum"], kept["is_holiday_max_max"]],
-            SALES_SCHEMA,
-        ).sort_by([("line", "ascending"), ("week", "ascending")])
-        return (
-            accepted.combine_chunks(),
-            pc.sum(kept["line_count_sum"]).as_py() or 0,
-            self._waiting(incomplete),
-            self._notes(days, by_store, incomplete),
-        )
+        made_of = 0
+        for week in self._sums.weeks:
+            if week in incomplete:
+                continue
+            total = (
+                self._sums.of(week)
+                .group_by(_KEYS, use_threads=False)
+                .aggregate(
+                    [
+                        ("sales", "sum", pc.ScalarAggregateOptions(min_count=1)),
+                        ("is_holiday", "max"),
+                        ("line", "min"),
+                        ("count", "sum"),
+                    ]
+                )
+            )
+            made_of += pc.sum(total["count_sum"]).as_py()
+            weeks.add(pa.table([total[name] for name in _SUMMED[:-1]], SALES_SCHEMA).sort_by("line"))
+        return made_of, self._waiting(incomplete), self._notes(days, by_store, incomplete)
 
     def _incomplete(self, days: np.ndarray) -> dict[dt.date, str]:
         """The weeks that wait, each with the reason."""
@@ -111,7 +118,7 @@ class Weeks:
     def _waiting(self, incomplete: dict[dt.date, str]) -> Waiting:
         if not incomplete:
             return []
-        rows = pa.concat_tables(self._edges)
+        (rows,) = self._edges
         rows = rows.filter(pc.is_in(rows["week"], pa.array(list(incomplete), pa.date32())))
         return [(row["line"], "date", f"{row['day']} in the week ending {row['week']}") for row in rows.to_pylist()]
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -11,9 +14,11 @@ import pyarrow.compute as pc
 
 from forecast_platform.history.versions import EVER, in_force
 from forecast_platform.lake.lake import Lake
-from forecast_platform.landing.ledger import INGESTED, Entry, Ledger
+from forecast_platform.landing.by_week import ByWeek
+from forecast_platform.landing.ledger import INGESTED, WITHDRAWN, Entry, Ledger
 
 KNOWN_WEEKS = 60  # that a file is judged by
+AT_ONCE = 1 << 22  # rows in force that are looked at together
 LEAST_REMOVED = 2  # a single row may be removed without asking, even in the smallest shop
 
 _ROWS = pa.schema(
@@ -41,6 +46,10 @@ class Removal:
     def share(self) -> float:
         return self.removed / self.of
 
+    def rank(self) -> tuple[Any, ...]:
+        """The largest share first."""
+        return -self.share, self.store != "", -self.removed, self.week, self.store
+
     def __str__(self) -> str:
         where = f"store {self.store} in the week" if self.store else "the week"
         return f"{self.removed:,} of {self.of:,} rows of {where} {self.week} ({self.share:.0%})"
@@ -58,6 +67,16 @@ class Effect:
     @property
     def nothing(self) -> bool:
         return not (self.appeared or self.changed or self.vanished)
+
+    def __add__(self, other: Effect) -> Effect:
+        """Of other weeks."""
+        removals = sorted((*self.removals, *other.removals), key=Removal.rank)
+        return Effect(
+            self.appeared + other.appeared,
+            self.changed + other.changed,
+            self.vanished + other.vanished,
+            tuple(removals),
+        )
 
     def too_much(self, most_removed: float) -> list[Removal]:
         """The removals that a person has to allow: more than that share of a week's values (or of a
@@ -79,46 +98,89 @@ class Standing:
     def close(self) -> None:
         if self._con is not None:
             self._con.close()
+            self._con = None
 
-    @property
-    def nothing(self) -> pa.Table:
-        """Of an empty lake."""
-        return pa.table({name: pa.array([], _ROWS.field(name).type) for name in _ROWS.names[:-1]})
+    def known(self, first: dt.date, last: dt.date) -> Iterable[pa.Table]:
+        """What is in force in the weeks first .. last and the KNOWN_WEEKS up to the last: (store, dept, week, sales,
+        is_holiday), some weeks at a time, made anew for who asks."""
+        return _Known(self, min(first, last - dt.timedelta(weeks=KNOWN_WEEKS - 1)), last)
 
-    def known(self, first: dt.date, last: dt.date) -> pa.Table:
-        """What is in force in the weeks first .. last and the KNOWN_WEEKS up to the last."""
-        since = min(first, last - dt.timedelta(weeks=KNOWN_WEEKS - 1))
-        if not self._meets(since, last):
-            return self.nothing
-        return in_force(self._open(), since, last, EVER).select(_ROWS.names[:-1])
-
-    def effect(self, entry: Entry, rows: pa.Table, known: pa.Table) -> Effect:
-        """What is in force with the file, against `known`.
+    def effect(self, entry: Entry, rows: ByWeek) -> Effect:
+        """What is in force with the file, against what is without it.
 
         Args:
             entry: its line in the ledger, with its place in the order.
-            rows: its accepted rows.
         """
-        assert entry.first_week is not None
-        assert entry.last_week is not None
-        if not len(known) or not self._meets(entry.first_week, entry.last_week):
-            return Effect(appeared=len(rows))
-        con = self._open()
+        effect = Effect()
+        for some in self._spans(rows.weeks):
+            new = pa.concat_tables(rows.tables(some))
+            if self._meets(some[0], some[-1]):
+                effect += self._difference(some, functools.partial(self._insert, entry=entry, rows=new))
+            else:
+                effect += Effect(appeared=len(new))
+        return effect
+
+    def effect_of_withdrawal(self, entry: Entry, weeks: Sequence[dt.date], now: dt.datetime) -> Effect:
+        """What is in force of some weeks without a landing that counts, against what is with it."""
+
+        def withdraw(con: duckdb.DuckDBPyConnection) -> None:
+            con.execute(
+                "UPDATE trial.landings SET status = $1, withdrawn_at = $2 WHERE source_key = $3 AND landed_at = $4",
+                [WITHDRAWN, now, entry.key, entry.landed_at],
+            )
+
+        return sum((self._difference(some, withdraw) for some in self._spans(weeks)), Effect())
+
+    def _difference(self, weeks: list[dt.date], change: Callable[[duckdb.DuckDBPyConnection], None]) -> Effect:
+        """What a change of the tables does to rows in force in some weeks; it is undone."""
+        con, first, last = self._open(), weeks[0], weeks[-1]
+        before = in_force(con, first, last, EVER)
         con.execute("BEGIN")
         try:
-            self._insert(con, entry, rows)
-            after = in_force(con, entry.first_week, entry.last_week, EVER)
+            change(con)
+            after = in_force(con, first, last, EVER)
         finally:
             con.execute("ROLLBACK")
             con.unregister("_new")
-        weeks = rows["week"].combine_chunks().unique()
-        return compare(*(table.filter(pc.is_in(table["week"], weeks)) for table in (known, after)))
+        those = pa.array(weeks, pa.date32())
+        return compare(*(table.filter(pc.is_in(table["week"], those)) for table in (before, after)))
 
-    def add(self, entry: Entry, rows: pa.Table) -> None:
+    def _spans(self, weeks: Iterable[dt.date]) -> Iterator[list[dt.date]]:
+        """The weeks ascending, as many together as fit into memory."""
+        left = sorted(weeks)
+        while left:
+            until = self._until(left[0])
+            yield [week for week in left if week <= until]
+            left = [week for week in left if week > until]
+
+    def _until(self, first: dt.date) -> dt.date:
+        """The last of as many weeks from this one on as fit into memory."""
+        rows = sum(
+            (e.stored or e.accepted) / max((e.last_week - e.first_week).days // 7 + 1, 1)
+            for e in self._ledger.entries
+            if e.kind == "sales" and e.status == INGESTED and e.first_week and e.last_week
+            and e.first_week <= first <= e.last_week
+        )  # fmt: skip
+        weeks = max(int(AT_ONCE / max(rows, 1)), 1)
+        return first + dt.timedelta(weeks=min(weeks, 1000) - 1)
+
+    def in_force(self, first: dt.date, last: dt.date) -> Iterator[pa.Table]:
+        """Rows in force of the weeks first .. last, some weeks at a time."""
+        while first <= last:
+            until = min(self._until(first), last)
+            if self._meets(first, until):
+                yield in_force(self._open(), first, until, EVER).select(_ROWS.names[:-1])
+            first = until + dt.timedelta(days=1)
+
+    def add(self, entry: Entry, rows: ByWeek) -> None:
         """Take in a file that was recorded just now."""
-        if self._con is not None:  # else it is found in the lake later
-            self._insert(self._con, entry, rows)
-            self._con.unregister("_new")
+        if self._con is None:
+            return  # it is found in the lake later
+        if len(rows) > AT_ONCE:
+            self.close()
+            return
+        self._insert(self._con, entry, rows.table())
+        self._con.unregister("_new")
 
     def _meets(self, first: dt.date, last: dt.date) -> bool:
         return any(
@@ -188,10 +250,14 @@ def compare(before: pa.Table, after: pa.Table) -> Effect:
         con.close()
     ((appeared, vanished, changed),) = [row[2:5] for row in found if row[0] is None]
     removals = [Removal(w, store or "", gone, of) for w, store, _, _, _, of, gone in found if w and gone]
-    order = sorted(removals, key=lambda r: (-r.share, r.store != "", -r.removed, r.week, r.store))
-    return Effect(appeared, changed, vanished, tuple(order))
+    return Effect(appeared, changed, vanished, tuple(sorted(removals, key=Removal.rank)))
 
 
-def touched(rows: pa.Table) -> list[dt.date]:
-    """The weeks of a file's accepted rows, ascending."""
-    return sorted(pc.unique(rows["week"]).to_pylist()) if "week" in rows.column_names else []
+@dataclass(frozen=True)
+class _Known:
+    standing: Standing
+    first: dt.date
+    last: dt.date
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        return self.standing.in_force(self.first, self.last)

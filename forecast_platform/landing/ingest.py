@@ -11,7 +11,7 @@ would change is counted, and one that would remove too much waits for a person.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -22,7 +22,7 @@ from forecast_platform.lake.lake import Lake, any_of, with_columns
 from forecast_platform.landing import rules
 from forecast_platform.landing.dialects import Dialect
 from forecast_platform.landing.digest import reading_digest
-from forecast_platform.landing.effect import Effect, Standing, touched
+from forecast_platform.landing.effect import Effect, Standing
 from forecast_platform.landing.judgement import Known, Limits, judge
 from forecast_platform.landing.kinds import ATTRIBUTES, KINDS, FileRefused, Parsed
 from forecast_platform.landing.ledger import (
@@ -150,9 +150,12 @@ class _Desk:
         twin = self.ledger.seen(obj) if before is None and not again else None
         if twin and twin.status == INGESTED and self._renamed(obj, twin):
             return self._known(entry, twin, f"{twin.key} under another name; its rows are in the lake")
-        data = landing.read(obj)
+        weeks_to_come: list[dt.date] = []
         try:
-            parsed = rules.parse(obj.kind, data, obj.key, self.dialect, self.calendar, self.newest_week)
+            with landing.opened(obj) as path:
+                parsed = rules.parse(obj.kind, path, obj.key, self.dialect, self.calendar, self.newest_week)
+                if obj.kind == "sales" and self._all_to_come(parsed):
+                    weeks_to_come = rules.weeks_in(path, obj.key, self.dialect, self.calendar)
         except FileRefused as refusal:
             return self._hold(entry, REFUSED, refusal)
         entry = replace(
@@ -168,23 +171,18 @@ class _Desk:
             if twin and twin.status == INGESTED and not self._since(twin):
                 return self._known(entry, twin, f"the same bytes as {twin.key}, whose rows are in the lake")
             return self._store(entry, parsed, Effect())
-        if waits := self._not_begun(entry, data, parsed):
-            return waits
+        if weeks_to_come and weeks_to_come[0] > self.newest_week:
+            return self._not_begun(entry, weeks_to_come)
         return self._sales(entry, parsed, before, twin, order is not None and order.what == "accept")
 
     def _sales(self, entry: Entry, parsed: Parsed, before: Entry | None, twin: Entry | None, accepted: bool) -> Entry:
-        weeks = touched(parsed.accepted)
-        entry = replace(
-            entry, weeks=len(weeks), first_week=min(weeks, default=None), last_week=max(weeks, default=None)
-        )
-        known, effect = None, Effect()
-        if weeks:
-            known = self.standing.known(weeks[0], weeks[-1])
-            effect = self.standing.effect(entry, parsed.accepted, known)
+        weeks = sorted(parsed.sales.weeks)
+        entry = _spanning(entry, weeks)
+        effect = self.standing.effect(entry, parsed.sales)
         if effect.nothing and twin and twin.status == INGESTED and weeks:
             return self._known(entry, twin, f"the same bytes as {twin.key}: landing them would change nothing")
-        was = Known(known if known is not None else self.standing.nothing, self._columns())
-        verdict = judge(parsed, was, entry.key, self.dialect, self.limits)
+        known = Known(self.standing.known(weeks[0], weeks[-1]) if weeks else (), self._columns())
+        verdict = judge(parsed, known, entry.key, self.dialect, self.limits)
         entry = replace(entry, warnings=(*entry.warnings, *verdict.warnings))
         if verdict.refusal and not verdict.acceptable:
             return self._hold(entry, REFUSED, verdict.refusal)
@@ -216,13 +214,12 @@ class _Desk:
         found = [e.columns for e in self.ledger.entries if e.kind == "sales" and e.status == INGESTED and e.columns]
         return found[-1] if found else None
 
-    def _not_begun(self, entry: Entry, data: bytes, parsed: Parsed) -> Entry | None:
+    def _all_to_come(self, parsed: Parsed) -> bool:
+        """Whether it may be that a file holds only weeks that have not begun."""
+        return not parsed.accepted_rows and "week_in_future" in parsed.rejected["rule"].to_pylist()
+
+    def _not_begun(self, entry: Entry, weeks: Sequence[dt.date]) -> Entry:
         """The entry of a file that holds only weeks that have not begun: it waits, and nothing of it is kept."""
-        if parsed.accepted_rows or "week_in_future" not in parsed.rejected["rule"].to_pylist():
-            return None
-        weeks = rules.weeks_in(data, entry.key, self.dialect, self.calendar)
-        if not weeks or weeks[0] <= self.newest_week:
-            return None
         message = f"its first week {weeks[0]} has not begun; it goes in when it does"
         entry = replace(entry, status=WAITING, rule=NOT_BEGUN, message=message, accepted=0, quarantined=0)
         entry = replace(entry, weeks=len(weeks), first_week=weeks[0], last_week=weeks[-1], warnings=())
@@ -259,9 +256,9 @@ class _Desk:
     def _store(self, entry: Entry, parsed: Parsed, effect: Effect) -> Entry:
         table = TABLES[entry.kind]
         entry = replace(entry, appeared=effect.appeared, changed=effect.changed, vanished=effect.vanished)
-        entry = replace(entry, stored=len(parsed.accepted))
+        entry = replace(entry, stored=len(parsed.kept))
         if entry.kind == "features":
-            entry = _spanning(entry, touched(parsed.accepted))
+            entry = _spanning(entry, sorted(pc.unique(parsed.accepted["week"]).to_pylist()))
         replace_source(self.lake, "quarantine", _quarantine_rows(parsed.rejected, entry), entry)
         if of := ATTRIBUTES.get(entry.kind):
             # A file says what the stores (or departments) it holds are now; of the others it says nothing.
@@ -270,12 +267,18 @@ class _Desk:
                 self.lake.replace(table, any_of(of, held), _with_source(parsed.accepted, entry))
         else:
             # Every version is kept: a restated week never destroys what was known before.
-            replace_source(self.lake, table, _with_source(parsed.accepted, entry), entry)
+            replace_source(self.lake, table, _rows_of(parsed, entry), entry)
         record(self.lake, entry)
         self.ledger.add(entry)
         if entry.kind == "sales":
-            self.standing.add(entry, parsed.accepted)
+            self.standing.add(entry, parsed.sales)
         return entry
+
+
+def _rows_of(parsed: Parsed, entry: Entry) -> pa.Table | Iterator[pa.Table]:
+    if isinstance(parsed.kept, pa.Table):
+        return _with_source(parsed.kept, entry)
+    return (_with_source(rows, entry) for rows in parsed.kept.tables())
 
 
 def _spanning(entry: Entry, weeks: Sequence[dt.date]) -> Entry:

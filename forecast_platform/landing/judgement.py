@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from forecast_platform.landing.by_week import ByWeek, sums_by
 from forecast_platform.landing.dialects import Dialect
 from forecast_platform.landing.files import Block, setting, short
 from forecast_platform.landing.identity import look_alikes
@@ -79,11 +80,12 @@ class Known:
     """What the lake knows of the weeks a file speaks of, before it goes in.
 
     Args:
-        rows: (store, dept, week, sales) in force: of the 60 weeks up to the file's last one, and of its own weeks.
+        rows: (store, dept, week, sales) in force: of the 60 weeks up to the file's last one, and of its own weeks. A
+            table, or some weeks at a time, made anew for who asks.
         columns: header of the sales file accepted before; None: there was none.
     """
 
-    rows: pa.Table
+    rows: pa.Table | Iterable[pa.Table]
     columns: tuple[str, ...] | None = None
 
 
@@ -273,7 +275,7 @@ def judge(parsed: Parsed, known: Known, key: str, dialect: Dialect, limits: Limi
     rules = Counter(parsed.rejected["rule"].to_pylist())
     if refusal := _too_much_refused(parsed, rules, key, dialect, limits):
         return Verdict(refusal)
-    if dialect.totals == "refuse" and (found := totals(parsed.accepted)):
+    if dialect.totals == "refuse" and (found := totals(parsed.sales)):
         what = "; ".join(f"{column} {name!r}" for column, name in found)
         return Verdict(
             FileRefused(
@@ -284,17 +286,17 @@ def judge(parsed: Parsed, known: Known, key: str, dialect: Dialect, limits: Limi
             ),
             acceptable=True,
         )
-    warnings = list(parsed.notes)
-    if refusal := _other_size(parsed.accepted, known.rows, key, limits, warnings):
+    warnings, before = list(parsed.notes), _Before(parsed.sales, known)
+    if refusal := _other_size(before, key, limits, warnings):
         return Verdict(refusal, acceptable=True)
-    if refusal := _other_weeks(parsed.accepted, known.rows, key, dialect):
+    if refusal := _other_weeks(parsed.sales.weeks, before.weeks, key, dialect):
         return Verdict(refusal, acceptable=True)
     bad = {rule: count for rule, count in rules.items() if rule not in _EXPECTED}
     if refused := sum(bad.values()):
         top, count = max(bad.items(), key=lambda item: item[1])
         warnings.append(f"{refused:,} of {parsed.rows:,} rows were refused, {count:,} of them by {top}")
     warnings += _columns(parsed, known)
-    warnings += _names(parsed.accepted, known.rows)
+    warnings += _names(parsed.sales, before)
     return Verdict(warnings=tuple(warnings))
 
 
@@ -328,32 +330,32 @@ def _too_much_refused(
     )
 
 
-def totals(rows: pa.Table) -> list[tuple[str, str]]:
+def totals(rows: ByWeek) -> list[tuple[str, str]]:
     """(column, name) of the stores and departments whose sales are the sum of all others', week by week.
 
     A name that says so needs one such week, any other name three weeks and three others.
     """
+    names = {column: rows.names(column).to_pylist() for column in ("store", "dept")}
+    tallies = {column: np.zeros((4, len(found))) for column, found in names.items()}
+    for week in rows.weeks:
+        coded = rows.coded(week)
+        for column, tally in tallies.items():
+            sums, there = sums_by(coded, column, tally.shape[1])
+            size = np.abs(sums)
+            here = size > 0
+            equal = here & (np.abs(sums.sum() - 2 * sums) <= _CLOSE * size)
+            tally += [there, here, equal, size]
     found = []
-    for column in ("store", "dept"):
-        sums = rows.group_by([column, "week"], use_threads=False).aggregate([("sales", "sum")])
-        names = pc.unique(sums[column]).to_pylist()
-        said = [name for name in names if name.strip().lower() in TOTALS]
-        if len(names) < 2 or (len(names) < 4 and not said):
+    for column, (weeks_there, weeks_here, weeks_equal, size) in tallies.items():
+        left = np.flatnonzero(weeks_there)
+        said = {i for i in left.tolist() if names[column][i].strip().lower() in TOTALS}
+        if len(left) < 2 or (len(left) < 4 and not said):
             continue
-        weeks, week = np.unique(sums["week"].to_numpy(), return_inverse=True)
-        grid = np.full((len(names), len(weeks)), np.nan)
-        code = {name: i for i, name in enumerate(names)}
-        at = np.array([code[name] for name in sums[column].to_pylist()])
-        grid[at, week] = sums["sales_sum"].to_numpy(zero_copy_only=False)
-        size = np.abs(np.nan_to_num(grid))
-        here = size > 0
-        equal = here & (np.abs(np.nansum(grid, axis=0) - 2 * np.nan_to_num(grid)) <= _CLOSE * size)
-        weeks_here, weeks_equal = here.sum(axis=1), equal.sum(axis=1)
-        large = size.sum(axis=1) >= _LARGE * weeks_here  # small counts can equal sums of each other by chance
-        for i, name in enumerate(names):
+        large = size >= _LARGE * weeks_here  # small counts can equal sums of each other by chance
+        for i in left.tolist():
             every = large[i] and weeks_here[i] >= 3 and weeks_equal[i] == weeks_here[i]
-            if (name in said and weeks_equal[i] > 0.5 * weeks_here[i]) or (len(names) >= 4 and every):
-                found.append((column, name))
+            if (i in said and weeks_equal[i] > 0.5 * weeks_here[i]) or (len(left) >= 4 and every):
+                found.append((column, names[column][i]))
     return found
 
 
@@ -368,26 +370,68 @@ def is_total(rows: pa.Table, found: Iterable[tuple[str, str]]) -> np.ndarray:
 _HISTORY = 13  # weeks whose median is what a store usually sells
 
 
-def _other_size(rows: pa.Table, known: pa.Table, key: str, limits: Limits, warnings: list[str]) -> FileRefused | None:
+class _Before:
+    """What is known already, beside a file's rows.
+
+    Attributes:
+        weeks, names: of what is known, by column.
+        old, new: sales by store and week, of the stores and departments that both have.
+    """
+
+    def __init__(self, rows: ByWeek, known: Known) -> None:
+        self.weeks: set[dt.date] = set()
+        self.names: dict[str, dict[str, None]] = {"store": {}, "dept": {}}
+        self.old: dict[tuple[str, dt.date], float] = {}
+        self.new: dict[tuple[str, dt.date], float] = {}
+        tables = [known.rows] if isinstance(known.rows, pa.Table) else known.rows
+        pairs: np.ndarray | None = None
+        both = np.zeros(0, bool)
+        for table in tables:
+            if not len(table):
+                continue
+            if pairs is None:  # those of the file, and which of them are known
+                pairs = np.array([-1])
+                for week in rows.weeks:
+                    pairs = np.union1d(pairs, rows.pairs(rows.coded(week)))
+                both = np.zeros(len(pairs), bool)
+            coded = {}
+            for column, names in self.names.items():
+                encoded = table[column].combine_chunks().dictionary_encode()
+                names |= dict.fromkeys(encoded.dictionary.to_pylist())
+                codes = pc.fill_null(pc.index_in(encoded.dictionary, rows.names(column)), -1)
+                coded[column] = codes.take(encoded.indices)
+            self.weeks |= set(pc.unique(table["week"]).to_pylist())
+            here = rows.pairs(pa.table(coded))
+            here[np.minimum(*(codes.to_numpy() for codes in coded.values())) < 0] = -1
+            at = np.minimum(np.searchsorted(pairs, here), len(pairs) - 1)
+            shared = (pairs[at] == here) & (here >= 0)
+            both[at[shared]] = True
+            _add_by_store(self.old, table.filter(pa.array(shared)))
+        if pairs is not None and both.any():
+            for week in rows.weeks:
+                at = np.searchsorted(pairs, rows.pairs(rows.coded(week)))
+                _add_by_store(self.new, rows.of(week).filter(pa.array(both[at])))
+
+
+def _add_by_store(sums: dict[tuple[str, dt.date], float], rows: pa.Table) -> None:
+    found = rows.group_by(["store", "week"], use_threads=False).aggregate([("sales", "sum")])
+    for store, week, value in zip(*(found[name].to_pylist() for name in ("store", "week", "sales_sum")), strict=True):
+        sums[store, week] = sums.get((store, week), 0.0) + (value or 0.0)
+
+
+def _other_size(before: _Before, key: str, limits: Limits, warnings: list[str]) -> FileRefused | None:
     """Refusal of a file whose stores sell many times what they used to, or a small part; warnings of single stores."""
-    if not len(known) or not len(rows):
+    if not before.new:
         return None
-    # A file of some departments is compared with those departments only.
-    keys = ["store", "dept"]
-    new = _by_store(rows.join(known.select(keys), keys, join_type="left semi"))
-    old = _by_store(known.join(rows.select(keys), keys, join_type="left semi"))
-    if not new:
-        return None
-    first = min(week for _, week in new)
+    first = min(week for _, week in before.new)
+    sizes, usually = (_of_stores(sums) for sums in (before.new, before.old))
     ratios: dict[str, float] = {}
-    for store in {store for store, _ in new}:
-        sizes = [size for (s, week), size in new.items() if s == store]
-        weeks = sorted(week for s, week in old if s == store and week < first)[-_HISTORY:] or sorted(
-            week for s, week in old if s == store
-        )
-        usual = float(np.median([old[store, week] for week in weeks])) if weeks else 0.0
+    for store, by_week in sizes.items():
+        old = usually.get(store, {})
+        weeks = sorted(week for week in old if week < first)[-_HISTORY:] or sorted(old)
+        usual = float(np.median([old[week] for week in weeks])) if weeks else 0.0
         if usual > 0:
-            ratios[store] = float(np.median(sizes)) / usual
+            ratios[store] = float(np.median(list(by_week.values()))) / usual
     if not ratios:
         return None
     middle = float(np.median(list(ratios.values())))
@@ -408,19 +452,18 @@ def _other_size(rows: pa.Table, known: pa.Table, key: str, limits: Limits, warni
     return None
 
 
-def _by_store(rows: pa.Table) -> dict[tuple[str, dt.date], float]:
-    sums = rows.group_by(["store", "week"], use_threads=False).aggregate([("sales", "sum")])
-    columns = (sums[name].to_pylist() for name in ("store", "week", "sales_sum"))
-    return {(store, week): value or 0.0 for store, week, value in zip(*columns, strict=True)}
+def _of_stores(sums: Mapping[tuple[str, dt.date], float]) -> dict[str, dict[dt.date, float]]:
+    found: dict[str, dict[dt.date, float]] = {}
+    for (store, week), value in sums.items():
+        found.setdefault(store, {})[week] = value
+    return found
 
 
-def _other_weeks(rows: pa.Table, known: pa.Table, key: str, dialect: Dialect) -> FileRefused | None:
+def _other_weeks(weeks: list[dt.date], have: set[dt.date], key: str, dialect: Dialect) -> FileRefused | None:
     """Refusal of a file that changes weeks known already, where its days and months swapped would be the next ones."""
     forms = dialect.dates.formats
-    if not len(known) or not any(form.startswith(("%d/%m", "%m/%d", "%d-%m", "%m-%d", "%d.%m")) for form in forms):
+    if not have or not any(form.startswith(("%d/%m", "%m/%d", "%d-%m", "%m-%d", "%d.%m")) for form in forms):
         return None
-    weeks = [week for week in pc.unique(rows["week"]).to_pylist() if week]
-    have = set(pc.unique(known["week"]).to_pylist())
     if not weeks or not set(weeks) <= have or any(week.day > 12 for week in weeks):
         return None
     calendar = WeekCalendar(ends=dialect.week_ends)
@@ -449,12 +492,11 @@ def _columns(parsed: Parsed, known: Known) -> list[str]:
 _MARKERS = frozenset(("na", "n/a", "#n/a", "nan", "null", "none", "nil", "-", "?", "unknown"))
 
 
-def _names(rows: pa.Table, known: pa.Table) -> list[str]:
+def _names(rows: ByWeek, before: _Before) -> list[str]:
     """Warnings about names that look like others, or like no name."""
     texts = []
     for column, word in (("store", "store"), ("dept", "department")):
-        new = pc.unique(rows[column]).to_pylist()
-        old = pc.unique(known[column]).to_pylist() if len(known) else []
+        new, old = rows.names_left(column), list(before.names[column])
         pairs = look_alikes(old, new)
         if pairs:
             named = "; ".join(f"{p.other!r} and {p.kept!r}" for p in pairs[:5]) + (

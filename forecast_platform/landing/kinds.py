@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
+
+if TYPE_CHECKING:
+    from forecast_platform.landing.by_week import ByWeek
 
 KINDS = ("sales", "stores", "departments", "features", "calendar")
 ATTRIBUTES = {"stores": "store", "departments": "dept"}  # kinds that say what stores and departments are, and of which
@@ -98,9 +102,10 @@ class Parsed:
     """What became of a file's rows: `rows == accepted_rows + len(rejected)`, always.
 
     Attributes:
-        accepted: SALES_SCHEMA, STORES_SCHEMA, DEPARTMENTS_SCHEMA, FEATURES_SCHEMA or CALENDAR_SCHEMA, in the
-            file's order. `line` is the 1-based line the row starts on, counting the header and blank lines (parquet:
-            1-based row). Stores, departments and features are long: one row per file row and attribute column.
+        kept: what was accepted: SALES_SCHEMA by week, or a table of STORES_SCHEMA, DEPARTMENTS_SCHEMA, FEATURES_SCHEMA
+            or CALENDAR_SCHEMA in the file's order. `line` is the 1-based line the row starts on, counting the header
+            and blank lines (parquet: 1-based row). Stores, departments and features are long: one row per file row and
+            attribute column.
         rejected: REJECTED_SCHEMA, one row per rejected line, by line: the first rule it breaks, where,
             what to do about it, and the whole record as text so that nothing is lost.
         ignored_columns: columns of the file that nothing was read from.
@@ -111,7 +116,7 @@ class Parsed:
         accepted_rows: rows of the file that were accepted.
     """
 
-    accepted: pa.Table
+    kept: pa.Table | ByWeek
     rejected: pa.Table
     ignored_columns: tuple[str, ...]
     rows: int
@@ -119,3 +124,14 @@ class Parsed:
     header: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     splits: tuple[str, ...] = ()
+
+    @property
+    def accepted(self) -> pa.Table:
+        """What was accepted, all of it in memory."""
+        return self.kept if isinstance(self.kept, pa.Table) else self.kept.table()
+
+    @property
+    def sales(self) -> ByWeek:
+        """The accepted rows of a sales file."""
+        assert not isinstance(self.kept, pa.Table)
+        return self.kept

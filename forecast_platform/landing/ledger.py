@@ -244,7 +244,7 @@ def record(lake: Lake, entry: Entry) -> None:
     replace_source(lake, "landings", rows, entry)
 
 
-def replace_source(lake: Lake, table: str, rows: pa.Table, entry: Entry) -> None:
+def replace_source(lake: Lake, table: str, rows: pa.Table | Iterable[pa.Table], entry: Entry) -> None:
     """Exchange a table's rows of one landing."""
     from pyiceberg.expressions import And
 

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Any, Protocol
 
 from forecast_platform.landing.kinds import KINDS
 
@@ -80,6 +80,14 @@ class Landing(Protocol):
         """
         ...
 
+    def opened(self, obj: LandingObject) -> contextlib.AbstractContextManager[Path]:
+        """A file on this machine that holds exactly this version, while it is needed.
+
+        Raises:
+            LandingError: see `read`; also at the end, when the file changed while it was in use.
+        """
+        ...
+
     def part(self, obj: LandingObject, start: int, length: int) -> bytes:
         """Some bytes of it, for a look at its head or footer: fewer where it ends, and no proof of its version.
 
@@ -88,8 +96,8 @@ class Landing(Protocol):
         """
         ...
 
-    def put(self, key: str, data: bytes) -> LandingObject:
-        """Land `data` under `key`, whole or not at all, replacing what was there.
+    def put(self, key: str, data: bytes | Path) -> LandingObject:
+        """Land `data`, bytes or a file of this machine, under `key`: whole or not at all, replacing what was there.
 
         Raises:
             LandingError: it can't be written.
@@ -154,9 +162,27 @@ class FolderLanding:
         """See Landing.read."""
         with self._explained(obj.key):
             data = self._path(obj.key).read_bytes()
-        if _digest(data) != obj.version:
-            raise LandingError(f"{obj.key} in {self.url} was replaced since it was listed; look again")
+        if _hex(hashlib.sha256(data)) != obj.version:
+            raise self._replaced(obj)
         return data
+
+    @contextlib.contextmanager
+    def opened(self, obj: LandingObject) -> Iterator[Path]:
+        """See Landing.opened: the file itself, where it lies."""
+        path = self._path(obj.key)
+        with self._explained(obj.key), path.open("rb") as file:
+            identity = _identity(os.fstat(file.fileno()))
+            if _hex(hashlib.file_digest(file, "sha256")) != obj.version:
+                raise self._replaced(obj)
+        try:
+            yield path
+        finally:
+            with self._explained(obj.key):
+                if _identity(path.stat()) != identity:
+                    raise self._replaced(obj)
+
+    def _replaced(self, obj: LandingObject) -> LandingError:
+        return LandingError(f"{obj.key} in {self.url} was replaced since it was listed; look again")
 
     def part(self, obj: LandingObject, start: int, length: int) -> bytes:
         """See Landing.part."""
@@ -164,8 +190,9 @@ class FolderLanding:
             file.seek(start)
             return file.read(length)
 
-    def put(self, key: str, data: bytes) -> LandingObject:
+    def put(self, key: str, data: bytes | Path) -> LandingObject:
         """See Landing.put."""
+        digest = hashlib.sha256()
         path = self._path(checked_key(key))
         with self._explained(key):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -173,7 +200,9 @@ class FolderLanding:
             handle, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
             try:
                 with os.fdopen(handle, "wb") as file:
-                    file.write(data)
+                    for part in _parts(data):
+                        digest.update(part)
+                        file.write(part)
                     file.flush()
                     os.fsync(file.fileno())
                 os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide it from other users
@@ -183,7 +212,7 @@ class FolderLanding:
                 raise
             status = path.stat()
             _remember(_whole, _identity(status), "")
-            return self._landed(key, _digest(data), status)
+            return self._landed(key, _hex(digest), status)
 
     @staticmethod
     def arrived_at(status: os.stat_result) -> dt.datetime:
@@ -235,7 +264,7 @@ class FolderLanding:
         if digest := _hashed.get(identity):  # touched or copied since it landed: known by its bytes, not its times
             return self._landed(key, digest, status)
         with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+            digest = _hex(hashlib.file_digest(file, "sha256"))
             file.seek(max(0, status.st_size - 4))
             cut = unended(key, file.read(4)) and identity not in _whole
         if _identity(path.stat()) != identity:
@@ -265,8 +294,17 @@ class FolderLanding:
             raise LandingError(f"{what} in {self.url}: {reason}; check the path and the disk") from error
 
 
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:16]
+def _hex(digest: Any) -> str:
+    return str(digest.hexdigest()[:16])
+
+
+def _parts(data: bytes | Path) -> Iterator[bytes]:
+    if isinstance(data, bytes):
+        yield data
+        return
+    with data.open("rb") as file:
+        while part := file.read(1 << 20):
+            yield part
 
 
 _Identity = tuple[int, int, int, int, int]

@@ -6,15 +6,17 @@ The rules that follow see columns of text only, so a CSV, its gzip, its workbook
 from __future__ import annotations
 
 import gzip
-import io
 import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
 
+from forecast_platform.landing.content import BLOCK, Content, kept
 from forecast_platform.landing.dialects import Dialect
 from forecast_platform.landing.files import Block, Opened, Rows, listed, setting, unreadable
 from forecast_platform.landing.kinds import FORMATS, SYNONYMS, FileRefused
@@ -25,10 +27,11 @@ _TEXT = (".csv", ".tsv", ".txt")
 _LARGEST_UNPACKED = 8 << 30  # bytes of one archived file; more is a mistake or worse
 
 
-def open_file(data: bytes, key: str, dialect: Dialect, head: bool = False) -> Opened:
+def open_file(data: bytes | Path, key: str, dialect: Dialect, head: bool = False) -> Opened:
     """The file of that name, its header read.
 
     Args:
+        data: its bytes, or where they lie, as long as rows are read.
         head: only the header is wanted, so no more than the beginning is unpacked.
 
     Raises:
@@ -37,31 +40,34 @@ def open_file(data: bytes, key: str, dialect: Dialect, head: bool = False) -> Op
     name = key.lower()
     if not name.endswith(FORMATS):
         raise FileRefused("unknown_format", f"{key} is none of {', '.join(FORMATS)}; save it as one of them.")
+    content, most = Content(data), HEAD if head else -1
     if name.endswith(".gz"):
-        name, data = name.removesuffix(".gz"), _gunzip(data, key, HEAD if head else -1) if data else data
+        name, content = name.removesuffix(".gz"), _gunzip(content, key, most) if len(content) else content
     elif name.endswith(".zip"):
-        name, data = _unzip(data, key, HEAD if head else -1)
+        name, content = _unzip(content, key, most)
     if name.endswith(".parquet"):
-        return _wide(open_parquet(data, key, dialect), dialect)
+        return _wide(open_parquet(content, key, dialect), dialect)
     if name.endswith(".xlsx"):
-        return _wide(open_workbook(data, key, dialect), dialect)
+        return _wide(open_workbook(content, key, dialect), dialect)
     suffix = next((s for s in _TEXT if name.endswith(s)), ".csv")
-    return _wide(open_text(data[:HEAD] if head else data, key, suffix, dialect, head and len(data) >= HEAD), dialect)
+    cut = head and len(content) >= HEAD
+    return _wide(open_text(content[:HEAD] if head else content, key, suffix, dialect, cut), dialect)
 
 
-def _gunzip(data: bytes, key: str, size: int) -> bytes:
+def _gunzip(content: Content, key: str, size: int) -> Content:
     magic = b"\x1f\x8b"
-    if not data.startswith(magic) and not magic.startswith(data):
+    if not content[:2].startswith(magic) and not magic.startswith(content[:2]):
         raise FileRefused("not_gzip", f"{key} is named .gz but is not gzip; compress it, or drop the .gz.")
     try:
-        if len(data) < len(magic):
+        if len(content) < len(magic):
             raise EOFError
-        return gzip.decompress(data) if size < 0 else gzip.GzipFile(fileobj=io.BytesIO(data)).read(size)
+        with gzip.GzipFile(fileobj=content.rewound()) as file:
+            return kept(_parts(file, size))
     except EOFError:
         raise FileRefused(
             "truncated_gzip",
             (
-                f"{key} ends in the middle of its compressed data ({len(data):,} bytes arrived); "
+                f"{key} ends in the middle of its compressed data ({len(content):,} bytes arrived); "
                 "land the whole file again."
             ),
         ) from None
@@ -69,10 +75,19 @@ def _gunzip(data: bytes, key: str, size: int) -> bytes:
         raise unreadable(key, error) from None
 
 
-def _unzip(data: bytes, key: str, size: int) -> tuple[str, bytes]:
+def _parts(file: IO[bytes] | gzip.GzipFile, size: int) -> Iterator[bytes]:
+    """So many bytes of a file, or all, some at a time."""
+    if size >= 0:
+        yield file.read(size)
+        return
+    while part := file.read(BLOCK):
+        yield part
+
+
+def _unzip(content: Content, key: str, size: int) -> tuple[str, Content]:
     """Name and bytes of the one file in an archive."""
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        with zipfile.ZipFile(content.rewound()) as archive:
             files = [f for f in archive.infolist() if not f.is_dir() and not f.filename.startswith("__MACOSX/")]
             if len(files) != 1:
                 raise FileRefused(
@@ -87,7 +102,7 @@ def _unzip(data: bytes, key: str, size: int) -> tuple[str, bytes]:
             if files[0].file_size > _LARGEST_UNPACKED:
                 raise FileRefused("too_large", f"{key} unpacks to {files[0].file_size:,} bytes; land it in parts.")
             with archive.open(files[0]) as file:
-                return name, file.read(size if name.endswith(_TEXT) else -1)
+                return name, kept(_parts(file, size if name.endswith(_TEXT) else -1))
     except (zipfile.BadZipFile, OSError, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
         raise unreadable(key, error) from None
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import duckdb
 
-from forecast_platform.history.versions import in_force
+from forecast_platform.history.versions import EVER, VERSIONS
 from forecast_platform.landing.ledger import INGESTED, Entry, Ledger
 from forecast_platform.landing.place import Landing
 
@@ -174,8 +174,9 @@ def no_longer_lying(con: duckdb.DuckDBPyConnection, ledger: Ledger, landing: Lan
     last = max((e.last_week for e in gone.values() if e.last_week), default=None)
     if since is None or last is None:
         return []
-    counting = set(in_force(con, since, last)["source_key"].unique().to_pylist())
-    return sorted(name for name in gone if name in counting)
+    sql = f"WITH {VERSIONS} SELECT DISTINCT row.source_key FROM in_force"  # noqa: S608 (only our own SQL is composed)
+    counting = con.execute(sql, {"since": since, "last": last, "known_before": EVER}).fetchall()
+    return sorted(gone.keys() & {name for (name,) in counting})
 
 
 def landed_markdown(done: Sequence[Entry]) -> str:

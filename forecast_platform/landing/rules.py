@@ -12,6 +12,7 @@ import functools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from forecast_platform.history.panel import LARGEST
 from forecast_platform.landing.aggregation import Weeks
+from forecast_platform.landing.by_week import ByWeek, has_twins
 from forecast_platform.landing.dialects import Dialect
 from forecast_platform.landing.files import Block, Opened, ignored, listed, setting, short
 from forecast_platform.landing.identity import normal_form
@@ -40,14 +42,17 @@ from forecast_platform.landing.values import Mask, example, has_zone, mask, tidy
 from forecast_platform.weeks import WeekCalendar
 
 _KEY = ("store", "dept", "week")
+_LOOK = 100_000  # rows that are there twice in which is looked for what tells them apart
 ONE_DEPARTMENT = "all"  # where a file has no departments
 
 
-def parse(kind: str, data: bytes, key: str, dialect: Dialect, calendar: WeekCalendar, newest_week: dt.date) -> Parsed:
+def parse(
+    kind: str, data: bytes | Path, key: str, dialect: Dialect, calendar: WeekCalendar, newest_week: dt.date
+) -> Parsed:
     """The rows of a file of that kind.
 
     Args:
-        data: the file's bytes.
+        data: the file's bytes, or where they lie.
         key: its name; the extension tells the format and messages name it.
         newest_week: the last week sales may be reported for.
 
@@ -66,7 +71,7 @@ def parse(kind: str, data: bytes, key: str, dialect: Dialect, calendar: WeekCale
 # --- the four kinds
 
 
-def parse_sales(data: bytes, key: str, dialect: Dialect, calendar: WeekCalendar, newest_week: dt.date) -> Parsed:
+def parse_sales(data: bytes | Path, key: str, dialect: Dialect, calendar: WeekCalendar, newest_week: dt.date) -> Parsed:
     """Sales by store, department and week; a missing marker in the sales is accepted as null. See `parse`.
 
     With `aggregate = "sum"` the rows are days or transactions, and become the weeks that they fill.
@@ -76,8 +81,7 @@ def parse_sales(data: bytes, key: str, dialect: Dialect, calendar: WeekCalendar,
     profile = Profile(key, dialect, calendar)
     review = _Review(file, dialect)
     weeks = Weeks(calendar, newest_week) if dialect.aggregate == "sum" else None
-    frames: list[pa.Table] = []
-    splits: list[str] = []
+    kept = ByWeek()
     for block in blocks(file, dialect, ("store", "dept", "date", "weekly_sales"), ("is_holiday",), constants):
         if profile.add(block):
             profile.check()
@@ -88,48 +92,69 @@ def parse_sales(data: bytes, key: str, dialect: Dialect, calendar: WeekCalendar,
         holiday = rows.flags("is_holiday") if "is_holiday" in block.names else pa.nulls(block.n, pa.bool_())
         rows.finished()
         frame = review.take(rows, pa.table([rows.line, store, dept, day, sales, holiday], SALES_SCHEMA))
-        frames.append(weeks.add(frame) if weeks else frame)
+        (weeks or kept).add(frame)
     profile.check()
-    accepted = pa.concat_tables(frames).combine_chunks()
-    rows_accepted = len(accepted)
+    rows_accepted, splits = len(kept), list[str]()
     if weeks:
-        accepted, rows_accepted, waiting, more = weeks.whole()
+        rows_accepted, waiting, more = weeks.whole(kept)
         notes = [*notes, *more]
         review.reject_lines("week_incomplete", waiting, "{} is not whole; it waits: land it again with the whole week")
     elif dialect.aggregate == "last":
-        accepted = _last(accepted)
+        for week in filter(functools.partial(has_twins, kept), kept.weeks):
+            kept.replace(week, _last(kept.of(week)))
     else:
-        twice = review.duplicates(accepted, _KEY, ("sales", "is_holiday"), "store, dept and week")
-        if len(twice):
-            splits = _splits(file, dialect, accepted, twice)
-        accepted = _without(accepted, twice)
-        rows_accepted = len(accepted)
-    if dialect.totals == "leave_out" and (found := totals(accepted)):
-        sums = np.flatnonzero(is_total(accepted, found))
+        twice = _without_twins(kept, review)
+        splits = _splits(file, dialect, twice) if len(twice) else []
+        rows_accepted = len(kept)
+    if dialect.totals == "leave_out" and (found := totals(kept)):
+        sums = _without_totals(kept, found)
         names = ", ".join(f"{column} {name!r}" for column, name in found)
         if weeks:
             notes = [*notes, f"{names}: sums of other rows, left out"]
         else:
-            told = zip(accepted["line"].take(pa.array(sums)).to_pylist(), _cells(file, accepted, sums), strict=True)
+            told = zip(sums["line"].to_pylist(), _cells(file, sums, np.arange(len(sums))), strict=True)
             review.reject_lines(
                 "total_row", [(line, cell, names) for line, cell in told], "{} is the sum of other rows, and left out"
             )
             rows_accepted -= len(sums)
-        accepted = _without(accepted, sums)
-    return review.parsed(accepted, rows_accepted, [*notes, *review.notes], splits)
+    return review.parsed(kept, rows_accepted, [*notes, *review.notes], splits)
 
 
-def parse_stores(data: bytes, key: str, dialect: Dialect) -> Parsed:
+def _without_twins(rows: ByWeek, review: _Review) -> pa.Table:
+    """Reject the rows that are there twice, and give them back."""
+    found = [SALES_SCHEMA.empty_table()]
+    for week in rows.weeks:
+        if has_twins(rows, week):
+            frame = rows.of(week)
+            twice = review.duplicates(frame, _KEY, ("sales", "is_holiday"), "store, dept and week")
+            found.append(frame.take(pa.array(twice)))
+            rows.replace(week, _without(frame, twice))
+    return pa.concat_tables(found)
+
+
+def _without_totals(rows: ByWeek, found: Sequence[tuple[str, str]]) -> pa.Table:
+    """Take out the rows of sums, and give them back."""
+    out = [SALES_SCHEMA.empty_table()]
+    for week in rows.weeks:
+        frame = rows.of(week)
+        sums = np.flatnonzero(is_total(frame, found))
+        if len(sums):
+            out.append(frame.take(pa.array(sums)))
+            rows.replace(week, _without(frame, sums))
+    return pa.concat_tables(out)
+
+
+def parse_stores(data: bytes | Path, key: str, dialect: Dialect) -> Parsed:
     """Attributes of stores, long: any column beside `store` is an attribute, named in lower case. See `parse`."""
     return _parse_attributes(data, key, dialect, "store", STORES_SCHEMA)
 
 
-def parse_departments(data: bytes, key: str, dialect: Dialect) -> Parsed:
+def parse_departments(data: bytes | Path, key: str, dialect: Dialect) -> Parsed:
     """Attributes of departments, as parse_stores those of stores."""
     return _parse_attributes(data, key, dialect, "dept", DEPARTMENTS_SCHEMA)
 
 
-def _parse_attributes(data: bytes, key: str, dialect: Dialect, of: str, schema: pa.Schema) -> Parsed:
+def _parse_attributes(data: bytes | Path, key: str, dialect: Dialect, of: str, schema: pa.Schema) -> Parsed:
     file = open_file(data, key, dialect)
     names = [name for name in canonical(file.header, dialect) if name not in (of, "")]
     review = _Review(file, dialect)
@@ -143,7 +168,7 @@ def _parse_attributes(data: bytes, key: str, dialect: Dialect, of: str, schema: 
     return review.parsed(_long(schema, frame, ("line", of), names), len(frame))
 
 
-def parse_features(data: bytes, key: str, dialect: Dialect, calendar: WeekCalendar) -> Parsed:
+def parse_features(data: bytes | Path, key: str, dialect: Dialect, calendar: WeekCalendar) -> Parsed:
     """Covariates by store (and department, when there is such a column) and week, long. See `parse`.
 
     Any column beside the keys is a covariate, named in lower case: numbers, or TRUE/FALSE as 1/0. Future
@@ -170,7 +195,7 @@ def parse_features(data: bytes, key: str, dialect: Dialect, calendar: WeekCalend
     return review.parsed(_long(FEATURES_SCHEMA, frame, ("line", "store", "dept", "week"), names), len(frame))
 
 
-def parse_calendar(data: bytes, key: str, dialect: Dialect) -> Parsed:
+def parse_calendar(data: bytes | Path, key: str, dialect: Dialect) -> Parsed:
     """Holidays by name (column `name` or `holiday`) and date, on any weekday. See `parse`."""
     dialect = dataclasses.replace(dialect, week_label="end")  # a holiday is a day, and names no week by its start
     file = open_file(data, key, dialect)
@@ -185,7 +210,7 @@ def parse_calendar(data: bytes, key: str, dialect: Dialect) -> Parsed:
     return review.parsed(frame, len(frame))
 
 
-def weeks_in(data: bytes, key: str, dialect: Dialect, calendar: WeekCalendar) -> list[dt.date]:
+def weeks_in(data: bytes | Path, key: str, dialect: Dialect, calendar: WeekCalendar) -> list[dt.date]:
     """The weeks of the calendar a file speaks of, ascending: a peek that reads the date column only.
 
     Dates that parse_sales would reject, and those before the calendar's first week, are left out.
@@ -204,7 +229,7 @@ def weeks_in(data: bytes, key: str, dialect: Dialect, calendar: WeekCalendar) ->
     return sorted(weeks)
 
 
-def kind_of(data: bytes, key: str, dialect: Dialect) -> str:
+def kind_of(data: bytes | Path, key: str, dialect: Dialect) -> str:
     """Which of KINDS a file is, by its header alone.
 
     Raises:
@@ -299,17 +324,19 @@ class _Review:
     file: Opened
     dialect: Dialect
     rows: int = 0
-    rejected: list[_Rejected] = field(default_factory=list)
+    rejected: list[pa.Table] = field(default_factory=list)
     names: dict[str, int] = field(default_factory=dict)
     _places: list[tuple[int, int, Callable[[Sequence[int]], list[str]]]] = field(default_factory=list)
     _unread: dict[str, tuple[int, str]] = field(default_factory=dict)
+    _told: list[tuple[int, str, str, str, str]] = field(default_factory=list)
 
     def take(self, rows: _Rows, table: pa.Table) -> pa.Table:
         """`table` without the rows that broke a rule, which are taken note of."""
         block = rows.block.rows
         self.rows += rows.block.n + len(block.ragged)
         self.names |= rows.block.names
-        self.rejected += rows.rejected()
+        if rejected := list(rows.rejected()):
+            self.rejected.append(_rejected(rejected))
         if rows.block.n:
             self._places.append((int(block.line[0]), int(block.line[-1]), block.records))
         for column, count, found in rows.unread:
@@ -371,21 +398,28 @@ class _Review:
             told: (line, column, what was found there).
             message: what to do, with {} for what was found.
         """
+        self._told += [(line, rule, column, value, message.format(value)) for line, column, value in told]
+
+    def _settle(self) -> None:
+        """Find the records of the lines rejected so far: each part of the file is read once for all of them."""
+        told, self._told = sorted(self._told), []
+        lines = np.array([line for line, *_ in told], np.int64)
         for first, last, records in self._places if told else ():
-            inside = [row for row in told if first <= row[0] <= last]
-            texts = records([line for line, *_ in inside]) if inside else []
-            for (line, column, value), record in zip(inside, texts, strict=True):
-                self.rejected.append(_Rejected(line, rule, column, value, message.format(value), record))
+            at, end = np.searchsorted(lines, [first, last + 1]).tolist()
+            if at < end:
+                texts = records(lines[at:end].tolist())
+                self.rejected.append(
+                    _rejected([_Rejected(*row, text) for row, text in zip(told[at:end], texts, strict=True)])
+                )
 
     def parsed(
-        self, accepted: pa.Table, accepted_rows: int, notes: Sequence[str] = (), splits: Sequence[str] = ()
+        self, kept: pa.Table | ByWeek, accepted_rows: int, notes: Sequence[str] = (), splits: Sequence[str] = ()
     ) -> Parsed:
-        rejected = sorted(self.rejected, key=lambda r: (r.line, r.column))
-        names = ("line", "rule", "column", "value", "message", "record")
-        table = pa.table([[getattr(r, name) for r in rejected] for name in names], REJECTED_SCHEMA)
+        self._settle()
+        rejected = pa.concat_tables([REJECTED_SCHEMA.empty_table(), *self.rejected])
         return Parsed(
-            accepted=accepted,
-            rejected=table,
+            kept=kept,
+            rejected=rejected.sort_by([("line", "ascending"), ("column", "ascending")]),
             ignored_columns=ignored(self.file.header, self.names),
             rows=self.rows,
             accepted_rows=accepted_rows,
@@ -393,6 +427,10 @@ class _Review:
             notes=tuple(notes),
             splits=tuple(splits),
         )
+
+
+def _rejected(found: Sequence[_Rejected]) -> pa.Table:
+    return pa.table([[getattr(r, name) for r in found] for name in REJECTED_SCHEMA.names], REJECTED_SCHEMA)
 
 
 class _Rows:
@@ -637,19 +675,16 @@ def _last(frame: pa.Table) -> pa.Table:
     return frame.take(pa.array(np.sort(order[last])))
 
 
-def _splits(file: Opened, dialect: Dialect, frame: pa.Table, twice: NDArray[np.int64]) -> list[str]:
-    """Columns that nothing was read from and that differ between rows of one store, department and week."""
+def _splits(file: Opened, dialect: Dialect, twice: pa.Table) -> list[str]:
+    """Columns that nothing was read from and that differ between rows of one store, department and week; by the first
+    _LOOK of these rows."""
     names = canonical(file.header, dialect)
     used = {"store", "dept", "date", "weekly_sales", "is_holiday"}
     at = [i for i, name in enumerate(names) if name not in used and file.header[i].strip()]
     if not at:
         return []
-    wanted = set(frame["line"].take(pa.array(twice)).to_pylist())
-    keys = {
-        line: key
-        for line, *key in zip(*(frame[n].to_pylist() for n in ("line", "store", "dept", "week")), strict=True)
-        if line in wanted
-    }
+    columns = (twice[:_LOOK][name].to_pylist() for name in ("line", *_KEY))
+    keys = {line: key for line, *key in zip(*columns, strict=True)}
     seen: dict[int, dict[tuple[Any, ...], set[str | None]]] = {i: {} for i in at}
     for rows in file.rows(at):
         inside = [(row, keys[line]) for row, line in enumerate(rows.line.tolist()) if line in keys]

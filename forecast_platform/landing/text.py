@@ -14,13 +14,14 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 from numpy.typing import NDArray
 
+from forecast_platform.landing.content import BLOCK, Content, kept
 from forecast_platform.landing.dialects import Dialect
 from forecast_platform.landing.files import Opened, Rows, empty_file, no_rows, setting, unreadable
 from forecast_platform.landing.kinds import FileRefused
 from forecast_platform.landing.values import Mask
 
-BLOCK = 1 << 24  # bytes of text read at one time
 HEAD = 1 << 20  # bytes that hold any header
+_LONGEST = 1 << 30  # bytes from one line end outside of quotes to the next
 
 _MARKS = (  # of Unicode, at the start of a file; the longer ones first
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -31,7 +32,7 @@ _MARKS = (  # of Unicode, at the start of a file; the longer ones first
 )
 
 
-def open_text(data: bytes, key: str, suffix: str, dialect: Dialect, head: bool = False) -> Opened:
+def open_text(data: bytes | Content, key: str, suffix: str, dialect: Dialect, head: bool = False) -> Opened:
     """The text of a file whose name ends in `suffix`.
 
     Args:
@@ -40,7 +41,7 @@ def open_text(data: bytes, key: str, suffix: str, dialect: Dialect, head: bool =
     Raises:
         FileRefused: there is no text, or no header in it.
     """
-    text = _utf8(data, key, dialect, head)
+    text = _utf8(Content(data), key, dialect, head)
     line, start = 1, 0
     for _ in range(dialect.skip_rows):
         line, start = line + 1, text.find(b"\n", start) + 1
@@ -53,7 +54,7 @@ def open_text(data: bytes, key: str, suffix: str, dialect: Dialect, head: bool =
         line, start = line + said.group().count(b"\n"), start + said.end()
     delimiter = dialect.delimiter or (said.group(1).decode("ascii", "replace") if said else "")
     if not delimiter:
-        first = text[start:].lstrip()[:HEAD].partition(b"\n")[0]
+        first = text[start : start + HEAD].lstrip().partition(b"\n")[0]
         delimiter = "\t" if suffix == ".tsv" or (suffix == ".txt" and b"\t" in first) else ","
     header, lines = _header(text[start : start + HEAD], key, delimiter)
     for _ in range(lines):
@@ -71,51 +72,79 @@ def open_text(data: bytes, key: str, suffix: str, dialect: Dialect, head: bool =
     return Opened(key, header, rows)
 
 
-def _utf8(data: bytes, key: str, dialect: Dialect, head: bool) -> bytes:
-    """The text as UTF-8 with \\n line ends, without a mark; refused when there is none."""
-    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), dialect.encoding or "utf-8")
-    if encoding in ("utf-8", "utf-8-sig"):
-        _check_utf8(data, key, head)
-        text = data.removeprefix(codecs.BOM_UTF8)
-    else:
-        try:
-            text = codecs.getincrementaldecoder(encoding)().decode(data, final=not head).encode("utf-8", "replace")
-        except UnicodeError as error:
-            raise _not_that_encoding(data, key, encoding, error) from None
-        text = text.removeprefix(codecs.BOM_UTF8)
-    if b"\r" in text:
-        text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    if not text[:HEAD].strip() and not text.strip():
+def _utf8(data: Content, key: str, dialect: Dialect, head: bool) -> Content:
+    """The text as UTF-8 with \\n line ends, without a mark; refused when there is none. What is so already stays where
+    it lies."""
+    begin = data[:4]
+    encoding = next((name for mark, name in _MARKS if begin.startswith(mark)), dialect.encoding or "utf-8")
+    plain, blank = encoding in ("utf-8", "utf-8-sig"), True
+    for block in _decoded(data, key, encoding, head):
+        plain &= b"\r" not in block
+        blank &= not block.strip()
+        if not plain and not blank:
+            break
+    if blank:
         raise empty_file(key)
-    return text
+    if plain:
+        return Content(data, len(codecs.BOM_UTF8) if begin.startswith(codecs.BOM_UTF8) else 0)
+    return kept(_with_line_ends(_decoded(data, key, encoding, head)))
 
 
-def _check_utf8(data: bytes, key: str, head: bool) -> None:
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    for start in range(0, len(data), BLOCK):
-        block = data[start : start + BLOCK]
-        try:
-            decoder.decode(block, final=not head and start + BLOCK >= len(data))
-        except UnicodeError:
+def _decoded(data: Content, key: str, encoding: str, head: bool) -> Iterator[bytes]:
+    """The text as UTF-8 without a mark, block by block."""
+    decoder = codecs.getincrementaldecoder("utf-8" if encoding == "utf-8-sig" else encoding)()
+    utf8 = encoding in ("utf-8", "utf-8-sig")
+    done = lines = 0
+    for part, last in _and_last(data.blocks()):
+        waiting = decoder.getstate()[0]
+        if utf8 and not waiting and part.isascii():
+            text = part
+        else:
             try:
-                data.decode()  # all of it, to say where in the file
+                decoded = decoder.decode(part, final=last and not head)
             except UnicodeError as error:
-                raise _not_that_encoding(data, key, "utf-8", error) from None
+                at = done - len(waiting) + getattr(error, "start", 0)
+                lines += (waiting + part).count(b"\n", 0, getattr(error, "start", 0)) - waiting.count(b"\n")
+                raise _not_that_encoding(data, key, encoding, at, lines + 1) from None
+            text = decoded.encode("utf-8", "replace")
+        if not done:
+            text = text.removeprefix(codecs.BOM_UTF8)
+        done, lines = done + len(part), lines + part.count(b"\n")
+        yield text
 
 
-def _not_that_encoding(data: bytes, key: str, encoding: str, error: UnicodeError) -> FileRefused:
-    at = getattr(error, "start", 0)
-    line = data.count(b"\n", 0, at) + 1
+def _and_last(blocks: Iterator[bytes]) -> Iterator[tuple[bytes, bool]]:
+    """Each with whether it is the last one."""
+    before = None
+    for block in blocks:
+        if before is not None:
+            yield before, False
+        before = block
+    yield before or b"", True
+
+
+def _with_line_ends(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """Every line end as \\n."""
+    cut = b""
+    for block in blocks:
+        block = cut + block
+        cut = b"\r" if block.endswith(b"\r") else b""
+        yield block.removesuffix(cut).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    yield b"\n" if cut else b""
+
+
+def _not_that_encoding(data: Content, key: str, encoding: str, at: int, line: int) -> FileRefused:
     if data[:2] == b"\x1f\x8b":
         advice = "It looks compressed: name it .gz."
     elif data[:4] == b"PK\x03\x04":
         advice = "It looks like a workbook or a zip archive: name it .xlsx or .zip."
-    elif encoding == "utf-8" and b"\0" in data[:200]:
+    elif encoding.startswith("utf-8") and b"\0" in data[:200]:
         advice = f"It looks like UTF-16: save it as UTF-8, or set {setting('encoding', 'utf-16')}."
     else:
         advice = f"Save it as UTF-8, or say how it was written, for example {setting('encoding', 'cp1252')}."
+    name = "utf-8" if encoding == "utf-8-sig" else encoding
     return FileRefused(
-        "encoding", f"{key} is not {encoding}: line {line}, byte {at} of the file ({data[at : at + 4]!r}). {advice}"
+        "encoding", f"{key} is not {name}: line {line}, byte {at} of the file ({data[at : at + 4]!r}). {advice}"
     )
 
 
@@ -140,37 +169,42 @@ def _header(text: bytes, key: str, delimiter: str) -> tuple[list[str], int]:
 
 
 def _blocks(
-    text: bytes, start: int, line: int, key: str, delimiter: str, width: int, wanted: Sequence[int]
+    text: Content, start: int, line: int, key: str, delimiter: str, width: int, wanted: Sequence[int]
 ) -> Iterator[Rows]:
     """The rows from byte `start` on, which is where `line` starts; blocks without a row are left out."""
+    open_end = not text[len(text) - 1 :].endswith(b"\n")
     while start < len(text):
-        stop = _end_of_rows(text, start)
-        split = _split(text[start:stop], key, delimiter, width)
-        if split[2] is not None and stop < len(text):  # where rows end is not told by counting quotes
-            stop = len(text)
-            split = _split(text[start:stop], key, delimiter, width)
+        block = _up_to_a_row_end(text, start, key)
+        split = _split(block, key, delimiter, width)
+        if split[2] is not None and start + len(block) < len(text):  # where rows end is not told by counting quotes
+            block = text[start:]
+            split = _split(block, key, delimiter, width)
+        stop = start + len(block)
 
         def records(lines: Sequence[int], start: int = start, stop: int = stop, first: int = line) -> list[str]:
             return _records(text[start:stop], lines, first, key, delimiter, width)
 
         rows = _rows(split, line, delimiter, width, wanted, records)
         if rows is not None:
-            yield replace(rows, open_end=stop == len(text) and not text.endswith(b"\n"))
-        line += text.count(b"\n", start, stop)
+            yield replace(rows, open_end=stop == len(text) and open_end)
+        line += block.count(b"\n")
         start = stop
 
 
-def _end_of_rows(text: bytes, start: int) -> int:
-    """Where a block may end: after a line end that no quoted field goes across, or where the text does."""
+def _up_to_a_row_end(text: Content, start: int, key: str) -> bytes:
+    """A block from there on, up to a line end that no quoted field goes across, or to the text's end."""
     size = BLOCK
     while start + size < len(text):
-        stop = text.rfind(b"\n", start, start + size) + 1
-        while stop > start:
-            if text.count(b'"', start, stop) % 2 == 0:
-                return stop
-            stop = text.rfind(b"\n", start, stop - 1) + 1
+        block = text[start : start + size]
+        stop = block.rfind(b"\n") + 1
+        while stop > 0:
+            if block.count(b'"', 0, stop) % 2 == 0:
+                return block[:stop]
+            stop = block.rfind(b"\n", 0, stop - 1) + 1
         size *= 2
-    return len(text)
+        if size > _LONGEST:
+            raise unreadable(key, f"no row ends in {_LONGEST:,} bytes from byte {start:,} on; is a quote left open?")
+    return text[start:]
 
 
 @dataclass(frozen=True)

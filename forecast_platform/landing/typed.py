@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
-import io
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,23 +13,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from forecast_platform.landing.content import Content
 from forecast_platform.landing.dialects import Dialect
 from forecast_platform.landing.files import Opened, Rows, empty_file, listed, no_rows, setting, unreadable
 from forecast_platform.landing.kinds import FileRefused
 from forecast_platform.landing.values import mask
 
-BATCH = 1 << 20  # rows of parquet read at one time
+BATCH = 1 << 18  # rows of parquet read at one time
 
 
 # --- parquet
 
 
-def open_parquet(data: bytes, key: str, dialect: Dialect) -> Opened:
+def open_parquet(data: Content, key: str, dialect: Dialect) -> Opened:
     """Raises FileRefused where the file is damaged."""
-    if not data:
+    if not len(data):
         raise empty_file(key)
     try:
-        file = pq.ParquetFile(pa.BufferReader(data))
+        file = pq.ParquetFile(data.rewound())
         header = list(file.schema_arrow.names)  # decodes them
     except Exception as error:  # damaged bytes surface as almost any error
         raise unreadable(key, error) from None
@@ -63,7 +63,7 @@ def _parquet_rows(
         def records(rows: Sequence[int], columns: dict[int, pa.Array] = columns, first: int = first) -> list[str]:
             at = np.asarray(rows, np.int64)
             try:
-                values = file.read().take(at - 1).to_pylist()
+                values = _whole_rows(file, at - 1)
             except Exception:  # a column nobody asked for is damaged or of an odd type: keep those that were read
                 values = pa.table({header[i]: c for i, c in columns.items()}).take(at - first).to_pylist()
             return [json.dumps(row, default=str, ensure_ascii=False) for row in values]
@@ -72,6 +72,19 @@ def _parquet_rows(
         first += len(batch)
     if first - 1 != file.metadata.num_rows:  # a damaged file can end early without an error
         raise unreadable(key, f"{first - 1:,} of its {file.metadata.num_rows:,} rows could be read")
+
+
+def _whole_rows(file: pq.ParquetFile, at: np.ndarray) -> list[dict[str, Any]]:
+    """All columns of the rows at some positions, in their order. Only the row groups that hold them are read."""
+    ends = np.cumsum([file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)])
+    groups = np.searchsorted(ends, at, side="right")
+    found: dict[int, dict[str, Any]] = {}
+    for group in np.unique(groups).tolist():
+        these = at[groups == group]
+        inside = these - (ends[group - 1] if group else 0)
+        rows = file.read_row_group(group).take(pa.array(inside)).to_pylist()
+        found |= zip(these.tolist(), rows, strict=True)
+    return [found[position] for position in at.tolist()]
 
 
 def _batches(file: pq.ParquetFile, key: str, names: list[str]) -> Iterator[pa.RecordBatch]:
@@ -136,7 +149,7 @@ def _as_text(values: pa.Array, time_zone: str) -> pa.Array:
 # --- workbooks
 
 
-def open_workbook(data: bytes, key: str, dialect: Dialect) -> Opened:
+def open_workbook(data: Content, key: str, dialect: Dialect) -> Opened:
     """A sheet of an .xlsx file: its first row that holds anything, after the titles, is the header.
 
     Raises:
@@ -144,10 +157,10 @@ def open_workbook(data: bytes, key: str, dialect: Dialect) -> Opened:
     """
     import python_calamine
 
-    if not data:
+    if not len(data):
         raise empty_file(key)
     try:
-        book = python_calamine.CalamineWorkbook.from_filelike(io.BytesIO(data))
+        book = python_calamine.CalamineWorkbook.from_filelike(data.rewound())
         shown = [s.name for s in book.sheets_metadata if s.visible == python_calamine.SheetVisibleEnum.Visible]
         cells = {name: book.get_sheet_by_name(name).to_python(skip_empty_area=False) for name in shown}
     except Exception as error:  # damaged bytes surface as almost any error

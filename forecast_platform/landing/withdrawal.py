@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 
-import pyarrow as pa
-
-from forecast_platform.history.versions import in_force
 from forecast_platform.lake.lake import Lake
-from forecast_platform.landing.effect import Effect, compare
+from forecast_platform.landing.effect import Effect, Standing
 from forecast_platform.landing.kinds import ATTRIBUTES
-from forecast_platform.landing.ledger import INGESTED, KNOWN, WITHDRAWN, Entry, LedgerError, change
+from forecast_platform.landing.ledger import INGESTED, KNOWN, WITHDRAWN, Entry, Ledger, LedgerError, change
 from forecast_platform.weeks import WEEK
 
 
@@ -36,11 +33,10 @@ def withdraw(lake: Lake, entry: Entry, reason: str, author: str, now: dt.datetim
         return change(lake, entry, status=WITHDRAWN, withdrawn_at=now, reason=reason, author=author), Effect()
     weeks = [entry.first_week + i * WEEK for i in range((entry.last_week - entry.first_week).days // 7 + 1)]
 
-    def rows() -> pa.Table:
-        with lake.connection("raw_sales", "landings") as con:
-            return in_force(con, weeks[0], weeks[-1])
-
-    before = rows()
+    standing = Standing(lake, Ledger.of(lake))
+    try:
+        effect = standing.effect_of_withdrawal(entry, weeks, now)
+    finally:
+        standing.close()
     values = {"status": WITHDRAWN, "withdrawn_at": now, "reason": reason, "author": author}
-    entry = change(lake, entry, **values, to_clean=tuple(weeks))
-    return entry, compare(before, rows())
+    return change(lake, entry, **values, to_clean=tuple(weeks)), effect

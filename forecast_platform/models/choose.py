@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forecast_platform.history.panel import Panel
+from forecast_platform.history.shards import Retailer
 from forecast_platform.history.silence import probability_of_return
 from forecast_platform.levels import SUMS
 from forecast_platform.models.backtest import Forecaster, scored_window
@@ -45,7 +46,10 @@ PROHIBITIVE = 0.5  # a toll with which a network is not worth its training
 # Weights below which a candidate is left out: a training for so little pays for nobody.
 LEAST_LEARNED, LEAST_FREE = 0.1, 0.03
 WORTH_TRYING = 0.05  # a weight in the first window with which a network is tried in a second
+# What a network has to lower the error by there (wQL), beside those expected more of, or it is left out.
+WORTH_ADDING = 0.005
 MOST_LEARNED = 2
+MOST_TOLD = 3
 KNOWN = 0.75  # of today's weeks, that a window has to have known for the intervals' widths to be taken from it
 FLAT, HARDER = "recent_level", 1.2  # so much harder is chance
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -55,7 +59,10 @@ LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 class Judgement:
     """A model's rolling backtest against last year's week, made before the model was trained on everything.
 
-    `why` says in words what the figures mean; the scores are None when the history was too short to hold out weeks.
+    Attributes:
+        why: in a sentence or two, for people. The scores are None when the history was too short to hold out weeks.
+        alone: candidate -> its WAPE and wQL by itself, in the same weeks.
+        left_out: candidate -> why it was not tried.
     """
 
     verdict: str  # "passed", "below_naive" or "unjudged"
@@ -66,6 +73,8 @@ class Judgement:
     coverage80: float | None = None
     naive_wape: float | None = None
     naive_wql: float | None = None
+    alone: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,9 +107,9 @@ def shipped_forecaster(
         asked = {name: {**given, "prediction_length": str(horizon)} for name, given in candidates.items()}
         choice = choose(history, asked, num_samples, progress)
         told(choice)
-        levels = sorted({*quantiles, 0.5})
+        levels, whole = sorted({*quantiles, 0.5}), Retailer()
         said = {
-            name: CANDIDATES[name].forecast(asked[name], history, horizon, levels, num_samples, progress)
+            name: CANDIDATES[name].forecast(asked[name], history, horizon, levels, num_samples, progress, whole)
             for name in choice.blend.names
         }
         combination = Combination.of(history, horizon, choice.calibration)
@@ -135,7 +144,7 @@ def choose(
     }
     able = [name for name in candidates if name not in unable]
     if not able:
-        return _unjudged(panel, Blend.alone(next(iter(candidates))), f"not able: {_in_words(unable)}")
+        return _unjudged(panel, Blend.alone(next(iter(candidates))), f"not able: {_in_words(unable)}", unable)
     trying = _Trying(panel, candidates, num_samples, progress, forecast)
     horizon = _held_out(panel, full)
     free = [name for name in able if not CANDIDATES[name].learns]
@@ -145,7 +154,7 @@ def choose(
         why = f"{len(panel.weeks)} weeks of history are too few to hold out {horizon} of them" if last < 1 else (
             f"no series of {horizon} weeks or more was observed in the {horizon} weeks after {_week(panel, last)}"
         )  # fmt: skip
-        return _unjudged(panel, _served(Blend.by(_prior(panel, free or learned[:1]))), why)
+        return _unjudged(panel, _served(Blend.by(_prior(panel, free or learned[:1]))), why, unable)
 
     then = panel.until(_week(panel, last))
     untried = {name: why for name in learned if (why := CANDIDATES[name].unable(then, horizon, candidates[name]))}
@@ -156,27 +165,29 @@ def choose(
     learned = [name for name in learned if name not in untried]
     triable = [name for name in free if not CANDIDATES[name].unable(then, horizon, candidates[name])]
     if not triable and not learned:  # who asks for one network and has too little to judge it gets it unjudged
-        why = f"up to {_week(panel, last)} {_in_words(unable | untried) or 'nothing is able'}"
+        left_out = {name: told for name in candidates if (told := (unable | untried).get(name))}
+        why = f"up to {_week(panel, last)} {_in_words(left_out) or 'nothing is able'}"
         blend = _served(Blend.by(_prior(panel, free))) if free else Blend.alone(next(iter(untried)))
-        return _unjudged(panel, blend, why)
-    trials = [trying.trial(at, horizon, free) for at in _origins(panel, horizon)] if free else []
+        return _unjudged(panel, blend, why, left_out)
+    with_networks = _trained_origins(panel, horizon, windows)
+    origins = _origins(panel, horizon) if free else []
+    trials = [trying.trial(at, horizon, free, again=at in with_networks) for at in origins]
     tolls = {} if _planned(panel) else _tolls(trials, able)  # a plan says what no level can
     untried |= {name: "pays where columns are known ahead" for name in learned
                 if free and not _planned(panel) and not CANDIDATES[name].prior.plain}  # fmt: skip
     untried |= {name: "knows no season, and the one ahead is hard without" for name in learned
                 if tolls.get(name, 0.0) > PROHIBITIVE and name not in untried}  # fmt: skip
     learned = [name for name in learned if name not in untried]
-    for at in _trained_origins(panel, horizon, windows):
+    for at in with_networks:
         trial = trying.trial(at, horizon, [*free, *learned])
         trials = [trial, *(t for t in trials if t.at != at)]
         if at == last:
             scores = {name: trial.scores(Blend.alone(name)) for name in trial.said}
-            so_far = fit(
-                [each.evidence for each in trials], _prior(panel, list(trial.said)), tolls, _sparse(trial.said)
-            ).weights
-            learned = [name for name in learned if max(so_far[name]) >= WORTH_TRYING]
+            so_far, little = _worth_adding(panel, trial, trials, learned, tolls)
+            untried |= {name: f"{added:+.1%} to the error of the others" for name, added in little.items()}
+            learned = [name for name in learned if name not in little and max(so_far.weights[name]) >= WORTH_TRYING]
     newest = next(trial for trial in trials if trial.at == last)
-    prior = _prior(panel, [name for name in candidates if name in newest.said or name in free])
+    prior = _prior(panel, [n for n in candidates if (n in newest.said or n in free) and n not in untried])
     blend = _served(fit([trial.evidence for trial in trials], prior, tolls, _sparse(prior)))
     # Errors of when far less was known say nothing of today's intervals.
     recent = [trial for trial in trials if trial.at >= KNOWN * len(panel.weeks)] or [newest]
@@ -188,9 +199,10 @@ def choose(
     )
 
 
-def _unjudged(panel: Panel, blend: Blend, why: str) -> Choice:
+def _unjudged(panel: Panel, blend: Blend, why: str, left_out: Mapping[str, str]) -> Choice:
     """Intervals as candidates say them; what moves series together as with a usual retailer."""
-    judgement = Judgement("unjudged", f"served: {in_words(blend, kinds(panel.sales))}; not judged: {why}")
+    served = in_words(blend, kinds(panel.sales))
+    judgement = Judgement("unjudged", f"served: {served}; not judged: {why}", left_out=left_out)
     return Choice(blend, judgement, Calibration(dependence=Dependence.fit([], LEVELS)))
 
 
@@ -206,25 +218,25 @@ def _judged(
     """The blend in the window before the cutoff, beside its candidates and last year's week."""
     cutoff = _week(panel, newest.at)
     served, naive = newest.scores(blend), _naive_scores(panel, cutoff, horizon)
-    told = ", ".join(f"{name} {s.wape:.4f} / {s.wql:.4f}" for name, s in scores.items())
     return Judgement(
         "passed" if served.wape <= naive.wape else "below_naive",
-        f"served: {in_words(blend, kinds(panel.sales))}; "
-        f"WAPE / wQL over the {horizon} weeks after {cutoff}: served {served.wape:.4f} / {served.wql:.4f}, "
-        f"the bar, last year's week as it is, {naive.wape:.4f} / {naive.wql:.4f}; "
-        f"each alone: {told}; weighed in {windows} windows"
-        + (f"; not able: {_in_words(left_out)}" if left_out else ""),
+        f"served: {in_words(blend, kinds(panel.sales))}; weighed in {windows} windows of the past; in the last, the "
+        f"{horizon} weeks after {cutoff}, WAPE / wQL were {served.wape:.4f} / {served.wql:.4f}, those of the bar, last "
+        f"year's week as it is, {naive.wape:.4f} / {naive.wql:.4f}",
         cutoff,
         served.wape,
         served.wql,
         served.coverage80,
         naive.wape,
         naive.wql,
+        {name: (each.wape, each.wql) for name, each in scores.items()},
+        left_out,
     )
 
 
 def in_words(blend: Blend, kind: NDArray[np.int64]) -> str:
-    """The weights for people: "52% ratio, 48% aligned_last_year (young series 60% pretrained, 40% ratio)".
+    """The weights for people: "52% ratio, 48% aligned_last_year (young series 60% pretrained, 40% ratio)". Of more
+    than MOST_TOLD candidates the others go together.
 
     Args:
         kind: of the series, shape (N,).
@@ -233,9 +245,12 @@ def in_words(blend: Blend, kind: NDArray[np.int64]) -> str:
     told = {}
     for k in found[count.argsort()[::-1]].tolist():
         parts = sorted(((weights[k], name) for name, weights in blend.weights.items()), reverse=True)
-        told[KINDS[k]] = ", ".join(f"{100 * weight:.0f}% {name}" for weight, name in parts if weight >= 0.005)
-    (_, usual), *others = told.items()
-    beside = "; ".join(f"{name} series {parts}" for name, parts in others if parts != usual)
+        parts = [(weight, name) for weight, name in parts if weight >= 0.005]
+        if others := parts[MOST_TOLD:]:
+            parts = [*parts[:MOST_TOLD], (sum(weight for weight, _ in others), f"the other {len(others)}")]
+        told[KINDS[k]] = ", ".join(f"{100 * weight:.0f}% {name}" for weight, name in parts)
+    (_, usual), *rest = told.items()
+    beside = "; ".join(f"{name} series {parts}" for name, parts in rest if parts != usual)
     return f"{usual} ({beside})" if beside else usual
 
 
@@ -281,9 +296,17 @@ class _Trying:
 
     def __post_init__(self) -> None:
         self.made: dict[tuple[int, str], Said] = {}
+        self.whole: dict[int, Retailer] = {}
 
-    def trial(self, at: int, horizon: int, names: Iterable[str]) -> _Tried:
-        """What those of the names that are able say when `at` weeks are known."""
+    def trial(self, at: int, horizon: int, names: Iterable[str], again: bool = False) -> _Tried:
+        """What those of the names that are able say when `at` weeks are known.
+
+        Args:
+            again: more candidates will be tried there: what they share is kept.
+        """
+        whole = self.whole.pop(at, None) or Retailer()
+        if again:
+            self.whole[at] = whole
         panel, cutoff = self.panel, _week(self.panel, at)
         window = scored_window(panel, cutoff, horizon, horizon)
         then = panel.until(cutoff)
@@ -291,17 +314,17 @@ class _Trying:
         said = {}
         for name in names:
             if not CANDIDATES[name].unable(then, horizon, self.candidates[name]):
-                said[name] = self._said(at, name, then, horizon)[rows, :, :weeks]
+                said[name] = self._said(at, name, then, horizon, whole)[rows, :, :weeks]
         history = panel.sales[window.scored, :at]
         back = len(panel.weeks) - at
         evidence = Trial(window.y, window.mask, kinds(history), said, LEVELS, season=back % YEAR == 0)
         returns = probability_of_return(then, horizon)[rows, :weeks]
         return _Tried(at, evidence, history, returns, panel.store[window.scored], panel.dept[window.scored])
 
-    def _said(self, at: int, name: str, then: Panel, horizon: int) -> Said:
+    def _said(self, at: int, name: str, then: Panel, horizon: int, whole: Retailer) -> Said:
         if (at, name) not in self.made:
             candidate = CANDIDATES[name]
-            forecast = candidate.forecast
+            forecast = functools.partial(candidate.forecast, retailer=whole)
             if self.elsewhere and candidate.learns:
                 forecast = functools.partial(self.elsewhere, name)
             self.made[at, name] = forecast(
@@ -356,6 +379,36 @@ def _planned(panel: Panel) -> bool:
     return panel.covariates is not None and bool(panel.covariates.known.any())
 
 
+def _worth_adding(
+    panel: Panel, newest: _Tried, trials: Sequence[_Tried], learned: Sequence[str], tolls: Mapping[str, float]
+) -> tuple[Blend, dict[str, float]]:
+    """The blend by a window in which networks were tried, without those that would add too little to it.
+
+    Networks join the others one by one, those expected most of first. The first joins as it is; each after it has to
+    lower the error of the blend by WORTH_ADDING.
+
+    Returns:
+        The blend; and of each network that adds too little by how much it changes the error, relative.
+    """
+
+    def blended(names: list[str]) -> tuple[Blend, float]:
+        blend = fit([trial.evidence for trial in trials], _prior(panel, names), tolls, _sparse(names))
+        return blend, newest.scores(blend).wql
+
+    expected = _prior(panel, [name for name in learned if name in newest.said])
+    first, *others = sorted(expected, key=lambda name: -expected[name]) or [""]
+    names = [name for name in newest.said if name == first or name not in expected]
+    blend, error = blended(names)
+    little = {}
+    for name in others:
+        found, less = blended([*names, name])
+        if less < (1 - WORTH_ADDING) * error:
+            names, blend, error = [*names, name], found, less
+        else:
+            little[name] = less / error - 1 if error else 0.0
+    return blend, little
+
+
 def _tolls(trials: Sequence[_Tried], names: Collection[str]) -> dict[str, float]:
     """What candidates that know no season are expected to lose beyond what the trials show: a level that was harder to
     forecast in the season ahead, a year or two ago, than in the windows tried will be so again. Nothing where nobody
@@ -391,4 +444,6 @@ def _naive_scores(panel: Panel, cutoff: dt.date, horizon: int) -> Scores:
 
 
 def _in_words(unable: Mapping[str, str]) -> str:
-    return "; ".join(f"{name}: {why}" for name, why in unable.items())
+    """The first of them; all are in Judgement.left_out."""
+    told = [f"{name}: {why}" for name, why in unable.items()]
+    return told[0] + (f"; nor are {len(told) - 1} others" if told[1:] else "") if told else ""

@@ -46,8 +46,9 @@ class InSales:
 
     def quantiles(self, outputs: Floats, among: slice = slice(None)) -> Floats:
         """Quantiles or paths in sales, shape (N, K, H), of all series or of those `among` them."""
-        said = outputs * self.unit[among, None] - self.offset[among, None]
-        return np.maximum(said, self.least[among, None, None]) + 0.0  # which makes 0 of -0
+        said = outputs * self.unit[among, None]
+        said -= self.offset[among, None]
+        return _at_least(said, self.least[among])
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,17 @@ def spread_about(forecast: Floats, median: Floats, widths: Floats, least: Floats
         forecast: shape (N, K, H); median and widths (1: as they are) are (N, H).
         least: shape (N,), from `least_sales`.
     """
-    spread = median[:, None] + (forecast - median[:, None]) * widths[:, None]
-    return np.maximum(spread, least[:, None, None]) + 0.0
+    spread = forecast - median[:, None]
+    spread *= widths[:, None]
+    spread += median[:, None]
+    return _at_least(spread, least)
+
+
+def _at_least(said: Floats, least: Floats) -> Floats:
+    """Nothing below what is least, shape (N,); in place, for these are most of a prediction's numbers."""
+    np.maximum(said, least[:, None, None], out=said)
+    said += 0.0  # which makes 0 of -0
+    return said
 
 
 def least_sales(history: Floats) -> Floats:

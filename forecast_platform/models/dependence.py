@@ -98,9 +98,9 @@ class Dependence:
             np.add.at(variance, pairs[0], (self.passing[name] + self.lasting[name]) * together**2)
         return np.asarray(np.sqrt(variance))
 
-    def ranks(self, store: Names, dept: Names, horizon: int, num_samples: int, seed: int) -> NDArray[np.int64]:
-        """Which of its S values, counted from the smallest, each path of N series takes in each week, shape (N, S, H):
-        for each series and week a permutation of 0 .. S-1."""
+    def order(self, store: Names, dept: Names, horizon: int, num_samples: int, seed: int) -> NDArray[np.int64]:
+        """Which of S paths of N series takes the smallest value of each week, which the next, shape (N, H, S): for each
+        series and week a permutation of 0 .. S-1."""
         scores = np.zeros((len(store), horizon, num_samples))
         fading = FADING ** _weeks_apart(horizon)
         for name in SHOCKS:
@@ -109,15 +109,17 @@ class Dependence:
                 names, member = np.unique(_KINDS[name].keys(store, dept), return_inverse=True)
                 over_time = np.asarray(np.linalg.cholesky(lasting * fading + passing * np.eye(horizon)), np.float64)
                 scores += _shocks(name, names.tolist(), over_time, num_samples, seed)[member.reshape(-1)]
-        ranks = np.empty(scores.shape, np.int64)
-        np.put_along_axis(ranks, scores.argsort(axis=2), np.arange(num_samples)[None, None], axis=2)
-        return np.ascontiguousarray(ranks.swapaxes(1, 2))
+        return scores.argsort(axis=2)
 
     def arranged(self, samples: Floats, store: Names, dept: Names, seed: int) -> Floats:
         """Sample paths (N, S, H) with the same values in each week, dealt to the paths so that series and weeks go
         together as they should."""
-        ranks = self.ranks(store, dept, samples.shape[2], samples.shape[1], seed)
-        return np.take_along_axis(np.sort(samples, axis=1), ranks, axis=1)
+        from forecast_platform.models import shocks  # Numba takes a while to load
+
+        order = self.order(store, dept, samples.shape[2], samples.shape[1], seed)
+        dealt = np.empty(samples.shape)
+        shocks.deal(np.sort(samples.astype(np.float64, order="C", copy=False), axis=1), order, dealt)
+        return dealt
 
 
 def _shocks(kind: str, names: Sequence[str], over_time: Floats, num_samples: int, seed: int) -> Floats:
@@ -126,18 +128,17 @@ def _shocks(kind: str, names: Sequence[str], over_time: Floats, num_samples: int
 
     Every number is made by itself, without sums in an order of the machine's choice: not a bit depends on the others.
     """
+    from forecast_platform.models import shocks  # Numba takes a while to load
+
     horizon = len(over_time)
     digests = [int.from_bytes(hashlib.sha256(f"{kind}\0{name}".encode()).digest()[:8]) for name in names]
     keys = mix(np.array(digests, dtype=np.uint64) + np.uint64(seed))
-    counter = (np.arange(horizon, dtype=np.uint64)[:, None] << np.uint64(32)) | np.arange(num_samples, dtype=np.uint64)
-    order = mix(mix(counter + np.uint64(1)) ^ keys[:, None, None]).argsort(axis=2)
+    words = np.empty((len(keys), horizon, num_samples), np.uint64)
+    shocks.random_words(keys, words)
     normal = np.array([NormalDist().inv_cdf((k + 0.5) / num_samples) for k in range(num_samples)])
-    drawn = (normal / (normal.std() or 1.0))[order]
-    shocks = np.zeros_like(drawn)
-    for week in range(horizon):
-        for earlier in range(week + 1):
-            shocks[:, week] += over_time[week, earlier] * drawn[:, earlier]
-    return shocks
+    found = np.zeros(words.shape)
+    shocks.add_over_time(words.argsort(axis=2), normal / (normal.std() or 1.0), over_time, found)
+    return found
 
 
 def _weeks_apart(horizon: int) -> NDArray[np.int64]:

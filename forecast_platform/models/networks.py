@@ -122,7 +122,7 @@ class Network:
         progress: Progress | None = None,
         retailer: Retailer = WHOLE,
     ) -> Said:
-        return network_forecast(self.name, parameters, history, horizon, quantiles, num_samples, progress)
+        return network_forecast(self.name, parameters, history, horizon, quantiles, num_samples, progress, retailer)
 
 
 def target_of(name: str) -> str:
@@ -188,10 +188,11 @@ def network_forecast(
     quantiles: Sequence[float],
     num_samples: int = 100,
     progress: Progress | None = None,
+    retailer: Retailer = WHOLE,
 ) -> Said:
     """Train a candidate on the history it is given and sample: quantiles (N, Q, H) in sales."""
     ready, _ = complete(history, horizon)
-    target = build_target(divide_exposure(ready), horizon, target_of(name))
+    target = build_target(divide_exposure(ready), horizon, target_of(name), retailer=retailer)
     chosen = {**with_epochs(name, parameters, history), "prediction_length": str(horizon)}
     model, categories = fit(chosen, target, progress)
     with one_thread():

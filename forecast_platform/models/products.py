@@ -7,36 +7,20 @@ shards, so sums here are made one product after the other, each rounded, in the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, ParamSpec
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from forecast_platform.compiled import compiled
+
 Floats = NDArray[np.float64]
-Arguments = ParamSpec("Arguments")
 
 _MATRIX = numba.types.Array(numba.float64, 2, "C")
 _POSITIONS = numba.types.Array(numba.int64, 2, "C")
 
 
-def _compiled(*types: Any) -> Callable[[Callable[Arguments, None]], Callable[Arguments, None]]:
-    """When the module is loaded: once in a second or two, then out of a cache beside the source or in the user's
-    folder."""
-    options: dict[str, Any] = {"error_model": "numpy", "nogil": True}
-
-    def compiled(function: Callable[Arguments, None]) -> Callable[Arguments, None]:
-        try:
-            made: Callable[Arguments, None] = numba.njit(numba.void(*types), cache=True, **options)(function)
-        except RuntimeError:  # there is no folder to keep it in that can be written to
-            made = numba.njit(numba.void(*types), **options)(function)
-        return made
-
-    return compiled
-
-
-@_compiled(_MATRIX, _POSITIONS, _MATRIX, _MATRIX)
+@compiled(_MATRIX, _POSITIONS, _MATRIX, _MATRIX)
 def _of_few(cells: Floats, at: NDArray[np.int64], weights: Floats, total: Floats) -> None:
     for row in range(len(cells)):
         for source in range(len(at)):
@@ -44,7 +28,7 @@ def _of_few(cells: Floats, at: NDArray[np.int64], weights: Floats, total: Floats
                 total[row, column] += cells[row, at[source, column]] * weights[source, column]
 
 
-@_compiled(_MATRIX, _MATRIX, _MATRIX)
+@compiled(_MATRIX, _MATRIX, _MATRIX)
 def _of_all(x: Floats, weights: Floats, total: Floats) -> None:
     for row in range(len(x)):
         for source in range(len(weights)):

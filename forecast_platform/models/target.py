@@ -29,14 +29,7 @@ from forecast_platform.history.holidays import Event, retail_events
 from forecast_platform.history.panel import Panel
 from forecast_platform.history.shards import WHOLE, Retailer
 from forecast_platform.models.last_year.outlook import Outlook
-from forecast_platform.models.last_year.reference import (
-    MAX_HORIZON,
-    YEAR,
-    last_year,
-    one_year_back,
-    times,
-    worth_lining_up,
-)
+from forecast_platform.models.last_year.reference import MAX_HORIZON, YEAR, one_year_back, times
 
 SALES, REFERENCE, RATIO = "sales", "reference", "ratio"
 PIECES = "pieces"  # sales for a network of counts, which knows no returns
@@ -108,12 +101,11 @@ def build_target(
         return Target(panel, lambda: (panel,), np.ones((n, horizon)), np.zeros(n))
     if known <= YEAR:
         raise ValueError(f"{known} weeks of history have no last year to refer to; use the target {SALES!r}")
-    panel = dataclasses.replace(panel, events=worth_lining_up(panel, retailer))
-    reference = last_year(panel, horizon, retailer=retailer)
+    events, outlook = Outlook.lined_up(panel, horizon, retailer)
+    panel, reference = dataclasses.replace(panel, events=events), outlook.reference
     if kind == REFERENCE:
         view = dataclasses.replace(panel, covariates=_features(panel, horizon, reference, 0), exposure=None)
         return Target(view, lambda: (view,), np.ones((n, horizon)), np.zeros(n))
-    outlook = Outlook.of(panel, reference, retailer)
     offset = DAMPING * reference[:, YEAR:known].mean(axis=1)
     sales = np.concatenate([panel.sales, np.full((n, horizon), np.nan)], axis=1)
     features = _features(panel, horizon, reference, YEAR)

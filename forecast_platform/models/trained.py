@@ -20,7 +20,7 @@ from typing import Any
 from forecast_platform import deepar
 from forecast_platform.history.covariates import complete, divide_exposure
 from forecast_platform.history.panel import Panel
-from forecast_platform.models.blend import Blend
+from forecast_platform.models.blend import KINDS, Blend
 from forecast_platform.models.calibration import Calibration
 from forecast_platform.models.candidate import Plans, Progress
 from forecast_platform.models.choose import Choice, Judgement, choose
@@ -146,6 +146,21 @@ class TrainedModel:
         """The networks' part of the blend, as a mean over the kinds of series."""
         return sum(self.blend.usual.get(network.name, 0.0) for network in self.networks)
 
+    @property
+    def tried(self) -> dict[str, dict[str, Any]]:
+        """For people: of each candidate its weight by the kind of series, and WAPE and wQL by itself in the backtest;
+        or why it was left out."""
+        found: dict[str, dict[str, Any]] = {}
+        for name in CANDIDATES:
+            weights = self.blend.weights.get(name)
+            wape, wql = self.judgement.alone.get(name, (None, None))
+            scores = {"wape": wape, "wql": wql} if wape is not None else {}
+            why = {"left_out": self.judgement.left_out[name]} if name in self.judgement.left_out else {}
+            told = {"weights": dict(zip(KINDS, weights, strict=True))} if weights else {}
+            if each := told | scores | why:
+                found[name] = each
+        return found
+
     def artifact(self, network: TrainedNetwork) -> Path:
         return self.folder / network.file
 
@@ -170,9 +185,10 @@ class TrainedModel:
                 f"{folder} holds a model made by an earlier version of the platform, which this one cannot forecast "
                 "with; materialize deepar_model for its week again"
             )
-        judgement = Judgement(**data.pop("judgement"))
-        if judgement.cutoff:
-            judgement = Judgement(**{**asdict(judgement), "cutoff": dt.date.fromisoformat(str(judgement.cutoff))})
+        judged = data.pop("judgement")
+        cutoff = judged["cutoff"] and dt.date.fromisoformat(judged["cutoff"])
+        alone = {name: (wape, wql) for name, (wape, wql) in judged.get("alone", {}).items()}
+        judgement = Judgement(**{**judged, "cutoff": cutoff, "alone": alone})
         factors, edges, sums = (data["calibration"][name] for name in ("factors", "edges", "sums"))
         trees = data.get("trees")
         dependence = Dependence(**data["calibration"]["dependence"])

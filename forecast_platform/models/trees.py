@@ -32,14 +32,7 @@ from forecast_platform.history.shards import WHOLE, Retailer
 from forecast_platform.models.candidate import Parameters, Prior, Progress, Said
 from forecast_platform.models.encoding import Categories
 from forecast_platform.models.last_year.outlook import Outlook
-from forecast_platform.models.last_year.reference import (
-    MAX_HORIZON,
-    YEAR,
-    last_year,
-    one_year_back,
-    times,
-    worth_lining_up,
-)
+from forecast_platform.models.last_year.reference import MAX_HORIZON, YEAR, one_year_back, times
 from forecast_platform.models.networks import MIN_OBSERVATIONS
 from forecast_platform.models.target import FIRST_ORIGIN, SHORTEST_AHEAD
 
@@ -251,9 +244,8 @@ class _View:
         }
         outlook, then, known = None, {}, len(panel.weeks)
         if known >= FIRST_ORIGIN and horizon <= MAX_HORIZON:
-            panel = dataclasses.replace(panel, events=worth_lining_up(panel, retailer))
-            outlook = Outlook.of(panel, last_year(panel, horizon, retailer=retailer), retailer)
-            back = one_year_back(panel.weeks, horizon, panel.events)
+            events, outlook = Outlook.lined_up(panel, horizon, retailer)
+            back = one_year_back(panel.weeks, horizon, events)
             there = back.sum(axis=0) > 0.99
             then = {name: np.where(there, times(each[:, :known], back), np.nan) for name, each in planned.items()}
         return cls(horizon, categories.encode(panel), panel.sales, usual, outlook, covariates, planned, then)

@@ -7,7 +7,7 @@ in which they came to be: whoever changes one of them calls `rescore` with the w
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import duckdb
 import pyarrow as pa
@@ -15,6 +15,7 @@ import pyarrow as pa
 from forecast_platform.lake.lake import Lake, LakeError
 from forecast_platform.lake.tables import QUANTILE
 from forecast_platform.levels import by_level_sql, by_member_sql
+from forecast_platform.weeks import WEEK
 
 # A store's actual is the sum of all its observed series, also of those that opened after the forecast was made: the
 # planner's question is what the store sold. A group's actual, and its last year, are of the stores (or departments)
@@ -24,8 +25,8 @@ _ACCURACY = """
     WITH sums AS (
         {sums}
     ), weeks AS (
-        SELECT DISTINCT forecast_week, level, unnest([target_week, target_week - 364]) AS week FROM forecasts
-        WHERE list_contains($weeks, target_week) AND member IS NOT NULL
+        SELECT DISTINCT forecast_week, level, unnest([target_week, target_week - 364]) AS week FROM forecasts AS f
+        WHERE {among} AND member IS NOT NULL
     ), actual AS (
         SELECT NULL AS forecast_week, level, week, store, dept, NULL AS member, value AS sales FROM sums
         UNION ALL
@@ -48,7 +49,8 @@ _ACCURACY = """
      AND n.store IS NOT DISTINCT FROM f.store AND n.dept IS NOT DISTINCT FROM f.dept
      AND n.member IS NOT DISTINCT FROM f.member
      AND (n.member IS NULL OR n.forecast_week = f.forecast_week)
-    WHERE list_contains($weeks, f.target_week)
+    WHERE {among}
+    ORDER BY 1, 2, 4, 5, 6, 7  -- the table's key; nulls last
 """
 
 # The target weeks whose scores depend on forecasts made in the weeks $published, or on sales of the weeks $sold, as
@@ -60,13 +62,20 @@ _CONCERNED = """
     UNION SELECT unnest($sold)
     ORDER BY week
 """
+# How many rows a target week has, by the forecast's week. Of those alone that have sales.
+_SCORED = """
+    SELECT target_week, forecast_week, count(*) FROM forecasts
+    WHERE target_week IN (SELECT DISTINCT week FROM cleaned_series WHERE observed AND list_contains($weeks, week))
+    GROUP BY target_week, forecast_week ORDER BY target_week, forecast_week
+"""
+_AT_ONCE = 1_000_000  # rows scored at once, about: some hundreds of megabytes
 _DECIDING = ("forecasts", "cleaned_series", "level_members")
 _TRIES = 20
 
 
 def rescore(
     lake: Lake, con: duckdb.DuckDBPyConnection, published: Sequence[dt.date] = (), sold: Sequence[dt.date] = ()
-) -> pa.Table:
+) -> list[dt.date]:
     """Score every week again that a change concerns, and put the scores into `forecast_accuracy`.
 
     Runs may do so at the same time. A run whose state has changed meanwhile scores again, so the last scores written
@@ -78,7 +87,7 @@ def rescore(
         sold: weeks whose sales are new, or may have changed.
 
     Returns:
-        The rows of all weeks concerned, see `score_weeks`.
+        The weeks concerned that have scores now, ascending.
 
     Raises:
         LakeError: others kept changing forecasts or sales.
@@ -88,15 +97,16 @@ def rescore(
         lake.attach(con, *_DECIDING, "forecast_accuracy")
         asked = {"published": _days(published), "sold": _days(sold)}
         weeks = [week for (week,) in con.execute(_CONCERNED, asked).fetchall()]
-        rows = score_weeks(con, weeks)
-        lake.replace_weeks("forecast_accuracy", weeks, rows)
+        lake.replace_weeks("forecast_accuracy", weeks, score_weeks(con, weeks))
         if state == [lake.snapshot(name) for name in _DECIDING]:
-            return rows
+            lake.attach(con, "forecast_accuracy")
+            scored = "SELECT DISTINCT week FROM forecast_accuracy WHERE list_contains(?, week) ORDER BY week"
+            return [week for (week,) in con.execute(scored, [_days(weeks)]).fetchall()]
     raise LakeError(f"forecasts or sales changed {_TRIES} times while they were scored; run forecast_accuracy again")
 
 
-def score_weeks(con: duckdb.DuckDBPyConnection, weeks: Sequence[dt.date]) -> pa.Table:
-    """Rows of `forecast_accuracy` for some target weeks.
+def score_weeks(con: duckdb.DuckDBPyConnection, weeks: Sequence[dt.date]) -> Iterator[pa.Table]:
+    """Rows of `forecast_accuracy` for some target weeks, about _AT_ONCE at a time, in the order of its key.
 
     Each forecast is scored by the quantiles it was published with, whichever are published now. `quantile_loss` is the
     mean over them of 2 * pinball loss, so that sum(quantile_loss) / sum(|actual|) is the mean wQL. `in_interval` is
@@ -108,20 +118,41 @@ def score_weeks(con: duckdb.DuckDBPyConnection, weeks: Sequence[dt.date]) -> pa.
     """
     levels = quantile_levels(con)
     names = list(levels)
-    sql = _ACCURACY.format(
-        sums=by_level_sql("cleaned_series", "week", "sales", "observed"),
-        members=by_member_sql("sums", "weeks"),
-        losses=" + ".join(
-            f"coalesce(2 * greatest({q!r} * (a.sales - f.{c}), ({q!r} - 1) * (a.sales - f.{c})), 0)"
-            for c, q in levels.items()
-        ),
-        count=" + ".join(f"(f.{c} IS NOT NULL)::INT" for c in names),
-        rising=", ".join(f"f.{c}" for c in names),
-        falling=", ".join(f"f.{c}" for c in reversed(names)),
-        narrowest=_first_of(names, levels),
-        widest=_first_of(names[::-1], levels),
+    losses = " + ".join(
+        f"coalesce(2 * greatest({q!r} * (a.sales - f.{c}), ({q!r} - 1) * (a.sales - f.{c})), 0)"
+        for c, q in levels.items()
     )
-    return con.sql(sql, params={"weeks": _days(weeks)}).to_arrow_table()
+    for pairs in _together(con.execute(_SCORED, {"weeks": _days(weeks)}).fetchall()):
+        targets, made = (sorted(set(each)) for each in zip(*pairs, strict=True))
+        sold = f"week IN {_dates([*targets, *(target - 52 * WEEK for target in targets)])}"
+        sql = _ACCURACY.format(
+            sums=by_level_sql("cleaned_series", "week", "sales", f"observed AND {sold}"),
+            members=by_member_sql("sums", "weeks"),
+            losses=losses,
+            count=" + ".join(f"(f.{c} IS NOT NULL)::INT" for c in names),
+            rising=", ".join(f"f.{c}" for c in names),
+            falling=", ".join(f"f.{c}" for c in reversed(names)),
+            narrowest=_first_of(names, levels),
+            widest=_first_of(names[::-1], levels),
+            # By the weeks alone files and their parts are passed over unread.
+            among=f"f.forecast_week IN {_dates(made)} AND f.target_week IN {_dates(targets)} AND "
+            f"(f.target_week, f.forecast_week) IN ({', '.join(map(_dates, pairs))})",
+        )
+        yield con.sql(sql).to_arrow_table()
+
+
+def _together(counted: Sequence[tuple[dt.date, dt.date, int]]) -> Iterator[list[tuple[dt.date, dt.date]]]:
+    """(target week, forecast's week) in their order, as many at a time as have _AT_ONCE rows, but at least one."""
+    pairs: list[tuple[dt.date, dt.date]] = []
+    rows = 0
+    for target, made, count in counted:
+        if pairs and rows + count > _AT_ONCE:
+            yield pairs
+            pairs, rows = [], 0
+        pairs.append((target, made))
+        rows += count
+    if pairs:
+        yield pairs
 
 
 def quantile_levels(con: duckdb.DuckDBPyConnection) -> dict[str, float]:
@@ -135,6 +166,11 @@ def quantile_levels(con: duckdb.DuckDBPyConnection) -> dict[str, float]:
 def _first_of(names: Sequence[str], levels: dict[str, float]) -> str:
     """The level of the first of these quantiles that a forecast has, in SQL."""
     return f"CASE {' '.join(f'WHEN f.{c} IS NOT NULL THEN {levels[c]!r}' for c in names)} END"
+
+
+def _dates(days: Iterable[dt.date]) -> str:
+    """Dates as a list in SQL."""
+    return "(" + ", ".join(f"DATE '{day}'" for day in days) + ")"
 
 
 def _days(weeks: Sequence[dt.date]) -> duckdb.Value:

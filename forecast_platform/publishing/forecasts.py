@@ -3,65 +3,83 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from forecast_platform.levels import LEVELS, NAMES, SUMS, Level, names_of
+from forecast_platform.history.shards import Sums
+from forecast_platform.levels import KEYS, LEVELS, NAMES, SUMS, Level, names_of
 from forecast_platform.models.combine import least_sales
 from forecast_platform.weeks import WEEK
 
-if TYPE_CHECKING:
-    from forecast_platform.engines.predictions import ShardForecast
-    from forecast_platform.history.shards import Sums
+# Series, or groups with their sample paths, whose rows are made at once: tens of megabytes.
+_AT_ONCE, _GROUPS_AT_ONCE = 10_000, 1_000
+
+# NAMES of N groups (absent: null), and N * H values each of the mean and the quantiles.
+_Found = tuple[Mapping[str, pa.Array], pa.Array, list[pa.Array]]
 
 
 def forecast_rows(
-    shards: Iterable[ShardForecast],
+    sums: Mapping[str, Sums],
+    series: Iterable[pa.Table],
     cutoff: dt.date,
     quantiles: tuple[float, ...],
     columns: tuple[str, ...],
-    sums: Mapping[str, float] | None = None,
+    widths: Mapping[str, float] | None = None,
     levels: Sequence[Level] = SUMS,
     *,
     lead_time: bool = False,
-) -> pa.Table:
-    """Rows of `forecasts` for one cutoff: every series, and totals by store, by department and over all.
+) -> Iterator[pa.Table]:
+    """Rows of `forecasts` for one cutoff, some at a time, in the order of its key: every series, and totals by store,
+    by department and over all.
 
     Totals come from summed sample paths, because quantiles do not add up. The paths of different series are joint ones
-    (models/dependence.py). What their sums still lack is added by `sums`, which widens them about their median.
+    (models/dependence.py). What their sums still lack is added by `widths`, which widens them about their median.
 
     Args:
+        sums: of the sample paths, by level, see Predictions.sums.
+        series: store, dept, mean and the quantiles, ascending, see Predictions.forecasts.
         quantiles: levels, ascending; `columns` are their column names.
-        sums: factor of the width by level (store, dept, total), see models/calibration.py; None: 1.
+        widths: factor of the width by level (store, dept, total), see models/calibration.py; None: 1.
         levels: of the totals.
-        lead_time: rows of `lead_time_demand` instead: the first weeks added up, one to all of them.
+        lead_time: rows of `lead_time_demand` instead: the first weeks added up, one to all of them. The quantiles of
+            `series` are then those of the lead-time demand.
     """
-    parts: list[pa.Table] = []
-    totals: dict[str, Sums] = {}
-    for shard in shards:
-        names = LEVELS[0].named(shard.store, shard.dept)
-        mean, q = (shard.mean.cumsum(axis=1), shard.lead_time) if lead_time else (shard.mean, shard.quantiles)
-        parts.append(_rows(LEVELS[0].name, names, mean, q, cutoff, columns))
-        totals = {name: totals[name] + part if name in totals else part for name, part in shard.sums.items()}
-    if not totals:  # every series is closed
-        none = np.zeros(0, dtype=np.str_)
-        empty = np.zeros((0, 0)), np.zeros((0, len(columns), 0))
-        parts.append(_rows(LEVELS[0].name, LEVELS[0].named(none, none), *empty, cutoff, columns))
-    for level in levels if totals else ():
-        paths = totals[level.name].values  # (G, S, H)
+    ahead = "weeks" if lead_time else "horizon"
+    for level in sorted((LEVELS[0], *levels), key=lambda each: each.name):
+        if level.name == LEVELS[0].name:
+            for names, mean, found in _of_series(series, lead_time):
+                yield _rows(level.name, names, mean, found, cutoff, columns, ahead)
+        elif sums:  # else every series is closed
+            names, mean, found = _of_sums(sums[level.name], quantiles, (widths or {}).get(level.name), lead_time)
+            yield _rows(level.name, names, mean, found, cutoff, columns, ahead)
+
+
+def _of_series(series: Iterable[pa.Table], lead_time: bool) -> Iterator[_Found]:
+    for shard in series:
+        for part in shard.combine_chunks().to_batches(_AT_ONCE):
+            mean, *quantiles = (part[name].flatten() for name in part.schema.names[len(KEYS) :])
+            if lead_time:
+                mean = pa.array(mean.to_numpy().reshape(len(part), -1).cumsum(axis=1).ravel())
+            yield {name: part[name] for name in KEYS}, mean, quantiles
+
+
+def _of_sums(total: Sums, quantiles: tuple[float, ...], width: float | None, lead_time: bool) -> _Found:
+    named = names_of(total.names)
+    order, mean, found = np.lexsort(named.T[::-1]), [], []
+    for start in range(0, len(order), _GROUPS_AT_ONCE):
+        at = order[start : start + _GROUPS_AT_ONCE]
+        paths = Sums(total.names[at], total.whole[at], total.rest[at]).values  # (G, S, H)
         paths = paths.cumsum(axis=2) if lead_time else paths
-        q = np.moveaxis(np.quantile(paths, quantiles, axis=1, method="hazen"), 0, 1)
-        if sums:
-            median = np.median(paths, axis=1)[:, None]
-            q = median + sums[level.name] * (q - median)
-            q = np.maximum(q, least_sales(paths.reshape(len(paths), -1))[:, None, None])
-        parts.append(_rows(level.name, names_of(totals[level.name].names), paths.mean(axis=1), q, cutoff, columns))
-    rows = pa.concat_tables(parts)
-    return rows.rename_columns({"horizon": "weeks"}) if lead_time else rows
+        q = np.quantile(paths, quantiles, axis=1, method="hazen")  # (Q, G, H)
+        if width is not None:
+            median = np.median(paths, axis=1)
+            q = np.maximum(median + width * (q - median), least_sales(paths.reshape(len(paths), -1))[:, None])
+        mean.append(paths.mean(axis=1))
+        found.append(q)
+    names = {name: pa.array([v or None for v in named[order, i].tolist()], pa.string()) for i, name in enumerate(NAMES)}
+    return names, pa.array(np.concatenate(mean).ravel()), [pa.array(q.ravel()) for q in np.concatenate(found, axis=1)]
 
 
 def member_rows(levels: Sequence[Level], store: Sequence[str], dept: Sequence[str]) -> pa.Table:
@@ -81,29 +99,26 @@ def member_rows(levels: Sequence[Level], store: Sequence[str], dept: Sequence[st
 
 def _rows(
     level: str,
-    names: NDArray[np.str_],
-    mean: NDArray[np.float64],
-    quantiles: NDArray[np.float64],
+    names: Mapping[str, pa.Array],
+    mean: pa.Array,
+    quantiles: Sequence[pa.Array],
     cutoff: dt.date,
     columns: tuple[str, ...],
+    ahead: str,
 ) -> pa.Table:
-    n, horizon = mean.shape
-    week = np.datetime64(cutoff, "D")
-    steps = np.arange(1, horizon + 1)
-
-    def named(values: NDArray[np.str_]) -> pa.Array:
-        return pa.array([v or None for v in np.repeat(values, horizon).tolist()], pa.string())
-
+    """Rows of the N groups of `names`, from N * H values each of the mean and the quantiles."""
+    n = len(next(iter(names.values())))
+    horizon, week = len(mean) // n, np.datetime64(cutoff, "D")
+    steps = np.tile(np.arange(1, horizon + 1, dtype=np.int32), n)
+    group = pa.array(np.repeat(np.arange(n), horizon))
     return pa.table(
         {
-            "forecast_week": pa.array(np.full(n * horizon, week), pa.date32()),
-            "level": pa.repeat(level, n * horizon),
-            **{name: named(names[:, i]) for i, name in enumerate(NAMES)},
-            "target_week": pa.array(
-                np.tile(week + steps * np.timedelta64(WEEK), n).astype("datetime64[D]"), pa.date32()
-            ),
-            "horizon": pa.array(np.tile(steps, n), pa.int32()),
-            "mean": mean.ravel(),
-            **{column: quantiles[:, i].ravel() for i, column in enumerate(columns)},
+            "forecast_week": pa.repeat(pa.scalar(cutoff, pa.date32()), len(mean)),
+            "level": pa.repeat(level, len(mean)),
+            **{c: names[c].take(group) if c in names else pa.nulls(len(mean), pa.string()) for c in NAMES},
+            "target_week": pa.array((week + steps * np.timedelta64(WEEK)).astype("datetime64[D]"), pa.date32()),
+            ahead: steps,
+            "mean": mean,
+            **dict(zip(columns, quantiles, strict=True)),
         }
     )

@@ -17,8 +17,21 @@ TABLES = {
     "latest_forecast": "SELECT * FROM latest_forecast",
     "sales": "SELECT week, store, dept, sales, is_holiday, is_return FROM cleaned_series WHERE observed",
     "forecast_accuracy": "SELECT * FROM forecast_accuracy",
+    # The view of this name looks through every forecast there ever was; what changed since the run before needs two.
     "forecast_revisions": """
-        SELECT * FROM forecast_revisions WHERE forecast_week = (SELECT max(forecast_week) FROM forecasts)
+        SELECT n.forecast_week, n.level, n.store, n.dept, n.member, n.target_week, n.p50,
+               b.forecast_week AS previous_week, b.p50 AS previous_p50, n.p50 - b.p50 AS change
+        FROM latest_forecast AS n
+        JOIN (
+            SELECT * FROM forecasts
+            WHERE forecast_week = (
+                SELECT max(forecast_week) FROM forecasts
+                WHERE forecast_week < (SELECT max(forecast_week) FROM forecasts)
+            )
+        ) AS b
+          ON b.level = n.level AND b.target_week = n.target_week
+         AND b.store IS NOT DISTINCT FROM n.store AND b.dept IS NOT DISTINCT FROM n.dept
+         AND b.member IS NOT DISTINCT FROM n.member
     """,
 }
 
@@ -70,7 +83,8 @@ def write_extract(con: duckdb.DuckDBPyConnection, path: Path) -> Extract:
                 rows[name] = hyper.execute_scalar_query(f"SELECT count(*) FROM {table}")  # noqa: S608 (a name of ours)
                 measure = escape_name({"sales": "sales", "forecast_accuracy": "actual"}.get(name, "p50"))
                 found = hyper.execute_scalar_query(f"SELECT sum({measure}) FROM {table}")  # noqa: S608
-                wanted = con.execute(f"SELECT count(*), sum({measure}) FROM ({sql})").fetchone()  # noqa: S608
+                wanted = con.execute(f"SELECT count(*), sum({measure}) FROM '{source}'").fetchone()  # noqa: S608
+                source.unlink()  # the next table may be as large
                 assert wanted is not None
                 if rows[name] != wanted[0] or abs((found or 0) - (wanted[1] or 0)) > 1e-6 * abs(wanted[1] or 0):
                     raise ExtractError(

@@ -5,16 +5,21 @@ from __future__ import annotations
 import datetime as dt
 import html
 import re
+import threading
+import time
 import urllib.parse
+from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
-from forecast_platform.dashboard.app import PAGES, build_app
+from forecast_platform.dashboard import source as source_module
+from forecast_platform.dashboard.app import PAGES, ask_ahead, build_app
 from forecast_platform.dashboard.source import Source
 from forecast_platform.lake.lake import Lake
 from forecast_platform.settings import Settings
 from forecast_platform_tests.conftest import SMALL
+from forecast_platform_tests.dashboard.test_troubles import Story
 from forecast_platform_tests.defs.graph import Graph
 
 LINK = re.compile(r'(?:href|src)="([^"]+)"')
@@ -170,3 +175,52 @@ def test_every_choice_offered_can_be_chosen(client: TestClient, page: str) -> No
         assert len(values) == len(set(values))
         for value in values:
             assert client.get(f"/{page}", params={select[0]: value}).status_code == 200, (select[0], value)
+
+
+def test_a_new_state_is_shown_once_what_pages_ask_of_it_is_known(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first to open a page after a publication waited for its answers, at a million series for many seconds."""
+    monkeypatch.setattr(source_module, "WATCH_SECONDS", 0.05)
+    story, settings = Story(lake).week(1), Settings(**SMALL)
+    story.told()
+    first, goes_on = threading.Event(), threading.Event()
+
+    def prepare(state: Any) -> None:
+        ask_ahead(settings, state)
+        assert not first.is_set() or goes_on.wait(60)
+        first.set()
+
+    source = Source(lake, prepare=prepare)
+    before = source.state()
+    assert first.wait(60)
+    story.week(0).told()
+    newest = Source(lake).state().version
+    assert source.state().version == before.version != newest
+    goes_on.set()
+    for _ in range(600):
+        if source.state().version == newest:
+            break
+        time.sleep(0.1)
+    state = source.state()
+    assert state.version == newest
+    asked: list[str] = []
+    monkeypatch.setattr(state, "_ask", lambda sql, parameters: asked.append(sql))
+    with TestClient(build_app(settings, source, hosts=("testserver",))) as client:
+        for page in PAGES:
+            assert client.get(f"/{page}").status_code == 200
+    assert asked == []
+
+
+def test_names_are_offered_by_the_page_or_for_what_is_typed_where_there_are_many(lake: Lake) -> None:
+    """A page named every store, ten thousand of them."""
+    story, many = Story(lake).week(1), [f"s{k}" for k in range(300)]
+    story.week(0, stores=many).told()
+    with TestClient(build_app(Settings(**SMALL), Source(lake), hosts=("testserver",))) as client:
+        text = client.get("/explore").text
+        assert 'data-names="/names?of=store"' in text
+        assert '<option value="s7">' not in text
+        assert '<option value="a">' in text, "of two departments the page has both"
+        assert client.get("/names?of=store&like=S29").json() == ["s29", *(f"s29{k}" for k in range(10))]
+        assert client.get("/names?of=store&like=99").json() == ["s199", "s299", "s99"]
+        assert len(client.get("/names?of=store").json()) == 12
+        assert client.get("/names?of=week").json() == []
+        assert client.get("/explore?store=s299").status_code == 200

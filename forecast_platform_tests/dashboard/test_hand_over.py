@@ -99,6 +99,13 @@ def test_the_extract_read_back_is_the_lake(published: Graph, tmp_path: Path, new
     assert hyper.read_latest(extract.path) == wanted
     assert extract.rows["sales"] == sum(published.lake.read("cleaned_series")["observed"].to_pylist())
     assert extract.rows["forecast_accuracy"] == len(published.lake.read("forecast_accuracy"))
+    told = "SELECT count(*), sum(change), max(previous_week) FROM"
+    in_view = (
+        f"{told} (SELECT * FROM forecast_revisions WHERE forecast_week = (SELECT max(forecast_week) FROM forecasts))"
+    )
+    ours = con.execute(f"{told} ({hyper.TABLES['forecast_revisions']})").fetchone()
+    assert ours == con.execute(in_view).fetchone()
+    assert extract.rows["forecast_revisions"] == ours[0] > 0
     assert [p.name for p in extract.path.parent.iterdir()] == ["forecast.hyper"]  # nothing left beside it
 
 

@@ -138,7 +138,8 @@ def test_the_queue_is_whole_in_its_file(lake: Lake) -> None:
          "horizon": 1, "p50": float(k), "created_at": MONDAY}
         for k in range(2500)
     ]  # fmt: skip
-    story._replace("forecasts", NEWEST, made)
+    total = made[0] | {"level": "total", "store": None, "dept": None}
+    story._replace("forecasts", NEWEST, [*made, total])
     story.told()
     with serve(lake) as client:
         text = client.get("/").text

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import duckdb
 import pyarrow as pa
@@ -20,12 +20,12 @@ from forecast_platform.dashboard.pages import Change, View
 from forecast_platform.dashboard.questions import Scope
 from forecast_platform.dashboard.rendering import change
 from forecast_platform.dashboard.source import Source
-from forecast_platform.history.cleaning import clean_weeks
 from forecast_platform.history.covariates import Declarations
 from forecast_platform.history.holidays import Event
 from forecast_platform.lake.lake import any_of
 from forecast_platform.settings import Settings
 from forecast_platform_tests.defs.graph import Graph
+from forecast_platform_tests.history.conftest import clean_table
 from forecast_platform_tests.history.test_known_beside_sales import Retailer
 
 WEEK = dt.timedelta(weeks=1)
@@ -170,12 +170,13 @@ class made_up:
             )
         self._con.execute(
             "CREATE TABLE forecasts (forecast_week DATE, level VARCHAR, store VARCHAR, dept VARCHAR, target_week DATE, "
-            "p50 DOUBLE)"
+            "horizon INT, p50 DOUBLE)"
         )
         for made, p50 in ((newest - WEEK, 100), (newest, 105)):
             for k in range(1, 6):
                 self._con.execute(
-                    "INSERT INTO forecasts VALUES (?, 'series', '1', '1', ?, ?)", [made, newest + k * WEEK, p50]
+                    "INSERT INTO forecasts VALUES (?, 'series', '1', '1', ?, ?, ?), (?, 'total', NULL, NULL, ?, ?, ?)",
+                    [made, newest + k * WEEK, k, p50] * 2,
                 )
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
@@ -251,6 +252,11 @@ class Recording:
         self.asked[sql] = tuple(parameters), answer
         return answer
 
+    def stream(self, sql: str, parameters: Sequence[Any] = ()) -> Iterator[Row]:
+        answer = list(self._state.stream(sql, parameters))
+        self.asked[sql] = tuple(parameters), answer
+        return iter(answer)
+
 
 def test_every_question_is_asked_in_sql_that_athena_reads_too(published: Graph, source: Source) -> None:
     recording = Recording(source.state())
@@ -291,7 +297,8 @@ def test_series_are_told_apart_where_names_run_together(source: Source) -> None:
     state, week = made_up(errors=[1.0]), dt.date(2025, 2, 7)
     state._con.execute("DELETE FROM forecasts")
     for store, dept in (("a b", "c"), ("a", "b c")):
-        state._con.execute("INSERT INTO forecasts VALUES (?, 'series', ?, ?, ?, 1)", [week, store, dept, week + WEEK])
+        made = [week, store, dept, week + WEEK]
+        state._con.execute("INSERT INTO forecasts VALUES (?, 'series', ?, ?, ?, 1, 1)", made)
     state._con.execute("ALTER TABLE forecasts ADD COLUMN created_at TIMESTAMP")
     state._con.execute("ALTER TABLE forecasts ADD COLUMN run_id VARCHAR")
     state._con.execute("ALTER TABLE forecasts ADD COLUMN as_known VARCHAR")
@@ -354,7 +361,7 @@ def test_stores_named_by_digits_that_are_no_numbers_have_their_place(tmp_path: P
     retailer.land("sales/0.csv", 0.5, "store,dept,date,weekly_sales", *rows)
     con = retailer.lake.attach(duckdb.connect())
     retailer.lake.replace_weeks(
-        "cleaned_series", [retailer.week(0)], clean_weeks(con, retailer.week(0), retailer.week(0), 52)
+        "cleaned_series", [retailer.week(0)], clean_table(con, retailer.week(0), retailer.week(0), 52)
     )
     con.close()
     assert ask.names(Source(retailer.lake).state(), "store") == ["9", "10", "North", "²"]
@@ -385,7 +392,7 @@ def test_holidays_of_the_country_are_those_of_all_the_weeks_the_model_saw(tmp_pa
     retailer.land("sales/late.csv", 430.5, "store,dept,date,weekly_sales", *late)
     con = retailer.lake.attach(duckdb.connect())
     weeks = [retailer.week(w) for w in range(431)]
-    retailer.lake.replace_weeks("cleaned_series", weeks, clean_weeks(con, weeks[0], weeks[-1], 52))
+    retailer.lake.replace_weeks("cleaned_series", weeks, clean_table(con, weeks[0], weeks[-1], 52))
     con.close()
     row = {"forecast_week": weeks[-1], "target_week": retailer.week(431), "level": "total", "horizon": 1,
            "as_known": "now", "created_at": dt.datetime(2030, 1, 1, tzinfo=dt.UTC)}  # fmt: skip
@@ -402,3 +409,54 @@ def test_what_the_model_is_given_is_what_landed_past_and_planned(published: Grap
     wanted = {r["week"]: r["value"] for r in landed if (r["store"], r["name"]) == ("2", "promotion")}
     assert found["promotion"] == wanted
     assert max(found["promotion"]) > ask.forecast_weeks(source.state())[0]
+
+
+class TestBorrowedSeason:
+    """A series of store 2 whose department (or store) others sold a year ago, or nobody."""
+
+    WEEK = dt.date(2025, 2, 7)
+    TRIED: ClassVar[Row] = {
+        "pretrained": {"weights": {"steady": 0.9, "young": 0.5, "intermittent": 0.1}, "wape": 0.1},
+        "ratio": {"weights": {"steady": 0.1, "young": 0.24, "intermittent": 0.0}},
+        "last_value": {"weights": {"steady": 0.0, "young": 0.26, "intermittent": 0.9}},
+        "trees": {"left_out": "needs LightGBM"},
+    }
+
+    def told(self, others: Sequence[tuple[str, str]], weeks: int = 10, tried: Row | None = None, sold: int = 1) -> str:
+        """Of a series first sold `weeks` weeks ago, and in one week of `sold`, four weeks ahead."""
+        state = made_up(errors=[1.0])
+        con = state._con
+        con.execute("CREATE TABLE cleaned_series (store TEXT, dept TEXT, week DATE, observed BOOLEAN, sales DOUBLE,"
+                    " is_holiday BOOLEAN)")  # fmt: skip
+        life = [("2", "7", k, 5.0 * (k % sold == 0)) for k in range(weeks)]
+        life += [(store, dept, k, 100.0) for store, dept in others for k in range(80)]
+        for store, dept, k, sales in life:
+            week = self.WEEK - k * WEEK
+            con.execute("INSERT INTO cleaned_series VALUES (?, ?, ?, true, ?, false)", [store, dept, week, sales])
+        ahead = [{"target_week": self.WEEK + k * WEEK} for k in range(1, 5)]
+        return ask.borrowed_season(state, Scope("2", "7"), self.WEEK, ahead, self.TRIED if tried is None else tried)
+
+    def test_it_names_department_and_store_and_the_part_of_the_forecast(self) -> None:
+        assert self.told([("1", "7"), ("2", "3")]) == (
+            "New: first sold in the week of 2024-12-06. A year before the weeks ahead it has no sales of its own: 74% "
+            "of the forecast takes its season from department 7 in all stores and, in part, the ups and downs of "
+            "store 2, at the series' own level."
+        )
+
+    def test_a_store_or_department_that_is_new_itself_lends_nothing(self) -> None:
+        assert "department 7 in all stores, at the series" in self.told([("1", "7")])
+        assert self.told([("1", "3")]).endswith(
+            "nor has department 7: 74% of the forecast is its own level, with no season."
+        )
+
+    def test_only_the_weeks_it_was_not_sold_a_year_before(self) -> None:
+        """First sold 50 weeks before: 49 weeks before the cutoff, and two weeks ahead go back further."""
+        assert "A year before the weeks ahead up to 2025-02-21 it has" in self.told([("1", "7")], weeks=50)
+        assert self.told([("1", "7")], weeks=52) == ""
+
+    def test_by_its_kind(self) -> None:
+        assert ": 10% of the forecast takes" in self.told([("1", "7")], sold=3)
+
+    def test_nothing_is_told_where_nothing_looks_at_a_season_or_nobody_knows(self) -> None:
+        assert self.told([("1", "7")], tried={}) == ""
+        assert self.told([("1", "7")], tried={"last_value": self.TRIED["last_value"]}) == ""

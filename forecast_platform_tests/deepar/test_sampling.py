@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from forecast_platform import deepar
-from forecast_platform.deepar import ContractError, SeriesSet, sampling, write_records
+from forecast_platform.deepar import ContractError, SeriesSet, kernels, sampling, write_records
 from forecast_platform.deepar.artifact import Model, network_shape
 from forecast_platform.deepar.network import DeepARNetwork
 from forecast_platform.deepar.randomness import keys_apart, series_keys, uniforms
@@ -156,6 +156,15 @@ def test_company_order_and_sharding_do_not_matter(which, series, request, monkey
         assert np.array_equal(np.concatenate([getattr(a, name) for a in alone]), want)
         assert np.array_equal(getattr(chunked, name), want)
         assert np.array_equal(getattr(apart, name), want)
+
+
+def test_a_gpus_steps_draw_the_same_paths_as_the_compiled_ones(mixture, series, monkeypatch):
+    """Off the CPU every step is torch's; the random numbers are the same ones."""
+    compiled = deepar.predict(mixture, series, 30, output_types=("samples",)).samples
+    monkeypatch.setattr(kernels, "serve", lambda like: False)
+    steps = deepar.predict(mixture, series, 30, output_types=("samples",)).samples
+    assert not np.array_equal(steps, compiled)
+    assert steps == pytest.approx(compiled, rel=1e-3, abs=1e-4 * float(np.abs(compiled).mean()))
 
 
 def test_fifty_paths_give_quantiles_as_good_as_a_hundred_independent_ones(model, series, monkeypatch):

@@ -21,7 +21,7 @@ from forecast_platform import definitions
 from forecast_platform.definitions import defs
 from forecast_platform.demo import Retailer, history_files, week_file
 from forecast_platform.models.networks import COUNTS, SHIPPED, SKIP
-from forecast_platform.models.target import SALES
+from forecast_platform.models.target import RATIO, SALES
 from forecast_platform.weeks import key
 from forecast_platform_tests.conftest import HistoryHome, contents, landing_day, snapshots, weeks_of
 from forecast_platform_tests.defs.graph import Graph
@@ -278,8 +278,14 @@ def test_candidates_compete_and_those_that_learn_nothing_are_served_beside_netwo
     weights = result.metadata("deepar_model")["weights"]
     assert weights.keys() - SHIPPED.keys()
     assert sum(each[0] for each in weights.values()) == pytest.approx(1)
-    assert all(f"{name} 0." in model["why"] for name in (SALES, SKIP, *weights))
-    assert f"not able: {COUNTS}: sales are not small whole numbers; ratio: needs" in model["why"]
+    tried = json.loads(model["candidates"])
+    assert all(0 < tried[name]["wape"] < 5 for name in (SALES, SKIP, *weights))
+    assert {name: tuple(each["weights"].values()) for name, each in tried.items() if "weights" in each} == {
+        name: tuple(each) for name, each in weights.items()
+    }
+    assert tried[COUNTS] == {"left_out": "sales are not small whole numbers"}
+    assert tried[RATIO]["left_out"].startswith("needs ")
+    assert len(model["why"]) <= 400
     rows = graph.lake.read("forecasts").to_pylist()
     assert all(r["p10"] <= r["p50"] <= r["p90"] for r in rows)
     by = {level: sum(r["mean"] for r in rows if r["level"] == level) for level in ("series", "store", "dept", "total")}

@@ -243,6 +243,7 @@ class TestJudgement:
         assert model.judgement == Judgement(
             "unjudged",
             "served: 100% sales; not judged: up to 2024-02-16 sales: 239 observations to train on, 300 are needed",
+            left_out={"sales": "239 observations to train on, 300 are needed"},
         )
 
     def test_the_backtest_held_out_the_last_weeks(self, trained):

@@ -15,7 +15,7 @@ import pytest
 
 from forecast_platform.engines.base import SAID, Asked, Prepared, ToAsk, predict_here, split
 from forecast_platform.engines.local import LocalEngine
-from forecast_platform.engines.predictions import NAME, BatchError, Predictions, ShardForecast
+from forecast_platform.engines.predictions import NAME, BatchError, Predictions, ShardForecast, hazen
 from forecast_platform.history.covariates import Covariates, Declaration
 from forecast_platform.history.panel import Panel
 from forecast_platform.history.shards import Sums
@@ -99,6 +99,15 @@ def test_shards_are_about_alike_and_none_is_empty(shards):
     assert (len(parts), sum(sizes)) == (min(shards, 14), 14)
     assert max(sizes) - min(sizes) <= 1
     assert [d for part in parts for d in part.dept] == retailer().dept.tolist()
+
+
+@pytest.mark.parametrize("paths", [1, 2, 7, 100, 101])
+def test_quantiles_of_sorted_paths_are_numpys_to_the_last_bit(paths):
+    rng = np.random.default_rng(0)
+    samples = np.where(rng.random((9, paths, 5)) < 0.3, 0.0, rng.gamma(2, 50, (9, paths, 5)))
+    for levels in ((0.1, 0.5, 0.9), (0.005, 0.3, 0.7, 0.999), tuple(rng.random(20))):
+        want = np.quantile(samples, levels, axis=1, method="hazen").swapaxes(0, 1)
+        assert np.array_equal(hazen(samples, levels), want)
 
 
 class TestCombined:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from forecast_platform.history.cleaning import clean_weeks
 from forecast_platform.history.panel import Panel
 from forecast_platform.lake.tables import table_specs
 from forecast_platform.weeks import WEEK
@@ -57,6 +59,13 @@ def connect(versions: Iterable[Landed], first: dt.date = FRIDAY) -> duckdb.DuckD
 
 def show_cleaned(con: duckdb.DuckDBPyConnection, rows: pa.Table) -> duckdb.DuckDBPyConnection:
     return con.register("cleaned_series", rows.select(CLEAN).cast(SPECS["cleaned_series"].schema))
+
+
+def clean_table(con: duckdb.DuckDBPyConnection, *args: Any, **kwargs: Any) -> pa.Table:
+    """What clean_weeks gives, in one table."""
+    schema = SPECS["cleaned_series"].schema
+    found = [rows.select(CLEAN).cast(schema) for rows in clean_weeks(con, *args, **kwargs)]
+    return pa.concat_tables([schema.empty_table(), *found])
 
 
 def make_panel(sales: dict[tuple[str, str], Sequence[float | None]], first: dt.date = FRIDAY) -> Panel:

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from forecast_platform.cli.backtest import read_panel as read_folder
 from forecast_platform.history.absence import interpret, judge, told
-from forecast_platform.history.cleaning import clean_weeks, completeness
+from forecast_platform.history.cleaning import completeness
 from forecast_platform.history.covariates import Covariates, Declaration
 from forecast_platform.history.panel import Panel
 from forecast_platform.history.reading import read_panel
 from forecast_platform.settings import Settings
 from forecast_platform.weeks import WEEK
-from forecast_platform_tests.history.conftest import FRIDAY, connect, landed, make_panel, show_cleaned
+from forecast_platform_tests.history.conftest import FRIDAY, clean_table, connect, landed, make_panel, show_cleaned
 
 SHAPES = Path(__file__).parents[1] / "field_cases" / "shapes"
 RNG = np.random.default_rng(0)
@@ -228,7 +228,7 @@ class TestTable:
     LAST = FRIDAY + (LONG - 1) * WEEK
 
     def cleaned(self, no_row: str = "auto") -> pa.Table:
-        return clean_weeks(connect([landed("a.csv", 1, *rows_of(self.SALES))]), FRIDAY, self.LAST, 52, no_row)  # type: ignore[arg-type]
+        return clean_table(connect([landed("a.csv", 1, *rows_of(self.SALES))]), FRIDAY, self.LAST, 52, no_row)  # type: ignore[arg-type]
 
     def test_zeros_of_ours_are_marked_and_observed(self) -> None:
         found = self.cleaned().filter(pa.compute.field("filled")).to_pylist()
@@ -241,10 +241,25 @@ class TestTable:
 
     def test_weeks_one_by_one_are_the_range(self) -> None:
         con = connect([landed("a.csv", 1, *rows_of(self.SALES))])
-        singly = [clean_weeks(con, w, w, 52) for w in (FRIDAY + i * WEEK for i in range(LONG - 6, LONG))]
+        singly = [clean_table(con, w, w, 52) for w in (FRIDAY + i * WEEK for i in range(LONG - 6, LONG))]
         order = [("week", "ascending"), ("store", "ascending"), ("dept", "ascending")]
-        at_once = clean_weeks(con, FRIDAY + (LONG - 6) * WEEK, self.LAST, 52)
+        at_once = clean_table(con, FRIDAY + (LONG - 6) * WEEK, self.LAST, 52)
         assert pa.concat_tables(singly).sort_by(order) == at_once.sort_by(order)
+
+    @pytest.mark.parametrize("shards", [2, 7])
+    def test_the_table_is_the_same_however_little_is_in_memory(self, shards: int) -> None:
+        sales = {(s, d): values for (_, d), values in self.SALES.items() for s in "1234"}
+        sales |= {("1", str(d)): [0.0 if 40 <= w < 44 else x for w, x in enumerate(steady(seed=d))] for d in range(5)}
+        con = connect([landed("a.csv", 1, *rows_of(sales)), landed("b.csv", 90, *rows_of({("2", "1"): [7.0, 8.0]}))])
+        whole = clean_table(con, FRIDAY, self.LAST, 52)
+        assert whole["filled"].to_pylist().count(True) > 9
+        assert whole["is_restated"].to_pylist().count(True) == 2
+        assert clean_table(con, FRIDAY, self.LAST, 52, at_most=len(sales) * LONG // shards) == whole
+
+    def test_sales_of_a_day_that_ends_no_week_are_refused(self) -> None:
+        con = connect([landed("a.csv", 1, *rows_of(self.SALES))], first=FRIDAY + WEEK / 7)
+        with pytest.raises(ValueError, match="there are sales of 2024-01-06, but weeks end on Friday"):
+            clean_table(con, FRIDAY, self.LAST, 52)
 
     def test_graph_backtest_and_table_agree(self, tmp_path: Path) -> None:
         con = show_cleaned(connect([landed("a.csv", 1, *rows_of(self.SALES))]), self.cleaned())
@@ -272,5 +287,5 @@ class TestTable:
         partial = self.SALES | {("1", "steady"): [*steady()[:-1], None], ("1", "other"): [*steady(seed=7)[:-1], None]}
         partial["1", "1"] = [*partial["1", "1"][:-1], 3.0]
         con = connect([landed("a.csv", 1, *rows_of(partial))])
-        (thin,) = completeness(show_cleaned(con, clean_weeks(con, FRIDAY, self.LAST, 52, "zero")), [self.LAST])
+        (thin,) = completeness(show_cleaned(con, clean_table(con, FRIDAY, self.LAST, 52, "zero")), [self.LAST])
         assert thin.share < 0.8

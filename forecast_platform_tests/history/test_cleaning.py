@@ -11,12 +11,21 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from forecast_platform.history.cleaning import Completeness, clean_weeks, completeness, newest_complete_week
+from forecast_platform.history.cleaning import Completeness, completeness, newest_complete_week
 from forecast_platform.history.reading import known_by, read_panel
 from forecast_platform.history.versions import EVER
 from forecast_platform.lake.lake import Lake
 from forecast_platform.weeks import WEEK
-from forecast_platform_tests.history.conftest import CLEAN, FRIDAY, SPECS, Landed, connect, landed, show_cleaned
+from forecast_platform_tests.history.conftest import (
+    CLEAN,
+    FRIDAY,
+    SPECS,
+    Landed,
+    clean_table,
+    connect,
+    landed,
+    show_cleaned,
+)
 from forecast_platform_tests.history.versions import Delivery
 from forecast_platform_tests.history.versions import versions as rule_of_versions
 
@@ -24,7 +33,7 @@ from forecast_platform_tests.history.versions import versions as rule_of_version
 def clean(versions, last: int, first: int = 0, active_weeks: int = 52, start: dt.date = FRIDAY) -> dict:
     """Cleaned rows as {(week number, store, dept): row}."""
     con = connect(versions, start)
-    return as_dict(clean_weeks(con, start + first * WEEK, start + last * WEEK, active_weeks, "unknown"), start)
+    return as_dict(clean_table(con, start + first * WEEK, start + last * WEEK, active_weeks, "unknown"), start)
 
 
 def as_dict(rows: pa.Table, start: dt.date = FRIDAY) -> dict:
@@ -95,8 +104,8 @@ class TestAgainstTheReference:
     def test_a_range_is_its_weeks_one_by_one(self, versions, last, active_weeks):
         con, singly = connect(versions), {}
         for w in range(last + 1):
-            singly |= as_dict(clean_weeks(con, FRIDAY + w * WEEK, FRIDAY + w * WEEK, active_weeks))
-        assert as_dict(clean_weeks(con, FRIDAY, FRIDAY + last * WEEK, active_weeks)) == singly
+            singly |= as_dict(clean_table(con, FRIDAY + w * WEEK, FRIDAY + w * WEEK, active_weeks))
+        assert as_dict(clean_table(con, FRIDAY, FRIDAY + last * WEEK, active_weeks)) == singly
 
     @given(_versions, _cells, st.integers(0, 8))
     @hypothesis_settings(max_examples=12, deadline=None, derandomize=True)
@@ -152,7 +161,7 @@ class TestVersions:
 
     def test_a_version_without_its_ledger_row_does_not_count_yet(self):
         con = connect([landed("a", 1, (0, "1", "1", 5.0)), landed("b", 2, (0, "1", "1", 6.0), status="ingesting")])
-        assert sales(as_dict(clean_weeks(con, FRIDAY, FRIDAY, 52))) == {(0, "1", "1"): 5.0}
+        assert sales(as_dict(clean_table(con, FRIDAY, FRIDAY, 52))) == {(0, "1", "1"): 5.0}
 
     def test_the_order_of_rows_in_the_table_does_not_matter(self):
         versions = [landed(k, 1, (0, "1", "1", x)) for k, x in (("a", 1.0), ("c", 3.0), ("b", 2.0))]
@@ -210,7 +219,7 @@ class TestGrid:
         assert {row["week"].weekday() for row in rows.values()} == {start.weekday()}
         assert {w for w, s, _ in rows if s == "1"} == set(range(7))
         con = connect(versions, start)
-        panel = read_panel(show_cleaned(con, clean_weeks(con, start, start + 9 * WEEK, 4)), start + 9 * WEEK)
+        panel = read_panel(show_cleaned(con, clean_table(con, start, start + 9 * WEEK, 4)), start + 9 * WEEK)
         assert [w.astype(dt.date) for w in panel.weeks] == [start + i * WEEK for i in range(10)]
 
     def test_across_a_change_of_clocks(self):
@@ -220,12 +229,12 @@ class TestGrid:
             con.execute("SET TimeZone = 'America/New_York'")
         except Exception:
             pytest.skip("DuckDB comes without time zones here")
-        assert {w for w, _, _ in as_dict(clean_weeks(con, FRIDAY, FRIDAY + 20 * WEEK, 52))} == set(range(21))
+        assert {w for w, _, _ in as_dict(clean_table(con, FRIDAY, FRIDAY + 20 * WEEK, 52))} == set(range(21))
 
     def test_the_rows_fit_the_table(self, tmp_path):
         lake = Lake.local(tmp_path / "lake", ("p50",))
         con = connect([landed("a", 9, (0, "1", "1", 5.0), (2, "1", "1", -1.0))])
-        rows = clean_weeks(con, FRIDAY, FRIDAY + 3 * WEEK, 9)
+        rows = clean_table(con, FRIDAY, FRIDAY + 3 * WEEK, 9)
         weeks = [FRIDAY + i * WEEK for i in range(4)]
         assert lake.replace_weeks("cleaned_series", weeks, rows)
         assert not lake.replace_weeks("cleaned_series", weeks, rows)
@@ -242,7 +251,7 @@ class TestAsKnown:
 
     def panels(self, cutoff: int):
         con = connect(self.VERSIONS)
-        show_cleaned(con, clean_weeks(con, FRIDAY, FRIDAY + 2 * WEEK, 52))
+        show_cleaned(con, clean_table(con, FRIDAY, FRIDAY + 2 * WEEK, 52))
         week = FRIDAY + cutoff * WEEK
         return [read_panel(con, week, mode).sales.tolist() for mode in ("now", "then")]
 

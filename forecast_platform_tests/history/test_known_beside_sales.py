@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from forecast_platform.demo import history_files, make_retailer
-from forecast_platform.history.cleaning import clean_weeks
 from forecast_platform.history.covariates import Declarations, complete
 from forecast_platform.history.panel import Panel
 from forecast_platform.history.reading import Meaning, read_panel
@@ -18,6 +17,7 @@ from forecast_platform.lake.lake import Lake
 from forecast_platform.landing.dialects import Dialect
 from forecast_platform.landing.ingest import ingest_landed
 from forecast_platform.weeks import WEEK, WEEKDAYS, WeekCalendar
+from forecast_platform_tests.history.conftest import clean_table
 from forecast_platform_tests.landing.dated import DatedLanding
 
 NAN = np.nan
@@ -51,7 +51,7 @@ class Retailer:
             rows = [(s, d, self.week(w), 10) for s in "12" for d in "ab"]
             self.land(f"sales/{w}.csv", w + 0.5, "store,dept,date,weekly_sales", *rows)
         con = self.lake.attach(duckdb.connect())
-        rows = clean_weeks(con, self.week(0), self.week(weeks - 1), 52)
+        rows = clean_table(con, self.week(0), self.week(weeks - 1), 52)
         con.close()
         self.lake.replace_weeks("cleaned_series", [self.week(w) for w in range(weeks)], rows)
 
@@ -125,7 +125,7 @@ def test_no_plans_are_asked_of_a_store_that_the_setting_counts_as_closed(retaile
     retailer.lake.replace_weeks(
         "cleaned_series",
         [retailer.week(w) for w in range(30)],
-        clean_weeks(con, retailer.week(0), retailer.week(29), 13),
+        clean_table(con, retailer.week(0), retailer.week(29), 13),
     )
     con.close()
     closed, still_open = (retailer.panel(29, active_weeks=weeks) for weeks in (13, 52))

@@ -7,13 +7,13 @@ import datetime as dt
 import pytest
 
 from forecast_platform.landing.judgement import Known, judge
-from forecast_platform.landing.kinds import SALES_SCHEMA, FileRefused, Parsed
+from forecast_platform.landing.kinds import FileRefused, Parsed
 from forecast_platform.landing.rules import parse_sales
 from forecast_platform.settings import Settings
 from forecast_platform_tests.landing.field_cases import CASES, END, PAGE, START, Case, table
 
 NOW = dt.datetime(2026, 11, 27, 12, tzinfo=dt.UTC)
-UNKNOWN = Known(SALES_SCHEMA.empty_table())
+UNKNOWN = Known(())
 
 
 def taken(case: Case, known: Known = UNKNOWN) -> tuple[Parsed, tuple[str, ...]]:

@@ -11,7 +11,6 @@ from typing import Any
 import duckdb
 import pytest
 
-from forecast_platform.history.cleaning import clean_weeks
 from forecast_platform.lake.lake import Lake
 from forecast_platform.landing.dialects import Dialect
 from forecast_platform.landing.ingest import ingest_landed
@@ -20,6 +19,7 @@ from forecast_platform.landing.ledger import Entry, Ledger
 from forecast_platform.landing.place import LandingError, LandingObject
 from forecast_platform.weeks import WeekCalendar
 from forecast_platform_tests.conftest import contents, snapshots
+from forecast_platform_tests.history.conftest import clean_table
 from forecast_platform_tests.landing.dated import DatedLanding
 
 CONTRACT = Dialect.named("canonical")
@@ -56,7 +56,7 @@ class Place:
         """(week, store, dept, sales) of what the series of W1 .. W3 would be now."""
         con = self.lake.attach(duckdb.connect())
         try:
-            rows = clean_weeks(con, W1, W3, active_weeks=52).to_pylist()
+            rows = clean_table(con, W1, W3, active_weeks=52).to_pylist()
         finally:
             con.close()
         return sorted((r["week"], r["store"], r["dept"], r["sales"]) for r in rows if r["observed"])

@@ -16,7 +16,6 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from forecast_platform.history.cleaning import clean_weeks
 from forecast_platform.history.reading import named_days, observations
 from forecast_platform.history.versions import EVER, FEATURES
 from forecast_platform.lake.lake import Lake
@@ -30,6 +29,7 @@ from forecast_platform.landing.place import FolderLanding
 from forecast_platform.landing.report import landing_report, no_longer_lying
 from forecast_platform.landing.withdrawal import withdraw
 from forecast_platform.weeks import WeekCalendar
+from forecast_platform_tests.history.conftest import clean_table
 
 HEAD = "store,dept,date,weekly_sales\n"
 NOW = dt.datetime(2026, 11, 24, 9, tzinfo=dt.UTC)
@@ -77,7 +77,7 @@ class Place:
         """(store, dept, week) -> sales of the clean series."""
         con = self.attached()
         try:
-            rows = clean_weeks(con, self.calendar.first_week, self.calendar.last_started(NOW), 52).to_pylist()
+            rows = clean_table(con, self.calendar.first_week, self.calendar.last_started(NOW), 52).to_pylist()
         finally:
             con.close()
         return {(r["store"], r["dept"], r["week"]): r["sales"] for r in rows if r["observed"]}

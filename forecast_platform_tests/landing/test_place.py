@@ -106,6 +106,17 @@ class TestTwins:
             landing.read(old)
         with pytest.raises(LandingError, match=r"sales/gone.csv.* look again"):
             landing.read(LandingObject("sales/gone.csv", "0" * 16, 1, old.arrived_at, old.modified_at))
+        with pytest.raises(LandingError, match=r"sales/a.csv.* replaced .*look again"), landing.opened(old):
+            pytest.fail("what lies there now is another version")
+
+    def test_a_version_is_opened_as_a_file_of_this_machine(self, twin: Any, tmp_path: Path) -> None:
+        landing, _ = twin
+        (tmp_path / "large.csv").write_bytes(b"one\n" * 1000)
+        obj = landing.put("sales/a.csv", tmp_path / "large.csv")
+        assert obj.size == 4000
+        with landing.opened(obj) as path:
+            assert path.read_bytes() == b"one\n" * 1000 == landing.read(obj)
+        assert landing.list() == [obj]
 
     def test_objects_come_by_arrival_then_key(self, twin: Any) -> None:
         landing, drop = twin
@@ -252,6 +263,19 @@ class TestFolder:
             pass
         with pytest.raises(LandingError, match="not UTF-8; rename it"):
             landing.list()
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_that_version(tmp_path: Path) -> None:
+    landing = FolderLanding(tmp_path, settle_seconds=0)
+    obj = landing.put("sales/a.csv", b"one")
+
+    def read() -> None:
+        with landing.opened(obj) as path:
+            path.write_bytes(b"two")
+            raise ValueError("what was made of half of each must not be told")
+
+    with pytest.raises(LandingError, match="replaced"):
+        read()
 
 
 class TestS3:

@@ -9,7 +9,9 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
+from forecast_platform.deepar.randomness import mix
 from forecast_platform.levels import LEVELS, SUMS, Level
+from forecast_platform.models import shocks
 from forecast_platform.models.calibration import Window
 from forecast_platform.models.dependence import FADING, SHOCKS, USUAL, Dependence
 
@@ -25,13 +27,19 @@ def retailer(stores: int, depts: int) -> tuple[np.ndarray, np.ndarray]:
     return np.repeat(np.arange(stores), depts).astype(str), np.tile(np.arange(depts), stores).astype(str)
 
 
+def ranks(of: Dependence, store, dept, horizon: int, samples: int, seed: int):
+    """Which of its values, counted from the smallest, each path of the series takes in each week: (N, S, H)."""
+    values = np.broadcast_to(np.arange(samples)[:, None], (len(store), samples, horizon))
+    return of.arranged(values, store, dept, seed).astype(int)
+
+
 def history(truth: Dependence, stores: int, depts: int, windows: int, horizon: int = 12, claimed: float = 1.0):
     """Backtests of a retailer whose errors are made by a dependence; each series is of a size of its own, and the model
     claims `claimed` times its spread."""
     store, dept = retailer(stores, depts)
     size = np.random.default_rng(1).lognormal(3, 0.5, len(store))[:, None]
     normal = np.array([NormalDist().inv_cdf((k + 0.5) / windows) for k in range(windows)])
-    errors = normal[truth.ranks(store, dept, horizon, windows, seed=5)] / normal.std()
+    errors = normal[ranks(truth, store, dept, horizon, windows, seed=5)] / normal.std()
     quantiles = np.broadcast_to(
         100 * size[..., None] + claimed * size[..., None] * Z[:, None], (*size.shape[:1], 3, horizon)
     )
@@ -48,9 +56,9 @@ def test_paths_hold_every_value_of_the_marginals_once():
     samples = np.random.default_rng(0).gamma(2, 10, (12, 50, 5))
     paths = SHARED.arranged(samples, store, dept, seed=3)
     np.testing.assert_array_equal(np.sort(paths, axis=1), np.sort(samples, axis=1))
-    ranks = SHARED.ranks(store, dept, 5, 50, seed=3)
-    np.testing.assert_array_equal(np.sort(ranks, axis=1), np.broadcast_to(np.arange(50)[:, None], (12, 50, 5)))
-    np.testing.assert_array_equal(paths.argsort(axis=1).argsort(axis=1), ranks)
+    dealt = ranks(SHARED, store, dept, 5, 50, seed=3)
+    np.testing.assert_array_equal(np.sort(dealt, axis=1), np.broadcast_to(np.arange(50)[:, None], (12, 50, 5)))
+    np.testing.assert_array_equal(paths.argsort(axis=1).argsort(axis=1), dealt)
 
 
 def test_without_dependence_every_series_and_week_is_by_itself():
@@ -65,7 +73,7 @@ def test_without_dependence_every_series_and_week_is_by_itself():
 def test_pairs_of_series_and_weeks_are_as_alike_as_their_shocks_say():
     store, dept = retailer(2, 2)
     normal = np.array([NormalDist().inv_cdf((k + 0.5) / 4000) for k in range(4000)])
-    scores = normal[SHARED.ranks(store, dept, 4, 4000, seed=1)]  # (4, S, 4)
+    scores = normal[ranks(SHARED, store, dept, 4, 4000, seed=1)]  # (4, S, 4)
 
     def alike(a: int, b: int, weeks: int = 0) -> float:
         return float(np.corrcoef(scores[a, :, 0], scores[b, :, weeks])[0, 1])
@@ -83,7 +91,7 @@ def test_sums_of_paths_spread_as_foretold(level: Level):
     store, dept = retailer(6, 8)
     widths = np.random.default_rng(2).lognormal(0, 1, (48, 1)) * np.array([1.0, 2.0])
     normal = np.array([NormalDist().inv_cdf((k + 0.5) / 2000) for k in range(2000)])
-    paths = normal[SHARED.ranks(store, dept, 2, 2000, seed=0)] * widths[:, None]
+    paths = normal[ranks(SHARED, store, dept, 2, 2000, seed=0)] * widths[:, None]
     groups, group = level.groups(store, dept)
     sums = np.zeros((len(groups), 2000, 2))
     np.add.at(sums, group, paths)
@@ -156,9 +164,29 @@ def test_cells_that_do_not_count_and_intervals_without_a_width_say_nothing():
 @pytest.mark.parametrize(("horizon", "samples"), [(1, 1), (1, 10), (5, 1), (46, 2)])
 def test_any_horizon_and_number_of_paths(horizon: int, samples: int):
     found = Dependence.fit(history(SHARED, 3, 3, windows=4, horizon=horizon), QUANTILES)
-    assert found.ranks(*retailer(3, 3), horizon, samples, seed=0).shape == (9, samples, horizon)
+    assert ranks(found, *retailer(3, 3), horizon, samples, seed=0).shape == (9, samples, horizon)
 
 
 def test_it_is_kept_as_json():
     assert Dependence(**json.loads(json.dumps(dataclasses.asdict(SHARED)))) == SHARED
     assert LEVELS[0].name == SHOCKS[-1]
+
+
+@pytest.mark.parametrize(("names", "horizon", "paths"), [(0, 3, 4), (1, 1, 1), (5, 3, 7), (40, 12, 100)])
+def test_the_compiled_loops_are_numpys_to_the_last_bit(names: int, horizon: int, paths: int):
+    rng = np.random.default_rng(0)
+    keys = rng.integers(0, 2**63, names).astype(np.uint64)
+    words, got = np.empty((names, horizon, paths), np.uint64), np.zeros((names, horizon, paths))
+    shocks.random_words(keys, words)
+    counter = (np.arange(horizon, dtype=np.uint64)[:, None] << np.uint64(32)) | np.arange(paths, dtype=np.uint64)
+    assert np.array_equal(words, mix(mix(counter + np.uint64(1)) ^ keys[:, None, None]))
+    order, normal, over_time = words.argsort(axis=2), rng.normal(size=paths), rng.normal(size=(horizon, horizon))
+    shocks.add_over_time(order, normal, over_time, got)
+    want = np.zeros_like(got)
+    for week in range(horizon):
+        for earlier in range(week + 1):
+            want[:, week] += over_time[week, earlier] * normal[order][:, earlier]
+    assert np.array_equal(got, want)
+    ascending, dealt = rng.normal(size=(names, paths, horizon)), np.empty((names, paths, horizon))
+    shocks.deal(ascending, order, dealt)
+    assert np.array_equal(np.take_along_axis(dealt, order.swapaxes(1, 2), axis=1), ascending)

@@ -16,6 +16,7 @@ import pytest
 import forecast_platform
 from forecast_platform.lake.tables import table_specs
 from forecast_platform.models.metrics import wape, weighted_quantile_loss
+from forecast_platform.publishing import accuracy as module
 from forecast_platform.publishing.accuracy import score_weeks
 from forecast_platform.weeks import WEEK
 
@@ -68,7 +69,7 @@ def connection(sales: pd.DataFrame, published: pd.DataFrame) -> duckdb.DuckDBPyC
 
 def score(first: int = 0, last: int = 69, sales=None, published=None) -> pd.DataFrame:
     con = connection(actuals() if sales is None else sales, forecasts() if published is None else published)
-    rows = score_weeks(con, [FIRST + n * WEEK for n in range(first, last + 1)])
+    rows = pa.concat_tables(score_weeks(con, [FIRST + n * WEEK for n in range(first, last + 1)]))
     assert set(rows.column_names) == set(SPECS["forecast_accuracy"].schema.names)
     rows.select(SPECS["forecast_accuracy"].schema.names).cast(SPECS["forecast_accuracy"].schema)
     return pd.DataFrame(rows.to_pylist())
@@ -178,9 +179,20 @@ def test_the_interval_holds_its_bounds(actual, inside):
 
 def test_nothing_to_score():
     con = connection(actuals(), forecasts())
-    rows = score_weeks(con, [FIRST])
-    assert len(rows) == 0
-    assert set(rows.column_names) == set(SPECS["forecast_accuracy"].schema.names)
+    assert list(score_weeks(con, [FIRST])) == []
+
+
+@pytest.mark.parametrize("at_once", [1, 20, 10_000])
+def test_rows_come_in_the_order_of_the_key_however_many_are_scored_at_once(monkeypatch, at_once):
+    weeks = [FIRST + n * WEEK for n in range(LAST, LAST + 4)]
+    whole = list(score_weeks(connection(actuals(), forecasts()), weeks))
+    assert len(whole) == 1
+    monkeypatch.setattr(module, "_AT_ONCE", at_once)
+    parts = list(score_weeks(connection(actuals(), forecasts()), weeks))
+    assert (len(parts) > 1) == (at_once < 44)
+    rows = pa.concat_tables(parts)
+    assert rows.equals(whole[0])
+    assert rows.equals(rows.sort_by([(name, "ascending") for name in SPECS["forecast_accuracy"].key]))
 
 
 def test_one_quantile_is_the_median():

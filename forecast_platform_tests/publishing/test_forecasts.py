@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import datetime as dt
+import tempfile
+from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from forecast_platform.engines.predictions import ShardForecast
+from forecast_platform.engines.predictions import Predictions, ShardForecast
 from forecast_platform.history.covariates import Covariates, Declaration
 from forecast_platform.history.holidays import Event
 from forecast_platform.history.panel import Panel
 from forecast_platform.lake.closures import Closing
 from forecast_platform.levels import LEVELS, SUMS, UNKNOWN, Level
+from forecast_platform.publishing import forecasts as module
 from forecast_platform.publishing.forecasts import forecast_rows, member_rows
 from forecast_platform.publishing.series import event_rows, forecastable
 from forecast_platform.weeks import WEEK
 from forecast_platform_tests.history.conftest import FRIDAY, SPECS, make_panel
 
 LEVELS3, COLUMNS = (0.1, 0.5, 0.9), ("p10", "p50", "p90")
-SERIES = [("2", "2"), ("2", "10"), ("10", "1"), ("10", "2"), ("x", "10")]
+SERIES = [("10", "1"), ("10", "2"), ("2", "10"), ("2", "2"), ("x", "10")]
 HORIZON, SAMPLES = 4, 200
 
 
@@ -42,9 +46,20 @@ def shards(samples: np.ndarray, *sizes: int):
         at += size
 
 
+def published(
+    shards: Iterable[ShardForecast], cutoff=FRIDAY, widths=None, levels=SUMS, *, lead_time: bool = False
+) -> pa.Table:
+    """The rows of predictions that were written and read back."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = Predictions.write(Path(folder) / "made", shards, LEVELS3, HORIZON, "m-1", "now")
+        series = made.forecasts(LEVELS3, HORIZON, lead_time=lead_time)
+        asked = (cutoff, LEVELS3, COLUMNS, widths, levels)
+        return pa.concat_tables(forecast_rows(made.sums(), series, *asked, lead_time=lead_time))
+
+
 @pytest.fixture(scope="module")
 def rows(samples) -> pa.Table:
-    return forecast_rows(shards(samples, 2, 3), FRIDAY, LEVELS3, COLUMNS)
+    return published(shards(samples, 2, 3))
 
 
 def cell(rows: pa.Table, level: str, store: str | None, dept: str | None, horizon: int) -> dict:
@@ -77,7 +92,7 @@ def test_means_add_up_on_every_level(rows, samples):
 def test_totals_are_quantiles_of_summed_paths_not_sums_of_quantiles(rows, samples):
     for h in range(1, HORIZON + 1):
         found = cell(rows, "store", "10", None, h)
-        paths = samples[2] + samples[3]
+        paths = samples[0] + samples[1]
         assert [found[c] for c in COLUMNS] == pytest.approx(
             np.quantile(paths[:, h - 1], LEVELS3, method="hazen").tolist()
         )
@@ -99,23 +114,46 @@ def test_series_come_as_the_batch_has_them(rows, samples):
 
 @pytest.mark.parametrize("cutoff", [FRIDAY, dt.date(2023, 12, 31), dt.date(2024, 2, 28)], ids=["FRI", "SUN", "WED"])
 def test_target_weeks_keep_the_weekday(samples, cutoff):
-    rows = forecast_rows(shards(samples, 5), cutoff, LEVELS3, COLUMNS)
+    rows = published(shards(samples, 5), cutoff)
     assert set(rows["forecast_week"].to_pylist()) == {cutoff}
     for r in rows.to_pylist():
         assert r["target_week"] == cutoff + r["horizon"] * WEEK
         assert r["target_week"].weekday() == cutoff.weekday()
 
 
-@pytest.mark.parametrize("sizes", [(5,), (1, 1, 1, 1, 1), (4, 1)])
-def test_the_number_of_shards_changes_nothing(rows, samples, sizes):
-    order = [(c, "ascending") for c in ("level", "store", "dept", "horizon")]
-    one = forecast_rows(shards(samples, *sizes), FRIDAY, LEVELS3, COLUMNS).sort_by(order)
-    other = rows.sort_by(order)
-    for column in rows.column_names:
-        if column in ("mean", *COLUMNS):
-            np.testing.assert_allclose(one[column].to_numpy(), other[column].to_numpy(), rtol=1e-12)
-        else:
-            assert one[column].to_pylist() == other[column].to_pylist()
+@pytest.mark.parametrize("sizes", [(5,), (1, 1, 1, 1, 1), (3, 2)])
+@pytest.mark.parametrize("at_once", [1, 2, 99])
+def test_neither_shards_nor_what_is_made_at_once_change_a_row(monkeypatch, rows, samples, sizes, at_once):
+    monkeypatch.setattr(module, "_AT_ONCE", at_once)
+    monkeypatch.setattr(module, "_GROUPS_AT_ONCE", at_once)
+    assert published(shards(samples, *sizes)).equals(rows)
+
+
+@pytest.mark.parametrize("lead_time", [False, True])
+def test_the_rows_come_in_the_order_of_the_tables_key(samples, lead_time):
+    found = published(shards(samples, 3, 2), levels=(*SUMS, REGION, KIND), lead_time=lead_time)
+    key = SPECS["lead_time_demand" if lead_time else "forecasts"].key
+    assert found.equals(found.sort_by([(c, "ascending") for c in key]))
+
+
+def test_series_that_a_shard_has_in_another_order_are_put_in_order(samples, rows):
+    """A home of before has them as people count: 2 before 10."""
+    order = [3, 2, 0, 1, 4]
+    (whole,) = shards(samples, 5)
+    names = ("store", "dept", "last_week", "mean", "quantiles", "lead_time")
+    turned = replace(whole, **{name: getattr(whole, name)[order] for name in names})
+    assert published([turned]).equals(rows)
+
+
+def test_names_that_run_into_others_keep_their_order(samples):
+    """Groups are summed by their names in one text; a tab sorts before what ends a name in it."""
+    names = np.array(["a", "a\tb"])
+    series = Panel(names, np.array(["1", "1"]), np.array([FRIDAY], dtype="datetime64[D]"), np.ones((2, 1)))
+    quantiles = np.moveaxis(np.quantile(samples[:2], LEVELS3, axis=1, method="hazen"), 0, 1)
+    found = published([ShardForecast.of(series, quantiles, LEVELS3, samples[:2], SUMS)])
+    stores = found.filter(pc.equal(found["level"], "store"))
+    assert stores["store"].to_pylist() == ["a"] * HORIZON + ["a\tb"] * HORIZON
+    assert stores["mean"].to_numpy() == pytest.approx(samples[:2].mean(axis=1).ravel())
 
 
 REGION = Level("region", of="store", values={"2": "west", "10": "west"})  # x has none
@@ -124,17 +162,17 @@ KIND = Level("kind", of="dept", values={"10": "food", "1": "tools", "99": "food"
 
 @pytest.mark.parametrize("sizes", [(5,), (2, 3), (1, 1, 1, 1, 1)])
 def test_groups_of_attributes_are_summed_like_stores_whatever_the_shards(samples, sizes):
-    found = forecast_rows(shards(samples, *sizes), FRIDAY, LEVELS3, COLUMNS, levels=(*SUMS, REGION, KIND))
+    found = published(shards(samples, *sizes), levels=(*SUMS, REGION, KIND))
     own = found.filter(pc.is_valid(found["member"])).to_pylist()
-    parts = {("region", "west"): [0, 1, 2, 3], ("region", UNKNOWN): [4], ("kind", "food"): [1, 4],
-             ("kind", "tools"): [2], ("kind", UNKNOWN): [0, 3]}  # fmt: skip
+    parts = {("region", "west"): [0, 1, 2, 3], ("region", UNKNOWN): [4], ("kind", "food"): [2, 4],
+             ("kind", "tools"): [0], ("kind", UNKNOWN): [1, 3]}  # fmt: skip
     assert {(r["level"], r["member"], r["store"], r["dept"]) for r in own} == {(*k, None, None) for k in parts}
     assert len(own) == len(parts) * HORIZON
     for r in own:
         paths = samples[parts[r["level"], r["member"]]].sum(axis=0)[:, r["horizon"] - 1]
         assert r["mean"] == pytest.approx(paths.mean())
         assert [r[c] for c in COLUMNS] == pytest.approx(np.quantile(paths, LEVELS3, method="hazen").tolist())
-    alone = forecast_rows(shards(samples, *sizes), FRIDAY, LEVELS3, COLUMNS)
+    alone = published(shards(samples, *sizes))
     assert found.filter(pc.is_null(found["member"])).equals(alone), "what was there without them is as it was"
 
 
@@ -154,19 +192,19 @@ def test_who_is_in_which_group_is_told_of_all_that_have_a_value_or_a_forecast():
 
 def test_a_sum_of_series_never_below_0_is_not_widened_below_it(samples):
     wide = {"store": 50.0, "dept": 50.0, "total": 50.0}
-    found = forecast_rows(shards(samples, 5), FRIDAY, LEVELS3, COLUMNS, wide)
+    found = published(shards(samples, 5), widths=wide)
     assert min(r["p10"] for r in found.to_pylist() if r["level"] != "series") == 0
     returned = samples.copy()
-    returned[0, 0] = -200.0  # of store 2 and department 2
-    found = forecast_rows(shards(returned, 5), FRIDAY, LEVELS3, COLUMNS, wide)
+    returned[3, 0] = -200.0  # of store 2 and department 2
+    found = published(shards(returned, 5), widths=wide)
     assert {r["store"] for r in found.to_pylist() if r["level"] == "store" and r["p10"] < 0} == {"2"}
     assert cell(found, "total", None, None, 1)["p10"] == 0, "no path of the whole falls below 0"
 
 
 def test_lead_time_demand_adds_up_the_paths_of_the_first_weeks(samples):
     factors = {"store": 1.0, "dept": 1.0, "total": 2.0}
-    found = forecast_rows(shards(samples, 2, 3), FRIDAY, LEVELS3, COLUMNS, factors, lead_time=True)
-    weekly = forecast_rows(shards(samples, 2, 3), FRIDAY, LEVELS3, COLUMNS, factors)
+    found = published(shards(samples, 2, 3), widths=factors, lead_time=True)
+    weekly = published(shards(samples, 2, 3), widths=factors)
     keys = ["level", "store", "dept", "target_week"]
     assert found.select([*keys, "weeks"]).rename_columns({"weeks": "horizon"}).equals(weekly.select([*keys, "horizon"]))
     first = found.filter(pc.equal(found["weeks"], 1)).drop(["weeks"])
@@ -182,7 +220,7 @@ def test_lead_time_demand_adds_up_the_paths_of_the_first_weeks(samples):
 
 @pytest.mark.parametrize("lead_time", [False, True])
 def test_the_rows_have_the_tables_types(samples, lead_time):
-    rows = forecast_rows(shards(samples, 2, 3), FRIDAY, LEVELS3, COLUMNS, lead_time=lead_time)
+    rows = published(shards(samples, 2, 3), lead_time=lead_time)
     schema = SPECS["lead_time_demand" if lead_time else "forecasts"].schema
     assert set(schema.names) - set(rows.column_names) == {"model_version", "as_known", "run_id", "created_at"}
     for name in rows.column_names:
@@ -191,11 +229,7 @@ def test_the_rows_have_the_tables_types(samples, lead_time):
 
 
 def test_no_series_give_no_rows():
-    rows = forecast_rows([], FRIDAY, LEVELS3, COLUMNS)
-    assert len(rows) == 0
-    assert rows.column_names[:7] == ["forecast_week", "level", "store", "dept", "member", "target_week", "horizon"]
-    for name in rows.column_names:
-        assert rows[name].type == SPECS["forecasts"].schema.field(name).type
+    assert list(forecast_rows({}, [], FRIDAY, LEVELS3, COLUMNS)) == []
 
 
 class TestForecastable:
@@ -258,8 +292,8 @@ class TestForecastable:
 def test_sums_are_widened_about_their_median_and_series_are_not() -> None:
     rng = np.random.default_rng(0)
     samples = rng.normal(100, 10, (5, 40, 4))
-    plain = forecast_rows(shards(samples, 2, 3), FRIDAY, LEVELS3, COLUMNS)
-    wide = forecast_rows(shards(samples, 2, 3), FRIDAY, LEVELS3, COLUMNS, {"store": 2.0, "dept": 3.0, "total": 4.0})
+    plain = published(shards(samples, 2, 3))
+    wide = published(shards(samples, 2, 3), widths={"store": 2.0, "dept": 3.0, "total": 4.0})
     for factor, level in ((1, "series"), (2, "store"), (3, "dept"), (4, "total")):
         a, b = (t.filter(pa.compute.equal(t["level"], level)) for t in (plain, wide))
         assert a["p50"] == b["p50"]

@@ -11,6 +11,7 @@ from forecast_platform.clouds.aws import doctor
 from forecast_platform.clouds.aws.athena import Athena, create_views
 from forecast_platform.clouds.aws.glue import glue_lake
 from forecast_platform.clouds.aws.storage import Storage
+from forecast_platform.lake.tables import SPILL
 from forecast_platform.settings import Settings
 
 
@@ -22,7 +23,13 @@ class AwsCloud:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._url, self.database, self._workgroup = settings.storage_url, settings.database, settings.workgroup
-        self.lake = glue_lake(f"{self._url.rstrip('/')}/lake", self.database, settings.quantile_columns)
+        self.lake = glue_lake(
+            f"{self._url.rstrip('/')}/lake",
+            self.database,
+            settings.quantile_columns,
+            settings.memory_gb / 2,
+            settings.warehouse / SPILL,
+        )
 
     def hold(self) -> None:
         return None  # writers are kept apart by Glue's commits
@@ -33,9 +40,12 @@ class AwsCloud:
     def begun(self) -> bool:
         return True  # the stack made it
 
-    def keep(self, name: str, data: bytes) -> str:
+    def keep(self, name: str, data: bytes | Path) -> str:
         storage = Storage(self._url)
-        storage.put_bytes(name, data)
+        if isinstance(data, Path):
+            storage.put_file(data, name)
+        else:
+            storage.put_bytes(name, data)
         return storage.uri(name)
 
     def kept(self, name: str) -> tuple[str, Path | None]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -63,9 +64,17 @@ class Catalog(GlueCatalog):
         _commit(lambda: super(Catalog, self)._update_glue_table(*arguments, **named))
 
 
-def glue_lake(warehouse: str, database: str, quantile_columns: Sequence[str]) -> Lake:
-    """The tables of a Glue database, their files below `warehouse` (s3://bucket/prefix)."""
-    return Lake(lambda: Catalog(warehouse.rstrip("/"), database), database, quantile_columns, BucketFiles)
+def glue_lake(
+    warehouse: str,
+    database: str,
+    quantile_columns: Sequence[str],
+    memory_gb: float | None = None,
+    spill: Path | None = None,
+) -> Lake:
+    """The tables of a Glue database, their files below `warehouse` (s3://bucket/prefix); the rest as of Lake."""
+    return Lake(
+        lambda: Catalog(warehouse.rstrip("/"), database), database, quantile_columns, BucketFiles, memory_gb, spill
+    )
 
 
 def _file_io(credentials: ReadOnlyCredentials | None) -> FileIO:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import functools
+import io
 import random
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 from forecast_platform.clouds.aws.clients import client, split_s3, translated
 from forecast_platform.landing.kinds import KINDS
@@ -53,17 +56,39 @@ class S3Landing:
         return oldest_first(obj for obj in found if obj)
 
     def read(self, obj: LandingObject) -> bytes:
-        """See Landing.read. A transfer that breaks off or arrives damaged is tried again; botocore retries requests,
-        but not the bodies of their replies."""
+        """See Landing.read."""
+        data = io.BytesIO()
+        self._download(obj, data)
+        return data.getvalue()
+
+    @contextlib.contextmanager
+    def opened(self, obj: LandingObject) -> Iterator[Path]:
+        """See Landing.opened: a temporary copy."""
+        with tempfile.TemporaryDirectory(prefix="landing-") as folder:
+            path = Path(folder, "object")
+            with path.open("wb") as file:
+                self._download(obj, file)
+            yield path
+
+    def _download(self, obj: LandingObject, file: IO[bytes]) -> None:
+        """A transfer that breaks off or arrives damaged is tried again: botocore retries requests, but not the bodies
+        of their replies."""
         from botocore.exceptions import FlexibleChecksumError, IncompleteReadError, ResponseStreamingError
 
         where = {"Bucket": self.bucket, "Key": self.prefix + obj.key, "IfMatch": f'"{obj.version}"'}
         with self._explained(obj.key, "s3:GetObject"):
-            for tries in range(1, TRIES):
-                with contextlib.suppress(FlexibleChecksumError, IncompleteReadError, ResponseStreamingError):
-                    return bytes(self._client.get_object(**where)["Body"].read())
+            for tries in range(1, TRIES + 1):
+                file.seek(0)
+                file.truncate()
+                try:
+                    body = self._client.get_object(**where)["Body"]
+                    while part := body.read(1 << 23):
+                        file.write(part)
+                    return
+                except (FlexibleChecksumError, IncompleteReadError, ResponseStreamingError):
+                    if tries == TRIES:
+                        raise
                 time.sleep(random.uniform(0, 2**tries))  # noqa: S311, jitter is no secret
-            return bytes(self._client.get_object(**where)["Body"].read())
 
     def part(self, obj: LandingObject, start: int, length: int) -> bytes:
         """See Landing.part."""
@@ -74,11 +99,14 @@ class S3Landing:
         with self._explained(obj.key, "s3:GetObject"):
             return bytes(self._client.get_object(**where)["Body"].read())
 
-    def put(self, key: str, data: bytes) -> LandingObject:
+    def put(self, key: str, data: bytes | Path) -> LandingObject:
         """See Landing.put."""
         where = {"Bucket": self.bucket, "Key": self.prefix + checked_key(key)}
         with self._explained(key, "s3:PutObject and s3:GetObject"):
-            self._client.put_object(**where, Body=data)
+            if isinstance(data, Path):
+                self._client.upload_file(str(data), self.bucket, where["Key"])  # in parts, where it is large
+            else:
+                self._client.put_object(**where, Body=data)
             head = self._client.head_object(**where)
         return _s3_object(key, head["ETag"], head["ContentLength"], head["LastModified"])
 

@@ -84,6 +84,16 @@ for (const form of document.querySelectorAll("form.filters")) {
   });
 }
 
+// Of more names than a page holds, those like what is typed.
+for (const input of document.querySelectorAll("input[data-names]")) {
+  input.addEventListener("input", async () => {
+    const typed = input.value;
+    const answer = await fetch(input.dataset.names + "&like=" + encodeURIComponent(typed));
+    if (!answer.ok || input.value !== typed) return;
+    input.list.replaceChildren(...(await answer.json()).map(value => Object.assign(document.createElement("option"), { value })));
+  });
+}
+
 const { version, versionUrl } = document.body.dataset;
 if (version) {
   setInterval(async () => {

@@ -116,7 +116,8 @@ class Cluster:
         """The cluster in a line, after a task on it. Raises what a mapping raises."""
         [python] = self(_python, [None])
         spark = self.session()
-        return f"Spark {spark.version} at {spark.sparkContext.master}, whose workers have this platform and Python {python}"
+        where = f"Spark {spark.version} at {spark.sparkContext.master}"
+        return f"{where}, whose workers have this platform and Python {python}"
 
     def configuration(self) -> dict[str, str]:
         """What Spark is told: what the work asks for, and over it what the settings say."""

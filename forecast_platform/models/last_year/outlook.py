@@ -11,6 +11,7 @@ Growth is a mean over weeks without the oddest of them: a week of promotion or o
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from forecast_platform.history.holidays import Event
 from forecast_platform.history.panel import Panel
 from forecast_platform.history.shards import WHOLE, Groups, Retailer
 from forecast_platform.models.calibration import volume
@@ -63,6 +65,23 @@ class Outlook:
     weights: Floats
 
     @classmethod
+    def lined_up(cls, panel: Panel, horizon: int, retailer: Retailer = WHOLE) -> tuple[tuple[Event, ...], Outlook]:
+        """The events worth lining up, and the outlook of last year lined up by them: `of` the panel, where its sales
+        are divided by its exposure. Several candidates start from it, so a retailer that keeps things makes it once.
+
+        Raises:
+            ValueError: see `last_year`.
+        """
+
+        def make() -> tuple[tuple[Event, ...], Outlook]:
+            events = worth_lining_up(panel, retailer)
+            return events, cls.of(panel, last_year(panel, horizon, events=events, retailer=retailer), retailer)
+
+        named = (panel.store, panel.dept, panel.weeks, panel.sales)
+        content = hashlib.sha256(b"".join(np.ascontiguousarray(each).tobytes() for each in named))
+        return retailer.once(("outlook", content.digest(), panel.sales.shape, panel.events, horizon), make)
+
+    @classmethod
     def of(cls, panel: Panel, reference: Floats, retailer: Retailer = WHOLE) -> Outlook:
         """The outlook of N series over T weeks, ending at the cutoff."""
         seen = _KnownWeeks.of(panel, reference, retailer)
@@ -96,8 +115,7 @@ def aligned_last_year(history: Panel, horizon: int, quantiles: Sequence[float], 
         ValueError: see `last_year`.
     """
     known = len(history.weeks)
-    reference = last_year(history, horizon, events=worth_lining_up(history, retailer), retailer=retailer)
-    every = Outlook.of(history, reference, retailer).as_of(known, slice(None))
+    every = Outlook.lined_up(history, horizon, retailer)[1].as_of(known, slice(None))
     last = np.abs(history.sales[np.arange(len(history)), history.last])[:, None]
     centre = np.where(np.isnan(every), last, every)[:, known:]
     error = np.clip((history.sales / every[:, :known])[:, -YEAR:] - 1, -1, 1)

@@ -31,7 +31,7 @@ from forecast_platform.history.holidays import Event, retail_events
 from forecast_platform.history.panel import Panel
 from forecast_platform.history.shards import WHOLE, Groups, Retailer
 from forecast_platform.models.last_year.outlook import Outlook
-from forecast_platform.models.last_year.reference import YEAR, last_year, worth_lining_up
+from forecast_platform.models.last_year.reference import YEAR
 
 LEVELS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.975, 0.99)
 MIDDLE = LEVELS.index(0.5)
@@ -127,9 +127,8 @@ class _Known:
     @classmethod
     def of(cls, history: Panel, horizon: int, retailer: Retailer) -> _Known:
         known = len(history.weeks)
-        events = worth_lining_up(history, retailer)
-        reference = last_year(history, horizon, events=events, retailer=retailer)
-        every = Outlook.of(history, reference, retailer).as_of(known, slice(YEAR, None))
+        events, outlook = Outlook.lined_up(history, horizon, retailer)
+        reference, every = outlook.reference, outlook.as_of(known, slice(YEAR, None))
         past, ahead = every[:, : known - YEAR], every[:, known - YEAR :]
         observed = history.observed[:, YEAR:]
         sold = np.where(observed, history.sales[:, YEAR:], 0.0)

@@ -22,7 +22,7 @@ from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownExcept
 from forecast_platform.clouds.aws import glue
 from forecast_platform.clouds.aws.clients import client
 from forecast_platform.clouds.aws.glue import glue_lake
-from forecast_platform.lake.duck import _dataset
+from forecast_platform.lake.duck import dataset
 from forecast_platform.lake.lake import Lake, LakeError
 from forecast_platform_tests.lake import test_lake
 from forecast_platform_tests.lake.conftest import (
@@ -110,7 +110,7 @@ class TestQuery:
         for number in range(3):
             lake.replace_weeks(TABLE, [week(number)], one_week(week(number), float(number)))
         table = lake.table(TABLE)
-        files = _dataset(SPECS[TABLE], table, list(table.scan().plan_files()))
+        files = dataset(SPECS[TABLE], table, list(table.scan().plan_files()))
         assert len(list(files.get_fragments(filter=ds.field("week") == week(1)))) == 1
         for item in s3.list_objects_v2(Bucket="drop", Prefix=f"platform/lake/{DATABASE}/{TABLE}/data/")["Contents"]:
             if f"week={week(1)}" not in item["Key"]:

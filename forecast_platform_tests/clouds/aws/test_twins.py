@@ -37,8 +37,11 @@ def test_deepar_may_run_in_this_process(home: Path):
     assert isinstance(Platform(Settings(**COMMON, engine="local")).engine, LocalEngine)
 
 
-def test_what_people_keep_goes_to_the_bucket(home: Path, s3: Any):
+@pytest.mark.parametrize("as_file", [False, True])
+def test_what_people_keep_goes_to_the_bucket(home: Path, s3: Any, tmp_path: Path, as_file: bool):
     platform = Platform(Settings(**{**COMMON, "storage_url": "s3://drop/p"}))
-    assert platform.cloud.keep("reports/a.html", b"page") == "s3://drop/p/reports/a.html"
+    (tmp_path / "page").write_bytes(b"page")
+    given = tmp_path / "page" if as_file else b"page"
+    assert platform.cloud.keep("reports/a.html", given) == "s3://drop/p/reports/a.html"
     assert s3.get_object(Bucket="drop", Key="p/reports/a.html")["Body"].read() == b"page"
     assert not home.exists()

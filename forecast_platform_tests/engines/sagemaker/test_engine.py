@@ -307,7 +307,7 @@ class TestBuiltin:
     def test_it_is_weighed_against_what_needs_no_training(self, amazon, sagemaker):
         """A job in the window held out; of noise about a level, last year's week knows nothing."""
         model = train(amazon, make_panel(series=18, weeks=80), amazon.settings)
-        assert "reference 0." in model.judgement.why
+        assert REFERENCE in model.judgement.alone
         assert set(model.blend.names) <= {REFERENCE, *(candidate.name for candidate in WITHOUT_LEARNING)}
         assert len([job for job in sagemaker.billed if job.split("-")[2] == "transform"]) == 1
 

@@ -6,6 +6,7 @@ from forecast_platform.settings import Settings
 from forecast_platform_tests.conftest import SMALL, contents, weeks_of
 from forecast_platform_tests.defs.graph import Graph
 
+
 def test_a_week_forecast_by_spark_is_the_week_forecast_here(cluster, with_history, retailer):
     week = weeks_of(retailer)[-4]
     done = with_history.week(week)
