@@ -87,7 +87,11 @@ def doctor(profile: Literal["local", "aws"] | None) -> None:
 
     checks = {"versions": versions, "torch": torch, "home": home, "contract": contract}
     checks |= cloud.checks()
-    if settings.engine_name != "local":
+    if settings.engine_name == "spark" and not settings.spark_application:
+        from forecast_platform.engines.spark.cluster import Cluster
+
+        checks["spark"] = Cluster(settings).about
+    if settings.engine_name.startswith("sagemaker"):
         from forecast_platform.engines.sagemaker import doctor as sagemaker
 
         checks |= sagemaker.checks(settings)

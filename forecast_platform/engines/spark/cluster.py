@@ -11,6 +11,7 @@ import functools
 import hashlib
 import os
 import pickle
+import platform
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -111,6 +112,13 @@ class Cluster:
         except (PySparkException, OSError) as error:
             raise EngineError(f"Spark does not start at {master} (it needs Java 17 here): {error}") from error
 
+    def about(self) -> str:
+        """The cluster in a line, after a task on it. Raises what a mapping raises."""
+        [python] = self(_python, [None])
+        spark = self.session()
+        where = f"Spark {spark.version} at {spark.sparkContext.master}"
+        return f"{where}, whose workers have this platform and Python {python}"
+
     def configuration(self) -> dict[str, str]:
         """What Spark is told: what the work asks for, and over it what the settings say."""
         needed = {"spark.ui.showConsoleProgress": "false", "spark.executorEnv.OMP_NUM_THREADS": "1"}
@@ -119,6 +127,10 @@ class Cluster:
         else:
             needed["spark.executorEnv.PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
         return needed | self._settings.spark_conf
+
+
+def _python(_: None) -> str:
+    return platform.python_version()
 
 
 def _worked(source: str, tasks: bytes, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

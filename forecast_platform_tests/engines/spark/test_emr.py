@@ -115,7 +115,7 @@ def test_a_job_that_left_a_shard_out_is_refused(engine, model, shards, tmp_path,
                 s3.delete_object(Bucket="drop", Key=item["Key"])
 
     engine.submit = submit
-    with pytest.raises(EngineError, match="the job left out shard 1, see s3://drop/store/transforms/week/spark/"):
+    with pytest.raises(EngineError, match="the job left shard 1 out of s3://drop/store/transforms/week/spark/"):
         engine.predict(model, shards, tmp_path / "week", ASKED)
     assert not list(tmp_path.glob("week*"))
 
@@ -126,7 +126,7 @@ class TestPipes:
     @pytest.fixture
     def application(self, engine, monkeypatch) -> str:
         made = clients.client("emr-serverless").create_application(
-            name="forecast", releaseLabel="emr-7.9.0", type="Spark", clientToken="t"
+            name="forecast", releaseLabel="emr-7.9.0", type="SPARK", clientToken="t"
         )["applicationId"]
         original = clients.client
 

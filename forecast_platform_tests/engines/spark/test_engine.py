@@ -99,7 +99,7 @@ def test_workers_of_another_version_are_refused(cluster, model, shards, tmp_path
         SparkEngine(Settings(engine="spark")).predict(model, shards, tmp_path / "week", ASKED)
 
 
-def test_what_cannot_be_forecast_is_said_as_in_one_process(cluster, model, shards, tmp_path):
-    asked = dataclasses.replace(model, features=("price",))
-    with pytest.raises(ValueError, match="the model was trained with price, which the features no longer hold"):
-        SparkEngine(Settings(engine="spark")).predict(asked, shards, tmp_path / "week", ASKED)
+def test_what_cannot_be_forecast_is_said_as_in_one_process(cluster, model, tmp_path):
+    without = [dataclasses.replace(part, covariates=None) for part in split(retailer(), 2)]
+    with pytest.raises(ValueError, match="the model was trained with promo, which the features no longer hold"):
+        SparkEngine(Settings(engine="spark")).predict(model, without, tmp_path / "week", ASKED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import pytest
 
@@ -29,6 +30,10 @@ def test_work_is_done_by_other_processes(cluster, items):
     found = list(cluster(work.process, items))
     assert os.getpid() not in {worker for worker, _ in found}
     assert os.getpid() not in {executor for _, executor in found}
+
+
+def test_the_doctor_says_what_is_there(cluster):
+    assert re.match(r"Spark 4\.\S+ at local-cluster\S+, whose workers have this platform and Python 3", cluster.about())
 
 
 def test_nothing_to_do(cluster):
