@@ -4,7 +4,8 @@ each change, not at each of the thirty looks at it that a commit takes. Each wou
 
 from __future__ import annotations
 
-from pyiceberg.table import Table, TableMetadata, Transaction
+from pyiceberg.table import Table, Transaction
+from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.update import TableUpdate
 
 
