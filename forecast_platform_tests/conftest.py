@@ -12,6 +12,9 @@
 | `history_home` | gives `with_history` as often as wanted within one test: `history_home.restore()` |
 | `forecast_home` | the same after two weekly runs, the second after the week `forecast_home.week` had sold |
 
+A home that takes long to make is made once, by the first of the processes that asks, and copied by who writes into it:
+`made_once`.
+
 What the environment of whoever runs the tests says about FORECAST_* settings is taken away first: the partitions are
 built from the settings when `forecast_platform.definitions` is imported, so within a process they stay the default
 ones. Tests of other calendars start a process of their own.
@@ -22,17 +25,18 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import gc
-import itertools
+import logging
 import os
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from filelock import FileLock
 
 from forecast_platform.demo import Retailer, history_files, make_retailer, week_file
 from forecast_platform.lake.lake import Lake
@@ -128,13 +132,19 @@ def service_models_are_read_once() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def endpoint() -> Iterator[str]:
+    import moto.backends
     from moto.server import ThreadedMotoServer
 
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    # A third of what a request costs: a line in the log, and a look at every folder of moto to find its service.
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    services = tuple(moto.backends.list_of_moto_modules())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(moto.backends, "list_of_moto_modules", lambda: services)
+        server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+        server.start()
+        host, port = server.get_host_and_port()
+        yield f"http://{host}:{port}"
+        server.stop()
 
 
 @functools.cache
@@ -168,14 +178,29 @@ def s3(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     return client
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that all the processes of this test run share, made by the first that asks. Who writes makes a copy."""
+    base = factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder = base / "shared" / name
+    folder.parent.mkdir(exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            making = folder.with_name(f"{name}.{os.getpid()}")
+            making.mkdir()
+            make(making)
+            making.rename(folder)  # a home works wherever it lies
+    return folder
+
+
 class HistoryHome:
     """A home after its history was brought in, to be had again and again: each time a copy, at another place."""
 
-    def __init__(self, home: Path) -> None:
-        self.home, self._copies = home, itertools.count(1)
+    def __init__(self, home: Path, factory: pytest.TempPathFactory) -> None:
+        self.home, self._factory = home, factory
 
     def copy(self) -> Path:
-        return Path(shutil.copytree(self.home, self.home.with_name(f"copy{next(self._copies)}")))
+        return Path(shutil.copytree(self.home, self._factory.mktemp("copy") / "home"))
 
     def restore(self) -> Graph:
         return open_graph(self.copy())
@@ -191,20 +216,21 @@ def open_graph(home: Path) -> Graph:
 
 @pytest.fixture(scope="session")
 def history_home(tmp_path_factory: pytest.TempPathFactory, retailer: Retailer) -> HistoryHome:
-    home = tmp_path_factory.mktemp("history") / "home"
-    graph, weeks = open_graph(home), weeks_of(retailer)[:-3]
-    # As if written the day after its last week, so that forecasts as_known_then of that week see all of it.
-    graph.land(history_files(retailer, weeks[-1], dirty_rows=0), at=landing_day(weeks[-1]))
-    assert graph.history(weeks[0], weeks[-1]).success
-    snapshots(graph.lake)  # makes every table, so that no copy has to
-    return HistoryHome(home)
+    def make(folder: Path) -> None:
+        graph, weeks = open_graph(folder / "home"), weeks_of(retailer)[:-3]
+        # As if written the day after its last week, so that forecasts as_known_then of that week see all of it.
+        graph.land(history_files(retailer, weeks[-1], dirty_rows=0), at=landing_day(weeks[-1]))
+        assert graph.history(weeks[0], weeks[-1]).success
+        snapshots(graph.lake)  # makes every table, so that no copy has to
+
+    return HistoryHome(made_once(tmp_path_factory, "history", make) / "home", tmp_path_factory)
 
 
 class ForecastHome(HistoryHome):
     """A home with forecasts after two weeks, the later one `week`, whose sales the earlier one forecast."""
 
-    def __init__(self, home: Path, week: dt.date) -> None:
-        super().__init__(home)
+    def __init__(self, home: Path, factory: pytest.TempPathFactory, week: dt.date) -> None:
+        super().__init__(home, factory)
         self.week = week
 
 
@@ -212,12 +238,15 @@ class ForecastHome(HistoryHome):
 def forecast_home(
     history_home: HistoryHome, tmp_path_factory: pytest.TempPathFactory, retailer: Retailer
 ) -> ForecastHome:
-    home = Path(shutil.copytree(history_home.home, tmp_path_factory.mktemp("forecast") / "home"))
-    graph, (before, week) = open_graph(home), weeks_of(retailer)[-4:-2]
-    assert graph.week(before).success
-    graph.land(dict([week_file(retailer, week)]), at=landing_day(week))
-    assert graph.week(week).success
-    return ForecastHome(home, week)
+    before, week = weeks_of(retailer)[-4:-2]
+
+    def make(folder: Path) -> None:
+        graph = open_graph(Path(shutil.copytree(history_home.home, folder / "home")))
+        assert graph.week(before).success
+        graph.land(dict([week_file(retailer, week)]), at=landing_day(week))
+        assert graph.week(week).success
+
+    return ForecastHome(made_once(tmp_path_factory, "forecast", make) / "home", tmp_path_factory, week)
 
 
 @pytest.fixture

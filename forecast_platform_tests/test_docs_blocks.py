@@ -29,6 +29,7 @@ from forecast_platform.landing.dialects import Dialect
 from forecast_platform.landing.rules import parse_features
 from forecast_platform.settings import Settings
 from forecast_platform.weeks import WeekCalendar
+from forecast_platform_tests.conftest import made_once
 from forecast_platform_tests.processes import python
 from forecast_platform_tests.reference_pages import DOCS
 
@@ -150,16 +151,18 @@ def wrong_with(call: list[str], folder: Path, whole: bool) -> str | None:
 @pytest.fixture(scope="module")
 def made_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """12 stores x 7 departments up to LAST, forecast once, with the levels of docs/levels.md; one file waits."""
-    retailer = demo.make_retailer(stores=12, depts=7, first=date(2024, 9, 6), last=LAST)
-    home = tmp_path_factory.mktemp("docs") / "home"
-    demo.write_landing(retailer, home / "landing", recent=2)
-    (home / "landing/departments").mkdir()
-    (home / "landing/departments/departments.csv").write_text("dept,category\n1,food\n2,food\n3,food\n")
-    (home / "settings.toml").write_text(next(b.text for b in blocks("toml") if b.page == "levels.md"))
-    _, week = demo.week_file(retailer, LAST)
-    (home / "landing/sales/corrected.csv").write_bytes(b"".join(week.splitlines(keepends=True)[:5]))
-    run(["run"], home.parent, {"FORECAST_HOME": str(home)})
-    return home
+
+    def make(folder: Path) -> None:
+        retailer, home = demo.make_retailer(stores=12, depts=7, first=date(2024, 9, 6), last=LAST), folder / "home"
+        demo.write_landing(retailer, home / "landing", recent=2)
+        (home / "landing/departments").mkdir()
+        (home / "landing/departments/departments.csv").write_text("dept,category\n1,food\n2,food\n3,food\n")
+        (home / "settings.toml").write_text(next(b.text for b in blocks("toml") if b.page == "levels.md"))
+        _, week = demo.week_file(retailer, LAST)
+        (home / "landing/sales/corrected.csv").write_bytes(b"".join(week.splitlines(keepends=True)[:5]))
+        run(["run"], folder, {"FORECAST_HOME": str(home)})
+
+    return made_once(tmp_path_factory, "docs", make) / "home"
 
 
 def run(arguments: list[str], folder: Path, environment: dict[str, str]) -> None:

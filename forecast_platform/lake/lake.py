@@ -330,7 +330,9 @@ class Lake:
         try:
             if [s.type for s in con.extract_statements(sql)] != [duckdb.StatementType.SELECT]:
                 raise duckdb.InvalidInputException("only SELECT can be asked here, one statement at a time")
-            self.attach(con, only=only)
+            # What it does not name need not be shown; one that names none may ask which there are.
+            said = {word.lower() for word in re.findall(r"\w+", sql)}
+            self.attach(con, *(name for name in (*self.specs, *VIEWS) if name in said), only=only)
             if (warehouse := self.catalog.properties["warehouse"]).startswith(LOCAL):
                 con.execute(f"SET allowed_directories = [{literal(warehouse.removeprefix(LOCAL))}]")
             con.execute("SET enable_external_access = false")

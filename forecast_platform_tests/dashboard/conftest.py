@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
@@ -13,26 +15,27 @@ from forecast_platform.dashboard.app import build_app
 from forecast_platform.dashboard.source import Source
 from forecast_platform.defs.panels import KNOWN, known_panel
 from forecast_platform.demo import Retailer, history_files, week_file
-from forecast_platform.settings import Settings
 from forecast_platform.surface import run_leaderboard
-from forecast_platform_tests.conftest import SMALL, landing_day, weeks_of
+from forecast_platform_tests.conftest import landing_day, made_once, open_graph, weeks_of
 from forecast_platform_tests.defs.graph import Graph
 
 
 @pytest.fixture(scope="session")
 def published(tmp_path_factory: pytest.TempPathFactory, retailer: Retailer) -> Graph:
     """History with two dirty lines up to the fourth week from the end, then a forecast after each of the last four."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FORECAST_HOME", str(tmp_path_factory.mktemp("dashboard") / "home"))
-        graph, weeks = Graph(Settings(**SMALL)), weeks_of(retailer)
+
+    def make(folder: Path) -> None:
+        graph, weeks = open_graph(folder / "home"), weeks_of(retailer)
         graph.land(history_files(retailer, weeks[-4], dirty_rows=2), at=landing_day(weeks[-4]))
         assert graph.history(weeks[0], weeks[-4]).success
         for week in weeks[-4:]:
             name, data = week_file(retailer, week)
             graph.land({name: data}, at=landing_day(week))
-            assert graph.week(week).success
+            assert graph.week(week, report=week == weeks[-1]).success
         keep_leaderboard(graph, [weeks[-9], weeks[-5]], ["last_year", "recent_level", "sales, counts"])
-    return graph
+
+    made = made_once(tmp_path_factory, "dashboard", make) / "home"
+    return open_graph(Path(shutil.copytree(made, tmp_path_factory.mktemp("dashboard") / "home")))
 
 
 def keep_leaderboard(graph: Graph, cutoffs: list[dt.date], candidates: list[str]) -> None:

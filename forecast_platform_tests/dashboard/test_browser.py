@@ -15,6 +15,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ from forecast_platform.dashboard.source import Source
 from forecast_platform.figures import figure
 from forecast_platform.lake.lake import Lake
 from forecast_platform.settings import Settings
+from forecast_platform_tests.conftest import made_once
 from forecast_platform_tests.dashboard.conftest import keep_leaderboard
 from forecast_platform_tests.defs.graph import Graph
 from forecast_platform_tests.landing.test_walmart import FOLDER as WALMART
@@ -51,9 +53,13 @@ QUICK: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FORECAST_HOME", str(tmp_path_factory.mktemp("walmart") / "home"))
-        graph = Graph(Settings(**QUICK))
+    def opened(folder: Path) -> Graph:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("FORECAST_HOME", str(folder / "home"))
+            return Graph(Settings(**QUICK))
+
+    def make(folder: Path) -> None:
+        graph = opened(folder)
         header, *lines = gzip.decompress((WALMART / "sales.csv.gz").read_bytes()).decode().splitlines(keepends=True)
         kept = [line for line in lines if line.partition(",")[0] in STORES]
         graph.land({"sales/sales.csv": "".join([header, *kept]).encode()})
@@ -61,9 +67,10 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
         for week in WEEKS:
             assert graph.week(week).success
         keep_leaderboard(graph, [dt.date(2011, 12, 2), dt.date(2012, 8, 3)], ["aligned_last_year", "last_year"])
-        lake = graph.lake
-        lake.settings = graph.platform.settings  # type: ignore[attr-defined]
-    return lake
+
+    graph = opened(made_once(tmp_path_factory, "walmart", make))
+    graph.lake.settings = graph.platform.settings  # type: ignore[attr-defined]
+    return graph.lake
 
 
 @pytest.fixture(scope="module")

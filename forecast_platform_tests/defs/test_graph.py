@@ -209,7 +209,7 @@ def test_a_weekly_run_from_landed_file_to_published_forecast(with_history: Graph
     graph, (before, week, *_) = with_history, weeks_of(retailer)[-4:]
     assert graph.week(before).success
     graph.land(dict([week_file(retailer, week)]), at=landing_day(week))
-    result = graph.week(week)
+    result = graph.week(week, report=True)
     assert result.success, result.failures
     assert result.materialized == {asset: [key(week)] for asset in WEEKLY}
     assert set(result.checks) == set(CHECKS)

@@ -121,7 +121,11 @@ class Killed:
 def killed(tmp_path_factory: pytest.TempPathFactory, retailer: Retailer) -> Iterator[Killed]:
     """History in, a forecast of its last week made, and the next week's file landed."""
     folder = tmp_path_factory.mktemp("killed")
-    home, landing, weeks = HistoryHome(folder / "home"), str(folder / "landing"), weeks_of(retailer)[:-2]
+    home, landing, weeks = (
+        HistoryHome(folder / "home", tmp_path_factory),
+        str(folder / "landing"),
+        weeks_of(retailer)[:-2],
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FORECAST_HOME", str(home.home))
         graph = _open(landing)

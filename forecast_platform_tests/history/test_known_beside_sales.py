@@ -115,10 +115,9 @@ def test_a_value_taken_back_is_none(retailer):
 
 
 def test_no_plans_are_asked_of_a_store_that_the_setting_counts_as_closed(retailer):
-    for w in range(30):
-        stores = "12" if w < 10 else "1"  # store 2 sold nothing for 20 weeks
-        rows = [(s, "a", retailer.week(w), 10) for s in stores]
-        retailer.land(f"sales/{w}.csv", w + 0.5, "store,dept,date,weekly_sales", *rows)
+    # Store 2 sold nothing for 20 weeks.
+    rows = [(s, "a", retailer.week(w), 10) for w in range(30) for s in ("12" if w < 10 else "1")]
+    retailer.land("sales/all.csv", 29.5, "store,dept,date,weekly_sales", *rows)
     plans = [("1", retailer.week(w), 1, 0) for w in range(34)] + [("2", retailer.week(w), 1, 0) for w in range(10)]
     retailer.land("features/f.csv", 0, "store,date,promo,rain", *plans)
     con = retailer.lake.attach(duckdb.connect())

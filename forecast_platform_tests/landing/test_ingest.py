@@ -317,11 +317,11 @@ def test_interrupted_between_any_two_commits_and_run_again_gives_the_tables_of_a
     snapshots(place.lake)  # makes every table, so that no try has to
     # Iceberg writes down absolute paths: the lake is put back to where it was before each try.
     shutil.copytree(tmp_path / "lake", tmp_path / "lake before")
-    place.land("sales/restated.csv", sales((1, 1, W1, 11), (1, 2, W1, "y")), at=NOW)
+    restated = sales((1, 1, W1, 11), (1, 2, W1, "y"), (1, 1, W2, 20), (1, 1, W2, 21), (2, 1, W3, 30))
+    place.land("sales/restated.csv", restated, at=NOW)
     place.land("stores/s.csv", b"store,type\n1,C\n")
     place.land("sales/broken.csv.gz", b"\x1f\x8b\x08\x00half")
-    place.land("sales/more.csv", sales((1, 1, W2, 20), (1, 1, W2, 21), (2, 1, W3, 30)))
-    place.land("sales/copy of more.csv", (place.landing.root / "sales/more.csv").read_bytes())
+    place.land("sales/copy.csv", restated)
 
     def fresh() -> Place:
         shutil.rmtree(tmp_path / "lake")
@@ -332,7 +332,7 @@ def test_interrupted_between_any_two_commits_and_run_again_gives_the_tables_of_a
     commits = interrupt_at(undisturbed.lake, -1)
     undisturbed.ingest()
     expected = contents(undisturbed.lake)
-    assert commits() == 12  # refused: quarantine, ledger; ingested: quarantine, rows, ledger; known: ledger
+    assert commits() == 9  # refused: quarantine, ledger; ingested: quarantine, rows, ledger; known: ledger
     for number in range(1, commits() + 1):
         died = fresh()
         interrupt_at(died.lake, number)

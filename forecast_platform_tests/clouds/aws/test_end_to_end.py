@@ -3,6 +3,7 @@ over two instances on the emulated SageMaker, tables in Glue. The forecasts are 
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import boto3
 import pytest
 
-from forecast_platform.demo import Retailer, history_files, week_file
+from forecast_platform.demo import Retailer, history_files, make_retailer, week_file
 from forecast_platform.engines.sagemaker import engine_of
 from forecast_platform.lake.tables import PROVENANCE
 from forecast_platform.settings import Settings
@@ -29,6 +30,12 @@ AWS: dict[str, Any] = {
     "transform_instances": 2,
     "transform_shards": 3,
 }
+
+
+@pytest.fixture(scope="module")
+def retailer() -> Retailer:
+    """A short history: every reading of it costs requests for each of its weeks."""
+    return make_retailer(stores=6, depts=6, first=dt.date(2024, 9, 20), last=dt.date(2025, 1, 31))
 
 
 @pytest.fixture
