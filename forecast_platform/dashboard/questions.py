@@ -18,13 +18,15 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from forecast_platform.history.cleaning import events_given, features_in_force, known_by
 from forecast_platform.history.covariates import Declarations
 from forecast_platform.history.holidays import Event
 from forecast_platform.history.panel import natural_key
+from forecast_platform.history.reading import events_given, features_in_force, known_by
 from forecast_platform.lake.tables import QUANTILE
 from forecast_platform.levels import KEYS
+from forecast_platform.models.blend import KINDS, kinds
 from forecast_platform.models.last_year.reference import one_year_back
+from forecast_platform.models.target import RATIO, REFERENCE
 from forecast_platform.scores import SCORE, SCORES
 from forecast_platform.weeks import WEEK
 
@@ -37,6 +39,8 @@ YEARS_SHOWN = 2
 NEXT = 4  # weeks ahead whose revision counts in the review queue
 BIASED = 0.6  # of the absolute error, from which on nearly all of a series' errors point one way
 HEATMAP_ROWS, HEATMAP_COLUMNS = 60, 100
+# Candidates that start from last year's outlook, which has a season also where the series has no last year.
+FROM_OUTLOOK = (RATIO, REFERENCE, "aligned_last_year", "pretrained")
 YEAR_AND_MORE = 60  # weeks that surely hold the week a year back, also where a holiday moves it
 SEPARATOR = "chr(9)"  # between store and department in one text, so that "1" of "11" differs from "11" of "1"
 
@@ -131,7 +135,12 @@ def names(state: State, column: str) -> list[str]:
     """Stores or departments there are, in natural order: those with a forecast or a reason instead, and those that sold
     since."""
     assert column in ("store", "dept")
+<<<<<<< /tmp/m/o.py
+    weeks = forecast_weeks(state)
+    week = weeks[0] if weeks else None
+=======
     week = next(iter(forecast_weeks(state)), None)
+>>>>>>> /tmp/m/t.py
     since = week - NEXT * WEEK if week else dt.date.min
     found = state.rows(
         f"""SELECT {column} AS name FROM forecasts WHERE forecast_week = ? AND level = ?
@@ -208,6 +217,37 @@ def forecast(state: State, scope: Scope, week: dt.date, columns: Sequence[str], 
         }
         for row in ahead
     ]
+
+
+def borrowed_season(state: State, scope: Scope, week: dt.date, ahead: Rows, tried: Mapping[str, Any]) -> str:
+    """Where a new series' forecast has its season from, in a sentence: of the weeks ahead it has no sales of its own a
+    year before. "" for other series and sums, and where the candidates that serve are not known or look at no season.
+
+    Args:
+        ahead: its forecast.
+        tried: the model's candidates, as TrainedModel.tried has them.
+    """
+    own = [r for r in history(state, scope, dt.date.min, week) if r["sales"] is not None]
+    if scope.level != "series" or not ahead or not own:
+        return ""
+    first, year = own[0]["week"], 52 * WEEK
+    new = [r["target_week"] for r in ahead if r["target_week"] - year < first]
+    [kind] = kinds(np.array([[r["sales"] for r in own]], dtype=np.float64))
+    weights = {name: each["weights"][KINDS[kind]] for name, each in tried.items() if "weights" in each}
+    part = sum(weight for name, weight in weights.items() if name in FROM_OUTLOOK)
+    if not new or part < 0.005:
+        return ""
+    of_dept, of_store = (
+        any(r["sales"] is not None for r in history(state, sums, new[0] - year, new[-1] - year))
+        for sums in (Scope(dept=scope.dept), Scope(scope.store))
+    )
+    when = "the weeks ahead" if len(new) == len(ahead) else f"the weeks ahead up to {new[-1]}"
+    then = f"New: first sold in the week of {first}. A year before {when} it has no sales of its own"
+    if not of_dept:
+        return f"{then}, nor has department {scope.dept}: {part:.0%} of the forecast is its own level, with no season."
+    beside = f" and, in part, the ups and downs of store {scope.store}" if of_store else ""
+    whose = f"department {scope.dept} in all stores{beside}"
+    return f"{then}: {part:.0%} of the forecast takes its season from {whose}, at the series' own level."
 
 
 def aligned_last_year(
