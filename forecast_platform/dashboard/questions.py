@@ -135,12 +135,7 @@ def names(state: State, column: str) -> list[str]:
     """Stores or departments there are, in natural order: those with a forecast or a reason instead, and those that sold
     since."""
     assert column in ("store", "dept")
-<<<<<<< /tmp/m/o.py
-    weeks = forecast_weeks(state)
-    week = weeks[0] if weeks else None
-=======
     week = next(iter(forecast_weeks(state)), None)
->>>>>>> /tmp/m/t.py
     since = week - NEXT * WEEK if week else dt.date.min
     found = state.rows(
         f"""SELECT {column} AS name FROM forecasts WHERE forecast_week = ? AND level = ?
