@@ -11,7 +11,9 @@ import pytest
 
 from benchmarks import ablations, ablations_report, protocol, report, small
 from benchmarks.protocol import CUTOFFS
+from forecast_platform.history.panel import Panel
 from forecast_platform.models.last_year import outlook, reference
+from forecast_platform.models.registry import CANDIDATES
 
 
 def write_sales(folder: Path) -> None:
@@ -65,6 +67,20 @@ def test_the_steps_end_with_what_ships_and_names_are_put_back() -> None:
         ablations.DEPARTMENT: outlook.DEPARTMENT,
         ablations.TRIM: outlook.TRIM,
     }
+
+
+def test_the_steps_change_what_is_scored() -> None:
+    """The reference alone is a candidate; the first step makes it the week 52 weeks before, without growth."""
+    weeks = np.datetime64("2020-01-03") + 7 * np.arange(70)
+    sales = np.random.default_rng(0).uniform(50, 150, (3, 70)).cumsum(axis=1)
+    panel = Panel(np.array(["1", "1", "2"]), np.array(["1", "2", "1"]), weeks, sales)
+
+    def said() -> Any:
+        return CANDIDATES["aligned_last_year"].forecast({}, panel, 4, (0.1, 0.5, 0.9))[:, 1]
+
+    with ablations.replaced(ablations.STEPS[0].replaced):
+        np.testing.assert_allclose(said(), sales[:, 18:22])
+    assert not np.allclose(said(), sales[:, 18:22], rtol=0.1)
 
 
 def test_no_rolling_cutoff_is_one_of_the_protocol() -> None:

@@ -48,6 +48,17 @@ def test_there_is_no_median_of_nothing():
     assert WHOLE.median(np.zeros(0)) is None
 
 
+def test_what_is_made_once_is_kept_by_key_and_only_where_asked():
+    kept, made = Retailer(keeps=True), []
+
+    def make():
+        made.append(1)
+        return len(made)
+
+    assert [kept.once("a", make), kept.once("a", make), kept.once("b", make)] == [1, 1, 2]
+    assert [Retailer().once("a", make), Retailer([]).once("a", make)] == [3, 4]
+
+
 class TestSteps:
     """A step that asks three times, each time for what the last answer made of it."""
 
