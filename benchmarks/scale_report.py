@@ -313,7 +313,7 @@ def _asked(sizes: Sequence[Size]) -> str:
         reached = [(size, value) for size, value in zip(sizes, found, strict=True) if value is not None]
         cells = ["-" if value is None else row.shown(value) for value in found]
         lines.append(f"| {row.label} | {' | '.join(cells)} | {row.asked(reached) if reached else ''} |")
-        if row is COST:
+        if row is COST and len(sizes) > 1:
             each = [_added(before, size) for before, size in pairwise(sizes)]
             cells = ["-", *("-" if value is None else row.shown(value) for value in each)]
             lines.append(f"| - of each 1,000 series more than at the size before | {' | '.join(cells)} | |")
