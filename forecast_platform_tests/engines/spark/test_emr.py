@@ -174,9 +174,10 @@ class TestPipes:
         made = []
 
         @dg.asset
-        def forecasts(context: dg.AssetExecutionContext) -> None:
+        def forecasts(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
             engine.submit = through_pipes(context)
             made.append(engine.predict(model, shards, tmp_path / "week", ASKED)[0])
+            return dg.MaterializeResult()
 
         with dg.DagsterInstance.ephemeral() as instance:
             done = dg.materialize([forecasts], instance=instance)
@@ -191,9 +192,10 @@ class TestPipes:
         engine._settings = SETTINGS.model_copy(update={"spark_application": application})
 
         @dg.asset
-        def forecasts(context: dg.AssetExecutionContext) -> None:
+        def forecasts(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
             engine.submit = through_pipes(context)
             with pytest.raises(EngineError, match="EMR Serverless job failed"):
                 engine.predict(model, shards, tmp_path / "week", ASKED)
+            return dg.MaterializeResult()
 
         assert dg.materialize([forecasts]).success
