@@ -189,6 +189,7 @@ class TestPipes:
         from moto.emrserverless import models
 
         monkeypatch.setattr(models, "JOB_STATUS", "FAILED")
+        monkeypatch.setattr(spark_job, "main", lambda: None)  # a process opens Pipes once
         engine._settings = SETTINGS.model_copy(update={"spark_application": application})
 
         @dg.asset
