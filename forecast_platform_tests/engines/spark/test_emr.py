@@ -1,7 +1,5 @@
 """EMR Serverless: what a job is asked, what it leaves in S3, and what comes of it here."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import pickle
@@ -70,6 +68,7 @@ def test_half_of_the_settings_is_refused(given, says):
 
 @pytest.fixture
 def engine(s3, tmp_path, monkeypatch) -> EmrServerlessEngine:
+    (tmp_path / "worker").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "worker"))
     return EmrServerlessEngine(SETTINGS)
 
@@ -164,7 +163,7 @@ class TestPipes:
         group, stream = "/aws/emr-serverless", f"/applications/{application}/jobs/{job}/SPARK_DRIVER"
         logs.create_log_group(logGroupName=group)
         now = int(1000 * time.time()) + 1000
-        for kind, lines in (("stdout", out.getvalue().splitlines()), ("stderr", ["nothing"])):
+        for kind, lines in (("stdout", out.getvalue().splitlines() or ["nothing"]), ("stderr", ["nothing"])):
             logs.create_log_stream(logGroupName=group, logStreamName=f"{stream}/{kind}")
             events = [{"timestamp": now, "message": line} for line in lines]
             logs.put_log_events(logGroupName=group, logStreamName=f"{stream}/{kind}", logEvents=events)
