@@ -7,6 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
@@ -132,6 +133,10 @@ class TestPipes:
         def client(service: str, **more: Any) -> Any:
             found = original(service, **more)
             if service == "emr-serverless":
+                found.meta.events.register(  # which the emulator does not know
+                    "before-call.emr-serverless.GetDashboardForJobRun",
+                    lambda **_: (SimpleNamespace(status_code=200), {"url": "https://dashboard"}),
+                )
                 found.meta.events.register(
                     "provide-client-params.emr-serverless.StartJobRun", lambda params, **_: self.asked.update(params)
                 )
