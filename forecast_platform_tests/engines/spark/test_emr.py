@@ -1,7 +1,5 @@
 """EMR Serverless: what a job is asked, what it leaves in S3, and what comes of it here."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import pickle
@@ -9,6 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
@@ -70,6 +69,7 @@ def test_half_of_the_settings_is_refused(given, says):
 
 @pytest.fixture
 def engine(s3, tmp_path, monkeypatch) -> EmrServerlessEngine:
+    (tmp_path / "worker").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "worker"))
     return EmrServerlessEngine(SETTINGS)
 
@@ -133,6 +133,10 @@ class TestPipes:
         def client(service: str, **more: Any) -> Any:
             found = original(service, **more)
             if service == "emr-serverless":
+                found.meta.events.register(  # which the emulator does not know
+                    "before-call.emr-serverless.GetDashboardForJobRun",
+                    lambda **_: (SimpleNamespace(status_code=200), {"url": "https://dashboard"}),
+                )
                 found.meta.events.register(
                     "provide-client-params.emr-serverless.StartJobRun", lambda params, **_: self.asked.update(params)
                 )
@@ -164,7 +168,7 @@ class TestPipes:
         group, stream = "/aws/emr-serverless", f"/applications/{application}/jobs/{job}/SPARK_DRIVER"
         logs.create_log_group(logGroupName=group)
         now = int(1000 * time.time()) + 1000
-        for kind, lines in (("stdout", out.getvalue().splitlines()), ("stderr", ["nothing"])):
+        for kind, lines in (("stdout", out.getvalue().splitlines() or ["nothing"]), ("stderr", ["nothing"])):
             logs.create_log_stream(logGroupName=group, logStreamName=f"{stream}/{kind}")
             events = [{"timestamp": now, "message": line} for line in lines]
             logs.put_log_events(logGroupName=group, logStreamName=f"{stream}/{kind}", logEvents=events)
@@ -174,9 +178,10 @@ class TestPipes:
         made = []
 
         @dg.asset
-        def forecasts(context: dg.AssetExecutionContext) -> None:
+        def forecasts(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
             engine.submit = through_pipes(context)
             made.append(engine.predict(model, shards, tmp_path / "week", ASKED)[0])
+            return dg.MaterializeResult()
 
         with dg.DagsterInstance.ephemeral() as instance:
             done = dg.materialize([forecasts], instance=instance)
@@ -188,12 +193,14 @@ class TestPipes:
         from moto.emrserverless import models
 
         monkeypatch.setattr(models, "JOB_STATUS", "FAILED")
+        monkeypatch.setattr(spark_job, "main", lambda: None)  # a process opens Pipes once
         engine._settings = SETTINGS.model_copy(update={"spark_application": application})
 
         @dg.asset
-        def forecasts(context: dg.AssetExecutionContext) -> None:
+        def forecasts(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
             engine.submit = through_pipes(context)
             with pytest.raises(EngineError, match="EMR Serverless job failed"):
                 engine.predict(model, shards, tmp_path / "week", ASKED)
+            return dg.MaterializeResult()
 
         assert dg.materialize([forecasts]).success
