@@ -554,7 +554,7 @@ def test_assets_pages_show_lineage_of_columns_and_lead_to_the_dashboard(with_his
     graph, (before, week, *_) = with_history, weeks_of(retailer)[-4:]
     assert graph.week(before).success
     graph.land(dict([week_file(retailer, week)]), at=landing_day(week))
-    result = graph.week(week)
+    result = graph.week(week, report=True)
     for asset in ("cleaned_series", "deepar_model", "forecast_table", "forecast_accuracy"):
         assert result.metadata(asset)["dagster/column_lineage"], asset
     for asset in ("raw_sales", "deepar_model", "forecast_table", "forecast_accuracy", "weekly_report"):

@@ -340,7 +340,8 @@ def test_judgement_refuses_warns_or_leaves_it_to_a_person(place: Place, monkeypa
     seen = []
 
     def judge(parsed, known, *settings):
-        seen.append((known.rows.num_rows, known.rows.column_names))
+        there = list(known.rows)
+        seen.append((sum(map(len, there)), there[0].column_names if there else []))
         odd = FileRefused("odd_total", "sums to nothing")
         return {1: Verdict(warnings=("sums look odd",)), 2: Verdict(odd, acceptable=True), 3: Verdict(odd)}[len(seen)]
 
@@ -349,7 +350,9 @@ def test_judgement_refuses_warns_or_leaves_it_to_a_person(place: Place, monkeypa
     assert (done.status, done.warnings) == ("ingested", ("sums look odd",))
     assert not landing_report(place.attached(), W[0], W[0], [done]).passed
     assert [place.land("sales/b.csv", text(("1", "a", W[1], x))).status for x in (1, 2)] == ["waiting", "refused"]
-    assert seen == [(n, ["store", "dept", "week", "sales", "is_holiday"]) for n in (0, 1, 1)]
+    columns = ["store", "dept", "week", "sales", "is_holiday"]
+    assert [count for count, _ in seen] == [0, 1, 1]
+    assert all(set(names) <= set(columns) for _, names in seen)
 
 
 # --- files that are not whole yet
