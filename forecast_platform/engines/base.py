@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+import forecast_platform
 from forecast_platform import deepar
 from forecast_platform.engines.predictions import Predictions, ShardForecast, write_shard, written_shard
 from forecast_platform.history.covariates import complete, divide_exposure
@@ -217,10 +218,6 @@ class Work:
         said = {"notices": ready.notices}
         return write_shard(self.building, number, ShardForecast.together(found), self.asked.quantiles, said)
 
-    def _outputs(self, ready: Prepared, block: slice) -> list[Outputs]:
-        """What each network says of some of the series."""
-        return [_outputs(self.model, ask, block, self.asked) for ask in ready.to_ask]
-
 
 @functools.lru_cache(maxsize=4)
 def _network(artifact: Path) -> deepar.Model:
@@ -244,7 +241,8 @@ def predict_here(
     Args:
         run: maps attempts to outcomes, see `over_shards`.
     """
-    key, building = _digest_of(model, shards, asked), building_of(model, shards, folder, asked)
+    key = prediction_key(model, shards, asked)
+    building = building_of(folder, key)
     for other in folder.parent.glob(f"{folder.name}.*.building"):
         if other != building or not key:
             shutil.rmtree(other)
@@ -265,20 +263,30 @@ def predict_here(
     return made, tuple(dict.fromkeys(notice for said in written for notice in said["notices"]))
 
 
-def building_of(model: TrainedModel, shards: Sequence[Shard], folder: Path, asked: Asked) -> Path:
-    """The folder in which predictions are made that become `folder`."""
-    return folder.with_name(f"{folder.name}.{_digest_of(model, shards, asked)}.building")
+def building_of(folder: Path, key: str) -> Path:
+    """The folder in which predictions of a `prediction_key` are made that become `folder`."""
+    return folder.with_name(f"{folder.name}.{key}.building")
 
 
-def _digest_of(model: TrainedModel, shards: Sequence[Shard], asked: Asked) -> str:
-    """Of all that decides what is forecast; "" where some of it is no file."""
-    found = hashlib.sha256(repr((model.digest, code_version(), asked)).encode())
+def prediction_key(model: TrainedModel, shards: Sequence[Shard], asked: Asked) -> str:
+    """Digest of all that decides what is forecast, and what is kept on the way; "" where some of it is no file, or
+    there is nothing to go on with. The whole source counts: what a shard keeps fits only the code that kept it."""
+    found = hashlib.sha256(repr((model.digest, source_digest(), asked)).encode())
     for shard in shards:
         if not isinstance(shard, Path):
             return ""
         with (shard / PANEL).open("rb") as file:
             found.update(hashlib.file_digest(file, "sha256").digest())
     return found.hexdigest()[:12] if len(shards) > 1 else ""
+
+
+@functools.cache
+def source_digest() -> str:
+    """Of the platform's source in this process."""
+    top, found = Path(forecast_platform.__file__).parent, hashlib.sha256()
+    for path in sorted(top.rglob("*.py")):
+        found.update(path.relative_to(top).as_posix().encode() + b"\0" + path.read_bytes())
+    return found.hexdigest()
 
 
 def names_of(panel: Panel) -> list[str]:

@@ -132,7 +132,7 @@ def sample(con: duckdb.DuckDBPyConnection, cutoff: dt.date, as_known: str, at_mo
     What a store and its departments sell together is as it was, so what is learnt on the sample holds for the others.
     """
     observed, parameters = _observed(cutoff, as_known)
-    sizes = """SELECT KEY, sum(greatest(sales, 0)) FILTER (week >= $year) AS size, count(DISTINCT OTHER)
+    sizes = """SELECT KEY, coalesce(sum(greatest(sales, 0)) FILTER (week >= $year), 0) AS size, count(DISTINCT OTHER)
                FROM (OBSERVED) GROUP BY KEY ORDER BY size, KEY"""
 
     def by(key: str, other: str) -> list[tuple[str, float, int]]:

@@ -310,11 +310,16 @@ def over_shards(
     kept = [folder and folder / f"kept-{number:05d}" for number in range(len(shards))]
     while shards:
         total: Asked | None = None
+        done = 0
         attempts = [Attempt(step, shard, known, place) for shard, place in zip(shards, kept, strict=True)]
         for outcome in run(attempted, attempts):
-            if isinstance(outcome, tuple):
+            waits = isinstance(outcome, tuple)
+            if done if waits else total is not None:  # sums without those that are done would be wrong
+                raise RuntimeError(f"shards wait for sums that others no longer ask for; remove {folder}, run again")
+            if waits:
                 total = outcome if total is None else tuple(a + b for a, b in zip(total, outcome, strict=True))
             else:
+                done += 1
                 yield outcome
         if total is None:
             return

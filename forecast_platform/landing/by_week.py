@@ -54,6 +54,10 @@ class ByWeek:
         """Those that have rows, in the order they were met."""
         return [week for week, count in self._counts.items() if count]
 
+    def count(self, week: dt.date) -> int:
+        """How many rows a week has."""
+        return self._counts.get(week, 0)
+
     def add(self, rows: pa.Table) -> None:
         """Take the next rows of the file, of any weeks."""
         if not len(rows):

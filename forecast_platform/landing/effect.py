@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -112,12 +113,12 @@ class Standing:
             entry: its line in the ledger, with its place in the order.
         """
         effect = Effect()
-        for some in self._spans(rows.weeks):
-            new = pa.concat_tables(rows.tables(some))
+        for some in self._spans(rows.weeks, rows.count):
             if self._meets(some[0], some[-1]):
+                new = pa.concat_tables(rows.tables(some))
                 effect += self._difference(some, functools.partial(self._insert, entry=entry, rows=new))
             else:
-                effect += Effect(appeared=len(new))
+                effect += Effect(appeared=sum(map(rows.count, some)))
         return effect
 
     def effect_of_withdrawal(self, entry: Entry, weeks: Sequence[dt.date], now: dt.datetime) -> Effect:
@@ -145,13 +146,16 @@ class Standing:
         those = pa.array(weeks, pa.date32())
         return compare(*(table.filter(pc.is_in(table["week"], those)) for table in (before, after)))
 
-    def _spans(self, weeks: Iterable[dt.date]) -> Iterator[list[dt.date]]:
-        """The weeks ascending, as many together as fit into memory."""
+    def _spans(
+        self, weeks: Iterable[dt.date], more: Callable[[dt.date], int] = lambda week: 0
+    ) -> Iterator[list[dt.date]]:
+        """The weeks ascending, as many together as fit into memory, with so many `more` rows of each."""
         left = sorted(weeks)
         while left:
-            until = self._until(left[0])
-            yield [week for week in left if week <= until]
-            left = [week for week in left if week > until]
+            until, counts = self._until(left[0]), np.cumsum([more(week) for week in left])
+            together = max(sum(week <= until for week in left[: int((counts <= AT_ONCE).sum())]), 1)
+            yield left[:together]
+            left = left[together:]
 
     def _until(self, first: dt.date) -> dt.date:
         """The last of as many weeks from this one on as fit into memory."""

@@ -52,7 +52,9 @@ def forecast_rows(
             for names, mean, found in _of_series(series, lead_time):
                 yield _rows(level.name, names, mean, found, cutoff, columns, ahead)
         elif sums:  # else every series is closed
-            names, mean, found = _of_sums(sums[level.name], quantiles, (widths or {}).get(level.name), lead_time)
+            names, mean, found = _of_sums(
+                sums[level.name], quantiles, widths[level.name] if widths else None, lead_time
+            )
             yield _rows(level.name, names, mean, found, cutoff, columns, ahead)
 
 

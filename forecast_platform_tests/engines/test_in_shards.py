@@ -185,6 +185,32 @@ def test_a_worker_that_is_killed_ends_in_words() -> None:
     run.close()
 
 
+def _own_id(item: int) -> int:
+    return os.getpid()
+
+
+@pytest.mark.kill
+def test_workers_end_with_a_run_that_is_killed() -> None:
+    program = (
+        f"from {__name__} import _own_id; from forecast_platform.engines.workers import Workers\n"
+        "print(next(iter(Workers(1)(_own_id, [1, 2]))), flush=True)\n"
+        "import time; time.sleep(600)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        worker = int(process.stdout.readline())
+        os.kill(worker, 0)  # it is there
+        process.kill()
+    for _ in range(200):
+        try:
+            os.kill(worker, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    os.kill(worker, signal.SIGKILL)
+    pytest.fail("a worker outlived the run that it worked for")
+
+
 @pytest.mark.kill
 def test_killed_at_any_moment_it_goes_on_and_ends_as_if_it_had_not_been(tmp_path, models, expected) -> None:
     program = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -144,3 +145,14 @@ def test_of_a_median_no_more_is_kept_than_it_takes(tmp_path):
     assert found == {float(np.median(values))}
     [[kept]] = Rounds.at(tmp_path / "sums")
     assert len(kept.names) == 2
+
+
+def test_sums_that_lack_a_shard_are_not_added_up(tmp_path):
+    """A shard that does not ask, beside one that waits: what is known is of another step."""
+
+    def step(rows, retailer: Retailer, asks_nothing: int):
+        return 0.0 if rows[0] == asks_nothing else float(retailer.total(rows))
+
+    for first in (0, 5):
+        with pytest.raises(RuntimeError, match="shards wait for sums that others no longer ask for"):
+            list(over_shards(np.array_split(np.arange(10), 2), partial(step, asks_nothing=first), folder=tmp_path))

@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 from forecast_platform.history.reading import named_days, observations
 from forecast_platform.history.versions import EVER, FEATURES
 from forecast_platform.lake.lake import Lake
+from forecast_platform.landing import effect
 from forecast_platform.landing import ingest as ingestion
+from forecast_platform.landing.by_week import ByWeek
 from forecast_platform.landing.dialects import Dialect
 from forecast_platform.landing.ingest import Order, ingest_landed
 from forecast_platform.landing.judgement import Limits, Verdict
@@ -353,6 +355,31 @@ def test_judgement_refuses_warns_or_leaves_it_to_a_person(place: Place, monkeypa
     columns = ["store", "dept", "week", "sales", "is_holiday"]
     assert [count for count, _ in seen] == [0, 1, 1]
     assert all(set(names) <= set(columns) for _, names in seen)
+
+
+def test_what_a_file_changes_is_found_some_rows_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A history is as large as the retailer: of no more rows than fit into memory is the effect looked at together."""
+    history = [(s, d, w, 10 * s + i) for s in (1, 2) for d in "ab" for i, w in enumerate(W)]
+    restated = [(s, d, w, value + (d == "a")) for s, d, w, value in history if (s, d) != (2, "b")] + [(3, "a", W[0], 5)]
+    effects, together = [], []
+    tables = ByWeek.tables
+
+    def counted(self, weeks=None):
+        together.append(sum(map(self.count, weeks or self.weeks)))
+        return tables(self, weeks)
+
+    for at_once in (1 << 22, 5):
+        place = Place(tmp_path / str(at_once))
+        monkeypatch.setattr(effect, "AT_ONCE", at_once)
+        with monkeypatch.context() as watched:
+            watched.setattr(ByWeek, "tables", counted)
+            done = [place.land("sales/a.csv", text(*history)), place.land("sales/b.csv", text(*restated))]
+        effects.append([(e.status, e.appeared, e.changed, e.vanished, e.message) for e in done])
+    assert effects[0] == effects[1]
+    assert effects[0][0][:4] == ("ingested", 16, 0, 0)
+    assert effects[0][1][:4] == ("ingested", 1, 8, 4), "department b of store 2 is gone"
+    # Whole files go to the lake by weeks; into an empty lake none is looked at, and then a week's rows at most.
+    assert [count for count in together if count not in (len(history), len(restated))] == [4, 3, 3, 3]
 
 
 # --- files that are not whole yet

@@ -6,15 +6,17 @@ Names and tags are not part of them (see jobs.Spec). What is left out is left to
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
-from forecast_platform.engines.sagemaker.container.serving import SHARD
+from forecast_platform.engines.sagemaker.container.serving import MAX_PAYLOAD_MB, SHARD
 from forecast_platform.settings import Settings
 
 VOLUME_GB = 30  # panel, image layers and checkpoints together stay far below
 # The most that a spot job of an algorithm without checkpoints may wait and run (Amazon's DeepAR has none).
 SPOT_WITHOUT_CHECKPOINTS = 3600
+MOST_MB = 100  # of a request, and of all that are under way on one instance together
 ENVIRONMENT_VALUE = 10240  # characters, the API's limit
 # Amazon's algorithms define these themselves; for an image of ours SageMaker reads them from the log by these rules.
 METRICS = [
@@ -98,13 +100,26 @@ def model(settings: Settings, image: str, artifact: str, isolated: bool) -> dict
     }
 
 
-def transform(settings: Settings, model_name: str, source: str, output: str) -> dict[str, Any]:
+def transform(settings: Settings, model_name: str, source: str, output: str, largest: int = 0) -> dict[str, Any]:
     """create_transform_job of our image: each object is one request (container/shards.py).
 
     Args:
         source, output: prefixes of the input shards and of the .out objects.
+        largest: bytes of the largest shard.
+
+    Raises:
+        ValueError: it is larger than SageMaker sends.
     """
+    megabytes = math.ceil(largest / 1e6)
+    if megabytes > MOST_MB:
+        raise ValueError(
+            f"a shard with the sums that it needs has {megabytes} MB, and SageMaker sends at most {MOST_MB}: there are "
+            "too many stores and departments for it; use FORECAST_ENGINE=spark, or local on a larger machine"
+        )
+    # What our image asks for at /execution-parameters, unless a shard needs more: then fewer at the same time.
+    larger = {"MaxPayloadInMB": megabytes, "MaxConcurrentTransforms": MOST_MB // max(megabytes, 1)}
     return {
+        **(larger if megabytes > MAX_PAYLOAD_MB else {}),
         "ModelName": model_name,
         "TransformInput": {
             "DataSource": {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": source}},

@@ -8,19 +8,16 @@ attempts side by side. A file is whole or not there, and says the same whoever w
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 import pickle
 import platform
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-import forecast_platform
-from forecast_platform.engines.base import EngineError
+from forecast_platform.engines.base import EngineError, source_digest
 from forecast_platform.engines.local import LocalEngine
 from forecast_platform.engines.predictions import BatchError
 from forecast_platform.settings import Settings
@@ -148,12 +145,3 @@ def _worked(source: str, tasks: bytes, batches: Iterable[pa.RecordBatch]) -> Ite
             except _FINAL as error:
                 outcome = error
             yield pa.RecordBatch.from_pydict({"number": [number], "outcome": [pickle.dumps(outcome)]})
-
-
-@functools.cache
-def source_digest() -> str:
-    """Of the platform's source in this process."""
-    top, found = Path(forecast_platform.__file__).parent, hashlib.sha256()
-    for path in sorted(top.rglob("*.py")):
-        found.update(path.relative_to(top).as_posix().encode() + b"\0" + path.read_bytes())
-    return found.hexdigest()

@@ -26,7 +26,16 @@ from typing import Any
 import pyarrow as pa
 
 from forecast_platform.clouds.aws.storage import Storage
-from forecast_platform.engines.base import NOTHING, Asked, EngineError, Shard, Work, building_of, predict_here
+from forecast_platform.engines.base import (
+    NOTHING,
+    Asked,
+    EngineError,
+    Shard,
+    Work,
+    building_of,
+    predict_here,
+    prediction_key,
+)
 from forecast_platform.engines.local import LocalEngine
 from forecast_platform.engines.predictions import Predictions, written_shard
 from forecast_platform.history.panel_file import NAME as PANEL
@@ -72,8 +81,8 @@ class EmrServerlessEngine(LocalEngine):
         """
         places = [shard for shard in shards if isinstance(shard, Path)]
         if len(places) == len(shards) > 1:
-            building = building_of(model, shards, folder, asked)
-            storage, key = Storage(self._settings.storage_url), building.name.split(".")[1]
+            key = prediction_key(model, shards, asked)
+            storage, building = Storage(self._settings.storage_url), building_of(folder, key)
             root = f"transforms/{folder.name}/spark/{key}"
             for file in (*model.files, "training.json"):
                 storage.put_file(model.folder / file, f"{root}/models/{model.digest}/{file}")

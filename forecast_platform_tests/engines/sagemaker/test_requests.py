@@ -154,6 +154,19 @@ class TestLimits:
         assert body == {"MaxRuntimeInSeconds": 3600, "MaxWaitTimeInSeconds": 3600}
         assert builtin_training()["StoppingCondition"] == {"MaxRuntimeInSeconds": 5400}
 
+    def test_larger_shards_are_sent_fewer_at_a_time_and_too_large_ones_not_at_all(self):
+        def sent(largest: int) -> dict[str, Any]:
+            return requests.transform(settings(), "m", "s3://a/", "s3://b", largest)
+
+        assert "MaxPayloadInMB" not in sent(6_000_000), "what the image asks for"
+        for largest in (6_000_001, 25_000_000, 60_000_000, 100_000_000):
+            payload, together = (sent(largest)[name] for name in ("MaxPayloadInMB", "MaxConcurrentTransforms"))
+            assert largest / 1e6 <= payload
+            assert together >= 1
+            assert payload * together <= 100
+        with pytest.raises(ValueError, match="SageMaker sends at most 100: there are too many stores"):
+            sent(100_000_001)
+
     def test_an_inference_configuration_that_does_not_fit_is_refused(self):
         with pytest.raises(ValueError, match="at most 10240 fit"):
             requests.transform_lines(settings(), "m", "s3://a/", "s3://b", {"quantiles": ["0.5"] * 3000})

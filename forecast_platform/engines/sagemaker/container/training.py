@@ -125,9 +125,11 @@ class ContainerEngine(SageMakerEngine):
             pass
         content = hashlib.sha256(model.digest.encode())
         (work / "input").mkdir()
+        largest = 0
         for number, shard in places:
             body = request_of(shard, number, work / "sums" if len(shards) > 1 else None, asked)
             content.update(hashlib.sha256(body).digest())
+            largest = max(largest, len(body))
             (work / "input" / f"shard-{number:03d}.zip").write_bytes(body)
         bundle(model, work / BUNDLE)
         self.storage.put_file(work / BUNDLE, f"models/{model.digest}/{BUNDLE}")
@@ -138,7 +140,7 @@ class ContainerEngine(SageMakerEngine):
         answers = self.run_transform(
             twin,
             sorted((work / "input").iterdir()),
-            lambda source, output: requests.transform(self.settings, name, source, output),
+            lambda source, output: requests.transform(self.settings, name, source, output, largest),
             week,
             tags,
             work / "output",
