@@ -40,9 +40,8 @@ def _of_all(x: Floats, weights: Floats, total: Floats) -> None:
 def of_few(cells: Floats, weights: Floats) -> Floats:
     """`cells @ weights`, (..., T) by (T, M), where each column has few weights that are not 0."""
     sources = np.count_nonzero(weights, axis=0).max(initial=0)
-    at = np.argsort(weights == 0, axis=0, kind="stable")[:sources].astype(
-        np.int64
-    )  # the weights that count, in order, then some of 0
+    # In each column the weights that count, in order, then some of 0.
+    at = np.argsort(weights == 0, axis=0, kind="stable")[:sources].astype(np.int64)
     *outer, weeks = cells.shape
     total = np.zeros((math.prod(outer), weights.shape[1]))
     rows = np.ascontiguousarray(cells, np.float64).reshape(len(total), weeks)
