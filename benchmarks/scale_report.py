@@ -403,6 +403,8 @@ def _draw(sizes: Sequence[Size], ink: str) -> Any:
             if points:
                 axes.plot(*zip(*points, strict=True), color=hue, marker=marker, label=tree)
         axes.set_xscale("log")
+        axes.set_xticks([size.series for size in sizes])
+        axes.minorticks_off()
         axes.margins(y=0.1)
         axes.set_ylim(bottom=0)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
