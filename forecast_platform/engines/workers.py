@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -62,17 +61,24 @@ class Workers:
 
 
 def _begin() -> None:
-    """One thread; and an end when whoever started this is gone, even killed."""
-    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
+    end_with_parent()
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"
 
 
-def end_with(parent: int) -> None:
-    """End this process when that of its parent has ended."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
+def end_with_parent() -> None:
+    """End this process of a pool when the one that made the pool is gone, even killed.
+
+    That one need not be the parent that the system knows: a fork server is, which lasts as long as its children.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "called in a process of a pool"
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def worker_count(workers: int) -> int:

@@ -193,22 +193,17 @@ def _own_id(item: int) -> int:
 def test_workers_end_with_a_run_that_is_killed() -> None:
     program = (
         f"from {__name__} import _own_id; from forecast_platform.engines.workers import Workers\n"
-        "print(next(iter(Workers(1)(_own_id, [1, 2]))), flush=True)\n"
+        "run = Workers(1)\n"
+        "print(next(iter(run(_own_id, [1, 2]))), flush=True)\n"
         "import time; time.sleep(600)\n"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        worker = int(process.stdout.readline())
-        os.kill(worker, 0)  # it is there
+        os.kill(int(process.stdout.readline()), 0)  # the worker is there
         process.kill()
-    for _ in range(200):
-        try:
-            os.kill(worker, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.1)
-    os.kill(worker, signal.SIGKILL)
-    pytest.fail("a worker outlived the run that it worked for")
+        # The worker has the same stdout, which ends with the last process that holds it. (Its id would not tell: it
+        # stays until somebody asks for the exit code, in a container maybe nobody.)
+        process.stdout.read()
 
 
 @pytest.mark.kill

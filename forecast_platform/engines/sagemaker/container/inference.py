@@ -16,7 +16,6 @@ import json
 import multiprocessing
 import os
 import signal
-import threading
 import traceback
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -27,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from forecast_platform.deepar.hyperparameters import ContractError
-from forecast_platform.engines.workers import end_with
+from forecast_platform.engines.workers import end_with_parent
 
 if TYPE_CHECKING:
     from forecast_platform.deepar.artifact import Model
@@ -69,7 +68,7 @@ class Workers:
         _Worker.model = deepar.load_artifact(_first_network(model, _Worker.platform))
         self.version = _Worker.platform.version if _Worker.platform else _Worker.model.version
         context = multiprocessing.get_context("fork")
-        self._pool = ProcessPoolExecutor(self.count, context, _start_worker, (os.getpid(),))
+        self._pool = ProcessPoolExecutor(self.count, context, _start_worker)
         self._pool.submit(_ready).result()  # the first submit forks all of them
 
     def forecast_lines(self, body: bytes) -> bytes:
@@ -137,9 +136,9 @@ class _Worker:
     seed: int
 
 
-def _start_worker(parent: int) -> None:
+def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
+    end_with_parent()
 
 
 def _ready() -> None:
