@@ -30,7 +30,7 @@ from forecast_platform.models.combine import Combination, least_sales
 from forecast_platform.models.dependence import Dependence
 from forecast_platform.models.last_year.reference import YEAR
 from forecast_platform.models.last_year.week import seasonal_naive
-from forecast_platform.models.metrics import Scores, score
+from forecast_platform.models.metrics import Scores, score, standard_error
 from forecast_platform.models.registry import CANDIDATES, in_order
 from forecast_platform.models.target import FIRST_ORIGIN
 
@@ -221,8 +221,8 @@ def _judged(
     return Judgement(
         "passed" if served.wape <= naive.wape else "below_naive",
         f"served: {in_words(blend, kinds(panel.sales))}; weighed in {windows} windows of the past; in the last, the "
-        f"{horizon} weeks after {cutoff}, WAPE / wQL were {served.wape:.4f} / {served.wql:.4f}, those of the bar, last "
-        f"year's week as it is, {naive.wape:.4f} / {naive.wql:.4f}",
+        f"{horizon} weeks after {cutoff}, WAPE / wQL were {served.wape:.4f} / {served.wql:.4f}{newest.error(blend)}, "
+        f"those of the bar, last year's week as it is, {naive.wape:.4f} / {naive.wql:.4f}",
         cutoff,
         served.wape,
         served.wql,
@@ -278,6 +278,12 @@ class _Tried:
 
     def scores(self, blend: Blend) -> Scores:
         return score(self.evidence.y, self.evidence.mask, self.forecast(blend), LEVELS, self.history)
+
+    def error(self, blend: Blend) -> str:
+        """How far the wQL of other stores may be from that of these, in words."""
+        seen = self.evidence
+        found = standard_error(seen.y, self.forecast(blend), LEVELS, seen.mask, self.store)
+        return "" if np.isnan(found) else f" (give or take {found:.4f}, from store to store)"
 
     def window(self, blend: Blend) -> Window:
         seen = self.evidence

@@ -108,6 +108,29 @@ def weighted_quantile_loss(
     return float(np.mean(losses))
 
 
+def standard_error(
+    y: ArrayLike, forecast: ArrayLike, quantiles: Sequence[float] | Floats, mask: ArrayLike, groups: ArrayLike
+) -> float:
+    """Standard error of the weighted quantile loss, had other groups been drawn; NaN of fewer than two.
+
+    That of a ratio of two sums over groups drawn as wholes: Cochran 1977, "Sampling Techniques", chapters 6 and 9A,
+    without the correction for a finite population. Shapes as in `weighted_quantile_loss`; groups (N,).
+    """
+    y, forecast, levels = np.asarray(y, np.float64), np.asarray(forecast, np.float64), np.asarray(quantiles)
+    mask = _mask(mask, y)
+    which, group = np.unique(np.asarray(groups), return_inverse=True)
+    volume = np.bincount(group, np.where(mask, np.abs(y), 0).sum(axis=1), len(which))
+    if len(which) < 2 or not volume.sum() > 0:
+        return float("nan")
+    loss = np.zeros(len(y))
+    for i, level in enumerate(levels):
+        error = np.where(mask, y - forecast[:, i], 0)
+        loss += 2 * np.maximum(level * error, (level - 1) * error).sum(axis=1) / len(levels)
+    losses = np.bincount(group, loss, len(which))
+    residual = losses - losses.sum() / volume.sum() * volume
+    return float(np.sqrt(len(which) / (len(which) - 1) * (residual**2).sum()) / volume.sum())
+
+
 def coverage(y: ArrayLike, low: ArrayLike, high: ArrayLike, mask: ArrayLike | None = None) -> float:
     """Share of scored cells with low <= y <= high, both bounds included. Any equal shapes."""
     y = np.asarray(y, np.float64)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from forecast_platform.models.metrics import coverage, mase, score, wape, weighted_quantile_loss
+from forecast_platform.models.metrics import coverage, mase, score, standard_error, wape, weighted_quantile_loss
 
 NINE = tuple(i / 10 for i in range(1, 10))
 
@@ -165,3 +165,27 @@ def test_wrong_input_is_named(change, message):
     }  # fmt: skip
     with pytest.raises(ValueError, match=message):
         score(**(good | change))
+
+
+def test_the_standard_error_is_how_far_other_stores_scatter():
+    rng = np.random.default_rng(0)
+    stores, series = 40, 5
+
+    def drawn():
+        """Stores differ in size, and in how hard they are to forecast."""
+        size, hard = rng.lognormal(4, 0.5, stores), rng.lognormal(-2, 0.5, stores)
+        y = np.repeat(size, series)[:, None] * rng.lognormal(0, 0.2, (stores * series, 6))
+        error = y[:, None] * np.repeat(hard, series)[:, None, None] * rng.normal(size=(stores * series, 1, 6))
+        forecast = y[:, None] + error + np.linspace(-1, 1, 9)[:, None]
+        mask = rng.random(y.shape) < 0.9
+        stated = standard_error(y, forecast, NINE, mask, np.repeat(np.arange(stores), series))
+        return weighted_quantile_loss(y, forecast, NINE, mask), stated
+
+    found = np.array([drawn() for _ in range(300)])
+    assert found[:, 1].mean() == pytest.approx(found[:, 0].std(), rel=0.1)
+
+
+def test_one_store_says_nothing_of_others():
+    y = np.ones((3, 2))
+    assert math.isnan(standard_error(y, np.ones((3, 1, 2)), (0.5,), np.ones((3, 2), bool), ["A"] * 3))
+    assert standard_error(y, np.ones((3, 1, 2)), (0.5,), np.ones((3, 2), bool), ["A", "A", "B"]) == 0
