@@ -256,6 +256,12 @@ class Settings(BaseSettings):
     role_arn: str = Field("", description="role that SageMaker jobs, or those of EMR Serverless, run as")
     image: str = Field("", description="ECR address of our DeepAR image, for sagemaker-container")
     train_instance: str = Field("ml.c5.2xlarge", pattern="^ml[.]", description="instance type of a training job")
+    train_instances: int = Field(
+        1,
+        ge=1,
+        le=100,
+        description="instances of a training of Amazon's DeepAR, each of which reads its part of the series",
+    )
     transform_instance: str = Field("ml.c5.2xlarge", pattern="^ml[.]", description="instance type of a batch transform")
     transform_instances: int = Field(1, ge=1, le=100, description="instances of a batch transform")
     job_prefix: str = Field(

@@ -3,7 +3,8 @@
 Amazon's algorithm cannot be run outside AWS. Here the platform's own engine stands in for it: the records, the
 hyperparameters and the shape of the results are held to Amazon's contract (the DeepAR pages of the AWS documentation,
 and awsdocs/amazon-sagemaker-developer-guide#31 for the lengths of dynamic_feat), the numbers are our engine's. A test
-that passes shows that a request is one Amazon documents, never what Amazon's model would forecast.
+that passes shows that a request is one Amazon documents, never what Amazon's model would forecast. Of a training on
+several instances the stand-in has all parts together.
 """
 
 from __future__ import annotations

@@ -5,14 +5,14 @@ boto3 reaches it by AWS_ENDPOINT_URL_SAGEMAKER, AWS_ENDPOINT_URL_CLOUDWATCH_LOGS
 
 | file | what it does |
 |---|---|
-| sagemaker_emulator.py | the HTTP server, the operations and the ledger |
-| sagemaker_validation.py | what is refused at once |
-| sagemaker_faults.py | what a test can let go wrong |
-| sagemaker_jobs.py | the states of a job |
-| sagemaker_training.py, sagemaker_transform.py | the work in it |
-| sagemaker_runtime.py | the container's process, and S3 to and from its folder |
-| sagemaker_builtin.py | Amazon's rules for its DeepAR image, for which our engine stands in |
-| sagemaker_neighbours.py | CloudWatch Logs and Service Quotas, on the same address |
+| emulator.py | the HTTP server, the operations and the ledger |
+| validation.py | what is refused at once |
+| faults.py | what a test can let go wrong |
+| jobs.py | the states of a job |
+| training.py, transform.py | the work in it |
+| runtime.py | the container's process, and S3 to and from its folder |
+| builtin.py | Amazon's rules for its DeepAR image, for which our engine stands in |
+| neighbours.py | CloudWatch Logs and Service Quotas, on the same address |
 
 What it is no evidence for: permissions, networks, images, prices, how long anything takes, Amazon's own forecasts.
 """
@@ -202,7 +202,7 @@ class Emulator:
                     f"Channel {channel['ChannelName']} has {objects} objects to shard over {count} instances; use at "
                     "most as many instances as there are objects"
                 )
-        if count > 1:
+        if count > 1 and request["AlgorithmSpecification"]["TrainingImage"] != validation.BUILTIN:
             raise ApiError("NotEmulated", "training on several instances is not emulated", status=501)
         job = self._begin("training", name, request)
         return {"TrainingJobArn": job.arn}

@@ -97,7 +97,7 @@ class _Fit:
         self.root = f"models/{key}/{self.week}"
         folder = work / "train"
         shutil.rmtree(folder, ignore_errors=True)
-        write_training(panel, self.categories, folder / "train.json")
+        write_training(panel, self.categories, folder, requests.train_instances(engine.settings))
         (self.artifact,), self.described = engine.run_training(
             key, self.week, dict(parameters), "train", folder, self.root, ("model.tar.gz",), progress
         )
@@ -129,9 +129,10 @@ class BuiltinEngine(SageMakerEngine):
         return candidates(settings)
 
     def key(self, panel: Panel, candidates: Plans, num_samples: int) -> str:
-        """The same data and hyperparameters make another model than ours."""
-        ours = super().key(panel, candidates, num_samples)
-        return hashlib.sha256(f"sagemaker-builtin {ours}".encode()).hexdigest()[:20]
+        """The same data and hyperparameters make another model than ours, and on several instances yet another."""
+        ours, instances = super().key(panel, candidates, num_samples), requests.train_instances(self.settings)
+        spread = f" on {instances}" if instances > 1 else ""
+        return hashlib.sha256(f"sagemaker-builtin {ours}{spread}".encode()).hexdigest()[:20]
 
     def train_by_jobs(
         self, building: Path, key: str, panel: Panel, candidates: Plans, num_samples: int, progress: Progress | None

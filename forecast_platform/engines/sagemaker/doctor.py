@@ -11,6 +11,7 @@ from urllib.parse import unquote
 from forecast_platform.clouds.aws.clients import client
 from forecast_platform.clouds.aws.doctor import DEPLOY, SETTINGS, Finding, ask
 from forecast_platform.clouds.aws.storage import Storage
+from forecast_platform.engines.sagemaker import requests
 from forecast_platform.engines.sagemaker.cost import Spending
 from forecast_platform.settings import Settings
 
@@ -55,7 +56,7 @@ def _quota(settings: Settings) -> str:
     """New accounts have 0 of most instance types, and learn it only when a job is refused."""
     training = "spot training job" if settings.spot else "training job"
     wanted = {
-        f"{settings.train_instance} for {training} usage": 1,
+        f"{settings.train_instance} for {training} usage": requests.train_instances(settings),
         f"{settings.transform_instance} for transform job usage": settings.transform_instances,
     }
     found: dict[str, dict[str, Any]] = {}
@@ -103,7 +104,7 @@ def _caps(settings: Settings) -> str:
     ledger = Spending(Storage(settings.storage_url), settings.prices, settings.max_job_usd, settings.max_month_usd, now)
     seconds = settings.max_job_minutes * 60
     worst = {
-        "a training": ledger.usd(settings.train_instance, 1, seconds),
+        "a training": ledger.usd(settings.train_instance, requests.train_instances(settings), seconds),
         "a transform": ledger.usd(settings.transform_instance, settings.transform_instances, seconds),
     }
     for what, usd in worst.items():

@@ -55,8 +55,11 @@ class Rules:
         return cls.of(network.categories, features, int(network.hyperparameters["prediction_length"]))
 
 
-def write_training(panel: Panel, categories: Categories, path: Path) -> int:
+def write_training(panel: Panel, categories: Categories, folder: Path, files: int = 1) -> int:
     """Training records of a panel with its features, one series a line, shuffled and checked; returns how many.
+
+    Args:
+        files: train-000.json .., of about as many series each. Of several instances each reads its own.
 
     Raises:
         RecordError: DeepAR would refuse them.
@@ -69,11 +72,14 @@ def write_training(panel: Panel, categories: Categories, path: Path) -> int:
     features = None if panel.covariates is None else panel.covariates.values[:, :, :known]
     # DeepAR's authors ask for it. Always the same order, so that the same panel is the same job.
     order = np.random.default_rng(0).permutation(len(panel))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    deepar.write_records(to_series_set(panel, categories, features).take(order), path)
-    names = [_name(str(panel.store[i]), str(panel.dept[i])) for i in order]
+    folder.mkdir(parents=True, exist_ok=True)
+    series = to_series_set(panel, categories, features)
     rules = Rules.of(categories, 0 if features is None else len(features), 0)
-    records = check_lines(path, names, rules)
+    records = []
+    for number, part in enumerate(np.array_split(order, min(files, len(order)))):
+        path = folder / f"train-{number:03d}.json"
+        deepar.write_records(series.take(part), path)
+        records += check_lines(path, [_name(str(panel.store[i]), str(panel.dept[i])) for i in part], rules)
     targets = [record["target"] for record in records]
     seen = sum(int((~np.isnan(target)).sum()) for target in targets)
     if seen < MIN_OBSERVATIONS:

@@ -33,6 +33,11 @@ def builtin_image(region: str) -> str:
     return str(image_uris.retrieve("forecasting-deepar", region))
 
 
+def train_instances(settings: Settings) -> int:
+    """Of a training job: our networks are small and train on one."""
+    return settings.train_instances if settings.engine_name == "sagemaker-builtin" else 1
+
+
 def run_seconds(settings: Settings, checkpoints: bool) -> int:
     """The longest a training may run."""
     limit = 60 * settings.max_job_minutes
@@ -48,7 +53,7 @@ def training(
     output: str,
     checkpoints: str = "",
 ) -> dict[str, Any]:
-    """create_training_job on one instance: these networks are small, and several instances train another model.
+    """create_training_job. Several instances are each given their part of the objects, at least one.
 
     Args:
         image: Amazon's DeepAR or ours.
@@ -57,7 +62,7 @@ def training(
         output: where <job>/output/model.tar.gz goes.
         checkpoints: where they are kept between attempts; empty: the image has none, which says it is Amazon's.
     """
-    seconds = run_seconds(settings, bool(checkpoints))
+    seconds, instances = run_seconds(settings, bool(checkpoints)), train_instances(settings)
     stopping = {"MaxRuntimeInSeconds": seconds}
     if settings.spot:
         # Waiting included. With checkpoints an interrupted training goes on where it was, so it may wait as long again.
@@ -74,13 +79,17 @@ def training(
                     "S3DataSource": {
                         "S3DataType": "S3Prefix",
                         "S3Uri": source,
-                        "S3DataDistributionType": "FullyReplicated",
+                        "S3DataDistributionType": "ShardedByS3Key" if instances > 1 else "FullyReplicated",
                     }
                 },
             }
         ],
         "OutputDataConfig": {"S3OutputPath": output},
-        "ResourceConfig": {"InstanceType": settings.train_instance, "InstanceCount": 1, "VolumeSizeInGB": VOLUME_GB},
+        "ResourceConfig": {
+            "InstanceType": settings.train_instance,
+            "InstanceCount": instances,
+            "VolumeSizeInGB": VOLUME_GB,
+        },
         "StoppingCondition": stopping,
         "EnableManagedSpotTraining": settings.spot,
     }

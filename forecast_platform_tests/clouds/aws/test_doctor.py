@@ -191,6 +191,7 @@ def test_a_sound_installation_has_no_finding_and_keeps_nothing_of_the_probe(
         ({"image": "docker.io/deepar:abc"}, "image", "no address of an image in ECR"),
         ({"train_instance": "ml.m5.large"}, "quota", "ml.m5.large for training job usage"),
         ({"spot": True}, "quota", "ml.c5.2xlarge for spot training job usage"),
+        ({"engine": "sagemaker-builtin", "train_instances": 3}, "quota", "--desired-value 3"),
         ({"transform_instances": 2}, "quota", "--quota-code L-00000002 --desired-value 2"),
         ({"max_job_usd": 0.1}, "caps", "FORECAST_MAX_JOB_USD"),
     ],

@@ -276,7 +276,7 @@ class TestBuiltin:
         return engine_at(tmp_path / "home", monkeypatch, **self.MORE)
 
     def test_trained_judged_and_asked(self, sagemaker, amazon, tmp_path):
-        amazon.settings = amazon.settings.model_copy(update={"target": "reference"})
+        amazon.settings = amazon.settings.model_copy(update={"target": "reference", "train_instances": 2})
         panel = make_panel(weeks=80)
         model = train(amazon, panel, amazon.settings)
         (network,) = model.networks
@@ -293,6 +293,11 @@ class TestBuiltin:
         for job in sagemaker.jobs.values():
             if job.kind == "transform":
                 assert job.request["BatchStrategy"] == "SingleRecord"
+            else:
+                # Each host is given its part of the files, and needs one (the emulator refuses fewer).
+                (given,) = (channel["DataSource"]["S3DataSource"] for channel in job.request["InputDataConfig"])
+                assert given["S3DataDistributionType"] == "ShardedByS3Key"
+                assert job.request["ResourceConfig"]["InstanceCount"] == 2
         assert train(amazon, panel, amazon.settings) == model
         assert len(sagemaker.billed) == 3
 
@@ -302,6 +307,11 @@ class TestBuiltin:
         assert sum(len(part.store) for part in made.shards(QUANTILES, 4)) == 12
         receipt = amazon.receipt()
         assert len(receipt["sagemaker_jobs"]) == len(sagemaker.billed) == 4
+
+    def test_several_instances_train_another_model(self, amazon, monkeypatch, tmp_path):
+        plans = amazon.candidates(amazon.settings)
+        more = engine_at(tmp_path / "home", monkeypatch, **self.MORE, train_instances=2)
+        assert more.key(short(), plans, 20) != amazon.key(short(), plans, 20)
 
     def test_its_models_are_not_ours(self, amazon, remote):
         plans = amazon.candidates(amazon.settings)
@@ -336,16 +346,26 @@ class TestRecords:
         names = holidays_of(panel)
         view = self.target(panel, names)
         categories = Categories.of(view, stand_ins=True)
-        assert write_training(view, categories, tmp_path / "train.json") == len(panel)
-        for line in (tmp_path / "train.json").read_bytes().splitlines():
+        assert write_training(view, categories, tmp_path) == len(panel)
+        for line in (tmp_path / "train-000.json").read_bytes().splitlines():
             record = json.loads(line)
             assert len(record["dynamic_feat"]) == 1 + len(names)
             assert {len(row) for row in record["dynamic_feat"]} == {len(record["target"])}
-        read = deepar.read_records(tmp_path / "train.json")
+        read = deepar.read_records(tmp_path / "train-000.json")
         assert len(read) == len(panel)
-        first = (tmp_path / "train.json").read_bytes()
-        write_training(view, categories, tmp_path / "train.json")
-        assert (tmp_path / "train.json").read_bytes() == first
+        first = (tmp_path / "train-000.json").read_bytes()
+        write_training(view, categories, tmp_path)
+        assert (tmp_path / "train-000.json").read_bytes() == first
+
+    def test_files_of_training_hold_each_series_once(self, tmp_path):
+        view = self.target(make_panel(weeks=80))
+        categories = Categories.of(view, stand_ins=True)
+        write_training(view, categories, tmp_path / "one")
+        assert write_training(view, categories, tmp_path / "three", 3) == len(view)
+        files = sorted((tmp_path / "three").iterdir())
+        assert len(files) == 3
+        assert len({round(len(path.read_bytes().splitlines()), -1) for path in files}) == 1
+        assert b"".join(path.read_bytes() for path in files) == (tmp_path / "one/train-000.json").read_bytes()
 
     @pytest.mark.parametrize(
         ("change", "message"),
@@ -359,7 +379,7 @@ class TestRecords:
         panel = make_panel()
         panel = dataclasses.replace(panel, sales=change(panel.sales))
         with pytest.raises((RecordError, deepar.ContractError), match=message):
-            write_training(panel, Categories.of(panel), tmp_path / "train.json")
+            write_training(panel, Categories.of(panel), tmp_path)
 
     @settings(max_examples=15, deadline=None, derandomize=True)
     @given(st.integers(0, 10**6), st.integers(1, 12), st.integers(57, 75), st.integers(1, 4))
