@@ -25,6 +25,7 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import gc
+import json
 import logging
 import os
 import shutil
@@ -127,6 +128,29 @@ def service_models_are_read_once() -> Iterator[None]:
     read = functools.cache(JSONFileLoader().load_file)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(JSONFileLoader, "load_file", lambda self, path: read(path))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def schemas_of_manifests_are_worked_out_once() -> Iterator[None]:
+    """pyiceberg does that for every file it opens, a third of what it costs to land a small file."""
+    import pyiceberg.avro.file as avro
+
+    resolve, resolved = avro.resolve_reader, dict[Any, Any]()
+
+    @functools.cache
+    def schema_of(text: str) -> Any:
+        return avro.AvroSchemaConversion().avro_to_iceberg(json.loads(text))
+
+    def reader(file: Any, read: Any, types: Any = avro.EMPTY_DICT, enums: Any = avro.EMPTY_DICT) -> Any:
+        key = id(file), id(read), tuple(types.items()), tuple(enums.items())
+        if key not in resolved:
+            resolved[key] = resolve(file, read, types, enums), file, read  # kept, so that no other has their id
+        return resolved[key][0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(avro.AvroFileHeader, "get_schema", lambda self: schema_of(self.meta["avro.schema"]))
+        patch.setattr(avro, "resolve_reader", reader)
         yield
 
 
