@@ -16,7 +16,7 @@ from forecast_platform import deepar
 from forecast_platform.history.covariates import complete, divide_exposure
 from forecast_platform.history.panel import Panel
 from forecast_platform.history.shards import WHOLE, Retailer
-from forecast_platform.models.candidate import Parameters, Prior, Progress, Said
+from forecast_platform.models.candidate import Parameters, Prior, Progress, Quantiles
 from forecast_platform.models.combine import InSales
 from forecast_platform.models.encoding import Categories, to_series_set
 from forecast_platform.models.last_year.reference import YEAR
@@ -121,7 +121,7 @@ class Network:
         num_samples: int = 100,
         progress: Progress | None = None,
         retailer: Retailer = WHOLE,
-    ) -> Said:
+    ) -> Quantiles:
         return network_forecast(self.name, parameters, history, horizon, quantiles, num_samples, progress, retailer)
 
 
@@ -189,7 +189,7 @@ def network_forecast(
     num_samples: int = 100,
     progress: Progress | None = None,
     retailer: Retailer = WHOLE,
-) -> Said:
+) -> Quantiles:
     """Train a candidate on the history it is given and sample: quantiles (N, Q, H) in sales."""
     ready, _ = complete(history, horizon)
     target = build_target(divide_exposure(ready), horizon, target_of(name), retailer=retailer)

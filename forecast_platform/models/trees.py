@@ -29,7 +29,7 @@ from forecast_platform.history.covariates import complete, divide_exposure, mult
 from forecast_platform.history.derived import TO_USUAL, source_of
 from forecast_platform.history.panel import Panel
 from forecast_platform.history.shards import WHOLE, Retailer
-from forecast_platform.models.candidate import Parameters, Prior, Progress, Said
+from forecast_platform.models.candidate import Parameters, Prior, Progress, Quantiles
 from forecast_platform.models.encoding import Categories
 from forecast_platform.models.last_year.outlook import Outlook
 from forecast_platform.models.last_year.reference import MAX_HORIZON, YEAR, one_year_back, times
@@ -348,7 +348,7 @@ class TreesCandidate:
         num_samples: int = 100,
         progress: Progress | None = None,
         retailer: Retailer = WHOLE,
-    ) -> Said:
+    ) -> Quantiles:
         return train(history, horizon, int(parameters["seed"]), progress).forecast(history, horizon, quantiles)
 
 

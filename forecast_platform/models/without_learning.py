@@ -21,7 +21,7 @@ from forecast_platform.deepar.randomness import mix, uniforms
 from forecast_platform.history.covariates import complete, divide_exposure, multiply_exposure
 from forecast_platform.history.panel import Panel
 from forecast_platform.history.shards import WHOLE, Groups, Retailer
-from forecast_platform.models.candidate import Parameters, Prior, Progress, Said
+from forecast_platform.models.candidate import Parameters, Prior, Progress, Quantiles
 from forecast_platform.models.last_year.outlook import aligned_last_year
 from forecast_platform.models.last_year.reference import MAX_HORIZON, YEAR
 from forecast_platform.models.last_year.week import seasonal_naive
@@ -76,7 +76,7 @@ class WithoutLearning:
         num_samples: int = 100,
         progress: Progress | None = None,
         retailer: Retailer = WHOLE,
-    ) -> Said:
+    ) -> Quantiles:
         ready, _ = complete(history, horizon, retailer=retailer)
         said = self.quantiles_of(divide_exposure(ready), horizon, quantiles, retailer)
         return multiply_exposure(said, ready, horizon)
