@@ -318,13 +318,13 @@ def _mean(values: Floats) -> Floats:
         return np.asarray(np.nanmean(values, axis=1))
 
 
-def _between(forecast: Floats, quantiles: Sequence[float]) -> Floats:
+def _between(logs: Floats, quantiles: Sequence[float]) -> Floats:
     """Quantiles at any levels, shape (N, Q, H), from those at LEVELS, shape (N, 3, H): linear in the quantiles of a
     normal distribution, between the three and beyond them."""
     known, asked = (np.array([NormalDist().inv_cdf(level) for level in levels]) for levels in (LEVELS, quantiles))
     at = np.clip(np.searchsorted(known, asked, side="right"), 1, len(known) - 1)
     part = ((asked - known[at - 1]) / (known[at] - known[at - 1]))[:, None]
-    return np.asarray(forecast[:, at - 1] + part * (forecast[:, at] - forecast[:, at - 1]))
+    return np.asarray(logs[:, at - 1] + part * (logs[:, at] - logs[:, at - 1]))
 
 
 def installed() -> str:
