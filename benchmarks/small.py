@@ -46,10 +46,10 @@ assert CUTOFFS_ALONE[WALMART][-1] == CUTOFFS[0]
 
 ALONE = (
     Trial({"as shipped": 0.0}, candidate=None),
-    Trial({"no calmer peaks": 0.0}, {PEAK_DAMPINGS: (0.0,)}, candidate=None),
+    Trial({"peaks not lowered": 0.0}, {PEAK_DAMPINGS: (0.0,)}, candidate=None),
     Trial({"no store's pulse": 0.0}, {PULSE: 0.0}, candidate=None),
     Trial({"growth not shrunk to the store's": 0.0}, {STORE: 0.0}, candidate=None),
-    Trial({"growth with the oddest weeks": 0.0}, {TRIM: 0.0}, candidate=None),
+    Trial({"growth with extreme weeks": 0.0}, {TRIM: 0.0}, candidate=None),
 )
 TRAINED = (
     Trial({"as shipped": USUAL_SHARE}),
