@@ -69,7 +69,7 @@ errs more. What another seed changes is chance.
 
 @dataclass(frozen=True)
 class Results:
-    """Machine, data and runs. A run has a cutoff, a part of the page, and scores: row of the table -> metric -> value."""
+    """Machine, data and runs. A run has a cutoff, a part of the page and scores: row of a table -> metric -> value."""
 
     machine: Mapping[str, Any]
     data: Mapping[str, Any]
