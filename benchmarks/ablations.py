@@ -1,7 +1,7 @@
 """What each ingredient of the shipped model is worth: python -m benchmarks.ablations [--quick] [--fresh].
 
-The shipped ingredients are no options of the package: here they are taken out by replacing names in it for a while.
-Results are kept per trial and cutoff, in benchmarks/results/ablations.json; the page is docs/ablations.md.
+The ingredients are no options of the package. Here they are taken out by patching names of it during a trial. Results
+are kept per trial and cutoff, in benchmarks/results/ablations.json; the page is docs/ablations.md.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ from forecast_platform.models.trained import code_version
 from forecast_platform.settings import Settings
 from forecast_platform.weeks import WEEK
 
-# Beside the protocol's own; none of them is one of those.
+# Further cutoffs beside the protocol's two.
 ROLLING = tuple(str(dt.date(2011, 9, 2) + 14 * k * WEEK) for k in range(4))
-USUAL_SHARE = 0.5  # of the network, the rest is that of the reference: their priors
+USUAL_SHARE = 0.5  # the network's weight in the forecast; the reference has the rest
 _REFERENCE = "aligned_last_year"
 _MIDDLE = QUANTILES.index(0.5)
 
@@ -55,12 +55,13 @@ class Trial:
     """One training, or none, and the rows of the page that come from it.
 
     Attributes:
-        rows: each row's part that is the network's; the rest is the reference's.
-        replaced: names of forecast_platform and what stands in for them.
-        given: hyperparameters unlike the shipped ones.
-        candidate: None: the reference alone, nothing is trained.
-        calibrated: backtests before the cutoff choose share and widths too.
-        partner: forecasts sales (N, H) given history, horizon and seed, and has half of the network's part.
+        rows: row of the page -> the network's weight in its forecast; the reference has the rest.
+        replaced: name in forecast_platform -> what it is patched with.
+        given: hyperparameters that differ from the shipped ones.
+        candidate: the network; None: the reference alone, nothing is trained.
+        calibrated: whether there are rows, too, whose weight and widths come from backtests before the cutoff.
+        partner: forecasts sales, shape (N, H), given history, horizon and seed. Its forecast has half of the network's
+            weight.
     """
 
     rows: Mapping[str, float]
@@ -87,26 +88,26 @@ WINDOWS, OWN_POWERS, PEAK_DAMPINGS, STORE, DEPARTMENT, TRIM = (
 
 
 def _steps() -> Iterator[Trial]:
-    """The reference, from last year's week on: each step adds to those before it."""
+    """The steps from last year's week to the shipped reference. Each step adds one ingredient to those before it."""
     given: dict[str, Any] = {
         LAST_YEAR: partial(reference.last_year, mix=0.0, events=()),
         PULSE: 0.0,
         SECOND: 0.0,
-        # One way, which believes in no growth and in every peak.
+        # A single variant, without growth and with peaks at their full height.
         **{WINDOWS: (18,), OWN_POWERS: (0.0,), PEAK_DAMPINGS: (0.0,), STORE: 0.0, DEPARTMENT: 0.0, TRIM: 0.0},
     }
     steps: dict[str, dict[str, Any]] = {
         "the same week last year": {},
         "+ holidays lined up": {LAST_YEAR: partial(reference.last_year, mix=0.0)},
         "+ growth over 18 weeks, shrunk to 1": {OWN_POWERS: (0.7,)},
-        "+ half of the department's shape": {LAST_YEAR: partial(reference.last_year, mix=0.5)},
-        "+ the department's own part of it": {LAST_YEAR: reference.last_year},
+        "+ half from the department": {LAST_YEAR: partial(reference.last_year, mix=0.5)},
+        "+ the mix fitted by department": {LAST_YEAR: reference.last_year},
         "+ the store's pulse": {PULSE: reference.STORE_PULSE},
         "+ the year before last": {SECOND: reference.SECOND_YEAR},
         "+ growth shrunk to store and department": {STORE: outlook.STORE, DEPARTMENT: outlook.DEPARTMENT},
-        "+ growth without the oddest weeks": {TRIM: outlook.TRIM},
-        "+ windows and belief by department": {WINDOWS: outlook.WINDOWS, OWN_POWERS: outlook.OWN_POWERS},
-        "+ calmer peaks by department": {PEAK_DAMPINGS: outlook.PEAK_DAMPINGS},
+        "+ growth without extreme weeks": {TRIM: outlook.TRIM},
+        "+ variants of growth by department": {WINDOWS: outlook.WINDOWS, OWN_POWERS: outlook.OWN_POWERS},
+        "+ lower peaks by department": {PEAK_DAMPINGS: outlook.PEAK_DAMPINGS},
     }
     for name, shipped in steps.items():
         given = {**given, **shipped}
@@ -114,7 +115,7 @@ def _steps() -> Iterator[Trial]:
 
 
 STEPS = tuple(_steps())
-# One network has all the windows of both, or one network's; it knows the size of the week.
+# One network instead of two, with the training windows of both or of one; it is given the size of the week.
 _ONE = {"num_networks": "1", "blind_features": "0"}
 _WINDOWS, _REPEATS = "models.networks.TRAIN_WINDOWS", "models.networks.CASE_REPEATS"
 _NETWORKS = int(networks.SHIPPED[RATIO]["num_networks"])
@@ -124,7 +125,8 @@ _TWICE = {**networks.TRAIN_WINDOWS, RATIO: 2 * networks.TRAIN_WINDOWS[RATIO]}
 
 
 def by_volume(panel: Panel, horizon: int, kind: str, **given: Any) -> Target:
-    """The target with its cases drawn anew, as many: the more often, by a square root, the more their series sell."""
+    """The target with as many cases, drawn with probabilities proportional to the square root of their series' usual
+    sales."""
     found = build_target(panel, horizon, kind, **given)
     rng = np.random.default_rng(0)
     sells = dict(zip(zip(panel.store.tolist(), panel.dept.tolist(), strict=True), found.offset.tolist(), strict=True))
@@ -171,10 +173,11 @@ def replaced(names: Mapping[str, Any]) -> Iterator[None]:
 
 
 def run(trial: Trial, panel: Panel, cutoff: dt.date, given: Mapping[str, str]) -> dict[str, Any]:
-    """Scores by row, CPU seconds of training and the share chosen, None where the history is too short to choose.
+    """Scores by row, CPU seconds of training, and the weight that backtests gave the network (None where the history is
+    too short for one).
 
     Args:
-        given: further hyperparameters, for a try.
+        given: further hyperparameters, for a quick try.
     """
     history = panel.until(cutoff)
     window = scored_window(panel, cutoff, HORIZON, MIN_WEEKS)
@@ -220,7 +223,8 @@ def run(trial: Trial, panel: Panel, cutoff: dt.date, given: Mapping[str, str]) -
 
 
 def fingerprint(trial: Trial, cutoff: str, data: Data) -> str:
-    """Of what decides a result. Of functions that stand in it knows the name only: when one changes, use --fresh."""
+    """Digest of what decides a result. It does not see the code of functions that names are patched with: use --fresh
+    after changing one."""
     plain = (float, int, dict, tuple)
     changes = {name: value if isinstance(value, plain) else "" for name, value in trial.replaced.items()}
     decides = [cutoff, trial.rows, changes, trial.given, trial.candidate, trial.calibrated, machine(), data.digest]
@@ -256,7 +260,7 @@ def main(arguments: Sequence[str]) -> int:
     if importlib.util.find_spec("lightgbm") is None:
         print("LightGBM is not installed (extra trees): its row is left out", flush=True)
         trials = tuple(trial for trial in TRIALS if trial.partner is None)
-    # All fingerprints now: sources may change while this runs.
+    # All fingerprints are taken now, because sources may change while the trials run.
     todo = [(cutoff, trial, fingerprint(trial, cutoff, data)) for cutoff in cutoffs for trial in trials]
     for number, (cutoff, trial, mark) in enumerate(todo, 1):
         if mark not in kept:

@@ -26,41 +26,41 @@ _HEAD = """\
 
 Every figure is by the protocol of the [benchmarks](benchmarks.md), {horizon} weeks ahead: the mean of {count} rolling
 cutoffs from {first} to {last}, and beside it the protocol's own two. The settings were chosen on windows like the
-rolling ones, so the gains are a little optimistic. Changes are differences of WAPE or wQL; "worse at" says at how many
-of the rolling cutoffs a row errs more than the one it is compared with. What another seed changes is chance."""
+rolling ones, so the gains are a little optimistic. Changes are differences of WAPE or wQL; "worse at" is the number of
+rolling cutoffs at which a row errs more than the row it is compared with. What another seed changes is chance."""
 _STEPS = """\
 ## The reference, without learning
 
-From last year's week to the reference's own forecast, as it stands in the shipped model; each row adds one thing to the
-row above and is compared with it. Where a series was not sold a year ago, its department's shape stands in throughout.
-At the earliest cutoffs there is no year before last.
+From last year's week to the outlook of the shipped model: each row adds one thing to the row above and is compared
+with it. Where a series was not sold a year ago, its share of its department's sales stands in, in every row. At the
+earliest cutoffs there is no year before last.
 
 """
 _NETWORK = """\
 ## The network
 
-The ratio network as it ships, and with one thing otherwise at a time, compared with the first row. Forecast is the mean
-of the network's quantiles and the reference's, but where a row says that one is alone. The networks for sales have no
-reference and are always alone. One of the two networks knows how large a week is for its series; one by itself does.
-Intervals are as the networks have them. Training is in CPU seconds.
+The ratio networks as they ship, and with one thing changed at a time, compared with the first row. The forecast is the
+mean of the networks' quantiles and those of the reference, unless a row says that one of them is alone. The networks
+for sales have no reference and are always alone. One of the two networks is given the size of the week; where there is
+only one network, it is given it. Intervals are not calibrated. Training is in CPU seconds.
 
 """
 _CALIBRATION = """\
 ## Calibration
 
-The mean of the quantiles of the ratio network and the reference, weighed by the backtests before each cutoff, without
-and with the widths they choose. At the earliest cutoffs the history is too short for a backtest, and nothing is chosen.
+The mean of the quantiles of the ratio networks and the reference, weighted by backtests before each cutoff, without and
+with the widths that these backtests find. At the earliest cutoffs the history is too short for a backtest.
 
 """
 
 _SMALL = """\
 ## Little data, and promotions
 
-The same, for {pieces} pieces of retailers: of Walmart {least} to {most} series, some departments of one to four stores,
-by the seeds {seeds}; of Dominick's orange juice (units by store and brand, with price, coupon and
-advertisement known ahead) all brands of one to seven stores. A window is a piece at a cutoff; changes are in percent of
-the shipped model's error there, the middle one of all windows, and at how many of them a row errs more. What another
-seed changes is chance.
+The same for {pieces} pieces of retailers: of Walmart some departments of one to four stores, {least} to {most} series,
+drawn by the seeds {seeds}; of Dominick's orange juice (units by store and brand, with price, coupon and
+advertisement known ahead) all brands of one to seven stores. A window is a piece at a cutoff. A figure is the median
+over windows of the change of the error, in percent of the shipped model's, and the number of windows in which a row
+errs more. What another seed changes is chance.
 
 - Command: `python -m benchmarks.small`, {date}, at commit {commit}.
 - Machine: {cores} cores of {cpu}, {system}, Python {python}.
@@ -69,7 +69,7 @@ seed changes is chance.
 
 @dataclass(frozen=True)
 class Results:
-    """Machine, data, and the runs: each of a cutoff and a part of the page, its rows' scores by name in order."""
+    """Machine, data and runs. A run has a cutoff, a part of the page and scores: row of a table -> metric -> value."""
 
     machine: Mapping[str, Any]
     data: Mapping[str, Any]
@@ -90,7 +90,7 @@ class Results:
         return fmean(self.at(row, metric, self.rolling))
 
     def compared(self, part: str) -> dict[str, str]:
-        """Rows but the first, each with what it is compared with: the step before, or the shipped network."""
+        """Row -> the row it is compared with: the step before, or the shipped network; all rows but the first."""
         rows = self.rows(part)
         return (
             {after: before for before, after in pairwise(rows)}
@@ -103,7 +103,7 @@ class Results:
 
 
 def rewrite(root: Path) -> None:
-    """The page from the results there are."""
+    """Write the page again from the stored results."""
     kept = json.loads((root / "benchmarks" / "results" / "ablations.json").read_text())
     write(Results(**kept), root / "docs" / "ablations.md", small_results(root))
 
@@ -152,7 +152,7 @@ def _network(results: Results) -> str:
     lines = []
     for row in results.rows("network"):
         base = results.compared("network").get(row)
-        # A training's seconds stand in the first of its rows.
+        # Several rows can come from one training; its seconds are shown in the first of them.
         runs = [run for run in results.runs if next(iter(run["scores"])) == row and run["cutoff"] in results.rolling]
         lines.append([
             row,
@@ -220,7 +220,7 @@ def _small(small: Mapping[str, Any]) -> str:
 
 
 def _compared(results: Results, part: str, row: str) -> list[str]:
-    """WAPE, its change and at how many cutoffs it is worse."""
+    """The cells WAPE, its change, and the number of rolling cutoffs at which it is worse."""
     mean, base = f"{results.mean(row):.4f}", results.compared(part).get(row)
     if base is None:
         return [mean, "-", "-"]
@@ -241,7 +241,7 @@ def _draw(results: Results, ink: str) -> Any:
     titles = {"reference": "the reference, step by step", "network": "the network, not as shipped"}
     for axes, (part, title) in zip(panels, titles.items(), strict=True):
         changes = {row: results.change(row, base) for row, base in results.compared(part).items()}
-        # A bar far longer than the others would leave nothing of them; it is cut and keeps its number.
+        # A bar far longer than the others is cut, or these could not be seen; its number is written beside it.
         reach = 3 * sorted(map(abs, changes.values()))[-4]
         for at, change in enumerate(changes.values()):
             end, more = max(-reach, min(change, reach)), change > 0
@@ -252,7 +252,7 @@ def _draw(results: Results, ink: str) -> Any:
                           va="center", textcoords="offset points", fontsize=7, color=ink)  # fmt: skip
         axes.set_yticks(range(len(changes)), list(changes), fontsize=8)
         axes.invert_yaxis()
-        axes.use_sticky_edges = False  # a margin beside 0 too
+        axes.use_sticky_edges = False  # so that there is a margin beside 0 too
         axes.margins(x=0.3)
         axes.locator_params(axis="x", nbins=5)
         axes.tick_params(axis="x", labelsize=8)

@@ -1,8 +1,9 @@
 """The protocol: which series and weeks count, what every model is shown, and how its forecasts are scored.
 
-Weekly grid, one series per (store, department) from its first week; 12 weeks ahead, quantiles .1 .. .9. Trained on and
-scored: series at least 30 weeks old at the cutoff; scored: those observed after it. A missing week inside a series'
-span counts as 0, weeks after its last observation are not scored.
+A series is a store and department on a weekly grid, from its first week on. Forecasts are 12 weeks ahead, with the
+quantiles .1 .. .9. Models are trained on the series at least 30 weeks old at the cutoff. Of these, the ones observed
+after the cutoff are scored. A missing week inside a series' span counts as 0; weeks after its last observation are not
+scored.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ MIN_WEEKS = 30
 
 
 def sales_folder(root: Path) -> Path:
-    """Where the sales are looked for, from a checkout at `root`."""
+    """The folder in which to look for the sales, given the root of a checkout."""
     return Path(os.environ.get("FORECAST_WALMART_DIR") or root.parent / "shared" / "data" / "walmart")
 
 
 def sales_file(folder: Path) -> Path | None:
-    """The sales of Kaggle's Walmart competition in a folder, packed or not."""
+    """The file of sales of Kaggle's Walmart competition in a folder, packed or not; None where there is none."""
     return next((p for p in (folder / "sales.csv.gz", folder / "sales.csv") if p.exists()), None)
 
 
@@ -66,7 +67,7 @@ def export(panel: Panel, cutoff: dt.date, panel_path: Path, reference_path: Path
     week on), the second reference (NaN in the first year). Nothing after the cutoff goes into either.
     """
     known = old_enough(panel, cutoff)
-    # The department's part of the reference wants all series, also the young ones.
+    # The reference shares noise with the department, so it is made from all series, the young ones too.
     everyone = panel.until(cutoff)
     reference = last_year(everyone, HORIZON)[len(everyone.weeks) - everyone.first >= MIN_WEEKS]
     _long(known, known.sales, "sales", known.first).to_parquet(panel_path, index=False)
@@ -101,7 +102,7 @@ def score(panel: Panel, cutoff: dt.date, forecasts: pd.DataFrame) -> dict[str, f
 
 
 def independent_score(sales: pd.DataFrame, cutoff: dt.date, forecasts: pd.DataFrame) -> dict[str, float]:
-    """The same protocol written a second time, with tables instead of arrays, so that a slip in one shows."""
+    """A second implementation of the protocol, with tables in place of arrays, so that a mistake in either shows."""
     cut, week = pd.Timestamp(cutoff), pd.Timedelta(days=7)
     key = ["store", "dept"]
     span = sales.groupby(key)["week"].agg(first="min", last="max")
@@ -138,7 +139,11 @@ def independent_score(sales: pd.DataFrame, cutoff: dt.date, forecasts: pd.DataFr
 
 
 def checked_score(sales: pd.DataFrame, panel: Panel, cutoff: dt.date, forecasts: pd.DataFrame) -> dict[str, float]:
-    """`score`, after making sure that the second implementation agrees."""
+    """`score`, checked against `independent_score`.
+
+    Raises:
+        AssertionError: they differ.
+    """
     scores, again = score(panel, cutoff, forecasts), independent_score(sales, cutoff, forecasts)
     for name, value in again.items():
         if not np.isclose(scores[name], value, rtol=1e-6, atol=1e-9):
@@ -155,8 +160,8 @@ FEV_SLACK = 7  # weeks; 39 and 7 are as far as the aligned reference reaches
 def fev_task(panel: Panel) -> tuple[Panel, NDArray[np.int64], Floats]:
     """The task's series without their last FEV_HORIZON weeks, the position of the week before those, and those weeks.
 
-    The weeks are cut out on the real calendar: series that close earlier end earlier. Nothing that is to be forecast is
-    left in the panel, not even another series' last weeks that lie before the common cutoff.
+    Series end in different weeks of the calendar, and so do their windows. No week to be forecast is left in the panel,
+    not even in a series whose window lies before the other series' cutoff.
 
     Returns:
         History; positions (N,), in whose weeks nothing need be observed; truth (N, FEV_HORIZON), NaN in gaps.
@@ -171,11 +176,11 @@ def fev_task(panel: Panel) -> tuple[Panel, NDArray[np.int64], Floats]:
 
 
 def fev_origins(cut: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
-    """Forecast origins (positions) and the series each serves.
+    """Forecast origins (positions) -> the series forecast from each.
 
-    Forecasting once per distinct last week would mean a training each. A series may be forecast from up to FEV_SLACK
-    weeks before its window, over a longer horizon: that uses less than is allowed, never more. The latest origin, that
-    of nearly all series, has no slack.
+    An origin for each distinct last week would mean a training each. So a series may be forecast from up to FEV_SLACK
+    weeks before its window, over a longer horizon: that uses less data than is allowed, never more. The latest origin,
+    that of nearly all series, has no slack.
     """
     origins: dict[int, NDArray[np.int64]] = {}
     end = cut.max()
@@ -218,6 +223,6 @@ def fev_score(truth: Floats, forecast: Floats) -> dict[str, Any]:
 
 
 def last_value(history: Panel, horizon: int, quantiles: Sequence[float]) -> Floats:
-    """The last observation, for ever and with certainty."""
+    """Each series' last observation at every quantile and week ahead."""
     last = history.sales[np.arange(len(history)), history.last]
     return np.broadcast_to(last[:, None, None], (len(last), len(quantiles), horizon))

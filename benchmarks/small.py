@@ -1,8 +1,8 @@
-"""What single ingredients are worth where there is little data or promotions: python -m benchmarks.small.
+"""What single ingredients are worth with little data, and with promotions: python -m benchmarks.small.
 
-Trials as in benchmarks.ablations, on pieces of a retailer: of Walmart some departments of some stores; of the orange
-juice (Dominick's, Montgomery 1997: units by store and brand, with price, coupon and advertisement known ahead) all
-brands of some stores. Results: benchmarks/results/ablations_small.json; the page is docs/ablations.md.
+Trials as in benchmarks.ablations, on pieces of two retailers: some departments of some stores of Walmart; all brands of
+some stores that sell orange juice (Dominick's, Montgomery 1997: units by store and brand, with price, coupon and
+advertisement known ahead). Results: benchmarks/results/ablations_small.json; the page is docs/ablations.md.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from forecast_platform.weeks import WEEK
 
 RESULTS = ROOT / "benchmarks" / "results" / "ablations_small.json"
 WALMART, JUICE = "Walmart", "orange juice"
-# (seed of the choice, stores, departments): 5 to 80 series
+# (seed, stores, departments): 5 to 80 series
 PIECES = ((0, 1, 5), (1, 1, 10), (2, 2, 10), (3, 4, 10), (4, 1, 60), (5, 4, 20))
 JUICE_PIECES = ((0, 1, 11), (1, 2, 11), (2, 4, 11), (3, 7, 11))
-# The networks' windows; and more of them for what needs no network.
+# Cutoffs of trials that train networks; and more of them for trials of the reference alone.
 NETWORK_CUTOFFS = {
     WALMART: ("2011-11-04", "2011-12-09", "2012-04-13", "2012-08-03"),
     JUICE: ("1992-02-26", "1992-04-15", "1992-06-03", "1992-07-15"),
@@ -46,10 +46,10 @@ assert CUTOFFS_ALONE[WALMART][-1] == CUTOFFS[0]
 
 ALONE = (
     Trial({"as shipped": 0.0}, candidate=None),
-    Trial({"no calmer peaks": 0.0}, {PEAK_DAMPINGS: (0.0,)}, candidate=None),
+    Trial({"peaks not lowered": 0.0}, {PEAK_DAMPINGS: (0.0,)}, candidate=None),
     Trial({"no store's pulse": 0.0}, {PULSE: 0.0}, candidate=None),
     Trial({"growth not shrunk to the store's": 0.0}, {STORE: 0.0}, candidate=None),
-    Trial({"growth with the oddest weeks": 0.0}, {TRIM: 0.0}, candidate=None),
+    Trial({"growth with extreme weeks": 0.0}, {TRIM: 0.0}, candidate=None),
 )
 TRAINED = (
     Trial({"as shipped": USUAL_SHARE}),
@@ -61,7 +61,7 @@ TRAINED = (
 
 @dataclass(frozen=True)
 class Piece:
-    """Some series of a retailer, and the seed they were chosen with."""
+    """Some series of a retailer, and the seed they were drawn with."""
 
     data: str
     seed: int
@@ -69,7 +69,8 @@ class Piece:
 
     @classmethod
     def of(cls, data: str, panel: Panel, seed: int, stores: int, depts: int) -> Piece:
-        """Departments that each of the stores sells in more than half of the weeks, both chosen at random."""
+        """Stores drawn at random, and departments drawn from those that each of these stores sells in more than half of
+        the weeks."""
         rng = np.random.default_rng(seed)
         among = np.isin(panel.store, rng.choice(np.unique(panel.store), stores, replace=False))
         often = panel.observed.mean(axis=1) > 0.5
@@ -94,7 +95,7 @@ def orange_juice(folder: Path) -> Panel:
 
 
 def pieces() -> Iterator[Piece]:
-    """Of Walmart, and of the orange juice where FORECAST_JUICE_DIR or a folder beside the checkout has it."""
+    """The pieces of Walmart; and of the orange juice, if FORECAST_JUICE_DIR or a folder beside the checkout has it."""
     source = protocol.sales_file(protocol.sales_folder(ROOT))
     if source is None:
         raise FileNotFoundError("no sales of Walmart; name their folder in FORECAST_WALMART_DIR")

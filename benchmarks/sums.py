@@ -1,8 +1,8 @@
-"""Whether intervals of sums hold what they promise: python -m benchmarks.sums.
+"""Whether intervals of sums hold the share of sales that they promise: python -m benchmarks.sums.
 
-Of Walmart, and of pieces of it, at rolling cutoffs: backtests before the cutoff tell the dependence and the widths, the
-engine forecasts, and publication adds up. What joint paths are worth is seen beside independent ones without a factor.
-The candidate is one that needs no training. Results: benchmarks/results/sums.json; the page is docs/sums.md.
+For Walmart and pieces of it, at rolling cutoffs: backtests before the cutoff fit the dependence and the widths, the
+engine forecasts, and publication adds up. Joint paths are compared with independent ones without a factor. The
+candidate is one that needs no training. Results: benchmarks/results/sums.json; the page is docs/sums.md.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ from forecast_platform.settings import Settings
 from forecast_platform.weeks import WEEK
 
 RESULTS, PAGE = ROOT / "benchmarks" / "results" / "sums.json", ROOT / "docs" / "sums.md"
-ROLLING = [dt.date(2011, 9, 23) + 4 * k * WEEK for k in range(12)]  # without those of the protocol
+ROLLING = [dt.date(2011, 9, 23) + 4 * k * WEEK for k in range(12)]  # none of them is one of the protocol's
 CANDIDATE = "aligned_last_year"
 ADDED = 4  # weeks of lead time
-JOINT, ALONE = "joint", "independent"
+JOINT, INDEPENDENT = "joint", "independent"
 
 _HEAD = """\
 # Do intervals of sums hold what they promise?
 
 <!-- Written by python -m benchmarks.sums from benchmarks/results/sums.json; do not edit. -->
 
-The share of sales inside the interval from p10 to p90, which is to be 80%, and wQL: means over {count} rolling
-cutoffs of Walmart from {first} to {last}, {horizon} weeks ahead, by `{candidate}`. Paths are joint ones, as
-they are published ([models.md](models.md)); beside them stand the same with every series and week by itself, and no
-last factor. Of all of Walmart, and of pieces: some departments of some stores, by seeds. In one store the store is
-the total, and its departments are the series.
+The share of sales inside the interval from p10 to p90, which should be 80%, and wQL: means over {count} rolling
+cutoffs of Walmart from {first} to {last}, {horizon} weeks ahead, by `{candidate}`. "Joint" are the sample paths as
+published ([models.md](models.md)). "Independent" are paths in which every series and week is drawn by itself, without
+the last factor of a level. The pieces of Walmart are some departments of some stores, drawn by seeds. In a piece of
+one store the store is the total, and its departments are the series.
 
 - Command: `python -m benchmarks.sums`, {date}, at commit {commit}.
 - Machine: {cores} cores of {cpu}, {system}, Python {python}.
@@ -67,9 +67,9 @@ def measure(panel: Panel, cutoff: dt.date, candidate: str) -> list[dict[str, Any
         engine = LocalEngine(Path(folder) / "models")
         model = engine.train(history, plans(settings))
         active, _ = forecastable(history, settings.active_weeks, protocol.HORIZON)
-        sold = _sold(panel, active)
-        alone = dataclasses.replace(model.calibration, dependence=Dependence(), sums=Calibration().sums)
-        for paths, calibration in ((JOINT, model.calibration), (ALONE, alone)):
+        actuals = _actuals(panel, active)
+        independent = dataclasses.replace(model.calibration, dependence=Dependence(), sums=Calibration().sums)
+        for paths, calibration in ((JOINT, model.calibration), (INDEPENDENT, independent)):
             served = dataclasses.replace(model, calibration=calibration)
             asked = Asked(QUANTILES, settings.num_samples, settings.seed)
             made, _ = engine.predict(served, [active], Path(folder) / paths, asked)
@@ -79,14 +79,14 @@ def measure(panel: Panel, cutoff: dt.date, candidate: str) -> list[dict[str, Any
                 blocks = forecast_rows(
                     made.sums(), series, cutoff, QUANTILES, COLUMNS, calibration.sums, lead_time=lead
                 )
-                said = pa.concat_tables(blocks).to_pandas()
-                found = said[said["weeks"] == weeks] if lead else said
-                rows += [{"paths": paths, "weeks": weeks, **each} for each in _scores(found, sold, weeks)]
+                forecasts = pa.concat_tables(blocks).to_pandas()
+                found = forecasts[forecasts["weeks"] == weeks] if lead else forecasts
+                rows += [{"paths": paths, "weeks": weeks, **each} for each in _scores(found, actuals, weeks)]
     return rows
 
 
-def _sold(panel: Panel, active: Panel) -> pd.DataFrame:
-    """Sales of the forecast series in the weeks ahead, 0 where none were seen: store, dept, target_week, sales."""
+def _actuals(panel: Panel, active: Panel) -> pd.DataFrame:
+    """Sales of the forecast series in the weeks ahead, 0 where not observed: store, dept, target_week, sales."""
     ahead = slice(len(active.weeks), len(active.weeks) + protocol.HORIZON)
     forecast = {*zip(active.store, active.dept, strict=True)}
     among = [(s, d) in forecast for s, d in zip(panel.store, panel.dept, strict=True)]
@@ -95,27 +95,27 @@ def _sold(panel: Panel, active: Panel) -> pd.DataFrame:
     return pd.DataFrame({**names, "target_week": np.tile(weeks, len(sales)), "sales": sales.ravel()})
 
 
-def _scores(said: pd.DataFrame, sold: pd.DataFrame, weeks: int) -> list[dict[str, Any]]:
-    """By level, of forecasts of single weeks, or of the first weeks added up."""
-    said = said.assign(target_week=pd.to_datetime(said["target_week"]), everything="")
-    sold = sold.assign(everything="")
+def _scores(forecasts: pd.DataFrame, actuals: pd.DataFrame, weeks: int) -> list[dict[str, Any]]:
+    """Coverage and wQL of each level, for forecasts of single weeks or of the first `weeks` added up."""
+    forecasts = forecasts.assign(target_week=pd.to_datetime(forecasts["target_week"]), everything="")
+    actuals = actuals.assign(everything="")
     if weeks > 1:
-        last = said["target_week"].max()
-        sold = sold[sold["target_week"] <= last].assign(target_week=last)
+        last = forecasts["target_week"].max()
+        actuals = actuals[actuals["target_week"] <= last].assign(target_week=last)
     rows = []
     for level in LEVELS:
         by = [*level.by, "everything", "target_week"]
-        actual = sold.groupby(by, as_index=False)["sales"].sum()
-        both = said[said["level"] == level.name].merge(actual, on=by, validate="one_to_one")
-        y, q = both["sales"].to_numpy(), both[list(COLUMNS)].to_numpy().T
+        actual = actuals.groupby(by, as_index=False)["sales"].sum()
+        joined = forecasts[forecasts["level"] == level.name].merge(actual, on=by, validate="one_to_one")
+        y, q = joined["sales"].to_numpy(), joined[list(COLUMNS)].to_numpy().T
         loss = weighted_quantile_loss(y[:, None], q.T[:, :, None], QUANTILES, np.ones((len(y), 1), bool))
-        held = ((q[0] <= y) & (y <= q[-1])).mean()
-        rows.append({"level": level.name, "sums": len(both), "coverage": float(held), "wql": loss})
+        coverage = ((q[0] <= y) & (y <= q[-1])).mean()
+        rows.append({"level": level.name, "sums": len(joined), "coverage": float(coverage), "wql": loss})
     return rows
 
 
 def write(kept: dict[str, Any]) -> None:
-    """The page."""
+    """Write the page from results."""
     runs = pd.DataFrame(kept["runs"])
     cutoffs = sorted(set(runs["cutoff"]))
     head = {"count": len(cutoffs), "first": cutoffs[0], "last": cutoffs[-1], "horizon": protocol.HORIZON}
@@ -126,9 +126,10 @@ def write(kept: dict[str, Any]) -> None:
         for weeks in (1, ADDED):
             for level in LEVELS:
                 at = of[(of["weeks"] == weeks) & (of["level"] == level.name)].groupby("paths")
-                held, wql = at["coverage"].mean(), at["wql"].mean()
-                figures = f"{held[JOINT]:.3f} | {held[ALONE]:.3f} | {wql[JOINT]:.4f} | {wql[ALONE]:.4f}"
-                lines.append(f"| {level.name} | {weeks} | {figures} |")
+                coverage, wql = at["coverage"].mean(), at["wql"].mean()
+                figures = [f"{coverage[paths]:.3f}" for paths in (JOINT, INDEPENDENT)]
+                figures += [f"{wql[paths]:.4f}" for paths in (JOINT, INDEPENDENT)]
+                lines.append(f"| {level.name} | {weeks} | {' | '.join(figures)} |")
         parts.append("\n".join(lines))
     PAGE.write_text("\n\n".join(part.rstrip() for part in parts) + "\n")
 

@@ -1,7 +1,7 @@
-"""LightGBM on the cases that the ratio's networks are trained on: what it would add to them.
+"""LightGBM on the cases that the ratio's networks are trained on, to see what it would add to them.
 
-A row is a series, a past week to start from and a step ahead. Its target is the ratio to that week's outlook, its
-features are the ratios before. Absolute errors are weighed by what a ratio of 1 is in sales.
+A row is a series, an origin (a past week) and a week ahead. Its target is the ratio to the outlook as of the origin;
+its features are ratios before the origin. Absolute errors are weighted by the sales that a ratio of 1 stands for.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from benchmarks.measure import Floats
 from forecast_platform.history.panel import Panel
 from forecast_platform.models.target import RATIO, Target, build_target
 
-SPANS = (1, 2, 4, 8, 13, 26)  # weeks before the start that features average over
+SPANS = (1, 2, 4, 8, 13, 26)  # weeks before the origin that features average over
 ROWS, ROUNDS = 400_000, 150
 PARAMETERS = {
     "objective": "l1",
@@ -35,7 +35,7 @@ PARAMETERS = {
 
 
 def median(history: Panel, horizon: int, seed: int) -> Floats:
-    """Sales of the weeks after the history, shape (N, horizon)."""
+    """The forecast of sales in the weeks after the history, shape (N, horizon)."""
     import lightgbm as lgb  # of the extra trees
 
     target = build_target(history, horizon, RATIO)
@@ -46,8 +46,8 @@ def median(history: Panel, horizon: int, seed: int) -> Floats:
     position = {name: i for i, name in enumerate(zip(history.store.tolist(), history.dept.tolist(), strict=True))}
     rows = []
     for case in cases:
-        who = np.array([position[name] for name in zip(case.store.tolist(), case.dept.tolist(), strict=True)])
-        x, weight = _features(case, horizon, codes[who], target.offset[who])
+        rows_of_case = np.array([position[name] for name in zip(case.store.tolist(), case.dept.tolist(), strict=True)])
+        x, weight = _features(case, horizon, codes[rows_of_case], target.offset[rows_of_case])
         y = case.sales[:, -horizon:].ravel()
         use = ~np.isnan(y) & (rng.random(len(y)) < part)
         rows.append((x[use], y[use], weight[use]))
@@ -61,7 +61,7 @@ def median(history: Panel, horizon: int, seed: int) -> Floats:
 
 
 def _ahead(target: Target, horizon: int) -> Panel:
-    """The panel forecast from as a case: with the weeks ahead, unknown."""
+    """The panel to forecast from in the form of a case: with the weeks ahead, as NaN."""
     panel = target.panel
     unknown = np.full((len(panel), horizon), np.nan)
     weeks = panel.weeks[0] + 7 * np.arange(len(panel.weeks) + horizon)
@@ -72,7 +72,7 @@ def _features(case: Panel, horizon: int, codes: NDArray[np.int64], usual: Floats
     """Rows (N * horizon, F) of a case, and their weights."""
     assert case.covariates is not None
     known = case.sales[:, :-horizon]
-    size = case.covariates.values[-1][:, -horizon:].ravel()  # the log of the week's size for the series
+    size = case.covariates.values[-1][:, -horizon:].ravel()  # the feature target.SIZE
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # the mean of weeks without observations is NaN, as wanted
         levels = [np.nanmean(known[:, -span:], axis=1) for span in SPANS]

@@ -1,4 +1,4 @@
-"""Rolling backtests: forecast from past cutoffs, score against what came.
+"""Rolling backtests: forecast from past cutoffs, score against what was sold.
 
 The protocol: at each cutoff a model sees the weeks up to it and forecasts every series seen by then. Scored
 are the series that are at least `min_weeks` grid weeks old at the cutoff and observed in the window. A
@@ -55,12 +55,12 @@ class BacktestResult:
 
 @dataclass(frozen=True)
 class ScoredWindow:
-    """What is scored after a cutoff.
+    """What is scored after a cutoff: S series, in the weeks there are up to the horizon.
 
     Attributes:
         scored: which series of the panel, shape (N,).
-        among_known: the same, among those of panel.until(cutoff).
-        y: their sales, shape (S, weeks), 0 where nothing was sold; mask: which cells count.
+        among_known: which series of panel.until(cutoff).
+        y: their sales, 0 where nothing was sold, shape (S, weeks). mask: which cells count, same shape.
     """
 
     scored: NDArray[np.bool_]
@@ -70,14 +70,14 @@ class ScoredWindow:
 
 
 def scored_window(panel: Panel, cutoff: dt.date, horizon: int, min_weeks: int) -> ScoredWindow:
-    """The weeks after a cutoff, by the protocol above."""
+    """What is scored after a cutoff, by the protocol above."""
     end = panel.position(cutoff) + 1
-    known = panel.observed[:, :end].any(axis=1)
-    came = panel.observed if panel.filled is None else panel.observed & ~panel.filled
-    scored = known & (end - panel.first >= min_weeks) & came[:, end : end + horizon].any(axis=1)
+    seen = panel.observed[:, :end].any(axis=1)
+    with_row = panel.observed if panel.filled is None else panel.observed & ~panel.filled
+    scored = seen & (end - panel.first >= min_weeks) & with_row[:, end : end + horizon].any(axis=1)
     y = np.nan_to_num(panel.sales[scored, end : end + horizon])
     mask = np.arange(end, end + y.shape[1]) <= panel.last_row[scored][:, None]
-    return ScoredWindow(scored, scored[known], y, mask)
+    return ScoredWindow(scored, scored[seen], y, mask)
 
 
 def backtest(
@@ -100,7 +100,7 @@ def backtest(
         models: name -> forecaster.
         quantiles: ascending levels that hold 0.5; published as columns p1 .. p99, so whole percents.
         min_weeks: weeks from a series' first observation to the cutoff, both included, that make it count.
-        progress: told in a line what is being done.
+        progress: called with lines on what is being done.
 
     Raises:
         BacktestRefused: a cutoff is no week of the panel, or nothing follows it; no series can be scored.
@@ -133,8 +133,8 @@ def backtest(
             wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
             history = panel.until(cutoff)  # the model may have changed its copy
             forecast = _checked(forecast, name, history, len(quantiles), horizon)
-            of_scored = forecast[window.among_known, :, : window.y.shape[1]]
-            scores = score(window.y, window.mask, of_scored, quantiles, past)
+            scored_forecast = forecast[window.among_known, :, : window.y.shape[1]]
+            scores = score(window.y, window.mask, scored_forecast, quantiles, past)
             table = _table(name, cutoff, history, forecast, columns)
             results.append(BacktestResult(name, cutoff, horizon, scores, wall, cpu, table))
             report(f"{name} at {cutoff}: WAPE {scores.wape:.4f}, wQL {scores.wql:.4f}, {wall:.1f} s")

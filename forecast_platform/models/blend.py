@@ -1,16 +1,16 @@
-"""How candidates are blended: the mean of their quantiles, weighted by how well each would have forecast.
+"""How candidates are blended: the mean of their quantiles, weighted by how well each would have forecast the past.
 
-Little evidence moves little. Weights start from a stated prior (`Candidate.prior`: what retail usually is) and
-minimise, over the windows tried,
+Little evidence moves the weights little. They start from a stated prior (`Candidate.prior`: what suits most retailers)
+and minimise, over the windows tried,
 
     pinball loss of the blend / the candidates' mean pinball loss  +  KL(weights || prior) / sharpness
 
-so a candidate that loses by d against the others keeps about exp(-sharpness d) of its prior: SHARPNESS where many
-series were tried, less where few were. The loss is that of the blend, not of each candidate: two that err in different
-weeks are worth more than two that err alike. A mean of quantiles keeps the shape of its members (Lichtendahl et al.
-2013, "Is it better to average probabilities or quantiles?").
+So a candidate whose loss is higher by d, relative to the mean, keeps about exp(-sharpness * d) of its prior. The
+sharpness is SHARPNESS where many series were tried, and lower where few were. The loss is that of the blend, not of
+each candidate: two that err in different weeks are worth more than two that err alike. A mean of quantiles keeps the
+shape of its members (Lichtendahl et al. 2013, "Is it better to average probabilities or quantiles?").
 
-Young series, intermittent ones and the others have weights of their own, which start from those of all series.
+Young series, intermittent series and the others have weights of their own, which start from the weights of all series.
 
 Letters: N series, Q quantile levels, H weeks ahead, K candidates.
 """
@@ -29,11 +29,11 @@ from forecast_platform.models.last_year.reference import YEAR
 KINDS = ("steady", "young", "intermittent")
 INTERMITTENTS = KINDS.index("intermittent")
 SHARPNESS = 20.0
-SEASON = 2.0  # a window in the season that is forecast, a year or two ago, counts as so many others
-SERIES = 40  # tried, a series in two windows being two, with which weights move half as freely as they may
-YOUNG = 2 * YEAR  # weeks since its first observation below which a series is young
-HOPELESS = 10.0  # a candidate that lost so many times as much as the others gets nothing
-CELLS = 3000  # of a trial that are looked at, evenly, where there are more
+SEASON = 2.0  # a window in the season to be forecast, one or two years earlier, counts as so many other windows
+SERIES = 40  # with so many series tried, added up over the windows, the sharpness is half of SHARPNESS
+YOUNG = 2 * YEAR  # a series is young for so many weeks after its first observation
+HOPELESS = 10.0  # a candidate whose loss is more than so many times the median loss gets no weight
+CELLS = 3000  # at most so many cells (series x week) of a trial are used, evenly spaced
 _STEPS = 100
 
 Floats = NDArray[np.float64]
@@ -41,7 +41,7 @@ Ints = NDArray[np.int64]
 
 
 def kinds(sales: Floats) -> Ints:
-    """The kind of each series by its history, shape (N, T), NaN where not observed: positions in KINDS, shape (N,)."""
+    """The kind of each series: positions in KINDS, shape (N,). Sales are (N, T), NaN where not observed."""
     seen = ~np.isnan(sales)
     age = np.where(seen.any(axis=1), sales.shape[1] - seen.argmax(axis=1), 0)
     sold = (np.nan_to_num(sales) > 0).sum(axis=1) / np.maximum(seen.sum(axis=1), 1)
@@ -50,19 +50,19 @@ def kinds(sales: Floats) -> Ints:
 
 @dataclass(frozen=True)
 class Trial:
-    """What candidates said before the cutoff of a window whose sales are known, of the series scored.
+    """A past window: what candidates forecast from the weeks before it, and what was sold in it. Scored series only.
 
     Attributes:
         y, mask: sales and which of them count, shape (N, H).
         kind: see `kinds`, shape (N,).
-        said: candidate -> its quantiles at `levels`, shape (N, Q, H), in sales.
-        season: whether the window lies in the season that is forecast, in an earlier year.
+        forecasts: candidate -> its quantiles at `levels`, shape (N, Q, H), in sales.
+        season: whether the window lies in the season to be forecast, one or two years earlier.
     """
 
     y: Floats
     mask: NDArray[np.bool_]
     kind: Ints
-    said: Mapping[str, Floats]
+    forecasts: Mapping[str, Floats]
     levels: tuple[float, ...]
     season: bool = False
 
@@ -98,7 +98,7 @@ class Blend:
         return dict(sorted(mean.items(), key=lambda item: -item[1]))
 
     def among(self, names: Sequence[str]) -> Blend:
-        """Of some of its candidates, each with the same part of the others as before."""
+        """The blend of some of its candidates: their weights keep their ratios and sum to 1 again."""
         kept = {name: np.array(self.weights[name]) for name in self.weights if name in names}
         total = sum(kept.values(), np.zeros(len(KINDS)))
         return Blend({
@@ -106,116 +106,126 @@ class Blend:
             for name, each in kept.items()
         })  # fmt: skip
 
-    def quantiles(self, said: Mapping[str, Floats], kind: Ints) -> Floats:
-        """The blend of what its candidates said, at any K levels or ranks: shapes (N, K, H) each."""
+    def quantiles(self, forecasts: Mapping[str, Floats], kind: Ints) -> Floats:
+        """The weighted mean of its candidates' forecasts, shape (N, K, H).
+
+        Args:
+            forecasts: candidate -> K quantiles, or K sample paths in ascending order, shape (N, K, H).
+            kind: see `kinds`, shape (N,).
+        """
         first = next(iter(self.weights))
-        found = np.zeros_like(said[first], dtype=np.float64)
+        found = np.zeros_like(forecasts[first], dtype=np.float64)
         for name, weights in self.weights.items():
-            found += np.array(weights)[kind][:, None, None] * said[name]
+            found += np.array(weights)[kind][:, None, None] * forecasts[name]
         return found
 
 
 def fit(
     trials: Sequence[Trial],
     prior: Mapping[str, float],
-    tolls: Mapping[str, float] | None = None,
+    penalties: Mapping[str, float] | None = None,
     sparse: Mapping[str, float] | None = None,
 ) -> Blend:
     """The weights by trials and a prior.
 
-    Those tried in most windows are weighed first. Who was tried in fewer (networks, which cost a training each) is then
-    weighed against their blend in the windows that all were tried in. Who said nothing in any trial keeps its prior.
+    Candidates tried in most windows are weighed first. Those tried in fewer windows (networks, which cost a training
+    each) are then weighed against the blend of the first, in the windows that all of them were tried in. A candidate
+    without any trial keeps its prior.
 
     Args:
-        tolls: what a candidate is expected to lose more in the weeks to come than in the trials, relative to the
-            candidates' mean loss; who has none expects nothing.
-        sparse: how many times as large a candidate's prior is for intermittent series; 1 where nothing is said.
+        prior: candidate -> its weight before the trials, in any unit.
+        penalties: candidate -> how much higher its loss is expected to be in the weeks to come than in the trials,
+            relative to the candidates' mean loss; 0 for a candidate that is not named.
+        sparse: candidate -> factor on its prior for intermittent series; 1 for a candidate that is not named.
     """
-    tolls, sparse = tolls or {}, sparse or {}
+    penalties, sparse = penalties or {}, sparse or {}
     total = sum(prior.values())
     prior = {name: value / total for name, value in prior.items()}
     blend = Blend({})
     for names in _rounds(trials, list(prior)):
-        among = [trial for trial in trials if all(name in trial.said for name in (*blend.names, *names))]
+        among = [trial for trial in trials if all(name in trial.forecasts for name in (*blend.names, *names))]
         start = np.array([sum(prior[name] for name in blend.names), *(prior[name] for name in names)])
-        said = [_beside(blend, trial, names) for trial in among]
-        so_far = sum(weight * tolls.get(name, 0.0) for name, weight in blend.usual.items())
-        toll = np.array([so_far, *(tolls.get(name, 0.0) for name in names)])
-        every = _stacked(among, said, start, toll)
-        tilt = np.array([1.0, *(sparse.get(name, 1.0) for name in names)])
+        forecasts = [_stacked(blend, trial, names) for trial in among]
+        of_blend = sum(weight * penalties.get(name, 0.0) for name, weight in blend.usual.items())
+        penalty = np.array([of_blend, *(penalties.get(name, 0.0) for name in names)])
+        of_all = _fit_weights(among, forecasts, start, penalty)
+        factor = np.array([1.0, *(sparse.get(name, 1.0) for name in names)])
+        factors = [factor if kind == INTERMITTENTS else np.ones(len(factor)) for kind in range(len(KINDS))]
         of_kinds = np.array([
-            _stacked(among, said, start, toll, kind, every, tilt if kind == INTERMITTENTS else np.ones(len(tilt)))
-            for kind in range(len(KINDS))
+            _fit_weights(among, forecasts, start, penalty, kind, of_all, factors[kind]) for kind in range(len(KINDS))
         ])  # fmt: skip
         before = {name: of_kinds[:, 0] * np.array(weights) for name, weights in blend.weights.items()}
         found = before | dict(zip(names, of_kinds[:, 1:].T, strict=True))
         blend = Blend({name: tuple(float(w) for w in weights) for name, weights in found.items()})
-    mass = sum(prior[name] for name in blend.names)
-    tried = {name: tuple(mass * w for w in weights) for name, weights in blend.weights.items()}
+    tried_prior = sum(prior[name] for name in blend.names)
+    tried = {name: tuple(tried_prior * w for w in weights) for name, weights in blend.weights.items()}
     return Blend({name: tried.get(name, (value,) * len(KINDS)) for name, value in prior.items()})
 
 
 def _rounds(trials: Sequence[Trial], names: Sequence[str]) -> list[list[str]]:
-    """Names that are weighed together: those tried equally often, those with most trials first."""
-    count = {name: sum(name in trial.said for trial in trials) for name in names}
+    """The names in groups to be weighed together: equally many trials in a group, the group with most trials first."""
+    count = {name: sum(name in trial.forecasts for trial in trials) for name in names}
     return [[name for name in names if count[name] == times] for times in sorted({*count.values()} - {0}, reverse=True)]
 
 
-def _beside(blend: Blend, trial: Trial, names: Sequence[str]) -> Floats:
-    """What a blend (zeros where there is none yet) and some candidates said in a trial, shape (1 + names, N, Q, H)."""
-    new = [trial.said[name] for name in names]
-    return np.stack([blend.quantiles(trial.said, trial.kind) if blend.weights else np.zeros_like(new[0]), *new])
+def _stacked(blend: Blend, trial: Trial, names: Sequence[str]) -> Floats:
+    """A trial's forecasts by a blend (zeros where it is empty) and by the candidates named, shape (K, N, Q, H)."""
+    new = [trial.forecasts[name] for name in names]
+    return np.stack([blend.quantiles(trial.forecasts, trial.kind) if blend.weights else np.zeros_like(new[0]), *new])
 
 
-def _stacked(
+def _fit_weights(
     trials: Sequence[Trial],
-    said: Sequence[Floats],
+    forecasts: Sequence[Floats],
     prior: Floats,
-    toll: Floats,
+    penalty: Floats,
     kind: int | None = None,
-    every: Floats | None = None,
-    tilt: Floats | float = 1.0,
+    of_all: Floats | None = None,
+    factor: Floats | float = 1.0,
 ) -> Floats:
-    """Weights of K voices that sum to 1, by exponentiated gradients (Kivinen and Warmuth 1997) from those of a prior.
+    """The weights of K forecasts, which sum to 1, by exponentiated gradients (Kivinen and Warmuth 1997).
 
     Args:
-        said: in each trial, shape (K, N, Q, H).
-        prior, toll: shape (K,); who has no prior gets no weight.
-        kind, every: of which series, and the weights of all series, from which the fewer of a kind start the more.
-        tilt: what that start is multiplied by, shape (K,).
+        forecasts: of each trial, shape (K, N, Q, H).
+        prior, penalty: shape (K,). A prior of 0 gives a weight of 0.
+        kind: the position in KINDS of the series to use; None: all series.
+        of_all: the weights by all series, shape (K,). The fewer series of the kind were tried, the nearer to these the
+            gradients start.
+        factor: on that start, shape (K,).
     """
     prior = prior / prior.sum()
-    parts: list[tuple[Floats, ...]] = []  # of each trial: what was said, sales and level of its quantiles, their weight
+    parts: list[tuple[Floats, ...]] = []  # of each trial: C quantiles of K forecasts; their sales, levels, weights (C,)
     series = 0
-    for trial, voices in zip(trials, said, strict=True):
+    for trial, forecast in zip(trials, forecasts, strict=True):
         cells = np.nonzero(trial.mask if kind is None else trial.mask & (trial.kind == kind)[:, None])
         series += len(np.unique(cells[0]))
         some = slice(None, None, -(-len(cells[0]) // CELLS) or 1)
         rows, weeks = cells[0][some], cells[1][some]
-        x = voices[:, rows, :, weeks].swapaxes(0, 1)  # (K, cells, Q)
+        x = forecast[:, rows, :, weeks].swapaxes(0, 1)  # (K, cells, Q)
         levels = np.broadcast_to(trial.levels, x.shape[1:]).ravel()
         y = np.repeat(trial.y[rows, weeks], x.shape[2])
         x = x.reshape(len(prior), -1)
         loss = float(prior @ _pinball(y, x, levels).sum(axis=1))
         if loss > 0:
             parts.append((x, y, levels, np.full(len(y), (SEASON if trial.season else 1.0) / loss)))
-    own = series / (series + SERIES)
-    if every is not None:
-        prior, toll = prior**own * every ** (1 - own) * tilt, own * toll
+    confidence = series / (series + SERIES)  # from 0, without evidence, towards 1
+    if of_all is not None:
+        prior, penalty = prior**confidence * of_all ** (1 - confidence) * factor, confidence * penalty
         prior = prior / prior.sum()
     if not parts:
-        weighed = prior * np.exp(-SHARPNESS * toll)
+        weighed = prior * np.exp(-SHARPNESS * penalty)
         return np.asarray(weighed / weighed.sum())
     x, y, levels, weight = (np.concatenate(each, axis=-1) for each in zip(*parts, strict=True))
     losses = (weight * _pinball(y, x, levels)).sum(axis=1)
-    order = losses.argsort(kind="stable")  # the middle by the prior: who is right by luck makes nobody hopeless
-    middle = losses[order[np.searchsorted(np.cumsum(prior[order]), 0.5 - 1e-9)]]
-    prior = np.where(losses <= HOPELESS * middle, prior, 0)
+    # The median by prior weight, not the least loss: one candidate that is right by luck makes no other hopeless.
+    order = losses.argsort(kind="stable")
+    median_loss = losses[order[np.searchsorted(np.cumsum(prior[order]), 0.5 - 1e-9)]]
+    prior = np.where(losses <= HOPELESS * median_loss, prior, 0)
     prior = prior / prior.sum()
-    if not prior @ losses > 0:  # they were right in everything
+    if not prior @ losses > 0:  # no candidate that is left made an error
         return prior
     weight /= float(prior @ losses)
-    sharpness = SHARPNESS * own
+    sharpness = SHARPNESS * confidence
     used = prior > 0
     start = np.log(prior, out=np.full(len(prior), -np.inf), where=used)
     best, least = prior, np.inf
@@ -224,17 +234,17 @@ def _stacked(
         weights = np.exp(logs - logs.max())
         weights /= weights.sum()
         mean = weights @ x
-        away = np.log(np.maximum(weights[used], 1e-300) / prior[used])
-        objective = float(weight @ _pinball(y, mean, levels) + toll @ weights + weights[used] @ away / sharpness)
+        divergence = weights[used] @ np.log(np.maximum(weights[used], 1e-300) / prior[used])
+        objective = float(weight @ _pinball(y, mean, levels) + penalty @ weights + divergence / sharpness)
         if objective < least:
             best, least = weights, objective
-        gradient = x @ (weight * ((y < mean) - levels)) + toll
-        # Part of the way to where the optimum would be if the loss were linear; ever smaller parts, as it is not.
+        gradient = x @ (weight * ((y < mean) - levels)) + penalty
+        # A step towards the optimum of the loss as linearised here. It is not linear, so the steps become smaller.
         rate = 1 / (2 + step / 4)
         logs = (1 - rate) * logs + rate * (start - sharpness * gradient)
     return best
 
 
-def _pinball(y: Floats, said: Floats, levels: Floats) -> Floats:
+def _pinball(y: Floats, forecast: Floats, levels: Floats) -> Floats:
     """Elementwise."""
-    return np.asarray(np.maximum(levels * (y - said), (levels - 1) * (y - said)))
+    return np.asarray(np.maximum(levels * (y - forecast), (levels - 1) * (y - forecast)))

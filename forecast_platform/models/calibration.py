@@ -1,10 +1,11 @@
-"""Intervals as wide as they should have been: one factor a band of the horizon and a class of volume.
+"""Factors that widen intervals until they hold the share of actuals they promise: one for each band of the horizon and
+class of volume.
 
 Split conformal (Vovk et al. 2005; Romano et al. 2019, in units of the model's own width): on windows the model did not
-see, how much wider would its interval have had to be to hold the share it promises? The median is left alone.
+see, by what factor would its interval have had to be wider to hold its share? The median is left alone.
 
-Sums are drawn from joint paths, by the dependence that the windows show (dependence.py). What their intervals still
-lack, or have too much of, is a last factor of each level, near 1.
+Intervals of sums come from joint sample paths (dependence.py). Each level has a last factor, near 1, for what these
+intervals are still too narrow or too wide by.
 
 Letters: N series, Q quantiles, H weeks ahead, G sums.
 """
@@ -20,19 +21,25 @@ from numpy.typing import NDArray
 from forecast_platform.levels import SUMS, Level
 from forecast_platform.models.dependence import Dependence
 
-BANDS, CLASSES = 3, 4
-_DOUBT = 100  # cells that the model's own width counts as
+BANDS, CLASSES = 3, 4  # of the horizon, of volume
 _NARROWEST, _WIDEST = 0.5, 3.0
 _NARROWEST_SUM, _WIDEST_SUM = 0.7, 3.0
-_DOUBT_OF_SUMS = 20  # groups in a window that a factor of 1 counts as
+# Factors are shrunk towards 1, as if it had been found in so many cells more, or in so many groups more of a level.
+_PRIOR_CELLS = 100
+_PRIOR_GROUPS = 20
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Window:
-    """One backtest: actual sales y (N, H), which cells count, quantiles (N, Q, H), and each series' volume, store and
-    department (N,)."""
+    """One backtest.
+
+    Attributes:
+        y, mask: sales and which of them count, shape (N, H).
+        quantiles: the forecast, shape (N, Q, H).
+        volume: see `volume`, shape (N,). store, dept: shape (N,).
+    """
 
     y: Floats
     mask: NDArray[np.bool_]
@@ -47,10 +54,11 @@ class Calibration:
     """Factors by which intervals are widened about the median.
 
     Attributes:
-        factors: one row per band of the horizon, nearest first, one column per class of volume, smallest first.
+        factors: of series: a row for each band of the horizon, nearest first; a column for each class of volume,
+            smallest first.
         edges: volumes between the classes, ascending.
-        sums: factor of each level of sums by its name, on top of its series' own.
-        dependence: what moves series together.
+        sums: name of a level of sums -> its factor, after the series' own.
+        dependence: which values of series go together in a sample path.
     """
 
     factors: tuple[tuple[float, ...], ...] = ((1.0,),)
@@ -60,21 +68,21 @@ class Calibration:
 
     @classmethod
     def fit(cls, windows: Sequence[Window], levels: Sequence[float], sums: Sequence[Level] = SUMS) -> Calibration:
-        """From the widest central interval among the quantile levels (p10 to p90, say)."""
+        """The factors by backtests: those that the outermost pair of quantiles (p10 and p90, say) would have needed."""
         low, high, middle = 0, len(levels) - 1, list(levels).index(0.5)
-        held = levels[high] - levels[low]
+        share = levels[high] - levels[low]
         edges = np.quantile(np.concatenate([w.volume for w in windows]), np.arange(1, CLASSES) / CLASSES)
         needed: list[list[Floats]] = [[] for _ in range(BANDS * CLASSES)]
         for w in windows:
             q = w.quantiles
-            away = w.y - q[:, middle]
-            side = np.where(away >= 0, q[:, high] - q[:, middle], q[:, middle] - q[:, low])
+            error = w.y - q[:, middle]
+            side = np.where(error >= 0, q[:, high] - q[:, middle], q[:, middle] - q[:, low])
             usable = w.mask & (side > 0)
-            ratio = np.abs(away) / np.where(usable, side, 1)
-            cell = _bands(w.y.shape[1])[None] * CLASSES + np.searchsorted(edges, w.volume)[:, None]
+            ratio = np.abs(error) / np.where(usable, side, 1)
+            factor = _bands(w.y.shape[1])[None] * CLASSES + np.searchsorted(edges, w.volume)[:, None]
             for at in range(BANDS * CLASSES):
-                needed[at].append(ratio[usable & (cell == at)])
-        factors = np.array([_factor(np.concatenate(parts), held) for parts in needed]).reshape(BANDS, CLASSES)
+                needed[at].append(ratio[usable & (factor == at)])
+        factors = np.array([_factor(np.concatenate(parts), share) for parts in needed]).reshape(BANDS, CLASSES)
         found = cls(
             tuple(tuple(float(f) for f in row) for row in factors),
             tuple(float(e) for e in edges),
@@ -83,12 +91,13 @@ class Calibration:
         return replace(found, sums={level.name: found._sum_factor(level, windows, levels) for level in sums})
 
     def _sum_factor(self, level: Level, windows: Sequence[Window], levels: Sequence[float]) -> float:
-        """How much wider than the dependence makes it the interval of a sum of several has to be to hold its share."""
+        """The factor of a level: how much wider the interval of a sum of several series has to be than the dependence
+        alone makes it."""
         low, high, middle = 0, len(levels) - 1, list(levels).index(0.5)
         ratios, groups = [], 0
         for w in windows:
             widths = np.where(w.mask, self.widths(w.volume, w.y.shape[1]), 0)
-            away = _sums(level, w, np.where(w.mask, w.y - w.quantiles[:, middle], 0))
+            error = _sums(level, w, np.where(w.mask, w.y - w.quantiles[:, middle], 0))
             below, above = (
                 self.dependence.spread(level, w.store, w.dept, widths * side)
                 for side in (
@@ -96,21 +105,21 @@ class Calibration:
                     w.quantiles[:, high] - w.quantiles[:, middle],
                 )
             )
-            side = np.where(away >= 0, above, below)
+            side = np.where(error >= 0, above, below)
             several = (side > 0) & (_sums(level, w, np.ones_like(widths)) > 1)
-            ratios.append((np.abs(away) / np.where(side > 0, side, 1))[several])
+            ratios.append((np.abs(error) / np.where(side > 0, side, 1))[several])
             groups += int(several.any(axis=1).sum())
         ratio = np.concatenate(ratios)
         if not len(ratio):
             return 1.0
-        wanted = np.clip(np.quantile(ratio, levels[high] - levels[low]), _NARROWEST_SUM, _WIDEST_SUM)
-        return float(wanted ** (groups / (groups + _DOUBT_OF_SUMS)))
+        quantile = np.clip(np.quantile(ratio, levels[high] - levels[low]), _NARROWEST_SUM, _WIDEST_SUM)
+        return float(quantile ** (groups / (groups + _PRIOR_GROUPS)))
 
     def factor(self, level: Level) -> float:
         """The factor of a level of sums.
 
-        A level by an attribute that came after the training has none of its own. Its groups hold more than one store
-        (or department) and less than all, so the larger factor of those two stands in: rather too wide than too narrow.
+        A level by an attribute that came after the training has no factor of its own. Its groups lie between one store
+        (or department) and the total, so the larger of those two factors is taken: rather too wide than too narrow.
         """
         if level.name in self.sums:
             return self.sums[level.name]
@@ -124,14 +133,14 @@ class Calibration:
 
 
 def volume(sales: Floats, weeks: int = 52) -> Floats:
-    """Mean size of a series' weekly sales over the last `weeks` weeks (NaN: not observed), shape (N,)."""
+    """Each series' mean absolute sales a week over the last `weeks` weeks, NaN (not observed) left out, shape (N,)."""
     recent = np.abs(sales[:, -weeks:])
     seen = ~np.isnan(recent)
     return np.asarray(np.where(seen, recent, 0).sum(axis=1) / np.maximum(seen.sum(axis=1), 1))
 
 
 def _sums(level: Level, w: Window, values: Floats) -> Floats:
-    """Sums of (N, H) by the groups of a level, shape (G, H)."""
+    """Sums of values, shape (N, H), over the groups of a level, shape (G, H)."""
     groups, member = level.groups(w.store, w.dept)
     sums = np.zeros((len(groups), values.shape[1]))
     np.add.at(sums, member, values)
@@ -143,8 +152,9 @@ def _bands(horizon: int) -> NDArray[np.int64]:
     return np.arange(horizon) * BANDS // horizon
 
 
-def _factor(ratio: Floats, held: float) -> float:
+def _factor(ratio: Floats, share: float) -> float:
+    """The factor that would have made intervals hold the share, given errors over half widths, shape (cells,)."""
     if not len(ratio):
         return 1.0
-    wanted = np.clip(np.quantile(ratio, held), _NARROWEST, _WIDEST)
-    return float(wanted ** (len(ratio) / (len(ratio) + _DOUBT)))
+    quantile = np.clip(np.quantile(ratio, share), _NARROWEST, _WIDEST)
+    return float(quantile ** (len(ratio) / (len(ratio) + _PRIOR_CELLS)))

@@ -19,16 +19,16 @@ from forecast_platform.history.shards import WHOLE, Retailer
 Parameters = Mapping[str, str]
 Plans = Mapping[str, Parameters]  # name of a candidate -> its hyperparameters
 Progress = Callable[[str, int, int], None]  # (what, done, total)
-Said = NDArray[np.float64]  # what a candidate says: quantiles (N, Q, H), in sales
+Quantiles = NDArray[np.float64]  # a candidate's forecast: quantiles (N, Q, H), in sales
 
 
 class Prior(NamedTuple):
-    """A candidate's weight, against those of the others, before any backtest has said something.
+    """A candidate's weight before any backtest, relative to the others' (see blend.py).
 
     Attributes:
-        plain: where nothing is known ahead; 0: then it is not tried beside others.
+        plain: where no column is known ahead. 0: there it is not tried beside candidates that do not learn.
         planned: where promotions, prices or the like are known ahead.
-        sparse: how many times as large it is for series that sell now and then.
+        sparse: factor on either for intermittent series.
     """
 
     plain: float
@@ -41,10 +41,10 @@ class Candidate(Protocol):
 
     Attributes:
         name: in settings, tables and reports.
-        learns: it is trained, which an engine may do elsewhere, and leaves an artifact to forecast with.
+        learns: whether it is trained, which an engine may do elsewhere, and leaves an artifact to forecast with.
         parameters: its hyperparameters, as shipped.
         seasonal: whether it knows the season from last year, however quiet the last weeks were.
-        prior: see Prior and blend.py.
+        prior: see Prior.
     """
 
     @property
@@ -75,11 +75,12 @@ class Candidate(Protocol):
         num_samples: int = 100,
         progress: Progress | None = None,
         retailer: Retailer = WHOLE,
-    ) -> Said:
+    ) -> Quantiles:
         """Learn from the history, if it learns, and forecast every series of it.
 
         Args:
             quantiles: ascending levels that hold 0.5.
-            retailer: where the history is a shard, the sums over all of them. Who learns is given all series.
+            retailer: where the history is a shard, gives sums over all shards. A candidate that learns is always given
+                all series.
         """
         ...

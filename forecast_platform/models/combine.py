@@ -1,7 +1,7 @@
-"""From what candidates say to what is forecast, in sales: units, open days, the widths of the intervals, the least that
-is sold, and series that have stopped.
+"""From the forecasts of candidates to the one that is published: units, open days, widths of intervals, a lower bound,
+and series that have stopped.
 
-Written once: backtests judge what `Combination` gives, and publication publishes it.
+Both backtests and publication use `Combination`, so what is scored is what is published.
 
 Letters: N series, Q quantile levels, S sample paths, H weeks ahead.
 """
@@ -26,11 +26,11 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class InSales:
-    """From a network's outputs to sales = output * unit - offset, open days included.
+    """Turns a network's outputs into sales = output * unit - offset.
 
     Attributes:
-        unit, offset: shape (N, H).
-        least: see `least_sales`.
+        unit, offset: in sales, multiplied by the exposure of the weeks ahead, shape (N, H).
+        least: see `least_sales`, shape (N,).
     """
 
     unit: Floats
@@ -39,16 +39,20 @@ class InSales:
 
     @classmethod
     def of(cls, target: Target, panel: Panel) -> InSales:
-        """Of a target and the panel that it was built from, before that was divided by its exposure."""
-        opened = exposure_ahead(panel, target.unit.shape[1])
-        times = np.ones_like(target.unit) if opened is None else opened
-        return cls(target.unit * times, target.offset[:, None] * times, least_sales(panel.sales))
+        """For a target, and the panel that it was built from: from before the panel was divided by its exposure."""
+        exposure = exposure_ahead(panel, target.unit.shape[1])
+        factor = np.ones_like(target.unit) if exposure is None else exposure
+        return cls(target.unit * factor, target.offset[:, None] * factor, least_sales(panel.sales))
 
     def quantiles(self, outputs: Floats, among: slice = slice(None)) -> Floats:
-        """Quantiles or paths in sales, shape (N, K, H), of all series or of those `among` them."""
-        said = outputs * self.unit[among, None]
-        said -= self.offset[among, None]
-        return _at_least(said, self.least[among])
+        """Quantiles or paths in sales, shape (N, K, H).
+
+        Args:
+            outputs: shape (N, K, H), of all series, or of those `among` them.
+        """
+        forecast = outputs * self.unit[among, None]
+        forecast -= self.offset[among, None]
+        return _at_least(forecast, self.least[among])
 
 
 @dataclass(frozen=True)
@@ -67,10 +71,11 @@ class Combination:
 
     @classmethod
     def of(cls, panel: Panel, horizon: int, calibration: Calibration, retailer: Retailer = WHOLE) -> Combination:
-        """By what backtests found out, for the series of a panel that ends at the cutoff.
+        """For the series of a panel that ends at the cutoff.
 
         Args:
-            retailer: where the panel is a shard that does not say yet which series return.
+            calibration: from backtests.
+            retailer: for panel.returns, where a shard does not hold them yet.
         """
         return cls(
             calibration.widths(volume(panel.sales), horizon),
@@ -79,7 +84,7 @@ class Combination:
         )
 
     def select(self, among: slice) -> Combination:
-        """That of some of the series."""
+        """The combination of some of the series."""
         return Combination(self.widths[among], self.least[among], self.returns[among])
 
     def quantiles(self, blend: Floats, levels: Sequence[float]) -> Floats:
@@ -95,18 +100,19 @@ class Combination:
         """The same for sample paths, shape (N, S, H).
 
         Args:
-            median: the blend's, shape (N, H).
-            keys: name the series, so that which path fades when is the same in every shard.
+            blend: paths in sales, shape (N, S, H). median: the blend's, shape (N, H).
+            keys: a name for each series. Which of its paths fade, and when, depends on it alone: not on the shard.
         """
         return fade_paths(spread_about(blend, median, self.widths, self.least), self.returns, keys)
 
 
 def spread_about(forecast: Floats, median: Floats, widths: Floats, least: Floats) -> Floats:
-    """Quantiles or paths spread about a median.
+    """median + widths * (forecast - median), but not below `least`; shape (N, K, H).
 
     Args:
-        forecast: shape (N, K, H); median and widths (1: as they are) are (N, H).
-        least: shape (N,), from `least_sales`.
+        forecast: quantiles or paths, shape (N, K, H).
+        median, widths: shape (N, H).
+        least: from `least_sales`, shape (N,).
     """
     spread = forecast - median[:, None]
     spread *= widths[:, None]
@@ -114,13 +120,13 @@ def spread_about(forecast: Floats, median: Floats, widths: Floats, least: Floats
     return _at_least(spread, least)
 
 
-def _at_least(said: Floats, least: Floats) -> Floats:
-    """Nothing below what is least, shape (N,); in place, for these are most of a prediction's numbers."""
-    np.maximum(said, least[:, None, None], out=said)
-    said += 0.0  # which makes 0 of -0
-    return said
+def _at_least(forecast: Floats, least: Floats) -> Floats:
+    """The forecast, shape (N, K, H), raised to `least`, shape (N,); in place, to spare memory."""
+    np.maximum(forecast, least[:, None, None], out=forecast)
+    forecast += 0.0  # makes 0 of -0
+    return forecast
 
 
 def least_sales(history: Floats) -> Floats:
-    """What no forecast of a series goes below, shape (N,): 0 unless its history (N, T) knows returns above sales."""
+    """The lower bound of each series' forecast, shape (N,): 0, or -inf where its history, shape (N, T), was below 0."""
     return np.where((history < 0).any(axis=1), -np.inf, 0.0)

@@ -17,13 +17,13 @@ from forecast_platform.weeks import WEEK
 
 @dataclass(frozen=True)
 class Categories:
-    """Dense codes of one training snapshot: DeepAR wants every code 0 .. cardinality-1 to occur in training, so the
-    coding belongs to the model and is stored with it.
+    """Codes of stores and departments. DeepAR wants every code 0 .. cardinality-1 to occur in training, so the codes
+    belong to the model and are stored with it.
 
     Attributes:
         stores, depts: names in the order of their codes.
-        stand_ins: codes that a store and a department the model never saw go by. None: the code `cardinality`, which
-            our engine serves with the average embedding; Amazon's refuses it.
+        stand_ins: codes for a store and for a department that the model never saw. None: the code is `cardinality`, for
+            which our engine takes the average embedding; Amazon's refuses it.
     """
 
     stores: tuple[str, ...]
@@ -32,10 +32,10 @@ class Categories:
 
     @classmethod
     def of(cls, *panels: Panel, stand_ins: bool = False) -> Categories:
-        """The coding of panels to train on.
+        """The codes for panels to train on.
 
         Args:
-            stand_ins: names never seen go by the code of the most series, the first of several alike.
+            stand_ins: names never seen get the code of the store (or department) with the most series.
         """
         both = [np.concatenate([getattr(panel, name) for panel in panels]) for name in ("store", "dept")]
         known = cls(*(tuple(sorted(set(names.tolist()), key=natural_key)) for names in both))
@@ -92,10 +92,10 @@ def to_series_set(
 
 
 def digest(panel: Panel, *context: str) -> str:
-    """Content hash of a panel and whatever else decides a result (hyperparameters, seed, versions).
+    """Content hash of a panel and of whatever else decides a result (hyperparameters, seed, versions).
 
-    Of what reaches past the panel's end (plans, next year's holidays) only that counts which bears on its weeks, so
-    later plans make no other panel of the same history.
+    Plans and holidays reach past the panel's end. Only what bears on its own weeks is hashed, so the same history with
+    later plans has the same digest.
     """
     content = hashlib.sha256()
     for text in ("\0".join(panel.store.tolist()), "\0".join(panel.dept.tolist()), *context):
@@ -106,7 +106,7 @@ def digest(panel: Panel, *context: str) -> str:
         if part is not None:
             content.update(repr(part.columns).encode())
             content.update(part.values[:, :, : len(panel.weeks)].astype("<f8").tobytes())
-            content.update(repr(panel.active_weeks).encode())  # of whom values are asked
+            content.update(repr(panel.active_weeks).encode())  # decides which series must have values
     if panel.filled is not None and panel.filled.any():
         content.update(panel.filled.tobytes())
     for event in panel.events or ():

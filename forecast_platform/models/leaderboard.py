@@ -1,7 +1,7 @@
-"""The leaderboard: every candidate, and what the platform would have served, as of past weeks; by slices.
+"""The leaderboard: scores at past cutoffs of every candidate, and of what the platform would have served; by slices.
 
-Of a forecast only the sums of each slice are kept, so that slices add up to the whole and cutoffs to a year. A ratio is
-made last.
+A slice is some of the scored cells (series x week), such as the weeks 1 to 4 ahead. Of each forecast only sums over
+slices are kept, so that slices add up to the whole, and cutoffs to a year. Ratios such as WAPE are made last.
 
 Letters: S series scored, Q quantile levels, H weeks ahead.
 """
@@ -29,10 +29,10 @@ from forecast_platform.models.candidate import Plans, Progress
 from forecast_platform.models.choose import Choice
 from forecast_platform.models.registry import CANDIDATES
 
-SERVED = "deepar"  # what the platform serves, as files of backtests name it
+SERVED = "deepar"  # what the platform serves, by its name in files of backtests
 FILE = "leaderboard.json"
-MIN_WEEKS = 30
-BAND = 4  # weeks ahead that are told together
+MIN_WEEKS = 30  # see `backtest`
+BAND = 4  # weeks ahead in a slice by horizon
 BY = ("level", "horizon", "volume", "season")  # what slices are by
 WHOLE = ("level", LEVELS[0].name)
 VOLUMES = ("largest", "large", "small", "smallest")  # a quarter of the series each
@@ -41,11 +41,11 @@ _FORMAT = 1
 
 Floats = NDArray[np.float64]
 Cells = NDArray[np.bool_]
-Slice = tuple[str, str]  # by what, and which: ("horizon", "1 to 4")
+Slice = tuple[str, str]  # one of BY, and which: ("horizon", "1 to 4")
 
 
 class LeaderboardLost(LookupError):
-    """The file kept cannot be read; the message says what to do."""
+    """The saved leaderboard cannot be read; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ class Tally:
     """Sums over the scored cells of a slice.
 
     Attributes:
-        cells: how many; of a sum of series, its weeks.
+        cells: how many. In a slice by a level of sums, a cell is a group's week.
         actual: sum|y|. abs_error: sum|y - p50|.
-        quantile_loss: mean over the levels of 2 x pinball, summed; None of sums of series, of which only the median
-            is known.
-        inside: cells in [p10, p90]; None likewise, and where those were not forecast.
+        quantile_loss: the sum of 2 x pinball loss, a mean over the quantile levels; None for sums of series, of which
+            only the sum of medians is known.
+        inside: how many cells are in [p10, p90]; None likewise, and where these were not forecast.
     """
 
     cells: int
@@ -92,9 +92,9 @@ class Decision:
     """What was decided at a cutoff.
 
     Attributes:
-        why: what the platform's choice said. weights: of the candidates in what it serves.
+        why: the platform's choice in words. weights: candidate -> its weight in what is served.
         unable: candidate -> why it could not forecast.
-        cpu_seconds: of each forecast, its training included.
+        cpu_seconds: candidate, or SERVED -> CPU time of its forecast, training included.
     """
 
     cutoff: dt.date
@@ -128,13 +128,13 @@ class Leaderboard:
 
     @functools.cached_property
     def slices(self) -> list[Slice]:
-        """By what, in the order of BY; seasons from January on, however the cutoffs came to them."""
+        """In the order of BY; seasons from January on, whatever the order of the cutoffs."""
         found = dict.fromkeys(of for _, _, of in self.tallies)
         return sorted(found, key=lambda of: (BY.index(of[0]), SEASONS.index(of[1]) if of[0] == "season" else 0))
 
     @functools.cached_property
     def candidates(self) -> list[str]:
-        """Best first by mean regret; those that were not able at every cutoff come after those that were."""
+        """Those able at most cutoffs first; among equals the lowest mean regret first."""
 
         def place(name: str) -> tuple[int, float]:
             mean = self.mean_regret(name)
@@ -153,21 +153,21 @@ class Leaderboard:
         return functools.reduce(Tally.__add__, found) if found else None
 
     def best(self, cutoff: dt.date) -> str | None:
-        """The candidate that hindsight would have picked: the lowest wQL of the series after the cutoff."""
+        """The candidate that hindsight would have picked: the one with the lowest wQL after the cutoff."""
         scored = {name: self._wql(name, cutoff) for name in self._names if name != SERVED}
         known = {name: wql for name, wql in scored.items() if wql is not None}
         return min(known, key=lambda name: known[name]) if known else None
 
     def regret(self, name: str, cutoff: dt.date) -> float | None:
-        """Its wQL / that of the best single candidate in hindsight; below 1 where it was better than each of them."""
+        """wQL / that of the best single candidate in hindsight; below 1 where a blend was better than each of them."""
         best = self.best(cutoff)
-        own, least = self._wql(name, cutoff), self._wql(best, cutoff) if best else None
-        if own is None or least is None:
+        own, best_wql = self._wql(name, cutoff), self._wql(best, cutoff) if best else None
+        if own is None or best_wql is None:
             return None
-        return _ratio(own, least) if least else (1.0 if own == 0 else None)
+        return _ratio(own, best_wql) if best_wql else (1.0 if own == 0 else None)
 
     def mean_regret(self, name: str) -> float | None:
-        """Over the cutoffs at which it is known."""
+        """The mean over the cutoffs at which there is a regret; None without any."""
         known = [regret for cutoff in self.cutoffs if (regret := self.regret(name, cutoff)) is not None]
         return sum(known) / len(known) if known else None
 
@@ -181,7 +181,7 @@ class Leaderboard:
 
     @property
     def unable(self) -> list[tuple[str, str, list[dt.date]]]:
-        """Candidate, why it could not forecast, and the cutoffs at which that was so."""
+        """Of each candidate that could not forecast: its name, why, and the cutoffs at which that was so."""
         found: dict[tuple[str, str], list[dt.date]] = {}
         for decision in self.decisions:
             for name, why in decision.unable.items():
@@ -189,7 +189,7 @@ class Leaderboard:
         return [(name, why, cutoffs) for (name, why), cutoffs in found.items()]
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row for each candidate, cutoff and slice: its sums, and the scores they make."""
+        """A row for each candidate, cutoff and slice, with its sums and the scores made of them."""
         return [
             {"candidate": name, "cutoff": cutoff.isoformat(), "by": by, "of": of, **asdict(tally),
              "wape": tally.wape, "wql": tally.wql, "coverage80": tally.coverage80}
@@ -197,7 +197,7 @@ class Leaderboard:
         ]  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
-        """Fit for json.dumps. `candidates` are best first; best and regret are there for readers."""
+        """Fit for json.dumps. `candidates` are best first. `best` and `regret` are for readers; `load` does without."""
         return {
             "format": _FORMAT,
             "made_at": self.made_at.isoformat() if self.made_at else None,
@@ -217,7 +217,7 @@ class Leaderboard:
         }  # fmt: skip
 
     def save(self, folder: Path) -> Path:
-        """Written to the folder's FILE, whole or not at all."""
+        """Write FILE in the folder, whole or not at all; its path."""
         path = folder / FILE
         building = path.with_name(f".{FILE}.{os.getpid()}")
         building.write_text(json.dumps(self.to_json()))
@@ -226,7 +226,7 @@ class Leaderboard:
 
     @classmethod
     def load(cls, folder: Path) -> Leaderboard | None:
-        """What was saved there; None where nothing was.
+        """The leaderboard saved in the folder; None where there is none.
 
         Raises:
             LeaderboardLost: the file is of another version, or damaged.
@@ -256,8 +256,8 @@ class Leaderboard:
 
 
 def spread_cutoffs(panel: Panel, count: int, horizon: int) -> list[dt.date]:
-    """Cutoffs evenly over the last year of those after which a whole window lies, so that every season is scored and
-    from as much history as there is. Of a short history there may be fewer.
+    """Cutoffs spread evenly over a year, so that every season is scored. The last is the latest that a whole horizon
+    follows. Of a short history there may be fewer.
 
     Raises:
         BacktestRefused: the history is too short for one.
@@ -269,7 +269,7 @@ def spread_cutoffs(panel: Panel, count: int, horizon: int) -> list[dt.date]:
             f"{len(panel.weeks)} weeks of history are too few: a cutoff needs {MIN_WEEKS} weeks before it and "
             f"{horizon} after it"
         )
-    # From the last one back: one cutoff is the newest.
+    # From the last one back, so that a single cutoff is the latest.
     positions = np.unique(np.round(np.linspace(last, first, count)).astype(int))
     found: list[dt.date] = panel.weeks[positions].astype(dt.date).tolist()
     return found
@@ -289,32 +289,33 @@ def leaderboard(
 ) -> Leaderboard:
     """Forecast and score what the platform would serve and every able candidate, once at every cutoff.
 
-    A candidate is scored as it says it: alone, and without calibration.
+    Candidates are scored alone and without calibration.
 
     Args:
         panel, cutoffs, horizon, quantiles: see `backtest`.
-        served: makes the platform's forecaster, given what it tells its choice to.
+        served: makes the platform's forecaster, given a function to be called with its choice.
         candidates: with their hyperparameters.
-        each: is given every result with its forecasts, of which nothing is kept here.
+        tell: called with lines on what is done and decided.
+        each: called with every result and its forecasts, which are not kept here.
 
     Raises:
         BacktestRefused, ValueError: see `backtest`; before anything is forecast where a cutoff is wrong.
     """
     cutoffs = sorted(set(cutoffs))
-    backtest(panel, cutoffs, horizon, {}, quantiles, MIN_WEEKS)  # refuses what is wrong
+    backtest(panel, cutoffs, horizon, {}, quantiles, MIN_WEEKS)  # without forecasters it only checks the arguments
     decisions, tallies = [], {}
     for cutoff in cutoffs:
-        heard = _Heard(tell)
+        listener = _Listener(tell)
         history = panel.until(cutoff)
         unable = {name: why for name, given in candidates.items()
                   if (why := CANDIDATES[name].unable(history, horizon, given))}  # fmt: skip
         for name, why in unable.items():
-            tell(f"{name} at {cutoff}: not able, {why}")
-        able = {name: _alone(name, given, num_samples, progress)
+            tell(f"{name} at {cutoff}: not able: {why}")
+        able = {name: _forecaster(name, given, num_samples, progress)
                 for name, given in candidates.items() if name not in unable}  # fmt: skip
         window = scored_window(panel, cutoff, horizon, MIN_WEEKS)
         seconds = {}
-        for name, forecaster in {SERVED: served(heard), **able}.items():
+        for name, forecaster in {SERVED: served(listener), **able}.items():
             (result,) = backtest(panel, [cutoff], horizon, {name: forecaster}, quantiles, MIN_WEEKS, tell)
             each(result)
             columns = [result.forecasts[f"p{round(q * 100)}"].to_numpy() for q in quantiles]
@@ -323,23 +324,23 @@ def leaderboard(
             for of, tally in tallied(panel, cutoff, horizon, forecast, quantiles).items():
                 tallies[name, cutoff, of] = tally
             seconds[name] = result.cpu_seconds
-        decisions.append(Decision(cutoff, "; ".join(heard.why), heard.weights, unable, seconds))
+        decisions.append(Decision(cutoff, "; ".join(listener.why), listener.weights, unable, seconds))
     return Leaderboard(horizon, panel.weeks[-1].astype(dt.date), tuple(decisions), tallies)
 
 
 def tallied(
     panel: Panel, cutoff: dt.date, horizon: int, forecast: Floats, quantiles: Sequence[float]
 ) -> dict[Slice, Tally]:
-    """The tallies of one forecast, by slice. Horizon, volume and season share out the cells of WHOLE.
+    """The tallies of one forecast, by slice. The slices by horizon, by volume and by season each add up to WHOLE.
 
     Args:
-        forecast: of the series scored and the weeks there are, shape (S, Q, weeks).
+        forecast: of the scored series, for the weeks ahead that have actuals, shape (S, Q, weeks).
     """
     window = scored_window(panel, cutoff, horizon, MIN_WEEKS)
     y, mask = window.y, window.mask
     end = panel.position(cutoff) + 1
     levels = list(quantiles)
-    middle = forecast[:, levels.index(0.5)]
+    median = forecast[:, levels.index(0.5)]
     loss = np.zeros_like(y)
     for i, chance in enumerate(levels):
         error = y - forecast[:, i]
@@ -350,14 +351,14 @@ def tallied(
 
     def tally(cells: Cells) -> Tally:
         cells = cells & mask
-        held = None if inside is None else int(inside[cells].sum())
-        off, lost = float(np.abs(y - middle)[cells].sum()), float(loss[cells].sum())
-        return Tally(int(cells.sum()), float(np.abs(y[cells]).sum()), off, lost, held)
+        inside_count = None if inside is None else int(inside[cells].sum())
+        error_sum, loss_sum = float(np.abs(y - median)[cells].sum()), float(loss[cells].sum())
+        return Tally(int(cells.sum()), float(np.abs(y[cells]).sum()), error_sum, loss_sum, inside_count)
 
-    who = panel.store[window.scored], panel.dept[window.scored]
+    names = panel.store[window.scored], panel.dept[window.scored]
     found = {WHOLE: tally(mask)}
     for level in (*LEVELS[1:], *panel.levels):
-        found["level", level.name] = _of_sums(level, who, y, middle, mask)
+        found["level", level.name] = _tally_of_sums(level, names, y, median, mask)
     week = np.arange(y.shape[1])
     for start in range(0, horizon, BAND):
         last = min(start + BAND, horizon)
@@ -372,16 +373,20 @@ def tallied(
     return {of: each for of, each in found.items() if each.cells}
 
 
-def _of_sums(level: Level, who: tuple[Any, Any], y: Floats, middle: Floats, mask: Cells) -> Tally:
-    """The sums of a level's groups: of medians only the error is known."""
-    groups, member = level.groups(*who)
-    sold, said, counted = (np.zeros((len(groups), y.shape[1])) for _ in range(3))
-    for sums, values in ((sold, y), (said, middle), (counted, mask)):
+def _tally_of_sums(level: Level, names: tuple[Any, Any], y: Floats, median: Floats, mask: Cells) -> Tally:
+    """The tally of a level of sums, from the sums of actuals and of medians over each group.
+
+    Args:
+        names: stores and departments of the series, shape (S,) each.
+    """
+    groups, member = level.groups(*names)
+    actual, forecast, counted = (np.zeros((len(groups), y.shape[1])) for _ in range(3))
+    for sums, values in ((actual, y), (forecast, median), (counted, mask)):
         np.add.at(sums, member, np.where(mask, values, 0))
-    return Tally(int((counted > 0).sum()), float(np.abs(sold).sum()), float(np.abs(sold - said).sum()))
+    return Tally(int((counted > 0).sum()), float(np.abs(actual).sum()), float(np.abs(actual - forecast).sum()))
 
 
-def _alone(name: str, given: Mapping[str, str], num_samples: int, progress: Progress | None) -> Forecaster:
+def _forecaster(name: str, given: Mapping[str, str], num_samples: int, progress: Progress | None) -> Forecaster:
     """One candidate as a forecaster."""
 
     def forecast(history: Panel, horizon: int, quantiles: Sequence[float]) -> Floats:
@@ -391,8 +396,8 @@ def _alone(name: str, given: Mapping[str, str], num_samples: int, progress: Prog
     return forecast
 
 
-class _Heard:
-    """Listens to what the platform decides, and passes it on."""
+class _Listener:
+    """Called with each choice of the platform: keeps what a Decision holds, and tells why."""
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         self.why: list[str] = []

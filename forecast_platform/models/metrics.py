@@ -60,10 +60,10 @@ def score(y: ArrayLike, mask: ArrayLike, forecast: ArrayLike, quantiles: Sequenc
     history = np.asarray(history, np.float64)
     if history.ndim != 2 or len(history) != len(y):
         raise ValueError(f"history has shape {history.shape}, y {y.shape}; want one row of history a series")
-    p50 = forecast[:, _level(levels, 0.5)]
+    p50 = forecast[:, _position(levels, 0.5)]
     coverage80 = width80 = float("nan")
     if _has(levels, 0.1) and _has(levels, 0.9):
-        p10, p90 = forecast[:, _level(levels, 0.1)], forecast[:, _level(levels, 0.9)]
+        p10, p90 = forecast[:, _position(levels, 0.1)], forecast[:, _position(levels, 0.9)]
         coverage80 = coverage(y, p10, p90, mask)
         width80 = _over_volume(p90 - p10, y, mask)
     scaled = mase(y, p50, history, mask)
@@ -209,5 +209,5 @@ def _has(levels: Floats, level: float) -> bool:
     return bool(np.isclose(levels, level).any())
 
 
-def _level(levels: Floats, level: float) -> int:
+def _position(levels: Floats, level: float) -> int:
     return int(np.isclose(levels, level).argmax())

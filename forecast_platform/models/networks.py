@@ -16,7 +16,7 @@ from forecast_platform import deepar
 from forecast_platform.history.covariates import complete, divide_exposure
 from forecast_platform.history.panel import Panel
 from forecast_platform.history.shards import WHOLE, Retailer
-from forecast_platform.models.candidate import Parameters, Prior, Progress, Said
+from forecast_platform.models.candidate import Parameters, Prior, Progress, Quantiles
 from forecast_platform.models.combine import InSales
 from forecast_platform.models.encoding import Categories, to_series_set
 from forecast_platform.models.last_year.reference import YEAR
@@ -45,9 +45,9 @@ _SALES = {
 }
 SHIPPED: dict[str, dict[str, str]] = {
     SALES: _SALES,
-    # Where the last weeks say all there is, a straight line from them is hard to beat.
+    # A straight line from the last weeks to the forecast, beside the network: hard to beat for a random walk.
     SKIP: {**_SALES, "lag_skip": "on"},
-    # Pieces, of which few are sold in a week and often none.
+    # Sales in pieces: few in a week, often none.
     COUNTS: {**_SALES, "likelihood": "negative-binomial"},
     # What Amazon's built-in DeepAR can be given: its own target, the reference as a feature.
     REFERENCE: {**_SALES, "num_networks": "1"},
@@ -65,19 +65,20 @@ SHIPPED: dict[str, dict[str, str]] = {
         "training_windows": "last",
     },
 }
-TRAIN_WINDOWS = {SALES: 200_000, PIECES: 200_000, REFERENCE: 200_000, RATIO: 400_000}  # of all networks together
-REPEATS, CASE_REPEATS = 2, 5
-# A network learns next to nothing from fewer windows, so few series are seen more often; the ratio's at most so often.
-LEAST_WINDOWS, MOST_REPEATS = 16_000, 15
+# How long to train, in training windows drawn, see `with_epochs`.
+TRAIN_WINDOWS = {SALES: 200_000, PIECES: 200_000, REFERENCE: 200_000, RATIO: 400_000}  # by a target's networks together
+REPEATS, CASE_REPEATS = 2, 5  # how often an observation (of the ratio: a case) is drawn at most, by each network
+LEAST_WINDOWS = 16_000  # from fewer a network learns next to nothing, so a small retailer's are drawn more often
+MOST_REPEATS = 15  # but cases of the ratio at most so often
 # DeepAR's own lower limit (SageMaker: "at least 300 observations across all training time series").
 MIN_OBSERVATIONS = 300
-# See Candidate.prior: a ratio to last year is what retail usually is; sales by themselves are for what is not.
-# Last year's week carries last year's promotions; with this year's known, sales by themselves say more.
+# The ratio to last year suits most retailers; sales by themselves are for the others. Where columns are known ahead it
+# is the other way round: last year's week carries last year's promotions, which this year's need not follow.
 PRIORS = {
     RATIO: Prior(4, 1), REFERENCE: Prior(4, 1), SALES: Prior(0.5, 2), SKIP: Prior(0.5, 2), COUNTS: Prior(0.5, 1, 10),
 }  # fmt: skip
-LARGE_COUNT = 100.0  # from here on counts are as good as any number
-FEW_RETURNS = 0.02  # the part of the weeks that may be below 0, of more returns than sales, where sales are counts
+LARGE_COUNT = 100.0  # with a median from here on, counts need no distribution of their own
+FEW_RETURNS = 0.02  # the part of a counting retailer's weeks that may be below 0: more was returned than sold
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class Network:
         num_samples: int = 100,
         progress: Progress | None = None,
         retailer: Retailer = WHOLE,
-    ) -> Said:
+    ) -> Quantiles:
         return network_forecast(self.name, parameters, history, horizon, quantiles, num_samples, progress, retailer)
 
 
@@ -136,12 +137,15 @@ def trainable(panel: Panel, parameters: Parameters) -> Panel:
 
 
 def with_epochs(name: str, parameters: Parameters, panel: Panel) -> dict[str, str]:
-    """Hyperparameters with `epochs` where none are given: enough for TRAIN_WINDOWS windows, but no more than REPEATS
-    for each there is, or the networks would learn a small retailer by heart. An epoch is one window a series, or one
-    of each case. Candidates that do not learn have none."""
+    """The hyperparameters with `epochs`, where none are given and the candidate is a network.
+
+    They are enough to draw TRAIN_WINDOWS windows. But each observation is drawn no more than REPEATS times (a case of
+    the ratio CASE_REPEATS times), or the networks would learn a small retailer by heart. An epoch draws one window of
+    each series, or of each case.
+    """
     if name not in SHIPPED:
         return dict(parameters)
-    windows = TRAIN_WINDOWS[target_of(name)] // int(parameters.get("num_networks", "1"))
+    windows = TRAIN_WINDOWS[target_of(name)] // int(parameters.get("num_networks", "1"))  # of each network
     if target_of(name) == RATIO:
         cases = len(panel) * len(origins(panel))
         repeats = min(max(LEAST_WINDOWS / cases, CASE_REPEATS), MOST_REPEATS)
@@ -152,7 +156,7 @@ def with_epochs(name: str, parameters: Parameters, panel: Panel) -> dict[str, st
 
 
 def training_set(parameters: Parameters, target: Target) -> tuple[deepar.SeriesSet, Categories]:
-    """What a network is trained on, of the series long enough to train on, and their categories."""
+    """The records that a network is trained on, of the series long enough to train on, and their categories."""
     panels = [trainable(case, parameters) for case in target.cases()]
     categories = Categories.of(*panels)
 
@@ -166,7 +170,7 @@ def training_set(parameters: Parameters, target: Target) -> tuple[deepar.SeriesS
 def fit(
     parameters: Parameters, target: Target, progress: Progress | None = None, checkpoint: Any = None
 ) -> tuple[deepar.Model, Categories]:
-    """Train on `training_set`; its categories are the model's coding."""
+    """Train on `training_set`. Returns the model, and the codes of stores and departments that it was trained with."""
     series, categories = training_set(parameters, target)
 
     def report(done: int, total: int, metrics: dict[str, float]) -> None:
@@ -189,8 +193,8 @@ def network_forecast(
     num_samples: int = 100,
     progress: Progress | None = None,
     retailer: Retailer = WHOLE,
-) -> Said:
-    """Train a candidate on the history it is given and sample: quantiles (N, Q, H) in sales."""
+) -> Quantiles:
+    """Train a network on the history and forecast with it: quantiles (N, Q, H), in sales."""
     ready, _ = complete(history, horizon)
     target = build_target(divide_exposure(ready), horizon, target_of(name), retailer=retailer)
     chosen = {**with_epochs(name, parameters, history), "prediction_length": str(horizon)}
@@ -209,8 +213,7 @@ def network_forecast(
 
 
 def _small_counts(panel: Panel) -> bool:
-    """Whether sales are whole numbers, mostly small ones and hardly ever below 0, and will be given to the network as
-    such."""
+    """Whether sales are whole numbers, mostly small, hardly ever below 0, and not to be divided by an exposure."""
     sales = panel.sales[panel.observed]
     whole = bool((sales < 0).mean() <= FEW_RETURNS and (sales == np.floor(sales)).all())
     return whole and panel.exposure is None and float(np.median(sales)) < LARGE_COUNT
@@ -218,7 +221,7 @@ def _small_counts(panel: Panel) -> bool:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Networks this small lose more to threads waiting for each other than they gain; cores are for other processes."""
+    """One thread for PyTorch: networks this small are slower on several, and other processes can use the cores."""
     import torch
 
     before = torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""A model pinned by its version: forecast with one trained earlier instead of training. Rolling back is pinning."""
+"""A pinned model: one trained earlier, named by its version, serves. Rolling back is pinning."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ class PinRefused(ValueError):
 
 
 def pinned_training(models: Iterable[Mapping[str, Any]], version: str, week: dt.date) -> str:
-    """The training (Engine.model's key) whose model has the version.
+    """The training digest (the key of Engine.model) of the model with a version.
 
     Args:
         models: rows of the models table: version, trained_as_of, training_digest.
-        week: the week forecast from.
+        week: the cutoff.
 
     Raises:
         PinRefused: there is no such version, or it was trained on weeks after `week`.

@@ -1,7 +1,7 @@
-"""Products of matrices, compiled by Numba, whose every row is the same to the last bit however many rows there are.
+"""Products of matrices, compiled by Numba: each row is the same to the last bit, however many rows there are.
 
-Those of a BLAS are not: it adds in another order where a matrix is taller. Forecasts must not depend on the number of
-shards, so sums here are made one product after the other, each rounded, in the order of the columns.
+A BLAS does not promise that: it may add in another order where a matrix has more rows. Forecasts must not depend on the
+number of shards, so here products are rounded and added one by one, in the order of the columns.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def _of_all(x: Floats, weights: Floats, total: Floats) -> None:
 
 
 def of_few(cells: Floats, weights: Floats) -> Floats:
-    """`cells @ weights`, (..., T) by (T, M), where each column has few weights that are not 0."""
+    """`cells @ weights`, shapes (..., T) and (T, M), where each column has few weights that are not 0."""
     sources = np.count_nonzero(weights, axis=0).max(initial=0)
-    # In each column the weights that count, in order, then some of 0.
+    # Rows of each column's weights: first those that are not 0, in order; zeros up to the longest column.
     at = np.argsort(weights == 0, axis=0, kind="stable")[:sources].astype(np.int64)
     *outer, weeks = cells.shape
     total = np.zeros((math.prod(outer), weights.shape[1]))

@@ -1,4 +1,4 @@
-"""The candidates there are, by name, and which of them an installation tries."""
+"""All candidates by name, and which of them an installation tries."""
 
 from __future__ import annotations
 
@@ -18,21 +18,24 @@ AUTO = (SALES, SKIP, COUNTS, RATIO, TREES.name, *(candidate.name for candidate i
 
 
 def in_order(plans: Plans) -> dict[str, Parameters]:
-    """The same candidates in the order of CANDIDATES, those that learn first, however they came: by a file, say."""
+    """The same candidates in the order of CANDIDATES: those that learn first."""
     return {name: plans[name] for name in CANDIDATES if name in plans}
 
 
 def plans(
     settings: Settings, prediction_length: int = 0, seed: int | None = None, only: Sequence[str] = ()
 ) -> dict[str, dict[str, str]]:
-    """The candidates by an installation's settings, with their hyperparameters (strings, as SageMaker wants them).
+    """The candidates that an installation's settings ask for, with their hyperparameters (strings, as SageMaker wants
+    them).
 
     Args:
-        only: these candidates, whatever the settings name.
+        prediction_length: weeks ahead; 0: by the settings.
+        seed: None: by the settings.
+        only: these candidates instead.
     """
     names: tuple[str, ...] = tuple(only) or (AUTO if settings.target == "auto" else (settings.target,))
     if "likelihood" in settings.hyperparameters and not only:
-        names = tuple(name for name in names if name != COUNTS)  # which differs from SALES in nothing else
+        names = tuple(name for name in names if name != COUNTS)  # it would be SALES again: the likelihood is all it has
     asked = {
         "prediction_length": str(prediction_length or settings.prediction_length),
         "seed": str(settings.seed if seed is None else seed),

@@ -1,6 +1,6 @@
-"""The inner loops of dependence.py, compiled by Numba: in NumPy they wait for memory, and take half of a prediction.
+"""The inner loops of dependence.py, compiled by Numba: NumPy would wait for memory here, for half of a prediction.
 
-Not a bit differs from NumPy's: each sum and product is rounded by itself, in the order that it is written in.
+The results are NumPy's to the last bit: each sum and product is rounded by itself, in the order that it is written in.
 
 Letters: N series, S sample paths, H weeks ahead, K names.
 """
@@ -48,8 +48,13 @@ def random_words(keys: Words, words: Words) -> None:
 
 @compiled(_array(numba.int64, 3), _array(numba.float64, 1), _array(numba.float64, 2), _array(numba.float64, 3))
 def add_over_time(order: NDArray[np.int64], normal: Floats, over_time: Floats, shocks: Floats) -> None:
-    """Add to the shocks of each name, shape (K, H, S), a lower triangle (H, H) times its draws: of S normal scores
-    those that are in `order` (K, H, S)."""
+    """Add over_time @ draws to the shocks of each name.
+
+    Args:
+        order: shape (K, H, S); normal: shape (S,). A name's draws are normal[order[name]].
+        over_time: lower triangle, shape (H, H).
+        shocks: shape (K, H, S), changed in place.
+    """
     names, horizon, paths = order.shape
     drawn = np.empty((horizon, paths))
     for name in range(names):
@@ -65,7 +70,12 @@ def add_over_time(order: NDArray[np.int64], normal: Floats, over_time: Floats, s
 
 @compiled(_array(numba.float64, 3), _array(numba.int64, 3), _array(numba.float64, 3))
 def deal(ascending: Floats, order: NDArray[np.int64], dealt: Floats) -> None:
-    """Give the r-th of a series' and week's values, shape (N, S, H), to path order[:, :, r], shape (N, H, S)."""
+    """Give each series' and week's r-th value to the path order[series, week, r].
+
+    Args:
+        ascending: values in ascending order, shape (N, S, H). order: shape (N, H, S).
+        dealt: where the paths are written, shape (N, S, H).
+    """
     series, paths, horizon = ascending.shape
     for one in range(series):
         for week in range(horizon):

@@ -1,16 +1,17 @@
-"""What the network is asked to forecast: sales, sales with last year's week beside them, or their ratio to an outlook.
+"""What the network is asked to forecast: sales, sales with last year's week as a feature, or their ratio to an outlook.
 
-A network that takes no target of ours, such as Amazon's built-in DeepAR, is given the reference as a feature. The ratio
-has no season left in it, which is what a short history cannot teach. Measured by itself it would be wildest where
-little is sold, so both sides of it are padded with the series' usual sales:
+Amazon's built-in DeepAR cannot be given another target than sales, so there the reference is a feature.
+
+The ratio has no season left in it, which a short history cannot teach. Where little is sold a plain ratio would be all
+noise, so the series' usual sales are added to both sides of it:
 
     output[i, t] = (sales[i, t] + offset[i]) / (outlook[i, t] + offset[i])
 
-Near 1 a small week counts little and a peak in full, as it should when the next peak is to be forecast.
+A small week is then near 1 and counts little. A peak counts in full, as it should when the next peak is to be forecast.
 
-An outlook is one of a week: what was known then. So is every case the ratio is trained on: a past week, the half year
-before it and the horizon after it, both measured by that week's outlook, as they will be at the cutoff. Measured by a
-later one, the network would learn to trust an outlook that has seen the weeks it forecasts.
+The ratio is trained on cases. A case is an origin (a past week), the half year before it and the horizon after it. All
+its weeks are divided by the outlook as of its origin, as the forecast will be divided by the outlook as of the cutoff.
+With a later outlook the network would learn to trust one that has seen the weeks to be forecast.
 """
 
 from __future__ import annotations
@@ -32,31 +33,31 @@ from forecast_platform.models.last_year.outlook import Outlook
 from forecast_platform.models.last_year.reference import MAX_HORIZON, YEAR, one_year_back, times
 
 SALES, REFERENCE, RATIO = "sales", "reference", "ratio"
-PIECES = "pieces"  # sales for a network of counts, which knows no returns
+PIECES = "pieces"  # sales without those below 0, for a network of counts
 _LARGEST_RATIO = 5.0
 DAMPING = 1.0  # the offset, in usual weeks of sales
-# Last feature of the ratio: how large the week is for the series. Half the networks do without it (BLIND_FEATURES).
-SIZE = "size_of_week"
-BLIND_FEATURES = 1
+SIZE = "size_of_week"  # the last feature: how large the week is for the series
+BLIND_FEATURES = 1  # so many of the last features are kept from half of the networks
 MEMORY = 26  # weeks before a case's origin that the network sees
-CASES = 120_000  # hardly more are made of a retailer
-FIRST_ORIGIN = YEAR + 4  # an outlook needs a few weeks beside last year's
-SHORTEST_AHEAD = 4  # and a case a few weeks to forecast
+CASES = 120_000  # about so many at most, a series and an origin each
+FIRST_ORIGIN = YEAR + 4  # weeks known: an outlook needs a year and a few weeks more
+SHORTEST_AHEAD = 4  # known weeks after a case's origin, at least
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Target:
-    """The network's view of N series that end at the cutoff, H weeks ahead.
+    """What a network is trained on and forecasts from: N series that end at the cutoff, H weeks ahead.
 
     Attributes:
-        panel: what it is conditioned on; the same series in the same order, with its features: covariates of the
-            panel's weeks and H more, complete.
-        cases: makes what it is trained on, panels with features of their own weeks. For the ratio each holds some of
-            the series, the last H weeks of which are to be forecast from the others; otherwise it is the panel.
-        unit: shape (N, H), sales that an output of 1 stands for, the offset included.
-        offset: shape (N,), in sales.
+        panel: what it forecasts from: the same series in the same order, in units of the target. Its covariates are
+            the network's features, complete, over the panel's weeks and H more.
+        cases: makes the panels it is trained on, with features for their own weeks. Those of the ratio have an origin
+            each, and hold the series that were seen before it and after it; their last H weeks are to be forecast.
+            Other targets have one, the panel.
+        unit: sales that an output of 1 stands for, the offset included, shape (N, H).
+        offset: in sales, shape (N,).
     """
 
     panel: Panel
@@ -84,18 +85,19 @@ def build_target(
         panel: from `complete`: its covariates, if any, cover the weeks ahead.
         kind: SALES, PIECES, REFERENCE or RATIO.
         holidays: names of events, each of which becomes a feature of its own: 1 in the week it lies in, else 0. For
-            networks whose calendar knows weeks of the year only. One that the panel's events do not hold is never 1.
+            networks whose calendar features know nothing but the week of the year. An event that the panel does not
+            have is 0 everywhere.
 
     Raises:
-        ValueError: there is less than a year of history to refer to, or the horizon is beyond MAX_HORIZON; or the kind
-            is another.
+        ValueError: the kind is none of these, there is less than a year of history to refer to, or the horizon is
+            beyond MAX_HORIZON.
     """
     if kind not in (SALES, PIECES, REFERENCE, RATIO):
         raise ValueError(f"networks have no target {kind!r}")
     n, known = len(panel), len(panel.weeks)
     if holidays:
         return _with_holidays(build_target(panel, horizon, kind, retailer=retailer), panel, horizon, holidays)
-    if kind == PIECES:  # in a week of more returns than sales nothing was sold
+    if kind == PIECES:
         return build_target(dataclasses.replace(panel, sales=np.maximum(panel.sales, 0)), horizon, SALES)
     if kind == SALES:
         return Target(panel, lambda: (panel,), np.ones((n, horizon)), np.zeros(n))
@@ -111,7 +113,7 @@ def build_target(
     features = _features(panel, horizon, reference, YEAR)
 
     def case(origin: int) -> Panel:
-        """The weeks around a week of the history in units of its outlook; sales after the cutoff are NaN."""
+        """The weeks around an origin as ratios to the outlook as of then; NaN after the cutoff."""
         weeks = slice(max(origin - MEMORY, YEAR), origin + horizon)
         unit = outlook.as_of(origin, weeks) + offset[:, None]
         ratio = np.clip((sales[:, weeks] + offset[:, None]) / unit, -_LARGEST_RATIO, _LARGEST_RATIO)
@@ -133,20 +135,21 @@ def build_target(
 
     view = case(known)
     view = dataclasses.replace(view, weeks=view.weeks[:-horizon], sales=view.sales[:, :-horizon])
-    # A series not seen lately is forecast as its outlook is.
+    # Series not seen lately are forecast by the outlook: they get a ratio of 1, for the network needs a value.
     view.sales[np.isnan(view.sales).all(axis=1), -1] = 1.0
     return Target(view, cases, outlook.as_of(known, slice(known, None)) + offset[:, None], offset)
 
 
 def origins(panel: Panel) -> range:
-    """The weeks of the history that the ratio's cases start from: all of them, or of a large retailer some, evenly."""
+    """Origins of the ratio's cases, as weeks known, latest first: every week, or fewer, evenly spaced, of a large
+    retailer."""
     last = len(panel.weeks) - SHORTEST_AHEAD
     step = max(math.ceil(len(panel) * (last - FIRST_ORIGIN) / CASES), 1)
     return range(max(last - step // 2, FIRST_ORIGIN), FIRST_ORIGIN - 1, -step)
 
 
 def holidays_of(panel: Panel) -> tuple[str, ...]:
-    """Names of the events that lie in the panel's weeks: what a network could learn to tell apart."""
+    """Names of the events that lie in the panel's weeks: a network can learn the effect of no others."""
     first, last = panel.weeks[0].astype(dt.date) - dt.timedelta(days=6), panel.weeks[-1].astype(dt.date)
     names = {event.name for event in _events(panel) if any(first <= day <= last for day in event.dates)}
     return tuple(sorted(names))
@@ -159,7 +162,8 @@ def _events(panel: Panel) -> tuple[Event, ...]:
 
 
 def _with_holidays(target: Target, panel: Panel, horizon: int, holidays: Sequence[str]) -> Target:
-    """The target with the holidays' features after its others; not for the ratio, whose cases are other weeks."""
+    """The target with a feature for each holiday after its other features; not for the ratio, whose cases have weeks of
+    their own."""
     view = target.panel
     ends = view.weeks[0] + 7 * np.arange(len(view.weeks) + horizon)
     flags = np.zeros((len(holidays), len(view), len(ends)))
@@ -182,8 +186,8 @@ def feature_count(kind: str, covariates: int, holidays: int = 0) -> int:
 
 
 def _features(panel: Panel, horizon: int, reference: Floats, since: int) -> Covariates:
-    """What sales beside last year depend on, from week `since` on: covariates now and in the weeks the reference was
-    taken from, and last of all the week's size by the reference (0, the usual, in the first year)."""
+    """The features of REFERENCE and RATIO from week `since` on: each covariate now and in the weeks that the reference
+    was taken from; last SIZE, the logarithm of the reference over a usual week's (0 in the first year)."""
     columns: list[Declaration] = []
     values: list[Floats] = []
     if panel.covariates is not None:

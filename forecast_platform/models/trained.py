@@ -1,7 +1,7 @@
-"""A model as the platform keeps it: candidates weighed, networks trained, all of it judged, and addressed by the digest
-of all that decides it.
+"""A model as the platform stores it: the blend's weights, the trained networks and trees, and how they were judged.
 
-Asking for the same training again finds the stored model, so reruns and backfills in any order give equal forecasts.
+A model is found by the digest of everything that decides it. The same training asked for again finds the stored model,
+so reruns and backfills in any order give equal forecasts.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ class TrainedNetwork:
         name: of its candidate, a key of registry.CANDIDATES.
         file: its artifact in the model's folder.
         version: of the artifact.
-        categories: its coding of stores and departments.
+        categories: its codes of stores and departments.
         features: covariates it was trained with, in order.
-        holidays: events it was given as features of their own, see build_target.
+        holidays: events it was given as features, see build_target.
     """
 
     name: str
@@ -81,7 +81,7 @@ class TrainedTrees:
     """Trees of a model, in TREES_FILE of its folder.
 
     Attributes:
-        version: by the content of the file.
+        version: a digest of the file.
         features: covariates they were trained with, in order.
     """
 
@@ -104,11 +104,11 @@ class TrainedModel:
     """A model on disk: training.json and the artifacts of its networks in `folder`.
 
     Attributes:
-        target: the candidate that weighs most of those that learned; else the one that weighs most.
-        hyperparameters: of that one.
-        blend, calibration: how candidates are weighed and their intervals widened (choose.Choice).
-        networks, trees: those of the blend that learned; networks heaviest first.
-        code: the code_version that trained it; "" for a model stored before this was kept.
+        target: of the candidates that learned, the one with the largest weight; without any, of all candidates.
+        hyperparameters: of the target.
+        blend, calibration: see choose.Choice.
+        networks, trees: what was trained; the network with the largest weight first.
+        code: the code_version that trained it; "" for a model stored before it was recorded.
     """
 
     folder: Path
@@ -133,12 +133,12 @@ class TrainedModel:
 
     @property
     def features(self) -> tuple[str, ...]:
-        """Covariates that what learned was trained with."""
+        """Covariates that its networks and trees were trained with, in order."""
         return next((learned.features for learned in (*self.networks, self.trees) if learned), ())
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Artifacts in its folder."""
+        """Names of the artifacts in its folder."""
         return (*(network.file for network in self.networks), *((TREES_FILE,) if self.trees else ()))
 
     @property
@@ -148,17 +148,17 @@ class TrainedModel:
 
     @property
     def tried(self) -> dict[str, dict[str, Any]]:
-        """For people: of each candidate its weight by the kind of series, and WAPE and wQL by itself in the backtest;
-        or why it was left out."""
+        """For people: candidate -> its weights by kind of series, its WAPE and wQL by itself in the newest window, and
+        why it was left out, where it has any of these."""
         found: dict[str, dict[str, Any]] = {}
         for name in CANDIDATES:
             weights = self.blend.weights.get(name)
             wape, wql = self.judgement.alone.get(name, (None, None))
             scores = {"wape": wape, "wql": wql} if wape is not None else {}
             why = {"left_out": self.judgement.left_out[name]} if name in self.judgement.left_out else {}
-            told = {"weights": dict(zip(KINDS, weights, strict=True))} if weights else {}
-            if each := told | scores | why:
-                found[name] = each
+            by_kind = {"weights": dict(zip(KINDS, weights, strict=True))} if weights else {}
+            if entry := by_kind | scores | why:
+                found[name] = entry
         return found
 
     def artifact(self, network: TrainedNetwork) -> Path:
@@ -173,11 +173,11 @@ class TrainedModel:
 
     @classmethod
     def load(cls, folder: Path) -> TrainedModel:
-        """The model kept in a folder.
+        """The model stored in a folder.
 
         Raises:
-            ModelLost: it was made before candidates were blended. Its intervals were those of one network about a mixed
-                median, and its widths were fitted to them: no blend gives its forecasts again.
+            ModelLost: it was made before candidates were blended. No blend gives the forecasts of such a model, which
+                had the intervals of one network about a mixed median.
         """
         data = json.loads((folder / "training.json").read_text())
         if "blend" not in data:
@@ -185,10 +185,10 @@ class TrainedModel:
                 f"{folder} holds a model made by an earlier version of the platform, which this one cannot forecast "
                 "with; materialize deepar_model for its week again"
             )
-        judged = data.pop("judgement")
-        cutoff = judged["cutoff"] and dt.date.fromisoformat(judged["cutoff"])
-        alone = {name: (wape, wql) for name, (wape, wql) in judged.get("alone", {}).items()}
-        judgement = Judgement(**{**judged, "cutoff": cutoff, "alone": alone})
+        saved = data.pop("judgement")
+        cutoff = saved["cutoff"] and dt.date.fromisoformat(saved["cutoff"])
+        alone = {name: (wape, wql) for name, (wape, wql) in saved.get("alone", {}).items()}
+        judgement = Judgement(**{**saved, "cutoff": cutoff, "alone": alone})
         factors, edges, sums = (data["calibration"][name] for name in ("factors", "edges", "sums"))
         trees = data.get("trees")
         dependence = Dependence(**data["calibration"]["dependence"])
@@ -205,20 +205,20 @@ class TrainedModel:
 
 
 def code_of(folder: Path) -> str | None:
-    """The `code` of a stored model, whichever version of the platform stored it; None where there is none."""
+    """The `code` of the model in a folder, whichever version of the platform stored it; None without a model there."""
     file = folder / "training.json"
     return str(json.loads(file.read_text()).get("code", "")) if file.exists() else None
 
 
-# What decides a model: these modules, and whatever of DECIDING they import, directly or not. Everything else of the
-# platform may change without a new model.
+# What decides a model: these modules, and all modules of the packages DECIDING that they import, directly or not.
+# Everything else of the platform may change without making another model.
 ROOTS = ("forecast_platform.models.trained",)
 DECIDING = ("forecast_platform.models", "forecast_platform.history", "forecast_platform.deepar")
 
 
 @functools.cache
 def code_version() -> str:
-    """Digest of the source that decides a model: a change of that code is a change of model."""
+    """Digest of the source files that decide a model: any change of them, a comment's too, makes another model."""
     content = hashlib.sha256()
     for _, path in sorted(deciding_modules().items()):
         content.update(path.read_bytes())
@@ -240,28 +240,28 @@ def deciding_modules() -> dict[str, Path]:
         waiting.append(name.rpartition(".")[0])  # the package it lies in
         for node in ast.walk(ast.parse(path.read_bytes())):
             if isinstance(node, ast.ImportFrom) and node.module:
-                waiting += [node.module, *(f"{node.module}.{each.name}" for each in node.names)]
+                waiting += [node.module, *(f"{node.module}.{entry.name}" for entry in node.names)]
             elif isinstance(node, ast.Import):
-                waiting += [each.name for each in node.names]
+                waiting += [entry.name for entry in node.names]
     return found
 
 
 def training_week(week: dt.date, calendar: WeekCalendar, retrain_every_weeks: int) -> dt.date:
-    """The week whose model serves `week`: the last one of a fixed rhythm, so that it depends on nothing but the
-    calendar and every order of a backfill gives the same models."""
+    """The week whose model serves `week`: every `retrain_every_weeks`-th week of the calendar has one, and the last of
+    these serves. It depends on the calendar alone, so backfills in any order make the same models."""
     position = int(calendar.index(week))
     return week - (position % retrain_every_weeks) * WEEK
 
 
 def training_panel(panel: Panel, trained_as_of: dt.date, candidates: Plans) -> Panel:
-    """What the model in force at the panel's end is trained on: the weeks up to `trained_as_of`, or all of them when
-    those are too few to train on and judge."""
+    """What the model in force at the panel's end is trained on: the weeks up to `trained_as_of`, or all weeks where
+    those are too few to train on and to hold out."""
     if panel.position(trained_as_of) < 0:
         return panel
     earlier = panel.until(trained_as_of)
     first = next(iter(in_order(candidates).values()))
-    need = int(first.get("context_length", 0)) + 2 * int(first["prediction_length"])
-    enough = len(earlier.weeks) >= need and trainable(earlier, first).observed.sum() >= MIN_OBSERVATIONS
+    needed = int(first.get("context_length", 0)) + 2 * int(first["prediction_length"])
+    enough = len(earlier.weeks) >= needed and trainable(earlier, first).observed.sum() >= MIN_OBSERVATIONS
     return earlier if enough else panel
 
 
@@ -273,28 +273,32 @@ def training_key(panel: Panel, candidates: Plans, num_samples: int) -> str:
     """
     first = next(iter(in_order(candidates).values()))
     full = {name: with_epochs(name, parameters, panel) for name, parameters in candidates.items()}
-    # Which columns can be used depends on the weeks ahead, and one may be covariate or exposure.
+    # Which columns are used, as covariates or exposure, depends on the weeks ahead. The panel's digest omits those.
     ready, _ = complete(panel, int(first["prediction_length"]))
     used = repr([part and part.names for part in (ready.covariates, ready.exposure)])
     return digest(panel, json.dumps(full, sort_keys=True), str(num_samples), used, code_version())
 
 
 def check_history(panel: Panel, candidates: Plans) -> None:
-    """Raises TooLittleHistory when no candidate could forecast."""
+    """Check that some candidate can forecast.
+
+    Raises:
+        TooLittleHistory: none can.
+    """
     first = next(iter(in_order(candidates).values()))
     horizon = int(first["prediction_length"])
-    there = f"{len(panel.weeks)} weeks and {int(panel.observed.sum())} observations up to {panel.weeks[-1]}; a model "
+    so_far = f"{len(panel.weeks)} weeks and {int(panel.observed.sum())} observations up to {panel.weeks[-1]}; a model "
     free = {name: CANDIDATES[name].unable(panel, horizon, {}) for name in candidates if not CANDIDATES[name].learns}
     if all(free.values()) and free:
-        told = "; ".join(f"{name}: {why}" for name, why in free.items())
-        raise TooLittleHistory(f"{there}needs {FEWEST_WEEKS} weeks ({told}). Land more history under sales/.")
+        reasons = "; ".join(f"{name}: {why}" for name, why in free.items())
+        raise TooLittleHistory(f"{so_far}needs {FEWEST_WEEKS} weeks ({reasons}). Land more history under sales/.")
     if free:
         return
-    need = int(first["context_length"]) + horizon
+    needed = int(first["context_length"]) + horizon
     observations = int(trainable(panel, first).observed.sum())
-    if len(panel.weeks) < need or observations < MIN_OBSERVATIONS:
+    if len(panel.weeks) < needed or observations < MIN_OBSERVATIONS:
         raise TooLittleHistory(
-            f"{there}needs {need} weeks (context_length + prediction_length) and {MIN_OBSERVATIONS} observations in "
+            f"{so_far}needs {needed} weeks (context_length + prediction_length) and {MIN_OBSERVATIONS} observations in "
             f"series of prediction_length weeks or more (now {observations}). Land more history under sales/."
         )
 
@@ -308,7 +312,7 @@ def train_into(
     num_samples: int = 100,
     checkpoint: Path | None = None,
 ) -> None:
-    """Weigh the candidates, train the networks among those chosen on everything, and write training.json."""
+    """Choose the blend, train its networks and trees on the whole panel, and write them and training.json."""
     choice = choose(panel, candidates, num_samples, progress)
     names = [name for name in choice.blend.usual if name in SHIPPED]
     if TREES.name in choice.blend.names:
@@ -318,17 +322,17 @@ def train_into(
     ready, _ = complete(panel, int(next(iter(candidates.values()))["prediction_length"]))
     networks: list[TrainedNetwork] = []
     for name in names:
-        place = checkpoint and (checkpoint if len(names) == 1 else checkpoint / name)
+        checkpoint_folder = checkpoint and (checkpoint if len(names) == 1 else checkpoint / name)
         file = ARTIFACT if not networks else f"model-{len(networks) + 1}.tar.gz"
         parameters = with_epochs(name, candidates[name], panel)
-        networks.append(_trained(folder / file, name, parameters, ready, progress, place))
+        networks.append(_trained(folder / file, name, parameters, ready, progress, checkpoint_folder))
     kept_model(folder, key, panel, candidates, choice, networks).save()
 
 
 def kept_model(
     folder: Path, key: str, panel: Panel, candidates: Plans, choice: Choice, networks: Sequence[TrainedNetwork]
 ) -> TrainedModel:
-    """The record of what was chosen and of its networks and trees, whose artifacts are in the folder."""
+    """The model of a choice, given its networks; their artifacts, and its trees, are in the folder."""
     trees = TrainedTrees.of(folder / TREES_FILE) if TREES.name in choice.blend.names else None
     versions = {network.name: network.version for network in networks} | ({TREES.name: trees.version} if trees else {})
     target = next((name for name in choice.blend.usual if name in versions), next(iter(choice.blend.usual)))

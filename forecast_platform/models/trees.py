@@ -1,11 +1,12 @@
 """Gradient boosted trees (LightGBM, the extra `trees`): all series, all weeks ahead and all covariates in one model.
 
-A row is a series, a past week to start from and a week ahead: what was known then, and what is planned for that week.
-Its target is the logarithm of sales over a unit known at the start: last year's outlook, or the series' own level of
-half a year where there is no year yet, or where the level was nearer to what came and there is a plan to say the rest:
-last year's week carries last year's promotion. A row weighs what its unit is in sales.
+A row is a series, an origin (a past week to forecast from) and a week ahead. Its features are what was known at the
+origin and what is planned for the week ahead. Its target is the logarithm of sales over a unit known at the origin. The
+unit is the outlook of last year; or the series' level, its mean over half a year, in two cases: there is no year of
+history yet, or columns are known ahead and the level was nearer to what was sold. (Last year's week carries last year's
+promotion.) A row's weight is its unit in sales.
 
-Three quantiles are trained; others lie between them as those of a normal distribution do, on the logarithm.
+Three quantiles are trained. Others are interpolated between their logarithms, linearly in normal quantiles.
 
 Letters: N series over T weeks, Q quantile levels, H weeks ahead, F covariates.
 """
@@ -29,7 +30,7 @@ from forecast_platform.history.covariates import complete, divide_exposure, mult
 from forecast_platform.history.derived import TO_USUAL, source_of
 from forecast_platform.history.panel import Panel
 from forecast_platform.history.shards import WHOLE, Retailer
-from forecast_platform.models.candidate import Parameters, Prior, Progress, Said
+from forecast_platform.models.candidate import Parameters, Prior, Progress, Quantiles
 from forecast_platform.models.encoding import Categories
 from forecast_platform.models.last_year.outlook import Outlook
 from forecast_platform.models.last_year.reference import MAX_HORIZON, YEAR, one_year_back, times
@@ -37,15 +38,15 @@ from forecast_platform.models.networks import MIN_OBSERVATIONS
 from forecast_platform.models.target import FIRST_ORIGIN, SHORTEST_AHEAD
 
 LEVELS = (0.1, 0.5, 0.9)
-OUTLOOK, LEVEL = "outlook", "level"  # what the target is measured by
-ROUNDS, ROWS = 70, 200_000
-STEP = 4  # weeks between the starts in the history
-MEMORY = 26  # weeks before the start that the level is taken from
-SHORTEST_MEMORY = 8
-PADDING = 0.2  # in usual weeks of sales: a logarithm makes much of little
-LEAST = 0.02  # of the unit: what is counted as so much is no more to be told apart
-SPANS = (1, 2, 4, 8, 13)  # weeks before the start whose level stands beside that of all
-RATIO_SPANS = (2, 4, 8, 26)
+OUTLOOK, LEVEL = "outlook", "level"  # units
+ROUNDS, ROWS = 70, 200_000  # boosting rounds; rows to train on, about, drawn at random from more
+STEP = 4  # weeks between origins
+MEMORY = 26  # weeks before the origin that the level is taken from
+SHORTEST_MEMORY = 8  # weeks known before the first origin
+PADDING = 0.2  # added to sales and units, in usual weeks of sales: near 0 a logarithm makes much of little
+LEAST = 0.02  # of the unit: sales below this count as this much
+SPANS = (1, 2, 4, 8, 13)  # weeks before the origin; features are their mean logarithms over the level
+RATIO_SPANS = (2, 4, 8, 26)  # likewise, over the outlook
 PARAMETERS: dict[str, Any] = {
     "objective": "quantile",
     "learning_rate": 0.08,
@@ -61,7 +62,7 @@ PARAMETERS: dict[str, Any] = {
     "force_row_wise": True,
     "verbose": -1,
 }
-PRIOR = Prior(0, 4)  # without a plan it adds next to nothing to the others
+PRIOR = Prior(0, 4)  # without a column known ahead it adds next to nothing to the others
 _FORMAT = 1
 
 Floats = NDArray[np.float64]
@@ -72,7 +73,7 @@ class Trees:
     """A trained model.
 
     Attributes:
-        boosters: of LEVELS, in LightGBM's text.
+        boosters: one for each of LEVELS, as LightGBM's model text.
         unit: OUTLOOK or LEVEL.
         categories: codes of stores and departments.
         features: covariates it was trained with, in order.
@@ -104,8 +105,8 @@ class Trees:
         """Quantiles of every series of the panel, shape (N, Q, H), in sales.
 
         Args:
-            panel: ends at the cutoff: all series, or with its `retailer` a shard.
-            quantiles: ascending levels, any.
+            panel: ends at the cutoff; all series, or a shard of `retailer`.
+            quantiles: any levels, ascending.
 
         Raises:
             ValueError: a covariate the model was trained with is missing, now or for the weeks ahead.
@@ -119,8 +120,8 @@ class Trees:
             np.asarray(lightgbm.Booster(model_str=text).predict(rows.features, num_threads=1)).reshape(rows.unit.shape)
             for text in self.boosters
         ], axis=1)  # fmt: skip
-        said = np.exp(_between(np.sort(logs, axis=1), quantiles) + rows.unit[:, None]) - rows.padding[:, None, None]
-        return multiply_exposure(said, ready, horizon)
+        forecast = np.exp(_between(np.sort(logs, axis=1), quantiles) + rows.unit[:, None]) - rows.padding[:, None, None]
+        return multiply_exposure(forecast, ready, horizon)
 
 
 def train(panel: Panel, horizon: int, seed: int = 0, progress: Progress | None = None) -> Trees:
@@ -134,11 +135,11 @@ def train(panel: Panel, horizon: int, seed: int = 0, progress: Progress | None =
     ready, _ = complete(panel, horizon)
     categories = Categories.of(panel)
     view = _View.of(ready, horizon, categories)
-    starts = range(len(panel.weeks) - SHORTEST_AHEAD, SHORTEST_MEMORY - 1, -STEP)
-    with_outlook = [start for start in starts if view.has_outlook(start)]
+    origins = range(len(panel.weeks) - SHORTEST_AHEAD, SHORTEST_MEMORY - 1, -STEP)
+    with_outlook = [origin for origin in origins if view.has_outlook(origin)]
     promoted = bool(view.planned) and _level_is_nearer(view, with_outlook)
     unit = OUTLOOK if with_outlook and not promoted else LEVEL
-    cases = [(view.sold(start), view.rows(start, unit)) for start in (with_outlook if unit == OUTLOOK else starts)]
+    cases = [(view.sold(origin), view.rows(origin, unit)) for origin in (with_outlook if unit == OUTLOOK else origins)]
     rng = np.random.default_rng(seed)
     part = min(ROWS / max(sum(np.count_nonzero(~np.isnan(sold)) for sold, _ in cases), 1), 1.0)
     features, targets, weights = [], [], []
@@ -166,11 +167,11 @@ def train(panel: Panel, horizon: int, seed: int = 0, progress: Progress | None =
     return Trees(tuple(boosters), unit, categories, ready.covariates.names if ready.covariates else ())
 
 
-def _level_is_nearer(view: _View, starts: Sequence[int]) -> bool:
-    """Whether the level by itself was nearer to what came than the outlook."""
+def _level_is_nearer(view: _View, origins: Sequence[int]) -> bool:
+    """Whether the level alone was nearer to what was sold after the origins than the outlook, by absolute errors."""
     errors = {OUTLOOK: 0.0, LEVEL: 0.0}
-    for start in starts:
-        sold, known = view.sold(start), view.at(start)
+    for origin in origins:
+        sold, known = view.sold(origin), view.at(origin)
         for name in errors:
             forecast = np.exp(known.unit(name, view.horizon)) - known.padding[:, None]
             errors[name] += float(np.nansum(np.abs(forecast - sold)))
@@ -179,8 +180,13 @@ def _level_is_nearer(view: _View, starts: Sequence[int]) -> bool:
 
 @dataclass(frozen=True)
 class _Rows:
-    """The rows of N series from one start: features (N * H, any), the logarithm of their unit (N, H), padding included,
-    and the padding (N,), in sales."""
+    """The rows of N series from one origin.
+
+    Attributes:
+        features: shape (N * H, features).
+        unit: logarithm of the unit, padding included, shape (N, H).
+        padding: in sales, shape (N,).
+    """
 
     features: NDArray[np.float32]
     unit: Floats
@@ -188,10 +194,16 @@ class _Rows:
 
 
 @dataclass(frozen=True)
-class _Start:
-    """What was known of sales at a start: the padding (N,), in sales; and logarithms, padded, of the last MEMORY weeks
-    or less (N, M), of their level (N,), and, where there is an outlook, of that for the last of these weeks and for the
-    weeks ahead (N, H)."""
+class _Known:
+    """What was known of sales at an origin. All but the padding are logarithms, padding included.
+
+    Attributes:
+        padding: in sales, shape (N,).
+        logs: sales of the last M weeks, MEMORY or fewer, shape (N, M), NaN where not observed.
+        level: their mean, shape (N,).
+        outlook, ahead: the outlook of the last weeks of these that have one, and of the H weeks ahead, shape (N, H);
+            None where there is no outlook yet.
+    """
 
     padding: Floats
     logs: Floats
@@ -200,7 +212,7 @@ class _Start:
     ahead: Floats | None = None
 
     def unit(self, name: str, horizon: int) -> Floats:
-        """Shape (N, H)."""
+        """The logarithm of the unit named, shape (N, H)."""
         if name == LEVEL:
             return np.repeat(self.level[:, None], horizon, axis=1)
         assert self.ahead is not None
@@ -213,11 +225,13 @@ class _View:
 
     Attributes:
         codes: of store and department, shape (N, 2).
-        sales: of weeks of the usual exposure, shape (N, T). usual: a series' mean size up to each week, (N, T).
+        sales: divided by exposure, shape (N, T), NaN where not observed.
+        usual: mean absolute sales from the first week to each week, shape (N, T).
         outlook: None where there is no year yet.
-        covariates: by name, shape (N, T + H) each, derived ones among them.
-        planned: those that are not derived, prices as logarithms. last_year: their values in the weeks that the
-            reference was taken from, NaN in the first year.
+        covariates: name -> values, shape (N, T + H), derived columns among them.
+        planned: the covariates that are not derived; prices as logarithms.
+        last_year: name -> values of `planned` in the weeks that the reference was taken from, shape (N, T + H), NaN in
+            the first year.
     """
 
     horizon: int
@@ -250,40 +264,41 @@ class _View:
             then = {name: np.where(there, times(each[:, :known], back), np.nan) for name, each in planned.items()}
         return cls(horizon, categories.encode(panel), panel.sales, usual, outlook, covariates, planned, then)
 
-    def has_outlook(self, start: int) -> bool:
-        return self.outlook is not None and start >= FIRST_ORIGIN
+    def has_outlook(self, origin: int) -> bool:
+        return self.outlook is not None and origin >= FIRST_ORIGIN
 
-    def sold(self, start: int) -> Floats:
-        """What was sold in the weeks ahead, shape (N, H); NaN where that is unknown, or nothing was known before."""
-        before = np.asarray((~np.isnan(self.sales[:, :start])).any(axis=1))
-        sold = self.sales[:, start : start + self.horizon]
+    def sold(self, origin: int) -> Floats:
+        """What was sold in the weeks ahead, shape (N, H); NaN where not observed, and for series not seen before the
+        origin."""
+        before = np.asarray((~np.isnan(self.sales[:, :origin])).any(axis=1))
+        sold = self.sales[:, origin : origin + self.horizon]
         sold = np.where(before[:, None], sold, np.nan)
         return np.pad(sold, ((0, 0), (0, self.horizon - sold.shape[1])), constant_values=np.nan)
 
-    def at(self, start: int) -> _Start:
-        """What was known when `start` weeks had passed."""
-        usual = self.usual[:, start - 1]
+    def at(self, origin: int) -> _Known:
+        """What was known when `origin` weeks were."""
+        usual = self.usual[:, origin - 1]
         padding = PADDING * usual
-        since = max(start - MEMORY, 0)
-        logs = np.log(np.maximum(self.sales[:, since:start] + padding[:, None], LEAST * usual[:, None]))
+        since = max(origin - MEMORY, 0)
+        logs = np.log(np.maximum(self.sales[:, since:origin] + padding[:, None], LEAST * usual[:, None]))
         found = _mean(logs)
         level = np.where(np.isnan(found), np.log(usual + padding), found)
-        if self.outlook is None or not self.has_outlook(start):
-            return _Start(padding, logs, level)
-        outlook = self.outlook.as_of(start, slice(max(since, YEAR), start + self.horizon))
+        if self.outlook is None or not self.has_outlook(origin):
+            return _Known(padding, logs, level)
+        outlook = self.outlook.as_of(origin, slice(max(since, YEAR), origin + self.horizon))
         outlook = np.log(np.maximum(outlook, 0) + padding[:, None])
-        return _Start(padding, logs, level, outlook[:, : -self.horizon], outlook[:, -self.horizon :])
+        return _Known(padding, logs, level, outlook[:, : -self.horizon], outlook[:, -self.horizon :])
 
-    def rows(self, start: int, unit: str) -> _Rows:
-        """The rows of all series when `start` weeks were known."""
-        known, weeks, shape = self.at(start), slice(start, start + self.horizon), (len(self.sales), self.horizon)
+    def rows(self, origin: int, unit: str) -> _Rows:
+        """The rows of all series from an origin, given as weeks known."""
+        known, weeks, shape = self.at(origin), slice(origin, origin + self.horizon), (len(self.sales), self.horizon)
         of_series = [_mean(known.logs[:, -span:]) - known.level for span in SPANS]
         of_series += [_mean((known.logs - known.level[:, None]) ** 2) ** 0.5, known.level]
         beside = np.full(shape, np.nan) if known.ahead is None else known.ahead - known.level[:, None]
         of_weeks = [np.broadcast_to(np.arange(self.horizon), shape), beside]
         of_weeks += [values[:, weeks] for values in self.covariates.values()]
         for values in self.planned.values():
-            usually, lately = (values[:, max(start - span, 0) : start].mean(axis=1) for span in (MEMORY, STEP))
+            usually, lately = (values[:, max(origin - span, 0) : origin].mean(axis=1) for span in (MEMORY, STEP))
             of_weeks.append(values[:, weeks] - usually[:, None])
             of_series.append(lately - usually)
         if unit == OUTLOOK:
@@ -297,19 +312,19 @@ class _View:
 
 
 def _mean(values: Floats) -> Floats:
-    """Of each row what is known; NaN of nothing."""
+    """The mean of each row without NaN; NaN where nothing is left."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         return np.asarray(np.nanmean(values, axis=1))
 
 
-def _between(said: Floats, quantiles: Sequence[float]) -> Floats:
-    """Ascending quantiles at LEVELS, shape (N, 3, H), at other levels: straight in the quantiles of a normal
-    distribution, between them and beyond."""
+def _between(logs: Floats, quantiles: Sequence[float]) -> Floats:
+    """Quantiles at any levels, shape (N, Q, H), from those at LEVELS, shape (N, 3, H): linear in the quantiles of a
+    normal distribution, between the three and beyond them."""
     known, asked = (np.array([NormalDist().inv_cdf(level) for level in levels]) for levels in (LEVELS, quantiles))
     at = np.clip(np.searchsorted(known, asked, side="right"), 1, len(known) - 1)
     part = ((asked - known[at - 1]) / (known[at] - known[at - 1]))[:, None]
-    return np.asarray(said[:, at - 1] + part * (said[:, at] - said[:, at - 1]))
+    return np.asarray(logs[:, at - 1] + part * (logs[:, at] - logs[:, at - 1]))
 
 
 def installed() -> str:
@@ -331,7 +346,7 @@ class TreesCandidate:
 
     @property
     def parameters(self) -> Mapping[str, str]:
-        return {"lightgbm": installed()}  # without it, or with another, other models come out of the same data
+        return {"lightgbm": installed()}  # part of what decides a model: another version trains other trees
 
     def unable(self, history: Panel, horizon: int, parameters: Parameters) -> str:
         if not installed():
@@ -348,7 +363,7 @@ class TreesCandidate:
         num_samples: int = 100,
         progress: Progress | None = None,
         retailer: Retailer = WHOLE,
-    ) -> Said:
+    ) -> Quantiles:
         return train(history, horizon, int(parameters["seed"]), progress).forecast(history, horizon, quantiles)
 
 

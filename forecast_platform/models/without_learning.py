@@ -1,9 +1,9 @@
-"""Candidates that learn nothing here: last year's week, last year lined up by its holidays, the recent level, what
-sells now and then, and a network that ships trained.
+"""Candidates that learn nothing from the retailer: last year's week, last year lined up by its holidays, the recent
+level, the last value, a forecast of intermittent sales, and a network that ships trained.
 
-They are at hand where a history is too short to train on, and they win where there is nothing to learn.
+They can forecast where a history is too short to train on, and they win where there is nothing to learn.
 
-Letters: N series, Q quantile levels, H weeks ahead.
+Letters: N series, Q quantile levels, H weeks ahead, T weeks known.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from forecast_platform.deepar.randomness import mix, uniforms
 from forecast_platform.history.covariates import complete, divide_exposure, multiply_exposure
 from forecast_platform.history.panel import Panel
 from forecast_platform.history.shards import WHOLE, Groups, Retailer
-from forecast_platform.models.candidate import Parameters, Prior, Progress, Said
+from forecast_platform.models.candidate import Parameters, Prior, Progress, Quantiles
 from forecast_platform.models.last_year.outlook import aligned_last_year
 from forecast_platform.models.last_year.reference import MAX_HORIZON, YEAR
 from forecast_platform.models.last_year.week import seasonal_naive
 from forecast_platform.models.pretrained import network
 from forecast_platform.models.target import FIRST_ORIGIN
 
-FEWEST_WEEKS = 8  # of the retailer's history: a week or two are no level
-HALF_LIFE = 13  # weeks after which a week counts half
-SIZES_HALF_LIFE = 52  # sales of what sells now and then are few
-OF_DEPARTMENT = 2.0  # weeks that the department's chance of a sale counts as
-SEASON_SALES = 30.0  # weeks with a sale that no season counts as, in each week of the year
-SEASON_RANGE = (0.2, 5.0)
-FEW_CHANGES = 4  # from week to week, below which their spread says nothing
+FEWEST_WEEKS = 8  # of the retailer's history: one or two weeks say nothing of a level
+HALF_LIFE = 13  # observations after which a week counts half
+SIZES_HALF_LIFE = 52  # the same for sizes of intermittent sales, which are few
+OF_DEPARTMENT = 2.0  # the department's probability of a sale counts as much as so many weeks of the series' own
+SEASON_SALES = 30.0  # an index of 1 counts as much as so many series with a sale, in each week of the year
+SEASON_RANGE = (0.2, 5.0)  # a seasonal index is cut to this
+FEW_CHANGES = 4  # with fewer changes from week to week, their spread says nothing
 
 Floats = NDArray[np.float64]
-# History, H, levels, the rest of the retailer -> (N, Q, H).
+# History, H, quantile levels, the retailer that the history is a shard of -> quantiles (N, Q, H).
 Forecast = Callable[[Panel, int, Sequence[float], Retailer], Floats]
 
 
@@ -46,7 +46,7 @@ class WithoutLearning:
     """A forecast straight from the history. See candidate.Candidate.
 
     Attributes:
-        weeks: of history that it needs. horizon: weeks ahead that it reaches; 0: any.
+        weeks: weeks of history that it needs. horizon: weeks ahead that it reaches; 0: any.
     """
 
     name: str
@@ -76,41 +76,42 @@ class WithoutLearning:
         num_samples: int = 100,
         progress: Progress | None = None,
         retailer: Retailer = WHOLE,
-    ) -> Said:
+    ) -> Quantiles:
         ready, _ = complete(history, horizon, retailer=retailer)
-        said = self.quantiles_of(divide_exposure(ready), horizon, quantiles, retailer)
-        return multiply_exposure(said, ready, horizon)
+        forecast = self.quantiles_of(divide_exposure(ready), horizon, quantiles, retailer)
+        return multiply_exposure(forecast, ready, horizon)
 
 
 def recent_level(history: Panel, horizon: int, quantiles: Sequence[float]) -> Floats:
-    """The distribution of each series' weeks, the later the heavier, the same for every week ahead. (N, Q, H), in the
+    """Quantiles of each series' past weeks, later weeks weighing more; the same for every week ahead. (N, Q, H), in the
     units of the sales."""
-    found = _weighted_quantiles(history.sales, _ages(history, HALF_LIFE), quantiles)
+    found = _weighted_quantiles(history.sales, _recency(history, HALF_LIFE), quantiles)
     return np.repeat(found[:, :, None], horizon, axis=2)
 
 
 def intermittent(history: Panel, horizon: int, quantiles: Sequence[float], retailer: Retailer = WHOLE) -> Floats:
-    """Nothing with one chance, else the sizes of the series' own sales: (N, Q, H), in the units of the sales.
+    """For intermittent sales: 0 with some probability, else one of the sizes of the series' own sales. (N, Q, H), in
+    the units of the sales.
 
-    The chance that a week has a sale is followed whether there are sales or not, so it falls when an article stops
-    (Teunter, Syntetos and Babai 2011), and is shrunk to the department's. The department's season moves how often a
-    sale comes, and sizes as far as it cannot come more often: an article that sells every week sells more of it.
+    The probability that a week has a sale is updated in weeks without sales too, so it falls when an article stops
+    (Teunter, Syntetos and Babai 2011). It is shrunk towards the department's. The department's seasonal index makes
+    sales more frequent; where they cannot become so, in articles that sell every week, it makes them larger.
     """
     sales, known = np.nan_to_num(history.sales), len(history.weeks)
-    sold, weight, depts = sales > 0, _ages(history, HALF_LIFE), Groups.of(history.dept)
+    sold, weight, depts = sales > 0, _recency(history, HALF_LIFE), Groups.of(history.dept)
     usual = sales.sum(axis=1) / history.observed.sum(axis=1)
-    beside = usual[:, None] * history.observed
-    frequent, weeks = (weight * sold).sum(axis=1), weight.sum(axis=1)
-    of_dept, dept_frequent, dept_weeks = retailer.sums(
-        (depts, np.stack([sales, beside, sold], axis=1)), (depts, frequent), (depts, weeks)
+    usual_sales = usual[:, None] * history.observed
+    with_sale, weeks = (weight * sold).sum(axis=1), weight.sum(axis=1)
+    of_dept, dept_with_sale, dept_weeks = retailer.sums(
+        (depts, np.stack([sales, usual_sales, sold], axis=1)), (depts, with_sale), (depts, weeks)
     )
-    season = _season(of_dept, known + horizon)[depts.member]
-    prior = (dept_frequent / dept_weeks)[depts.member]
-    chance = np.clip((frequent + OF_DEPARTMENT * prior) / (weeks + OF_DEPARTMENT), 1e-4, 0.999)
+    season = _seasonal_index(of_dept, known + horizon)[depts.member]
+    prior = (dept_with_sale / dept_weeks)[depts.member]
+    chance = np.clip((with_sale + OF_DEPARTMENT * prior) / (weeks + OF_DEPARTMENT), 1e-4, 0.999)
     ahead = season[:, known:] / ((weight * season[:, :known]).sum(axis=1) / weeks)[:, None]
     chance_ahead = 1 - (1 - chance)[:, None] ** ahead
     levels = ((np.arange(50) + 0.5) / 50).tolist()
-    found = _weighted_quantiles(np.where(sold, sales, np.nan), _ages(history, SIZES_HALF_LIFE), levels)
+    found = _weighted_quantiles(np.where(sold, sales, np.nan), _recency(history, SIZES_HALF_LIFE), levels)
     found = np.where(sold.any(axis=1, keepdims=True), found, 0.0)
     found = found[:, :, None] * (ahead * chance[:, None] / chance_ahead)[:, None]
     among_sales = (np.asarray(quantiles) - (1 - chance_ahead[:, :, None])) / chance_ahead[:, :, None]  # (N, H, Q)
@@ -118,8 +119,9 @@ def intermittent(history: Panel, horizon: int, quantiles: Sequence[float], retai
 
 
 def last_value(history: Panel, horizon: int, quantiles: Sequence[float]) -> Floats:
-    """Each series' last observation, with intervals that grow as a random walk's would: from the spread of its changes
-    from week to week, or as wide as its level where there are few of them. (N, Q, H), in units of the sales."""
+    """Each series' last observation, with normal intervals that grow as those of a random walk. Their spread is that of
+    the series' changes from week to week, or its last value where there are few changes. (N, Q, H), in the units of the
+    sales."""
     sales = history.sales
     last = sales[np.arange(len(sales)), history.last]
     step = np.diff(sales, axis=1)
@@ -131,37 +133,38 @@ def last_value(history: Panel, horizon: int, quantiles: Sequence[float]) -> Floa
 
 
 def pretrained(history: Panel, horizon: int, quantiles: Sequence[float], retailer: Retailer = WHOLE) -> Floats:
-    """By the network that ships trained, (N, Q, H): see pretrained/network.py."""
-    said = network.shipped().say(network.Inputs.of(history, horizon, retailer))
-    return between(said, network.LEVELS, np.asarray(quantiles))
+    """The forecast of the network that ships trained (pretrained/network.py). (N, Q, H), in the units of the sales."""
+    forecast = network.shipped().forecast(network.Inputs.of(history, horizon, retailer))
+    return between(forecast, network.LEVELS, np.asarray(quantiles))
 
 
-def draw_paths(said: Floats, levels: Sequence[float], names: Sequence[str], num_samples: int, seed: int) -> Floats:
-    """Sample paths by quantiles, week by week, with the uniforms that networks sample with: the paths share the
-    distribution evenly. A series' paths depend on its name and the seed alone.
+def draw_paths(forecast: Floats, levels: Sequence[float], names: Sequence[str], num_samples: int, seed: int) -> Floats:
+    """Sample paths from quantiles, week by week, with the uniforms that networks sample with: in each week the paths
+    share the distribution evenly. The uniforms of a series depend on its name and the seed alone.
 
     Args:
-        said: quantiles, shape (N, L, H), at `levels`. names: of the N series.
+        forecast: quantiles at `levels`, shape (N, L, H). names: of the N series.
 
     Returns:
         Paths, shape (N, S, H).
     """
     digests = [int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) for name in names]
     keys = mix(np.array(digests, dtype=np.uint64) + np.uint64(seed))
-    chance = uniforms(keys, said.shape[2], num_samples, 1)[0].swapaxes(0, 1)  # (N, H, S)
-    return between(said, levels, chance)
+    chance = uniforms(keys, forecast.shape[2], num_samples, 1)[0].swapaxes(0, 1)  # (N, H, S)
+    return between(forecast, levels, chance)
 
 
-def between(said: Floats, levels: Sequence[float], asked: NDArray[Any]) -> Floats:
-    """Quantiles at any levels, straight between those known and level beyond them.
+def between(forecast: Floats, levels: Sequence[float], asked: NDArray[Any]) -> Floats:
+    """Quantiles at any levels: linear between those known, constant beyond them.
 
     Args:
-        said: at `levels`, shape (N, L, H). asked: shape (K,), or (N, H, K): of each series and week its own.
+        forecast: quantiles at `levels`, shape (N, L, H).
+        asked: the levels asked for, shape (K,); or those of each series and week, shape (N, H, K).
 
     Returns:
         Shape (N, K, H).
     """
-    values, known = said.swapaxes(1, 2), np.asarray(levels)
+    values, known = forecast.swapaxes(1, 2), np.asarray(levels)
     chance = np.broadcast_to(asked, (*values.shape[:2], asked.shape[-1]))
     at = np.clip(np.searchsorted(known, chance, side="right"), 1, len(known) - 1)
     part = np.clip((chance - known[at - 1]) / (known[at] - known[at - 1]), 0, 1)
@@ -169,15 +172,15 @@ def between(said: Floats, levels: Sequence[float], asked: NDArray[Any]) -> Float
     return np.ascontiguousarray((low + part * (high - low)).swapaxes(1, 2))
 
 
-def _ages(history: Panel, half_life: float) -> Floats:
-    """The weight of each week, halved with every `half_life` observations since; 0 where none is, shape (N, T)."""
+def _recency(history: Panel, half_life: float) -> Floats:
+    """The weight of each week: halved with every `half_life` observations after it; 0 where not observed, (N, T)."""
     later = np.cumsum(history.observed[:, ::-1], axis=1)[:, ::-1] - 1
     return np.where(history.observed, 0.5 ** (later / half_life), 0.0)
 
 
 def _weighted_quantiles(values: Floats, weights: Floats, levels: Sequence[float]) -> Floats:
-    """Of each row of (N, T), NaN left out: straight between the middles of the values' weights, shape (N, Q). With
-    equal weights it is numpy's method "hazen"; of nothing it is NaN."""
+    """Weighted quantiles of each row of values, shape (N, T), NaN left out: linear between the midpoints of the values'
+    weights, shape (N, Q). With equal weights it is numpy's method "hazen". NaN for a row without values."""
     weights = np.where(np.isnan(values), 0, weights)
     order = np.argsort(values, axis=1, kind="stable")  # NaN last
     values, weights = (np.take_along_axis(each, order, axis=1) for each in (values, weights))
@@ -196,12 +199,13 @@ def _weighted_quantiles(values: Floats, weights: Floats, levels: Sequence[float]
     return np.stack(found, axis=1)
 
 
-def _season(of_dept: Floats, weeks: int) -> Floats:
-    """How much more or less than usual each department sells in each week of the year, and what is known of that: shape
-    (D, weeks), 1 where nothing is.
+def _seasonal_index(of_dept: Floats, weeks: int) -> Floats:
+    """The seasonal index of each department and week: its sales over what its series usually sell, smoothed over the
+    weeks of the year near it and shrunk towards 1. Shape (D, weeks), 1 where nothing is known.
 
     Args:
         of_dept: its sales, what its series usually sell, and how many of them sold anything, shape (D, 3, T).
+        weeks: from the first week of the history on.
     """
     place = np.arange(of_dept.shape[2]) % YEAR
     year = np.stack([of_dept[:, :, place == week].sum(axis=2) for week in range(YEAR)], axis=2)
@@ -212,16 +216,16 @@ def _season(of_dept: Floats, weeks: int) -> Floats:
     return np.asarray(shrunk[:, np.arange(weeks) % YEAR])
 
 
-def _each(forecast: Callable[[Panel, int, Sequence[float]], Floats]) -> Forecast:
-    """One that looks at each series by itself."""
+def _by_itself(forecast: Callable[[Panel, int, Sequence[float]], Floats]) -> Forecast:
+    """The forecast of each series by itself: it needs nothing of the retailer."""
     return lambda history, horizon, quantiles, _: forecast(history, horizon, quantiles)
 
 
 WITHOUT_LEARNING = (
     WithoutLearning("aligned_last_year", Prior(2, 1), aligned_last_year, FIRST_ORIGIN, MAX_HORIZON, seasonal=True),
     WithoutLearning("pretrained", Prior(6, 2), pretrained, FIRST_ORIGIN, MAX_HORIZON, seasonal=True),
-    WithoutLearning("last_year", Prior(0.25, 0.25), _each(seasonal_naive), YEAR, seasonal=True),
-    WithoutLearning("recent_level", Prior(0.25, 0.25, 10), _each(recent_level), FEWEST_WEEKS),
+    WithoutLearning("last_year", Prior(0.25, 0.25), _by_itself(seasonal_naive), YEAR, seasonal=True),
+    WithoutLearning("recent_level", Prior(0.25, 0.25, 10), _by_itself(recent_level), FEWEST_WEEKS),
     WithoutLearning("intermittent", Prior(0.25, 0.25, 100), intermittent, FEWEST_WEEKS),
-    WithoutLearning("last_value", Prior(0.25, 0.25), _each(last_value), FEWEST_WEEKS),
+    WithoutLearning("last_value", Prior(0.25, 0.25), _by_itself(last_value), FEWEST_WEEKS),
 )

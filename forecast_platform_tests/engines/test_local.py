@@ -242,7 +242,8 @@ class TestJudgement:
         model = LocalEngine(tmp_path).train(short, ONE)
         assert model.judgement == Judgement(
             "unjudged",
-            "served: 100% sales; not judged: up to 2024-02-16 sales: 239 observations to train on, 300 are needed",
+            "served: 100% sales; not judged: no candidate is able with the weeks up to 2024-02-16 (sales: "
+            "239 observations to train on, 300 are needed)",
             left_out={"sales": "239 observations to train on, 300 are needed"},
         )
 

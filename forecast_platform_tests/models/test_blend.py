@@ -22,12 +22,12 @@ def trial(seed: int, bias: Mapping[str, float], series: int = 30, kind=None, sea
     rng = np.random.default_rng(seed)
     y = rng.lognormal(5, 1, (series, 4))
     unknown = noise * rng.normal(size=y.shape)
-    said = {}
+    forecasts = {}
     for name, off in bias.items():
         median = y * (1 + off + unknown)
-        said[name] = median[:, None] + Z[None, :, None] * 0.1 * y[:, None]
+        forecasts[name] = median[:, None] + Z[None, :, None] * 0.1 * y[:, None]
     kind = np.zeros(series, dtype=int) if kind is None else kind
-    return Trial(y, np.ones(y.shape, dtype=bool), kind, said, LEVELS, season)
+    return Trial(y, np.ones(y.shape, dtype=bool), kind, forecasts, LEVELS, season)
 
 
 def test_without_evidence_the_prior_stands():
@@ -53,10 +53,10 @@ def test_those_that_err_to_either_side_are_worth_more_together_than_either():
 
 
 def test_the_season_that_is_forecast_counts_double():
-    said = [trial(1, {"a": 0.0, "b": 0.2}), trial(2, {"a": 0.2, "b": 0.0})]
+    of_others = [trial(1, {"a": 0.0, "b": 0.2}), trial(2, {"a": 0.2, "b": 0.0})]
     of_season = [trial(1, {"a": 0.0, "b": 0.2}), trial(2, {"a": 0.2, "b": 0.0}, season=True)]
     prior = {"a": 1.0, "b": 1.0}
-    assert fit(of_season, prior).usual["b"] > fit(said, prior).usual["b"] + 0.05
+    assert fit(of_season, prior).usual["b"] > fit(of_others, prior).usual["b"] + 0.05
 
 
 def test_who_is_tried_less_often_is_weighed_in_its_own_windows_against_the_blend_of_the_others():
@@ -72,7 +72,7 @@ def test_who_was_never_tried_keeps_its_prior():
     np.testing.assert_allclose(np.sum(list(found.weights.values()), axis=0), 1)
 
 
-def test_a_toll_is_paid_by_who_knows_no_season():
+def test_a_candidate_that_knows_no_season_is_penalised():
     trials = [trial(0, {"a": 0.0, "b": 0.0})]
     prior = {"a": 1.0, "b": 1.0}
     assert fit(trials, prior, {"b": 0.5}).usual["b"] < 0.2 < fit(trials, prior).usual["b"]
@@ -82,13 +82,13 @@ def test_a_kind_of_series_has_weights_of_its_own_where_it_has_enough_to_say():
     rng = np.random.default_rng(0)
     y, unknown = rng.lognormal(5, 0.5, (400, 4)), 0.1 * rng.normal(size=(400, 4))
     kind = np.arange(400) % 2
-    said = {}
+    forecasts = {}
     for name, off in (("a", (0.0, 0.4)), ("b", (0.4, 0.0))):
         median = y * (1 + np.array(off)[kind][:, None] + unknown)
-        said[name] = median[:, None] + Z[None, :, None] * 0.1 * y[:, None]
-    found = fit([Trial(y, np.ones(y.shape, dtype=bool), kind, said, LEVELS)], {"a": 1, "b": 1})
+        forecasts[name] = median[:, None] + Z[None, :, None] * 0.1 * y[:, None]
+    found = fit([Trial(y, np.ones(y.shape, dtype=bool), kind, forecasts, LEVELS)], {"a": 1, "b": 1})
     assert found.weights["a"][0] > 0.9 > 0.1 > found.weights["a"][1]
-    few = fit([Trial(y[:4], np.ones((4, 4), dtype=bool), kind[:4], {n: s[:4] for n, s in said.items()}, LEVELS)],
+    few = fit([Trial(y[:4], np.ones((4, 4), dtype=bool), kind[:4], {n: s[:4] for n, s in forecasts.items()}, LEVELS)],
               {"a": 1, "b": 1})  # fmt: skip
     assert abs(few.weights["a"][0] - few.weights["a"][1]) < 0.6
 
@@ -111,14 +111,17 @@ def test_weights_are_never_below_0_and_sum_to_1_and_depend_on_nothing_else(seed,
     np.testing.assert_allclose(weights.sum(axis=0), 1)
     assert fit(trials, prior) == found
     # In money of another size all is the same.
-    scaled = [Trial(1000 * t.y, t.mask, t.kind, {n: 1000 * s for n, s in t.said.items()}, t.levels) for t in trials]
+    scaled = [
+        Trial(1000 * t.y, t.mask, t.kind, {name: 1000 * each for name, each in t.forecasts.items()}, t.levels)
+        for t in trials
+    ]
     np.testing.assert_allclose(np.array(list(fit(scaled, prior).weights.values())), weights, atol=1e-6)
 
 
 def test_nothing_sold_and_nothing_forecast_is_right_and_no_division_by_zero():
     y = np.zeros((5, 4))
-    said = {"a": np.zeros((5, 3, 4)), "b": np.zeros((5, 3, 4)), "c": np.ones((5, 3, 4))}
-    trials = [Trial(y, np.ones(y.shape, dtype=bool), np.zeros(5, dtype=int), said, LEVELS)] * 2
+    forecasts = {"a": np.zeros((5, 3, 4)), "b": np.zeros((5, 3, 4)), "c": np.ones((5, 3, 4))}
+    trials = [Trial(y, np.ones(y.shape, dtype=bool), np.zeros(5, dtype=int), forecasts, LEVELS)] * 2
     with np.errstate(all="raise"):
         found = fit(trials, {"a": 3.0, "b": 1.0, "c": 4.0}).usual
     assert found["a"] == pytest.approx(0.75, abs=0.05)
@@ -128,8 +131,8 @@ def test_nothing_sold_and_nothing_forecast_is_right_and_no_division_by_zero():
 def test_an_article_that_sold_nothing_in_the_weeks_tried_is_not_left_to_who_says_nothing_ever():
     """One series, right by luck to the last bit: little evidence, and no reason for an interval of width 0."""
     y = np.zeros((1, 4))
-    said = {"level": np.tile(np.array([0.0, 0.1, 1.0])[None, :, None], (1, 1, 4)), "nothing": np.zeros((1, 3, 4))}
-    trials = [Trial(y, np.ones(y.shape, dtype=bool), np.array([2]), said, LEVELS)] * 3
+    forecasts = {"level": np.tile(np.array([0.0, 0.1, 1.0])[None, :, None], (1, 1, 4)), "nothing": np.zeros((1, 3, 4))}
+    trials = [Trial(y, np.ones(y.shape, dtype=bool), np.array([2]), forecasts, LEVELS)] * 3
     found = fit(trials, {"level": 9.0, "nothing": 1.0})
     assert found.weights["level"][2] > 0.15
 
@@ -144,8 +147,8 @@ def test_a_candidate_far_off_takes_nothing_and_hides_nothing_of_the_others():
 class TestBlend:
     def test_quantiles_are_the_mean_by_each_series_own_weights(self):
         blend = Blend({"a": (1.0, 0.5, 0.0), "b": (0.0, 0.5, 1.0)})
-        said = {"a": np.full((3, 2, 1), 10.0), "b": np.full((3, 2, 1), 20.0), "not one of them": np.zeros((3, 2, 1))}
-        found = blend.quantiles(said, np.array([0, 1, 2]))
+        forecasts = {"a": np.full((3, 2, 1), 10.0), "b": np.full((3, 2, 1), 20.0), "another": np.zeros((3, 2, 1))}
+        found = blend.quantiles(forecasts, np.array([0, 1, 2]))
         np.testing.assert_array_equal(found[:, 0, 0], [10, 15, 20])
 
     def test_of_some_only_each_has_the_same_part_of_the_others_as_before(self):

@@ -232,7 +232,10 @@ class TestChoice:
         judgement = choose(self.PANEL, candidates()).judgement
         assert judgement.verdict == "below_naive"
         assert judgement.wape > judgement.naive_wape
-        assert f"last year's week as it is, {judgement.naive_wape:.4f} / {judgement.naive_wql:.4f}" in judgement.why
+        assert (
+            f"last year's week, the bar to pass, {judgement.naive_wape:.4f} / {judgement.naive_wql:.4f}"
+            in judgement.why
+        )
 
     def test_a_network_far_off_is_left_out_and_what_needs_no_training_serves(self, monkeypatch):
         play(monkeypatch, lambda name, history, horizon: (np.full((12, horizon), 1e7), 1.0))
@@ -264,7 +267,7 @@ class TestChoice:
 
         asked = play(monkeypatch, answer)
         choice = choose(self.PANEL, candidates(SALES, SKIP, RATIO))
-        assert choice.judgement.left_out == {SALES: "+0.0% to the error of the others"}
+        assert choice.judgement.left_out == {SALES: "changes the blend's error by +0.0%"}
         assert choice.blend.names == (SKIP, RATIO)
         assert sorted(name for name, weeks in asked if weeks < 106) == sorted([SKIP, RATIO])
         assert choice.judgement.alone[SALES] == pytest.approx(choice.judgement.alone[RATIO])
@@ -349,7 +352,7 @@ class TestUnjudged:
             (RATIO, "needs 60 weeks, of them a year to refer to; there are 3"),
         ]
         why = self.verdict(panel).judgement.why
-        assert why.startswith("served: 100% sales; not judged: not able: sales: 0 observations to train on, 300 are")
+        assert why.startswith("served: 100% sales; not judged: no candidate is able (sales: 0 observations to train on")
         assert set(NETWORKS) <= self.verdict(panel).judgement.left_out.keys()
 
     def test_too_few_observations(self):

@@ -18,22 +18,22 @@ class TestSpread:
     @settings(derandomize=True, deadline=None, max_examples=30)
     @given(seed=st.integers(0, 999), width=st.floats(0.5, 3))
     def test_the_median_stays_and_the_distances_from_it_are_those_said_times_the_width(self, seed, width):
-        said = np.sort(np.random.default_rng(seed).normal(0, 100, (4, 5, HORIZON)), axis=1)
-        found = spread_about(said, said[:, 2], np.full((4, HORIZON), width), NO_LEAST)
-        np.testing.assert_array_equal(found[:, 2], said[:, 2])
-        np.testing.assert_allclose(found - found[:, [2]], (said - said[:, [2]]) * width, atol=1e-9)
+        blend = np.sort(np.random.default_rng(seed).normal(0, 100, (4, 5, HORIZON)), axis=1)
+        found = spread_about(blend, blend[:, 2], np.full((4, HORIZON), width), NO_LEAST)
+        np.testing.assert_array_equal(found[:, 2], blend[:, 2])
+        np.testing.assert_allclose(found - found[:, [2]], (blend - blend[:, [2]]) * width, atol=1e-9)
         assert (np.diff(found, axis=1) >= -1e-9).all()
 
     def test_each_series_and_week_has_a_width_of_its_own(self):
-        said = np.array([[[8.0, 8.0], [10.0, 10.0], [14.0, 14.0]]])
-        found = spread_about(said, said[:, 1], np.array([[1.0, 0.5]]), NO_LEAST[:1])
+        blend = np.array([[[8.0, 8.0], [10.0, 10.0], [14.0, 14.0]]])
+        found = spread_about(blend, blend[:, 1], np.array([[1.0, 0.5]]), NO_LEAST[:1])
         np.testing.assert_array_equal(found, [[[8, 9], [10, 10], [14, 12]]])
 
     def test_a_series_that_never_was_below_0_is_not_forecast_below_it(self):
         least = least_sales(np.array([[0.0, np.nan, 5.0], [np.nan, -1e-3, 5.0]]))
-        said = np.array([[[-3.0], [1.0], [4.0]]] * 2)
+        blend = np.array([[[-3.0], [1.0], [4.0]]] * 2)
         ones = np.ones((2, 1))
-        found = spread_about(said, said[:, 1], ones, least)
+        found = spread_about(blend, blend[:, 1], ones, least)
         np.testing.assert_array_equal(found[:, :, 0], [[0, 1, 4], [-3, 1, 4]])
         none = spread_about(np.full((1, 1, 1), -0.0), np.zeros((1, 1)), ones[:1], least[:1])
         assert not np.signbit(none).any(), "nobody is shown -0"

@@ -72,8 +72,8 @@ def test_what_forecasts_is_what_was_trained() -> None:
     np.testing.assert_allclose(quantiles_of(raw.numpy()), want, atol=1e-12)
     shown, none = np.asarray(cases.inputs, dtype=np.float64), np.zeros((len(x), 1))
     series = Inputs.of(history_of(UNSEEN), 1).series.shape[1]
-    said = made.say(Inputs(shown[:, :series], shown[:, None, series:], none, none + 1))
-    np.testing.assert_allclose(said[:, :, 0], want, atol=1e-9)
+    found = made.forecast(Inputs(shown[:, :series], shown[:, None, series:], none, none + 1))
+    np.testing.assert_allclose(found[:, :, 0], want, atol=1e-9)
 
 
 def test_a_series_is_forecast_the_same_in_any_shard(several: Panel) -> None:
@@ -91,9 +91,9 @@ def test_the_unit_of_sales_does_not_matter(several: Panel) -> None:
 
 
 def test_quantiles_between_levels_ascend(several: Panel) -> None:
-    said = pretrained(several, 12, (0.005, 0.033, 0.5, 0.52, 0.999))
-    assert np.isfinite(said).all()
-    assert (np.diff(said, axis=1) >= 0).all()
+    found = pretrained(several, 12, (0.005, 0.033, 0.5, 0.52, 0.999))
+    assert np.isfinite(found).all()
+    assert (np.diff(found, axis=1) >= 0).all()
 
 
 @pytest.mark.parametrize("weeks", [56, 57, 60, 104, 105])
@@ -102,10 +102,10 @@ def test_the_shortest_history_and_few_sales_will_do(weeks: int) -> None:
     sales[1] = np.nan
     sales[1, -1] = 3.0
     panel = Panel(np.array(["1", "1"]), np.array(["1", "2"]), np.datetime64("2021-01-01") + 7 * np.arange(weeks), sales)
-    said = pretrained(panel, 46, QUANTILES)
-    assert np.isfinite(said).all()
-    np.testing.assert_allclose(said[0, 4], 10.0, rtol=0.05)  # always the same
-    assert (said[0, 8] - said[0, 0] < 3).all()
+    found = pretrained(panel, 46, QUANTILES)
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(found[0, 4], 10.0, rtol=0.05)  # always the same
+    assert (found[0, 8] - found[0, 0] < 3).all()
 
 
 def test_retailers_are_of_many_kinds() -> None:

@@ -47,11 +47,11 @@ def with_promotions(panel: Panel) -> tuple[Panel, np.ndarray]:
 
 
 def forecast(panel: Panel, horizon: int = H) -> np.ndarray:
-    said = TREES.forecast({**GIVEN, "prediction_length": str(horizon)}, panel, horizon, QUANTILES)
-    assert said.shape == (len(panel), len(QUANTILES), horizon)
-    assert np.isfinite(said).all()
-    assert (np.diff(said, axis=1) >= 0).all()
-    return said
+    ahead = TREES.forecast({**GIVEN, "prediction_length": str(horizon)}, panel, horizon, QUANTILES)
+    assert ahead.shape == (len(panel), len(QUANTILES), horizon)
+    assert np.isfinite(ahead).all()
+    assert (np.diff(ahead, axis=1) >= 0).all()
+    return ahead
 
 
 def test_a_promotion_that_doubles_sales_is_forecast_and_a_week_without_it_too():
@@ -74,8 +74,8 @@ def test_a_season_that_came_last_year_comes_again():
     panel = dataclasses.replace(panel, sales=panel.sales * peak)
     past = panel.until(panel.weeks[99].astype(dt.date))
     assert train(past, H).unit == OUTLOOK
-    said = forecast(past)[:, MEDIAN]
-    assert np.median(said[:, 1] / said[:, [0, 2, 3]].mean(axis=1)) == pytest.approx(3, rel=0.2)
+    ahead = forecast(past)[:, MEDIAN]
+    assert np.median(ahead[:, 1] / ahead[:, [0, 2, 3]].mean(axis=1)) == pytest.approx(3, rel=0.2)
 
 
 @pytest.mark.parametrize("weeks", [30, 55, 56, 60, 110])
@@ -94,9 +94,9 @@ def test_returns_gaps_late_comers_and_those_that_stopped():
     panel.sales[3, :-1] = np.nan
     panel.sales[4, 30:] = np.nan
     panel.sales[5] *= np.random.default_rng(2).random(70) < 0.1
-    said = forecast(panel)
-    assert abs(said[1]).max() < 1e-3
-    assert said[0, 0].min() < 0
+    ahead = forecast(panel)
+    assert abs(ahead[1]).max() < 1e-3
+    assert ahead[0, 0].min() < 0
 
 
 def test_open_days_are_divided_and_multiplied():
@@ -108,9 +108,9 @@ def test_open_days_are_divided_and_multiplied():
     opened = dataclasses.replace(
         panel, sales=panel.sales * days[0, :, :70] / 6, exposure=Covariates((Declaration("open_days"),), days)
     )
-    said, whole = forecast(opened), forecast(panel)
-    np.testing.assert_array_equal(said[:8, :, 1], 0)
-    np.testing.assert_allclose(said[8:, :, 2], whole[8:, :, 2] / 2, rtol=0.1)
+    ahead, whole = forecast(opened), forecast(panel)
+    np.testing.assert_array_equal(ahead[:8, :, 1], 0)
+    np.testing.assert_allclose(ahead[8:, :, 2], whole[8:, :, 2] / 2, rtol=0.1)
 
 
 def test_what_comes_after_the_cutoff_and_is_not_planned_changes_nothing():
@@ -132,7 +132,7 @@ def test_what_comes_after_the_cutoff_and_is_not_planned_changes_nothing():
 def test_a_file_of_it_says_the_same_and_so_do_shards(weeks, tmp_path: Path):
     panel, _ = with_promotions(shop(weeks))
     trained = train(panel, H, seed=3)
-    said = trained.forecast(panel, H, QUANTILES)
+    ahead = trained.forecast(panel, H, QUANTILES)
     again = train(panel, H, seed=3)
     assert again == trained, "the same seed, the same trees"
     trained.save(tmp_path / "trees.json")
@@ -142,7 +142,7 @@ def test_a_file_of_it_says_the_same_and_so_do_shards(weeks, tmp_path: Path):
     rows = [np.flatnonzero(np.arange(16) % 3 == k) for k in range(3)]
     found = over_shards(parts, lambda part, retailer: loaded.forecast(part, H, QUANTILES, retailer))
     for at, part in zip(rows, found, strict=True):
-        np.testing.assert_array_equal(part, said[at])
+        np.testing.assert_array_equal(part, ahead[at])
     newcomer = dataclasses.replace(panel, store=np.where(panel.store == "4", "9", panel.store))
     assert np.isfinite(loaded.forecast(newcomer, H, QUANTILES)).all(), "a store that was not there"
 
@@ -154,8 +154,8 @@ def test_a_file_of_another_version_is_refused(tmp_path: Path):
 
 
 def test_between_its_levels_quantiles_are_those_of_a_normal_distribution():
-    said = np.array([-1.2816, 0.0, 2 * 1.2816]).reshape(1, 3, 1)
-    found = module._between(said, (*LEVELS, 0.3, 0.7, 0.99))[0, :, 0]
+    ahead = np.array([-1.2816, 0.0, 2 * 1.2816]).reshape(1, 3, 1)
+    found = module._between(ahead, (*LEVELS, 0.3, 0.7, 0.99))[0, :, 0]
     np.testing.assert_allclose(found, [-1.2816, 0, 2.5631, -0.5244, 2 * 0.5244, 2 * 2.3263], rtol=1e-3)
 
 

@@ -56,10 +56,10 @@ def test_each_can_be_asked_for_by_name():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_quantiles_ascend_for_every_series_and_week(pieces: Panel, name: str):
-    said = CANDIDATES[name].forecast({}, pieces, 5, LEVELS)
-    assert said.shape == (12, 3, 5)
-    assert np.isfinite(said).all()
-    assert (np.diff(said, axis=1) >= 0).all()
+    forecast = CANDIDATES[name].forecast({}, pieces, 5, LEVELS)
+    assert forecast.shape == (12, 3, 5)
+    assert np.isfinite(forecast).all()
+    assert (np.diff(forecast, axis=1) >= 0).all()
 
 
 def test_who_cannot_says_what_is_missing(pieces: Panel):
@@ -80,24 +80,24 @@ def test_who_cannot_says_what_is_missing(pieces: Panel):
 @pytest.mark.parametrize("name", NAMES)
 def test_who_says_nothing_against_it_forecasts(pieces: Panel, name: str, horizon: int):
     if not CANDIDATES[name].unable(pieces, horizon, {}):
-        said = CANDIDATES[name].forecast({}, pieces, horizon, LEVELS)
-        assert said.shape == (12, 3, horizon)
+        forecast = CANDIDATES[name].forecast({}, pieces, horizon, LEVELS)
+        assert forecast.shape == (12, 3, horizon)
     else:
         assert name in ("aligned_last_year", "pretrained")
         assert horizon > 46
 
 
-def said_of(name: str, sales: np.ndarray, horizon: int, levels: tuple[float, ...]) -> np.ndarray:
+def forecast_of(name: str, sales: np.ndarray, horizon: int, levels: tuple[float, ...]) -> np.ndarray:
     return CANDIDATES[name].forecast({}, panel_of(sales), horizon, levels)
 
 
 def test_in_the_recent_level_the_last_quarter_counts_as_much_as_all_before():
     sales = np.full((2, 200), 1.0)
     sales[0, -13:], sales[1, -13:-5], sales[1, -5:] = 10.0, 10.0, np.nan
-    said = said_of("recent_level", sales, 3, (0.45, 0.5, 0.55))
-    np.testing.assert_array_equal(said[0, :, 0], said[0, :, 2])
-    assert said[0, 0, 0] < 2 < 9 < said[0, 2, 0]
-    assert said[1, 1, 0] == 1, "eight weeks are less than half"
+    forecast = forecast_of("recent_level", sales, 3, (0.45, 0.5, 0.55))
+    np.testing.assert_array_equal(forecast[0, :, 0], forecast[0, :, 2])
+    assert forecast[0, 0, 0] < 2 < 9 < forecast[0, 2, 0]
+    assert forecast[1, 1, 0] == 1, "eight weeks are less than half"
 
 
 def test_quantiles_by_equal_weights_are_numpys():
@@ -111,21 +111,23 @@ def test_quantiles_by_equal_weights_are_numpys():
 class TestIntermittent:
     def test_nothing_with_one_chance_else_the_sizes_of_its_sales(self):
         """Every other week three or five are sold."""
-        said = said_of("intermittent", np.tile([0.0, 3, 0, 5], (2, 30)), 2, (0.1, 0.3, 0.45, 0.6, 0.7, 0.8, 0.9, 0.99))
-        np.testing.assert_allclose(said[0, :, 0], [0, 0, 0, 3, 3, 5, 5, 5], atol=0.4)
+        forecast = forecast_of(
+            "intermittent", np.tile([0.0, 3, 0, 5], (2, 30)), 2, (0.1, 0.3, 0.45, 0.6, 0.7, 0.8, 0.9, 0.99)
+        )
+        np.testing.assert_allclose(forecast[0, :, 0], [0, 0, 0, 3, 3, 5, 5, 5], atol=0.4)
 
     def test_who_never_sold_is_forecast_nothing(self):
         sales = np.array([np.zeros(60), np.r_[np.zeros(59), -2.0], np.tile([0.0, 4], 30)])
-        said = said_of("intermittent", sales, 3, LEVELS)
-        assert (said[:2] == 0).all()
-        assert said[2, 2].min() > 0
+        forecast = forecast_of("intermittent", sales, 3, LEVELS)
+        assert (forecast[:2] == 0).all()
+        assert forecast[2, 2].min() > 0
 
     def test_the_chance_falls_with_every_week_without_a_sale(self):
         rng = np.random.default_rng(1)
         sales = (rng.random((40, 120)) < 0.4).astype(float)
         sales[0, -26:] = 0.0
         chances = np.linspace(0.01, 0.99, 99)
-        none = (said_of("intermittent", sales, 1, tuple(chances)) == 0).mean(axis=1)[:, 0]
+        none = (forecast_of("intermittent", sales, 1, tuple(chances)) == 0).mean(axis=1)[:, 0]
         assert none[0] > 0.8
         assert np.mean(none[1:]) == pytest.approx(0.6, abs=0.03)
 
@@ -148,8 +150,8 @@ class TestIntermittent:
         for name in ("intermittent", "recent_level", "aligned_last_year"):
             errors = []
             for known in (110, 130, 144):
-                said = CANDIDATES[name].forecast({}, panel_of(sales[:, :known]), 12, QUANTILES)
-                away = sales[:, None, known : known + 12] - said
+                forecast = CANDIDATES[name].forecast({}, panel_of(sales[:, :known]), 12, QUANTILES)
+                away = sales[:, None, known : known + 12] - forecast
                 level = np.array(QUANTILES)[:, None]
                 errors.append(np.maximum(level * away, (level - 1) * away).sum())
             loss[name] = sum(errors)
@@ -176,13 +178,13 @@ def test_it_is_chosen_kept_and_served(pieces: Panel, name: str, tmp_path: Path):
     (quantiles, total), again = found
     np.testing.assert_array_equal(quantiles, again[0])
     np.testing.assert_array_equal(total, again[1])
-    said = CANDIDATES[name].forecast({}, pieces, 4, SAID)
-    asked_for = np.apply_along_axis(lambda known: np.interp(LEVELS, SAID, known), 1, said)
+    forecast = CANDIDATES[name].forecast({}, pieces, 4, SAID)
+    asked_for = np.apply_along_axis(lambda known: np.interp(LEVELS, SAID, known), 1, forecast)
     how = Combination.of(pieces, 4, model.calibration)
     np.testing.assert_allclose(quantiles, how.quantiles(asked_for, LEVELS), rtol=1e-5, atol=1e-5)
     # Paths are the distribution that the quantiles say, and each series has its own.
     names = [f"{store}\0{dept}" for store, dept in zip(pieces.store, pieces.dept, strict=True)]
-    drawn = draw_paths(said, SAID, names, 200, 3)
+    drawn = draw_paths(forecast, SAID, names, 200, 3)
     drawn = model.calibration.dependence.arranged(drawn, pieces.store, pieces.dept, 3)
     paths = how.paths(drawn, asked_for[:, 1], names)
     np.testing.assert_allclose(total, paths.sum(axis=0))

@@ -32,7 +32,7 @@ from forecast_platform.engines.sagemaker.engine import SageMakerEngine
 from forecast_platform.engines.sagemaker.records import Rules, check_batch, write_training
 from forecast_platform.history.covariates import complete, divide_exposure
 from forecast_platform.history.panel import Panel
-from forecast_platform.models.candidate import Parameters, Plans, Progress, Said
+from forecast_platform.models.candidate import Parameters, Plans, Progress, Quantiles
 from forecast_platform.models.choose import choose
 from forecast_platform.models.combine import InSales
 from forecast_platform.models.encoding import Categories
@@ -102,7 +102,7 @@ class _Fit:
             key, self.week, dict(parameters), "train", folder, self.root, ("model.tar.gz",), progress
         )
 
-    def forecast(self, quantiles: Sequence[float], num_samples: int) -> Said:
+    def forecast(self, quantiles: Sequence[float], num_samples: int) -> Quantiles:
         """See networks.network_forecast."""
         engine = self.engine
         shards = engine.settings.transform_instances
@@ -148,7 +148,7 @@ class BuiltinEngine(SageMakerEngine):
             quantiles: Sequence[float],
             num_samples: int = 100,
             progress: Progress | None = None,
-        ) -> Said:
+        ) -> Quantiles:
             asked = {**parameters, "prediction_length": str(horizon)}
             return _Fit(self, key, work, name, asked, history, progress).forecast(quantiles, num_samples)
 

@@ -1,12 +1,14 @@
-"""What a reference forecasts by itself: how each series runs against it lately, and how much of that will last.
+"""The outlook: last year's reference with the growth of the last weeks, and with its peaks lowered.
 
 Growth against last year can be taken over few weeks or many, in full or shrunk towards the growth of the series' store
-and department, with last year's peaks at their full height or lower. Each combination is a variant. Which one is right
-differs by department. Groceries that run 9% above last year go on doing so; toys that ran 30% above it for a month do
-not, and a peak is in part chance. So a department's forecast is a weighted mean of the variants, by how well each would
-have forecast its own history.
+and department, with last year's peaks at their full height or lower. Each combination is a variant. Which variant is
+right differs by department: groceries that run 9% above last year go on doing so; toys that ran 30% above it for a
+month do not, and a peak is in part chance. So a department's outlook is a weighted mean of the variants, by how well
+each would have forecast the department's own history.
 
-Growth is a mean over weeks without the oddest of them: a week of promotion or of empty shelves is no growth.
+Growth is a trimmed mean over weeks: a week of promotion or of empty shelves is no growth.
+
+Letters: N series, T weeks known, H weeks ahead, K variants, D departments.
 """
 
 from __future__ import annotations
@@ -29,46 +31,50 @@ from forecast_platform.models.last_year.reference import YEAR, last_year, worth_
 
 Floats = NDArray[np.float64]
 
-# The variants, all combinations of: weeks over which growth is taken; the power of a series' own growth beside that
-# of its store and department; how much lower peaks come back (a week x times as large by the reference is forecast
-# x ** (1 - damping) times as large).
-WINDOWS: tuple[int, ...] = (8, 18, 39)
-OWN_POWERS: tuple[float, ...] = (0.3, 0.6, 0.9)
+# The variants are all combinations of these three:
+WINDOWS: tuple[int, ...] = (8, 18, 39)  # weeks over which growth is taken
+OWN_POWERS: tuple[float, ...] = (0.3, 0.6, 0.9)  # weight of a series' own growth against that of its groups
+# A week x times as large as usual by the reference is forecast x ** (1 - damping) times as large as usual.
 PEAK_DAMPINGS: tuple[float, ...] = (0.0, 0.05, 0.1)
-STORE, DEPARTMENT = 0.5, 0.2  # powers of their growth
-DOUBT = 2  # growth seen in so many weeks counts half
-TRIM = 0.2  # the part of the weeks left out at each end, by growth
-OWN_RANGE, GROUP_RANGE = (0.2, 5.0), (0.5, 2.0)
-# The spread of intervals:
-DOUBT_OF_SPREAD = 8  # weeks that the spread of series of its size counts as, beside a series' own
-LIKE_ALL = 5  # series of its size that all together count as
-LEAST_SQUARE, USUAL_SQUARE = 1e-4, 0.04  # a spread of 1%, below which nobody's is believed; of 20%, where none is known
+STORE, DEPARTMENT = 0.5, 0.2  # growth of the groups = growth of the store ** 0.5 * growth of the department ** 0.2
+DOUBT = 2  # growth seen in so many weeks has half of its weight
+TRIM = 0.2  # part of the weeks that is left out at each end, by growth
+OWN_RANGE, GROUP_RANGE = (0.2, 5.0), (0.5, 2.0)  # growth is cut to these
+# The spread of the intervals, see `aligned_last_year`:
+DOUBT_OF_SPREAD = 8  # the spread of series of similar size counts as much as so many weeks of a series' own
+LIKE_ALL = 5  # the spread of all series counts as much as so many series of similar size
+LEAST_SQUARE = 1e-4  # mean square of relative errors that is taken at least: a spread of 1%
+USUAL_SQUARE = 0.04  # where no error is known: a spread of 20%
 # How variants are weighted:
 STEP = 4  # weeks between the origins in the history from which variants are tried
 AHEAD = 12  # weeks after an origin that are forecast
-SHARPNESS = 60.0  # a variant that errs 1% more than the department's best has exp(-0.6) of its weight
+SHARPNESS = 60.0  # a variant whose error is 1% above that of the department's best has exp(-0.6) of its weight
 
 
 @dataclass(frozen=True)
 class Outlook:
-    """The forecasts a reference would have made, as of any week of the history.
+    """The outlook as of any week of the history.
 
-    Leak-free: nothing but the history and its reference is read, and the variants are tried from origins in it.
+    Leak-free: nothing but the history and its reference is read, and variants are tried from origins in the history.
 
     Attributes:
         reference: shape (N, T + H), positive; NaN in the first year.
-        seen: what was known in the T weeks, and from when on.
-        weights: of each variant for each series, shape (K, N), summing to 1.
+        known_weeks: the weeks of the history after the first year.
+        weights: of each variant for each series, shape (K, N), summing to 1 over the variants.
     """
 
     reference: Floats
-    seen: _KnownWeeks
+    known_weeks: _KnownWeeks
     weights: Floats
 
     @classmethod
     def lined_up(cls, panel: Panel, horizon: int, retailer: Retailer = WHOLE) -> tuple[tuple[Event, ...], Outlook]:
-        """The events worth lining up, and the outlook of last year lined up by them: `of` the panel, where its sales
-        are divided by its exposure. Several candidates start from it, so a retailer that keeps things makes it once.
+        """The events worth lining up, and the outlook of the reference lined up by them.
+
+        Several candidates start from it, so a retailer that keeps results makes it once.
+
+        Args:
+            panel: ends at the cutoff; sales divided by exposure.
 
         Raises:
             ValueError: see `last_year`.
@@ -85,42 +91,42 @@ class Outlook:
 
     @classmethod
     def of(cls, panel: Panel, reference: Floats, retailer: Retailer = WHOLE) -> Outlook:
-        """The outlook of N series over T weeks, ending at the cutoff."""
-        seen = _KnownWeeks.of(panel, reference, retailer)
-        return cls(reference, seen, _weights(seen, retailer)[:, seen.depts.member])
+        """The outlook of a panel that ends at the cutoff, given its reference, shape (N, T + H)."""
+        known_weeks = _KnownWeeks.of(panel, reference, retailer)
+        return cls(reference, known_weeks, _weights(known_weeks, retailer)[:, known_weeks.depts.member])
 
     def as_of(self, week: int, among: slice) -> Floats:
-        """The weeks `among`, before or after, as forecast when `week` weeks were known, in sales.
+        """The outlook as of `week` weeks known, for the weeks `among`, before or after it, in sales.
 
-        The weights are those of the whole history. NaN where the reference is; where no week had a reference yet, the
-        reference as it is.
+        The weights of the variants are those of the whole history. NaN where the reference is NaN. With a year or less
+        known there is no growth yet: it is the reference.
         """
         reference = self.reference[:, among]
         if week <= YEAR:
             return reference
-        levels, slopes = zip(*self.seen.variants(week - YEAR), strict=True)
+        levels, slopes = zip(*self.known_weeks.variants(week - YEAR), strict=True)
         level = np.einsum("kn,kn->n", self.weights, np.array(levels))
         slope = (np.array(slopes)[:, None] * self.weights).sum(axis=0)
         return np.asarray(np.exp(level[:, None] + slope[:, None] * np.log(reference)))
 
 
 def aligned_last_year(history: Panel, horizon: int, quantiles: Sequence[float], retailer: Retailer = WHOLE) -> Floats:
-    """The outlook of a reference to last year with quantiles, without learning: a baseline for backtests.
+    """The outlook with normal intervals: a candidate that does not learn.
 
-    Intervals are normal, from the spread of sales about the same forecast of the last year of the history, relative to
-    the forecast: per series, mixed with that of series of about its size, because the less is sold the wider it is.
+    The standard deviation is relative to the outlook. It is the root mean square of relative errors of the outlook in
+    the last year, per series, shrunk towards that of series of similar size: the less is sold, the wider it is.
 
     Returns:
-        Shape (N, Q, horizon). With less than a year and a few weeks of history it is the last observed level.
+        Shape (N, Q, horizon). Where there is no outlook, for want of history, the last observation stands in for it.
 
     Raises:
         ValueError: see `last_year`.
     """
     known = len(history.weeks)
-    every = Outlook.lined_up(history, horizon, retailer)[1].as_of(known, slice(None))
+    all_weeks = Outlook.lined_up(history, horizon, retailer)[1].as_of(known, slice(None))
     last = np.abs(history.sales[np.arange(len(history)), history.last])[:, None]
-    centre = np.where(np.isnan(every), last, every)[:, known:]
-    error = np.clip((history.sales / every[:, :known])[:, -YEAR:] - 1, -1, 1)
+    centre = np.where(np.isnan(all_weeks), last, all_weeks)[:, known:]
+    error = np.clip((history.sales / all_weeks[:, :known])[:, -YEAR:] - 1, -1, 1)
     count = (~np.isnan(error)).sum(axis=1)
     squares = np.where(np.isnan(error), 0, error) ** 2
     own = squares.sum(axis=1) / np.maximum(count, 1)
@@ -132,11 +138,12 @@ def aligned_last_year(history: Panel, horizon: int, quantiles: Sequence[float], 
 
 
 def _spread_by_size(squares: Floats, known: NDArray[np.bool_], size: Floats, retailer: Retailer) -> Floats:
-    """The usual mean square of relative errors of series that sell about as much, within a factor of 2, mixed with that
-    of all; shape (N,). The mean is geometric: articles that sell now and then are as far off as can be.
+    """The geometric mean of the mean squared errors of series of similar size (within a factor of 2), shrunk towards
+    that of all series; shape (N,). Geometric, because intermittent series have errors as large as can be.
 
     Args:
-        squares: each series' own, shape (N,), and whether it is known. size: its mean sales a week.
+        squares: each series' mean squared relative error, shape (N,). known: whether it has one.
+        size: mean sales a week, shape (N,).
     """
     logs = np.log(np.clip(squares, LEAST_SQUARE, 1)) * known
     both = np.stack([logs, known], axis=1)
@@ -144,16 +151,17 @@ def _spread_by_size(squares: Floats, known: NDArray[np.bool_], size: Floats, ret
     classes = Groups.of(np.rint(np.log2(relative)).astype(np.int64))
     of_class, of_all = retailer.sums((classes, both), (Groups.one(len(both)), both))
     total, count = of_all[0]
-    every = total / count if count else np.log(USUAL_SQUARE)
-    found = (of_class[:, 0] + LIKE_ALL * every) / (of_class[:, 1] + LIKE_ALL)
+    all_weeks = total / count if count else np.log(USUAL_SQUARE)
+    found = (of_class[:, 0] + LIKE_ALL * all_weeks) / (of_class[:, 1] + LIKE_ALL)
     return np.asarray(np.exp(found)[classes.member])
 
 
-def _weights(seen: _KnownWeeks, retailer: Retailer) -> Floats:
-    """The weight of each variant for each department, shape (K, D), summing to 1 over variants: the larger, the less it
-    would have erred from origins in the history. Weights are equal where the history is too short to try them."""
-    [erred] = retailer.keep(lambda: (_errors_of_variants(seen),))
-    errors, size = retailer.sums((seen.depts, erred), (seen.depts, np.abs(seen.sold).sum(axis=1)))
+def _weights(known_weeks: _KnownWeeks, retailer: Retailer) -> Floats:
+    """The weight of each variant for each department, shape (K, D), summing to 1 over the variants: the smaller its
+    errors from origins in the history, the larger. Equal weights where the history is too short to try variants."""
+    [errors] = retailer.keep(lambda: (_errors_of_variants(known_weeks),))
+    depts, sold = known_weeks.depts, np.abs(known_weeks.sold).sum(axis=1)
+    errors, size = retailer.sums((depts, errors), (depts, sold))
     errors = errors.T
     least = errors.min(axis=0)
     unit = np.maximum(least, 1e-6 * size)
@@ -161,25 +169,31 @@ def _weights(seen: _KnownWeeks, retailer: Retailer) -> Floats:
     return np.asarray(weights / weights.sum(axis=0))
 
 
-def _errors_of_variants(seen: _KnownWeeks) -> Floats:
-    """Each series' absolute error by each variant from origins in the history, shape (N, K)."""
+def _errors_of_variants(known_weeks: _KnownWeeks) -> Floats:
+    """Each series' absolute errors by each variant, added up over origins in the last two years, shape (N, K)."""
     count = len(WINDOWS) * len(OWN_POWERS) * len(PEAK_DAMPINGS)
-    erred = np.zeros((len(seen.sold), count))
-    weeks = seen.sold.shape[1]
+    errors = np.zeros((len(known_weeks.sold), count))
+    weeks = known_weeks.sold.shape[1]
     for origin in range(weeks - STEP, max(STEP, weeks - 2 * YEAR) - 1, -STEP):
         ahead = slice(origin, origin + AHEAD)
-        logs, known, sold = seen.log_reference[:, ahead], seen.known[:, ahead], seen.sold[:, ahead]
+        logs, known, sold = known_weeks.log_reference[:, ahead], known_weeks.known[:, ahead], known_weeks.sold[:, ahead]
         shapes = {slope: np.exp(slope * logs) for slope in (1 - damping for damping in PEAK_DAMPINGS)}
-        for column, (level, slope) in zip(erred.T, seen.variants(origin), strict=True):
+        for column, (level, slope) in zip(errors.T, known_weeks.variants(origin), strict=True):
             column += (np.abs(sold - np.exp(level)[:, None] * shapes[slope]) * known).sum(axis=1)
-    return erred
+    return errors
 
 
 @dataclass(frozen=True)
 class _KnownWeeks:
-    """The weeks after the first year: known (N, T - YEAR), where both sales and reference are; sold and reference, of
-    the same shape, 0 elsewhere; log_reference, everywhere; stores, depts, each series' own; of_stores, of_depts, their
-    sold and reference, shape (2, groups, T - YEAR)."""
+    """The weeks of the history after the first year.
+
+    Attributes:
+        known: where there are both sales and a reference, shape (N, T - YEAR).
+        sold, reference: shape (N, T - YEAR), 0 where not known.
+        log_reference: its logarithm, known or not, shape (N, T - YEAR).
+        stores, depts: which series they have.
+        of_stores, of_depts: their sums of sold and reference, shape (2, groups, T - YEAR).
+    """
 
     known: NDArray[np.bool_]
     sold: Floats
@@ -200,32 +214,32 @@ class _KnownWeeks:
         return cls(known, both[:, 0], both[:, 1], np.log(base), stores, depts, of_stores, of_depts)
 
     def variants(self, origin: int) -> Iterator[tuple[Floats, float]]:
-        """Each variant's level (N,) and slope, by what is known before a week: the logarithm of its forecast is level +
-        slope * that of the reference."""
+        """Each variant as of an origin (a week after the first year), as a level, shape (N,), and a slope:
+        log(outlook) = level + slope * log(reference)."""
         for window in WINDOWS:
             weeks = slice(max(origin - window, 0), origin)
             store, dept = (
-                np.log(np.clip(_trimmed(*totals[:, :, weeks]), *GROUP_RANGE))[groups.member]
+                np.log(np.clip(_trimmed_growth(*totals[:, :, weeks]), *GROUP_RANGE))[groups.member]
                 for totals, groups in ((self.of_stores, self.stores), (self.of_depts, self.depts))
             )
-            rest = STORE * store + DEPARTMENT * dept
-            ratio = _trimmed(self.sold[:, weeks], self.reference[:, weeks])
+            of_groups = STORE * store + DEPARTMENT * dept
+            growth = _trimmed_growth(self.sold[:, weeks], self.reference[:, weeks])
             count = self.known[:, weeks].sum(axis=1)
-            usable = (ratio > 0) & (count > 0)
-            own = np.where(usable, np.log(np.clip(np.where(usable, ratio, 1), *OWN_RANGE)), rest)
-            size = self.log_reference[:, weeks].mean(axis=1)
+            usable = (growth > 0) & (count > 0)
+            own = np.where(usable, np.log(np.clip(np.where(usable, growth, 1), *OWN_RANGE)), of_groups)
+            usual = self.log_reference[:, weeks].mean(axis=1)
             for power, damping in itertools.product(OWN_POWERS, PEAK_DAMPINGS):
-                yield rest + power * count / (count + DOUBT) * (own - rest) + damping * size, 1 - damping
+                yield of_groups + power * count / (count + DOUBT) * (own - of_groups) + damping * usual, 1 - damping
 
 
-def _trimmed(sold: Floats, reference: Floats) -> Floats:
-    """The mean of each row's weekly ratios without the TRIM lowest and highest, a week as heavy as its reference, shape
-    (N,); 1 where there are none."""
-    ratio = np.divide(sold, reference, out=np.ones_like(sold), where=reference > 0)
-    order = np.argsort(ratio, axis=1)
-    ratio, weight = (np.take_along_axis(x, order, axis=1) for x in (ratio, reference))
+def _trimmed_growth(sold: Floats, reference: Floats) -> Floats:
+    """Each row's mean growth (sold / reference a week, weighted by the reference) without the TRIM lowest and highest,
+    shape (N,); 1 where there are no weeks."""
+    growth = np.divide(sold, reference, out=np.ones_like(sold), where=reference > 0)
+    order = np.argsort(growth, axis=1)
+    growth, weight = (np.take_along_axis(x, order, axis=1) for x in (growth, reference))
     until = weight.cumsum(axis=1)
     total = until[:, -1:]
     kept = np.maximum(np.minimum(until, (1 - TRIM) * total) - np.maximum(until - weight, TRIM * total), 0)
     whole = kept.sum(axis=1)
-    return np.asarray(np.divide((ratio * kept).sum(axis=1), whole, out=np.ones_like(whole), where=whole > 0))
+    return np.asarray(np.divide((growth * kept).sum(axis=1), whole, out=np.ones_like(whole), where=whole > 0))

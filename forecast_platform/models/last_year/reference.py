@@ -1,18 +1,23 @@
-"""Last year's week as a reference: holidays lined up by name and distance, noise shared with the department.
+"""Last year's week as a reference: holidays lined up by name and distance, noise reduced by the department's sales.
 
 For series i and week t the reference is built from weeks about one year before t:
 
-    reference[i, t] = (1 - mix) * own[i, t'] + mix * share[i] * department[t']
+    reference[i, t] = (1 - mix) * own[i, t'] + mix * share[i, t'] * department[t']
 
-t' is t one year back. Near a named holiday, each of the week's seven days goes back to the day as far from last year's
-holiday, so a week may fall on two source weeks in parts; other weeks go back 364 days. `share` is the series' share of
-its department over the weeks around t', which takes the noise out of a single week. Where the series was not observed a
-year ago, the department's shape stands in alone, by what the series sells beside last year's series; where there is no
-department either, the series' own level. With more than two years of history the year before last, brought to last
-year's level, joins in: one week of one year is noisy.
+- t' is t one year back. Near a named holiday each of the week's seven days goes back to the day equally far from last
+  year's holiday, so t' may be parts of two weeks, its source weeks. Other weeks go back 364 days.
+- own is the series' sales, department those of its department.
+- share is the series' share of its department over the weeks around t', which is less noisy than a single week.
+- mix is fitted per department.
+
+Where the series was not observed a year ago, the department's part stands alone, with the series' share over all of its
+history. Where there is no department either, the reference is the series' own level. With more than two years of
+history the year before last, scaled to last year's level, joins in: one week of one year is noisy.
 
 Leak-free by construction: with up to MAX_HORIZON weeks ahead nothing after the cutoff is read. Shares, mixes and levels
 are those of the history up to the cutoff.
+
+Letters: N series, D departments, T weeks known, H weeks ahead.
 """
 
 from __future__ import annotations
@@ -32,11 +37,11 @@ YEAR = 52
 SHARE_WEEKS = 6  # weeks to each side of t' over which the share of the department is taken
 MAX_HORIZON = YEAR - SHARE_WEEKS
 HALF_YEAR = 26
-NET = 0.2  # the part of a department's sales that its returns must leave, or a share of it means nothing
-GROWN = (0.2, 5.0)  # a department's growth in a week, within which it is believed
-SECOND_YEAR = 0.35  # the part of the year before last
-MIXES = np.linspace(0, 1, 11)  # parts of the department's shape that are tried
-STORE_PULSE = 0.4  # the power of a store's own ups and downs, which are in part noise
+NET = 0.2  # a share of a department means nothing if its returns leave less than this part of its sales
+GROWN = (0.2, 5.0)  # a department's growth in a week is cut to this range
+SECOND_YEAR = 0.35  # the weight of the year before last
+MIXES = np.linspace(0, 1, 11)  # the values of mix that are tried
+STORE_PULSE = 0.4  # a power below 1: a store's own ups and downs are in part noise
 
 
 def one_year_back(
@@ -49,8 +54,8 @@ def one_year_back(
         horizon: weeks after them to be served, H.
 
     Returns:
-        Shape (T, T + H): column t holds the weights of the known weeks that week t goes back to. They sum to 1, or to
-        less where last year lies before the first week.
+        Shape (T, T + H): column t holds the weights of week t's source weeks. They sum to 1, or to less where source
+        weeks lie before the first week.
     """
     known, total = len(weeks), len(weeks) + horizon
     ends = (weeks[0] + 7 * np.arange(total)).astype(dt.date)
@@ -78,7 +83,8 @@ def times(cells: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[n
 
 
 def _nearest(end: dt.date, events: Sequence[Event]) -> tuple[dt.date, dt.date] | None:
-    """The event in whose weeks the week ending at `end` lies, its date this year and last year; None otherwise."""
+    """Of the event whose weeks hold the week ending at `end`, its date this year and last year; None where there is
+    none. Of several events the nearest."""
     best: tuple[int, dt.date, dt.date] | None = None
     for event in events:
         for this, previous in zip(event.dates[1:], event.dates, strict=False):
@@ -90,10 +96,10 @@ def _nearest(end: dt.date, events: Sequence[Event]) -> tuple[dt.date, dt.date] |
 
 
 def worth_lining_up(panel: Panel, retailer: Retailer = WHOLE) -> tuple[Event, ...]:
-    """The panel's events less those that the history speaks against: lined up, the weeks near them would have been
-    further from last year's own sales than weeks 52 weeks apart. Not every retailer sells by every holiday.
+    """The panel's events that are worth lining up. Not every holiday moves every retailer's sales.
 
-    An event the history has not seen twice stays: there is nothing to judge it by.
+    An event is left out if, in the weeks near it, sales were further from last year's with the event lined up than from
+    those of 52 weeks before. An event that the history has not seen twice stays: there is nothing to judge it by.
     """
     ends = (panel.weeks[0].astype(dt.date), panel.weeks[-1].astype(dt.date))
     events = retail_events(*ends) if panel.events is None else panel.events
@@ -103,20 +109,20 @@ def worth_lining_up(panel: Panel, retailer: Retailer = WHOLE) -> tuple[Event, ..
 
 
 def _lined_up_or_not(panel: Panel, events: Sequence[Event]) -> NDArray[np.float64]:
-    """How far each series was from last year's in the weeks near each event, shape (N, events, 2): with the event lined
-    up, and 52 weeks apart."""
+    """Each series' absolute differences from last year's sales, added up over the weeks near each event, shape (N,
+    events, 2): with the event lined up, and 52 weeks apart."""
     sales, observed = np.nan_to_num(panel.sales), panel.observed.astype(float)
     apart = one_year_back(panel.weeks, 0, ())
     then, there = times(sales, apart), observed * (times(observed, apart) > 0.99)
     total = (then * there).sum(axis=1)
-    grown = np.where(total > 0, (sales * there).sum(axis=1) / np.where(total > 0, total, 1), 1.0)[:, None]
+    growth = np.where(total > 0, (sales * there).sum(axis=1) / np.where(total > 0, total, 1), 1.0)[:, None]
     errors = np.zeros((len(panel), len(events), 2))
     for i, event in enumerate(events):
         back = one_year_back(panel.weeks, 0, (event,))
         near = (back != apart).any(axis=0) & (back.sum(axis=0) > 0.99)
         both = (there * (times(observed, back) > 0.99))[:, near]
         for k, source in enumerate((back, apart)):
-            errors[:, i, k] = (np.abs(sales - grown * times(sales, source))[:, near] * both).sum(axis=1)
+            errors[:, i, k] = (np.abs(sales - growth * times(sales, source))[:, near] * both).sum(axis=1)
     return errors
 
 
@@ -131,7 +137,7 @@ def last_year(
 
     Args:
         panel: N series over T weeks, ending at the cutoff.
-        mix: part of the department's shape, 0 .. 1; None: each department's own, the one that fitted its history best.
+        mix: the weight of the department's part, 0 .. 1; None: fitted, see `_fitted_mix`.
         events: named days to line up; None: the panel's own, or else those of retail in the US.
 
     Returns:
@@ -152,13 +158,13 @@ def _last_year(
 ) -> NDArray[np.float64]:
     known = len(panel.weeks)
     seen = _Observed.of(panel, retailer)
-    share = _share_of_life(seen, back, retailer)
-    own, shape = retailer.keep(lambda: _components(seen, back, 1, share))
-    part = _fitted_mix(seen, own, shape, retailer)[:, None] if mix is None else np.asarray(mix)
-    reference = np.where(np.isnan(own), shape, (1 - part) * own + part * shape)
+    share = _overall_share(seen, back, retailer)
+    own, from_dept = retailer.keep(lambda: _components(seen, back, 1, share))
+    part = _fitted_mix(seen, own, from_dept, retailer)[:, None] if mix is None else np.asarray(mix)
+    reference = np.where(np.isnan(own), from_dept, (1 - part) * own + part * from_dept)
     if known + horizon > 2 * YEAR:
-        own, shape = _components(seen, back[:, :known] @ back, 2, share)
-        second = (1 - part) * own + part * shape
+        own, from_dept = _components(seen, back[:, :known] @ back, 2, share)
+        second = (1 - part) * own + part * from_dept
         second *= _level_of_last_year(seen, known + horizon)
         reference = np.where(
             np.isnan(second), reference, (1 - SECOND_YEAR) * reference + SECOND_YEAR * np.nan_to_num(second)
@@ -166,7 +172,7 @@ def _last_year(
     count = np.maximum(seen.observed.sum(axis=1, keepdims=True), 1)
     level = np.abs(seen.sales).sum(axis=1, keepdims=True) / count
     reference = np.where(np.isnan(reference), level, reference)
-    # A week of returns or of nothing is no unit to measure another week by.
+    # A reference is divided by, so weeks of returns or of nothing are raised to a small part of the level.
     reference = np.maximum(reference, np.maximum(0.05 * level, 1e-6))
     reference[:, :YEAR] = np.nan
     return np.asarray(reference)
@@ -176,9 +182,12 @@ def _last_year(
 class _Observed:
     """What was observed: N series of D departments over T weeks.
 
-    sales (N, T), 0 where not observed; observed (N, T), 0 or 1; depts, each series' own; department (D, T), its sum,
-    series that are missing made up for; traded (D, T), 1 where any of it was observed; pulse (N, T), how much more each
-    series' store sold than its departments' sales elsewhere explain.
+    Attributes:
+        sales: 0 where not observed, shape (N, T). observed: 0 or 1, shape (N, T).
+        depts: which series each department has.
+        department: sums of sales, scaled up for series that are missing in a week, shape (D, T).
+        traded: 1 where any series of the department was observed, else 0, shape (D, T).
+        pulse: sales of each series' store over what its departments' sales and usual shares make expected, (N, T).
     """
 
     sales: NDArray[np.float64]
@@ -192,8 +201,9 @@ class _Observed:
     def of(cls, panel: Panel, retailer: Retailer) -> _Observed:
         sales, observed = np.nan_to_num(panel.sales), panel.observed.astype(float)
         stores, depts = Groups.of(panel.store), Groups.of(panel.dept)
-        # A series that was not observed in the midst of its life (a closed store, a missing report) is missing from the
-        # sum, which would halve a department of two stores: the others stand in for it, by its usual part.
+        # A series that is not observed between its first and last week (a closed store, a missing report) lacks in its
+        # department's sum: of a department of two stores half would be missing. So the sum of the others is scaled up
+        # by what the missing series usually sells.
         weeks = np.arange(len(panel.weeks))
         alive = (weeks >= panel.first[:, None]) & (weeks <= panel.last[:, None])
         usual = (np.abs(sales).sum(axis=1) / observed.sum(axis=1))[:, None]
@@ -201,19 +211,19 @@ class _Observed:
             (depts, sales), (depts, panel.observed), (depts, usual * observed), (depts, usual * alive)
         )
         department *= np.divide(whole, there, out=np.ones_like(whole), where=there > 0.1 * whole)
-        beside = np.maximum(department, 0)[depts.member] * observed
-        total = beside.sum(axis=1)
+        dept_sales = np.maximum(department, 0)[depts.member] * observed
+        total = dept_sales.sum(axis=1)
         share = np.clip(sales.sum(axis=1) / np.where(total > 0, total, np.inf), 0, 1)
-        sold, expected = retailer.sums((stores, sales), (stores, beside * share[:, None]))
+        sold, expected = retailer.sums((stores, sales), (stores, dept_sales * share[:, None]))
         pulse = np.where(expected > 0, sold / np.where(expected > 0, expected, 1), 1.0)
         return cls(sales, observed, depts, department, (rows > 0).astype(float), pulse[stores.member])
 
 
-def _share_of_life(seen: _Observed, back: NDArray[np.float64], retailer: Retailer) -> NDArray[np.float64]:
-    """Each series' share of its department over all of its life, shape (N,).
+def _overall_share(seen: _Observed, back: NDArray[np.float64], retailer: Retailer) -> NDArray[np.float64]:
+    """Each series' share of its department over all weeks in which it was observed, shape (N,); or NaN.
 
-    A new series is part of today's department and not of last year's, whose shape it borrows. So where it can, it is
-    measured by what the series of last year sell now.
+    The share is to be multiplied with last year's department, of which a new series was no part. So, where possible, it
+    is a share of last year's sales times the growth of those series that sold in both years.
     """
     known = seen.sales.shape[1]
     own = _weeks_of(seen.sales, seen.observed, back[:, :known])
@@ -221,44 +231,51 @@ def _share_of_life(seen: _Observed, back: NDArray[np.float64], retailer: Retaile
     now, then = retailer.sums((seen.depts, seen.sales * both), (seen.depts, np.where(both, own, 0)))
     before = _weeks_of(seen.department, seen.traded, back[:, :known])
     alike = (now > 0) & (then > 0) & (then > 0.2 * before)
-    grown = np.clip(now / np.where(alike, then, 1), *GROWN)
-    department = np.where(alike, grown * before, seen.department)
-    beside = department[seen.depts.member] * seen.observed
-    whole, size = beside.sum(axis=1), np.abs(beside).sum(axis=1)
+    growth = np.clip(now / np.where(alike, then, 1), *GROWN)
+    department = np.where(alike, growth * before, seen.department)
+    dept_sales = department[seen.depts.member] * seen.observed
+    whole, size = dept_sales.sum(axis=1), np.abs(dept_sales).sum(axis=1)
     return np.asarray(seen.sales.sum(axis=1) / np.where(whole > NET * size, whole, np.nan))
 
 
 def _weeks_of(cells: NDArray[np.float64], there: NDArray[np.float64], back: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Source weeks of each row by the weights of those that are `there` (0 or 1), NaN where they are less than half."""
+    """The mean of each row's source weeks, weighted by `back`, shape (rows, T + H).
+
+    Args:
+        cells: shape (rows, T). there: 0 or 1, same shape; cells without are left out, and it is NaN where half or more
+            of the weight is.
+        back: weights of source weeks, shape (T, T + H).
+    """
     part = times(there, back)
     return np.where(part > 0.5, times(cells, back) / np.where(part > 0, part, 1), np.nan)
 
 
 def _components(
-    seen: _Observed, back: NDArray[np.float64], years: int, life: NDArray[np.float64]
+    seen: _Observed, back: NDArray[np.float64], years: int, overall_share: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Each series' own source weeks, and its share of its department times the department's, shapes (N, T + H).
+    """The two parts of the reference, shapes (N, T + H): own, and share * department.
 
     Args:
-        back: weights of source weeks, shape (T, T + H), `years` years back. life: see `_share_of_life`.
+        back: weights of source weeks, `years` years back, shape (T, T + H).
+        overall_share: see `_overall_share`, shape (N,).
     """
-    # Sales of the department in the weeks the series was observed in: what its share is a share of.
+    # The share is one of the department's sales in the weeks in which the series was observed.
     around = _around(back.shape[0], back.shape[1], years, SHARE_WEEKS)
-    beside = seen.department[seen.depts.member] * seen.observed
-    own_part, beside_part = times(seen.sales, around), times(beside, around)
-    # A share needs a few weeks; where the year has too few, the share of the whole life stands in. So it does for weeks
-    # before the series' first, when its department was without it.
-    few = (times(seen.observed, around) < 4) | (beside_part <= NET * times(np.abs(beside), around))
+    dept_sales = seen.department[seen.depts.member] * seen.observed
+    own_part, dept_part = times(seen.sales, around), times(dept_sales, around)
+    # A share needs a few weeks. Where there are too few, the overall share stands in; likewise for source weeks before
+    # the series' first, when its department was without it.
+    few = (times(seen.observed, around) < 4) | (dept_part <= NET * times(np.abs(dept_sales), around))
     few |= times(np.maximum.accumulate(seen.observed, axis=1), back) <= 0.5
-    share = np.where(few, life[:, None], own_part / np.where(few, 1, beside_part))
-    shape = _weeks_of(seen.department, seen.traded, back)[seen.depts.member]
+    share = np.where(few, overall_share[:, None], own_part / np.where(few, 1, dept_part))
+    department = _weeks_of(seen.department, seen.traded, back)[seen.depts.member]
     own = _weeks_of(seen.sales, seen.observed, back)
-    return own, share * shape * _store_pulse(seen, back, around)
+    return own, share * department * _store_pulse(seen, back, around)
 
 
 def _store_pulse(seen: _Observed, back: NDArray[np.float64], around: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The pulse of each series' store in the source weeks, beside the weeks around them, shape (N, T + H): a store has
-    weather, roadworks and local feasts of its own."""
+    """The pulse of each series' store in the source weeks over that of the weeks around them, to the power STORE_PULSE,
+    shape (N, T + H). A store has weather, roadworks and local feasts of its own."""
     weight, weeks = back.sum(axis=0), around.sum(axis=0)
     usual = times(seen.pulse, around) / np.maximum(weeks, 1)
     ratio = times(seen.pulse, back) / np.where(weight > 0.5, weight, 1) / np.where(usual > 0, usual, 1)
@@ -273,11 +290,11 @@ def _around(weeks: int, total: int, years: int, reach: int) -> NDArray[np.float6
 
 
 def _fitted_mix(
-    seen: _Observed, own: NDArray[np.float64], shape: NDArray[np.float64], retailer: Retailer
+    seen: _Observed, own: NDArray[np.float64], from_dept: NDArray[np.float64], retailer: Retailer
 ) -> NDArray[np.float64]:
-    """The department's part that would have had the least absolute error in the history, shape (N,): half the
-    department's own best and half that of all, because one department's history is short."""
-    [error] = retailer.keep(lambda: (_errors_of_mixes(seen, own, shape),))
+    """The mix for each series, shape (N,): the mean of the one with the least absolute error over its department's
+    history and the one with the least over all departments, because one department's history is short."""
+    [error] = retailer.keep(lambda: (_errors_of_mixes(seen, own, from_dept),))
     by_dept, together = retailer.sums((seen.depts, error), (Groups.one(len(error)), error))
     if not together.any():
         return np.full(len(error), 0.5)
@@ -285,24 +302,24 @@ def _fitted_mix(
     return np.asarray(np.clip((best + common) / 2, 0.2, 0.9)[seen.depts.member])
 
 
-def _errors_of_mixes(seen: _Observed, own: NDArray[np.float64], shape: NDArray[np.float64]) -> NDArray[np.float64]:
+def _errors_of_mixes(seen: _Observed, own: NDArray[np.float64], from_dept: NDArray[np.float64]) -> NDArray[np.float64]:
     """Each series' absolute error in its history with each of the MIXES, shape (N, 11)."""
     weeks = slice(YEAR, seen.sales.shape[1])
-    own, shape = own[:, weeks], shape[:, weeks]
-    usable = (seen.observed[:, weeks] > 0) & ~np.isnan(own) & ~np.isnan(shape)
-    sales, own, shape = (np.where(usable, x, 0) for x in (seen.sales[:, weeks], own, shape))
+    own, from_dept = own[:, weeks], from_dept[:, weeks]
+    usable = (seen.observed[:, weeks] > 0) & ~np.isnan(own) & ~np.isnan(from_dept)
+    sales, own, from_dept = (np.where(usable, x, 0) for x in (seen.sales[:, weeks], own, from_dept))
     error = np.zeros((len(sales), len(MIXES)))
     for column, part in zip(error.T, MIXES, strict=True):
-        mixed = (1 - part) * own + part * shape
+        mixed = (1 - part) * own + part * from_dept
         total = mixed.sum(axis=1)
-        grown = np.where(total > 0, sales.sum(axis=1) / np.where(total > 0, total, 1), 1.0)
-        column[:] = np.abs(sales - grown[:, None] * mixed).sum(axis=1)
+        growth = np.where(total > 0, sales.sum(axis=1) / np.where(total > 0, total, 1), 1.0)
+        column[:] = np.abs(sales - growth[:, None] * mixed).sum(axis=1)
     return error
 
 
 def _level_of_last_year(seen: _Observed, total: int) -> NDArray[np.float64]:
-    """What turns the year before last into terms of last year: the ratio of both years' sales over half a year to each
-    side, in weeks observed in both, shape (N, total). NaN where those are few."""
+    """Factors that scale the year before last to last year's level, shape (N, total): the ratio of both years' sales
+    over half a year to each side, in weeks observed in both years. NaN where those are few."""
     known = seen.sales.shape[1]
     last, before = np.zeros_like(seen.sales), np.zeros_like(seen.sales)
     pair = seen.observed[:, YEAR:] * seen.observed[:, :-YEAR]

@@ -1,13 +1,14 @@
-"""A small network that ships trained: it has learnt on made-up retailers how last year's outlook errs.
+"""A small network that ships trained: on made-up retailers it has learnt how last year's outlook errs.
 
 It forecasts how far sales will be from the outlook, in units of how far they usually are:
 
     output[i, h] = (sales[i, h] - outlook[i, h]) / ((outlook[i, h] + usual[i]) * spread[i])
 
-No season and no size is left in that, so what holds for one retailer holds for another, and a retailer of one series
-gets what thousands have taught. The network reads how the series, its store, its department and the whole retailer ran
-against the outlook lately, and what kind of week is ahead; it says LEVELS quantiles of the output. Nothing is trained
-where it forecasts.
+Here usual is the series' sales in a usual week, and spread the root mean square of its past errors. No season and no
+size is left in the output, so what holds for one retailer holds for another: even a retailer of one series gets what
+thousands have taught. The inputs say how the series, its store, its department and the whole retailer ran against the
+outlook lately, and what kind of week is ahead. The outputs are quantiles at LEVELS. Nothing is trained on the
+retailer's own sales.
 
 `made_up` draws the retailers, `train` makes the weights.
 
@@ -36,23 +37,23 @@ from forecast_platform.models.last_year.reference import YEAR
 LEVELS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.975, 0.99)
 MIDDLE = LEVELS.index(0.5)
 WEIGHTS = Path(__file__).with_name("weights.safetensors")
-# Of WEIGHTS. Other weights are another model, and code_version reads this.
+# Of the file WEIGHTS. It makes other weights another model: code_version is a digest of source files, such as this one.
 SHA256 = "facd79eba71b192705fc34dbe49e8cb53b69d91e7fa9a627d9a924fc671a5109"
-FARTHEST = 4.0  # standard deviations from the mean that an input is cut at
+FARTHEST = 4.0  # inputs are cut at so many standard deviations from their mean
 
-_DOUBT = 8  # weeks that the middle series' spread counts as
-_CUT = 5.0  # spreads from the outlook that an error is cut at
-_AT_ONCE = 4096  # rows: what is worked on stays in the cache
+_DOUBT = 8  # the median spread of all series counts as much as so many weeks of a series' own
+_CUT = 5.0  # errors are cut at so many spreads from the outlook
+_AT_ONCE = 4096  # rows worked on at a time: they fit in the processor's cache
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the network sees, and the units of what it says.
+    """What the network reads, and what turns its outputs into sales.
 
     Attributes:
-        series: of each series, shape (N, F). weeks: of each week ahead besides, shape (N, H, F').
+        series: inputs of each series, shape (N, F). weeks: further inputs of each week ahead, shape (N, H, F').
         outlook: in sales, shape (N, H). unit: sales that an output of 1 stands for, shape (N, H).
     """
 
@@ -65,36 +66,38 @@ class Inputs:
     def of(cls, history: Panel, horizon: int, retailer: Retailer = WHOLE) -> Inputs:
         """The inputs at the end of a history of at least a year and a few weeks (target.FIRST_ORIGIN)."""
         known = _Known.of(history, horizon, retailer)
-        series = [*known.errors(), *known.of_groups(), *known.life(), *known.other_ways()]
+        series = [*known.errors(), *known.of_groups(), *known.lifetime(), *known.comparisons()]
         weeks = np.stack(list(known.weeks_ahead()), axis=2)
         return cls(np.stack(series, axis=1), weeks, known.ahead, (known.ahead + known.usual) * known.spread)
 
 
 @dataclass(frozen=True)
-class _Added:
-    """What is added up over groups of series, of each of R series or groups.
+class _Sums:
+    """Numbers that can be added up over groups of series: those of R series, or the sums of R groups.
 
     Attributes:
-        more, outlook: sales beyond the outlook, and the outlook, of the weeks observed, shape (R, P).
+        excess, outlook: sales minus the outlook, and the outlook, shape (R, P); 0 where not observed.
         reference: shape (R, P + H). members: how many series, shape (R, 1).
-        errors: of the level of the weeks before and of the outlook, shape (R, 2).
-        met: errors in spreads times the weeks' size, and size squared, shape (R, 2).
+        errors: absolute relative errors, added up over weeks, shape (R, 2): of the level (the mean of the 13 weeks
+            before each week), and of the outlook.
+        size_products: sums over weeks, shape (R, 2): of errors (in spreads) times the week's size, and of size squared.
+            Their ratio says whether large weeks come larger or smaller than the outlook has them.
     """
 
-    more: Floats
+    excess: Floats
     outlook: Floats
     reference: Floats
     members: Floats
     errors: Floats
-    met: Floats
+    size_products: Floats
 
-    def by(self, groups: Sequence[Groups], retailer: Retailer) -> list[_Added]:
-        """The sums by each way of grouping. All are asked for at once: a round costs every shard."""
+    def by(self, groups: Sequence[Groups], retailer: Retailer) -> list[_Sums]:
+        """The sums by each way of grouping. They are asked for together, because every shard waits for each request."""
         parts = [getattr(self, each.name) for each in fields(self)]
         wide = np.concatenate(parts, axis=1)
         ends = np.cumsum([part.shape[1] for part in parts])[:-1]
         sums = retailer.sums(*((each, wide) for each in groups))
-        return [_Added(*np.split(each, ends, axis=1)) for each in sums]
+        return [_Sums(*np.split(each, ends, axis=1)) for each in sums]
 
 
 @dataclass(frozen=True)
@@ -102,11 +105,15 @@ class _Known:
     """What the inputs are made of.
 
     Attributes:
-        reference: shape (N, T + H). past, ahead: the outlook of the P weeks known and the H ahead.
-        sold, observed: shape (N, P), sold 0 where not observed. usual: a usual week, shape (N, 1).
-        spread: of errors against the outlook, in parts of outlook and usual week, shape (N, 1); pooled: the middle one.
-        z: errors in spreads, cut, 0 where not observed, shape (N, P).
-        groups: stores, departments and the whole retailer. own: of each series; totals: of each of the groups.
+        reference: shape (N, T + H).
+        past, ahead: the outlook as of now, of the P weeks known, shape (N, P), and of the H ahead, shape (N, H).
+        sold, observed: shape (N, P), sold 0 where not observed.
+        usual: sales in a usual week, shape (N, 1).
+        spread: root mean square of errors / (outlook + usual) in the last year, shape (N, 1).
+        pooled: the median spread of all series.
+        z: errors / (outlook + usual) / spread, cut, 0 where not observed, shape (N, P).
+        groups: stores, departments, and the whole retailer as one group.
+        own: the numbers of each series. totals: their sums over each of `groups`.
     """
 
     history: Panel
@@ -121,15 +128,15 @@ class _Known:
     pooled: float
     z: Floats
     groups: tuple[Groups, ...]
-    own: _Added
-    totals: list[_Added]
+    own: _Sums
+    totals: list[_Sums]
 
     @classmethod
     def of(cls, history: Panel, horizon: int, retailer: Retailer) -> _Known:
         known = len(history.weeks)
         events, outlook = Outlook.lined_up(history, horizon, retailer)
-        reference, every = outlook.reference, outlook.as_of(known, slice(YEAR, None))
-        past, ahead = every[:, : known - YEAR], every[:, known - YEAR :]
+        reference, all_weeks = outlook.reference, outlook.as_of(known, slice(YEAR, None))
+        past, ahead = all_weeks[:, : known - YEAR], all_weeks[:, known - YEAR :]
         observed = history.observed[:, YEAR:]
         sold = np.where(observed, history.sales[:, YEAR:], 0.0)
         usual = reference[:, YEAR:known].mean(axis=1, keepdims=True)
@@ -144,12 +151,12 @@ class _Known:
             _before(each, 13)[:, YEAR:]
             for each in (np.where(history.observed, history.sales, 0.0), history.observed.astype(np.float64))
         )
-        flat = np.where(observed & (weeks > 0), sold - level / np.maximum(weeks, 1), 0.0)
-        more = np.where(observed, sold - past, 0.0)
-        errors = [np.minimum(np.abs(each) / (past + usual), 1).sum(axis=1) for each in (flat, more)]
+        level_error = np.where(observed & (weeks > 0), sold - level / np.maximum(weeks, 1), 0.0)
+        excess = np.where(observed, sold - past, 0.0)
+        errors = [np.minimum(np.abs(each) / (past + usual), 1).sum(axis=1) for each in (level_error, excess)]
         size = _size(reference, usual)[:, YEAR:known] * observed
-        own = _Added(
-            more,
+        own = _Sums(
+            excess,
             np.where(observed, past, 0.0),
             reference[:, YEAR:],
             np.ones((len(history), 1)),
@@ -163,10 +170,10 @@ class _Known:
         )
 
     def errors(self) -> Iterator[Floats]:
-        """Each series' own errors lately: their size, which side, how even, whether they last."""
+        """Of each series' errors lately: their spread, their means, their sizes, and whether they last."""
         z = self.z
         yield np.log(self.spread[:, 0])
-        yield self._all_alike(np.log(self.pooled))
+        yield self._for_all(np.log(self.pooled))
         yield from np.pad(z, ((0, 0), (6, 0)))[:, -6:].T
         yield from (self._mean(z, weeks) for weeks in (4, 8, 13, 26, YEAR))
         yield from (np.sqrt(self._mean(z**2, weeks)) for weeks in (4, 13, 26))
@@ -175,18 +182,19 @@ class _Known:
         yield from (self._mean(neighbours, weeks) for weeks in (13, YEAR))
 
     def of_groups(self) -> Iterator[Floats]:
-        """How store, department and retailer ran against the outlook, and of how many series that is."""
+        """How store, department and retailer ran against the outlook lately, and how many series they have."""
         for groups, total in zip(self.groups, self.totals, strict=True):
             for weeks in (1, 4, 13):
-                more, base = total.more[:, -weeks:].sum(axis=1), total.outlook[:, -weeks:].sum(axis=1)
-                ratio = np.divide(more, base, out=np.zeros_like(more), where=base > 0)
+                excess, base = total.excess[:, -weeks:].sum(axis=1), total.outlook[:, -weeks:].sum(axis=1)
+                ratio = np.divide(excess, base, out=np.zeros_like(excess), where=base > 0)
                 yield np.clip(ratio / self.pooled, -_CUT, _CUT)[groups.member]
             yield np.log(total.members[:, 0])[groups.member]
 
-    def life(self) -> Iterator[Floats]:
-        """How long the retailer and the series are known, weeks without sales, and the growth in the outlook."""
+    def lifetime(self) -> Iterator[Floats]:
+        """How long the retailer and the series are known, how often nothing was sold or observed, and the growth in the
+        outlook."""
         history, total = self.history, len(self.history.weeks)
-        yield self._all_alike(np.log(total / 104))
+        yield self._for_all(np.log(total / 104))
         yield np.log((total - history.first) / 104)
         yield np.log1p(np.minimum(total - 1 - history.last, 26))
         yield np.log1p(self.observed[:, -YEAR:].sum(axis=1))
@@ -197,25 +205,26 @@ class _Known:
         growth = np.clip(growth, -1, 1)
         yield from (growth / self.spread[:, 0], growth)
 
-    def other_ways(self) -> Iterator[Floats]:
-        """What the level alone would have been worth beside the outlook, and how large and small weeks were met."""
-        for flat, outlook in (self.own.errors.T, self._of_all(self.totals[-1].errors)):
-            yield np.log((flat + 1e-6) / (outlook + 1e-6))
-        met, size = self.own.met.T
-        yield np.clip(met / (size + 0.5), -_CUT, _CUT)
-        met_by_all, size_of_all = self._of_all(self.totals[-1].met)
-        yield np.clip(met_by_all / (size_of_all + 1), -_CUT, _CUT)
-        yield np.log1p(size)
+    def comparisons(self) -> Iterator[Floats]:
+        """How the level alone would have done against the outlook, and whether large weeks came larger or smaller."""
+        for level_error, outlook in (self.own.errors.T, self._of_retailer(self.totals[-1].errors)):
+            yield np.log((level_error + 1e-6) / (outlook + 1e-6))
+        product, square = self.own.size_products.T
+        yield np.clip(product / (square + 0.5), -_CUT, _CUT)
+        product_of_all, square_of_all = self._of_retailer(self.totals[-1].size_products)
+        yield np.clip(product_of_all / (square_of_all + 1), -_CUT, _CUT)
+        yield np.log1p(square)
 
     def weeks_ahead(self) -> Iterator[Floats]:
-        """Of each week ahead, (N, H): how far, how large for whom, near which days, how far from the level."""
+        """Of each week ahead, shape (N, H): how far ahead, how large for the series and its groups, whether near an
+        event, how far the outlook is from the level."""
         ahead, known = self.ahead, len(self.history.weeks)
         horizon = ahead.shape[1]
         steps = np.broadcast_to(np.arange(1.0, horizon + 1), ahead.shape)
         yield from (np.log(steps), steps / 12)
         size = _size(self.reference, self.usual)[:, known:]
         yield from (size, np.abs(size))
-        # A week that is high for the whole retailer or near a named day is a season; one of a series may be chance.
+        # A week that is high for the whole retailer, or near an event, is a season. For one series it may be chance.
         for groups, total in zip(self.groups, self.totals, strict=True):
             usual = total.reference[:, : known - YEAR].mean(axis=1, keepdims=True)
             yield _size(total.reference, usual)[groups.member][:, known - YEAR :]
@@ -229,29 +238,31 @@ class _Known:
             yield np.clip((level - ahead) / (ahead + self.usual) / self.spread, -_CUT, _CUT)
 
     def _mean(self, values: Floats, weeks: int) -> Floats:
-        """Of the last weeks, nearer to 0 the fewer of them were observed, shape (N,)."""
+        """The mean over the last weeks, shrunk towards 0, the more so the fewer of them were observed; shape (N,)."""
         return np.asarray(values[:, -weeks:].sum(axis=1) / (self.observed[:, -weeks:].sum(axis=1) + 1))
 
-    def _all_alike(self, value: float) -> Floats:
+    def _for_all(self, value: float) -> Floats:
         return np.full(len(self.z), value)
 
-    def _of_all(self, total: Floats) -> Floats:
-        """The one row of the retailer's totals, for each series: shape (columns, N)."""
+    def _of_retailer(self, total: Floats) -> Floats:
+        """A row of the retailer's totals, shape (1, columns), repeated for each series: shape (columns, N)."""
         return np.repeat(total.T, len(self.z), axis=1)
 
 
 def _size(of: Floats, usual: Floats) -> Floats:
+    """How large weeks are: the logarithm of their reference over a usual week's, damped near 0."""
     return np.asarray(np.log((of + 0.1 * usual) / (1.1 * usual)))
 
 
 def _before(values: Floats, weeks: int) -> Floats:
-    """The sum of the `weeks` values before each, shape (N, T)."""
+    """The sum of the `weeks` values before each value, shape (N, T)."""
     until = np.pad(values.cumsum(axis=1), ((0, 0), (weeks + 1, 0)))
     return np.asarray(until[:, weeks:-1] - until[:, : values.shape[1]])
 
 
 def _near(weeks: NDArray[np.datetime64], horizon: int, events: Sequence[Event]) -> Floats:
-    """1 for the weeks whose sales follow one of the events, else 0, shape (T + H,)."""
+    """1 for the weeks near one of the events (from event.before weeks before it to event.after after it), else 0, shape
+    (T + H,)."""
     ends = weeks[0] + 7 * np.arange(len(weeks) + horizon)
     near = np.zeros(len(ends))
     for event in events:
@@ -263,37 +274,37 @@ def _near(weeks: NDArray[np.datetime64], horizon: int, events: Sequence[Event]) 
 
 @dataclass(frozen=True)
 class Network:
-    """Layers of sums and SiLU (x / (1 + exp -x)), K of them side by side whose quantiles are averaged.
+    """An ensemble of K multilayer perceptrons with SiLU activations (x / (1 + exp -x)). Their quantiles are averaged.
 
     Attributes:
         mean, std: of the inputs in training, shape (F + F',).
-        members: of each of the K, weights (inputs, outputs) and biases (outputs,), layer by layer. The last layer's
-            outputs are the median and the steps from each level to the next, before softplus.
+        members: of each of the K, layer by layer, weights (inputs, outputs) and biases (outputs,). The last layer's
+            outputs are the median, and the steps from each level to the next before softplus.
     """
 
     mean: Floats
     std: Floats
     members: tuple[tuple[tuple[Floats, Floats], ...], ...]
 
-    def say(self, inputs: Inputs) -> Floats:
+    def forecast(self, inputs: Inputs) -> Floats:
         """Quantiles in sales at LEVELS, shape (N, Q, H)."""
         n, horizon = inputs.outlook.shape
         of_series = inputs.series.shape[1]
         series = self._standard(inputs.series, slice(None, of_series))
         weeks = self._standard(inputs.weeks, slice(of_series, None)).reshape(n * horizon, -1)
         which = np.repeat(np.arange(n), horizon)
-        said = np.zeros((n * horizon, len(LEVELS)))
+        outputs = np.zeros((n * horizon, len(LEVELS)))
         for layers in self.members:
             (weight, bias), *rest = layers
             known = _product(series, weight[:of_series]) + bias
-            for low in range(0, len(said), _AT_ONCE):
+            for low in range(0, len(outputs), _AT_ONCE):
                 rows = slice(low, low + _AT_ONCE)
                 x = known[which[rows]] + _product(weeks[rows], weight[of_series:])
                 for weight_, bias_ in rest:
                     x = _product(x / (1 + np.exp(-x)), weight_) + bias_
-                said[rows] += quantiles_of(x) / len(self.members)
-        said = said.reshape(n, horizon, -1).swapaxes(1, 2)
-        return inputs.outlook[:, None] + inputs.unit[:, None] * said
+                outputs[rows] += quantiles_of(x) / len(self.members)
+        outputs = outputs.reshape(n, horizon, -1).swapaxes(1, 2)
+        return inputs.outlook[:, None] + inputs.unit[:, None] * outputs
 
     def _standard(self, values: Floats, columns: slice) -> Floats:
         return np.clip((values - self.mean[columns]) / self.std[columns], -FARTHEST, FARTHEST)
@@ -332,7 +343,8 @@ def shipped() -> Network:
 
 
 def quantiles_of(outputs: Floats) -> Floats:
-    """The median and the steps from level to level, before softplus, to quantiles: shape (R, Q) both."""
+    """Quantiles, shape (R, Q), from a network's outputs, shape (R, Q): the median, then the steps from each level to
+    the next before softplus."""
     steps = np.logaddexp(0, outputs[:, 1:])
     below = -np.cumsum(steps[:, :MIDDLE][:, ::-1], axis=1)[:, ::-1]
     above = np.cumsum(steps[:, MIDDLE:], axis=1)

@@ -1,7 +1,7 @@
 """Train the network that ships, from nothing: python -m forecast_platform.models.pretrained.train
 
-Retailers are made up by number, so the same command on the same machine and versions gives the same file. It takes some
-six minutes of one core; then the file's SHA-256 is to be written into network.py.
+Each made-up retailer follows from its number, so the same command on the same machine and versions gives the same file.
+It takes some six minutes of one core. The SHA-256 that it prints has then to be written into network.py.
 """
 
 from __future__ import annotations
@@ -27,17 +27,22 @@ from forecast_platform.models.pretrained.network import FARTHEST, LEVELS, MIDDLE
 
 RETAILERS, MEMBERS, CELLS, LAYERS, EPOCHS = 2500, 2, 64, 2, 3
 BATCH, LEARNING_RATE, WARM_UP = 1024, 3e-3, 0.1
-SERIES, NEAR, FAR = 30, 8, 4  # at most, of a retailer; weeks of the first quarter and of the rest, of a series
-# wQL is of the nine deciles; the levels beyond them count less, for they hang on few cases.
+SERIES = 30  # of a retailer, at most
+NEAR, FAR = 8, 4  # weeks of a series: from the first 13 weeks ahead, and from those after them
+# wQL is a mean over the nine deciles. The levels beyond them have less weight, for few cases decide them.
 IMPORTANCE = tuple(1.0 if 0.1 <= level <= 0.9 else 0.3 for level in LEVELS)
-_FARTHEST_OUTPUT = 60.0
+_LARGEST_OUTPUT = 60.0
 
 _NORMAL = np.array([NormalDist().inv_cdf(level) for level in LEVELS])
 
 
 @dataclass(frozen=True)
 class Cases:
-    """C weeks of made-up series: inputs (C, F), outputs that came (C,) and how much each counts (C,)."""
+    """C weeks ahead of made-up series.
+
+    Attributes:
+        inputs: shape (C, F). outputs: what a perfect forecast would be, shape (C,). weights: shape (C,).
+    """
 
     inputs: NDArray[np.float32]
     outputs: NDArray[np.float32]
@@ -45,32 +50,33 @@ class Cases:
 
 
 def cases_of(number: int) -> Cases | None:
-    """Those of the retailer of a number, as known at one week; None where nothing came after it.
+    """The cases of a retailer, given its number, from one cutoff; None where no week after it can be learnt from.
 
-    In wQL a case counts by its size. Here by the root of that, for else a few large series would be all there is. All
-    retailers are equal: the outlook with normal intervals has the same loss for each.
+    In wQL a case weighs as much as its unit. Here it weighs the root of that, for otherwise a few large series would be
+    all that counts. All retailers weigh the same: their weights are scaled to equal losses of the outlook with normal
+    intervals.
     """
     rng = np.random.default_rng(number)
     panel, known = make_up(rng)
     inputs = Inputs.of(panel.until(panel.weeks[known - 1].astype(dt.date)), AHEAD)
-    came = panel.sales[:, known:]
+    actual = panel.sales[:, known:]
     weeks = np.concatenate([rng.permutation(13)[:NEAR], 13 + rng.permutation(AHEAD - 13)[:FAR]])
-    series = rng.permutation(len(came))[:SERIES]
+    series = rng.permutation(len(actual))[:SERIES]
     i, h = (each.ravel() for each in np.meshgrid(series, weeks, indexing="ij"))
-    i, h = (each[~np.isnan(came[i, h])] for each in (i, h))
+    i, h = (each[~np.isnan(actual[i, h])] for each in (i, h))
     unit = inputs.unit[i, h]
-    output = (came[i, h] - inputs.outlook[i, h]) / unit
+    output = (actual[i, h] - inputs.outlook[i, h]) / unit
     loss = _pinball(output[:, None] - _NORMAL, np.array(LEVELS)).mean(axis=1)
     if not (loss > 0).any():
         return None
     size = np.sqrt(unit / unit.max())
-    both = np.concatenate([inputs.series[i], inputs.weeks[i, h]], axis=1)
-    output = np.clip(output, -_FARTHEST_OUTPUT, _FARTHEST_OUTPUT)
-    return Cases(both.astype(np.float32), output.astype(np.float32), size / (size * loss).sum())
+    inputs_of_case = np.concatenate([inputs.series[i], inputs.weeks[i, h]], axis=1)
+    output = np.clip(output, -_LARGEST_OUTPUT, _LARGEST_OUTPUT)
+    return Cases(inputs_of_case.astype(np.float32), output.astype(np.float32), size / (size * loss).sum())
 
 
 def gather(retailers: int) -> Cases:
-    """The cases of retailers 0, 1, .."""
+    """The cases of the retailers 0, 1, ...; weights are cut at their 99.9% quantile and have the mean 1."""
     found = [cases for number in range(retailers) if (cases := cases_of(number)) is not None]
     inputs, outputs, weights = (
         np.concatenate([getattr(cases, name) for cases in found]) for name in ("inputs", "outputs", "weights")
@@ -99,7 +105,7 @@ def _member(x: Tensor, y: Tensor, weights: Tensor, epochs: int, seed: int) -> tu
             for p in layer.parameters():
                 bound = layer.in_features**-0.5
                 p.uniform_(-bound, bound, generator=generator)
-        # At first it is the outlook with normal intervals.
+        # Before training its forecast is the outlook with normal intervals.
         last.weight.zero_()
         last.bias.copy_(torch.tensor([0.0, *np.log(np.expm1(np.diff(_NORMAL)))]))
     layers.append(last)
@@ -126,7 +132,7 @@ def _member(x: Tensor, y: Tensor, weights: Tensor, epochs: int, seed: int) -> tu
 
 
 def _quantiles(outputs: Tensor) -> Tensor:
-    """network.quantiles_of, for gradients."""
+    """network.quantiles_of in PyTorch, for its gradients."""
     middle, steps = outputs[:, :1], nn.functional.softplus(outputs[:, 1:])
     below = -steps[:, :MIDDLE].flip(1).cumsum(1).flip(1)
     return torch.cat([middle + below, middle, middle + steps[:, MIDDLE:].cumsum(1)], 1)

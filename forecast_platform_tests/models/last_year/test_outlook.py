@@ -28,14 +28,14 @@ from forecast_platform_tests.models.last_year.test_reference import (
 
 REPO = Path(__file__).parents[3]
 WALMART = Path(os.environ.get("FORECAST_WALMART_DIR") or REPO.parent / "shared" / "data" / "walmart")
-WINDOW, BELIEF = 18, 0.7
+WINDOW, OWN_POWER = 18, 0.7
 
 
 @pytest.fixture
-def one_way(monkeypatch):
-    """A single way, so that there is nothing to weigh."""
+def one_variant(monkeypatch):
+    """A single variant, so that there is nothing to weigh."""
     monkeypatch.setattr(module, "WINDOWS", (WINDOW,))
-    monkeypatch.setattr(module, "OWN_POWERS", (BELIEF,))
+    monkeypatch.setattr(module, "OWN_POWERS", (OWN_POWER,))
     monkeypatch.setattr(module, "PEAK_DAMPINGS", (0.0,))
 
 
@@ -68,7 +68,7 @@ def test_three_times_the_sales_is_three_times_the_forecast():
     np.testing.assert_allclose(forecasts[1], 3 * forecasts[0])
 
 
-def test_as_of_an_earlier_week_only_the_weights_know_what_came_after(one_way):
+def test_as_of_an_earlier_week_only_the_weights_know_what_came_after(one_variant):
     """With one way there is nothing to weigh, so it is the outlook of a history that ends there."""
     panel = random_panel(0, 130, gaps=0.1)
     reference = last_year(panel, 12, 0.5, events=())
@@ -82,23 +82,23 @@ def test_as_of_an_earlier_week_only_the_weights_know_what_came_after(one_way):
 # ------------------------------------------------------------------------------------------------- growth
 
 
-def test_a_growth_seen_in_few_weeks_is_believed_less(one_way):
+def test_growth_seen_in_few_weeks_has_less_weight(one_variant):
     sales = np.ones((1, 104))
     sales[:, -WINDOW:] = 2
     group = STORE + DEPARTMENT  # alone in both
     for seen in (WINDOW, 4):
         sales[:, -WINDOW : 104 - seen] = np.nan
-        belief = BELIEF * seen / (seen + DOUBT)
-        assert growth(panel_of(sales)) == pytest.approx([2 ** (group + belief * (1 - group))])
+        own = OWN_POWER * seen / (seen + DOUBT)
+        assert growth(panel_of(sales)) == pytest.approx([2 ** (group + own * (1 - group))])
 
 
-def test_odd_weeks_are_no_growth(one_way):
+def test_extreme_weeks_are_no_growth(one_variant):
     sales = np.ones((1, 104))
     sales[:, [-2, -9, -15]] = [7, 5, 0]  # two promotions, one week of empty shelves: within a fifth at each end
     assert growth(panel_of(sales)) == pytest.approx([1])
 
 
-def test_a_series_without_recent_weeks_goes_with_its_store_and_department(one_way):
+def test_a_series_without_recent_weeks_goes_with_its_store_and_department(one_variant):
     """Two stores of four departments. One store runs a half above last year, but for what it does not sell now."""
     sales = np.full((8, 104), 1.0)
     sales[:4, -WINDOW:] = 1.5
@@ -110,7 +110,7 @@ def test_a_series_without_recent_weeks_goes_with_its_store_and_department(one_wa
     assert growth(beside)[0] == pytest.approx(1.5**DEPARTMENT), "stores of their own"
 
 
-def test_returns_are_no_growth_of_their_own(one_way):
+def test_returns_are_no_growth_of_their_own(one_variant):
     sales = np.full((2, 104), 1.0)
     sales[0, -WINDOW:] = -1
     assert growth(panel_of(sales, ["a", "b"]))[0] == pytest.approx(0.5 ** (STORE + DEPARTMENT)), (
