@@ -67,7 +67,7 @@ class Likelihood:
     def start(self, z: Tensor) -> tuple[list[float], float] | None:
         """Raw outputs whose distribution fits all targets z together, and its width; None for a family without a width
         of its own. z has any shape and is in units of the scale. A network that starts from these outputs has to learn
-        only how windows differ, for which much fewer windows are enough."""
+        only how windows differ, for which far fewer windows are enough."""
         if self.name not in ("student-t", "gaussian"):
             return None
         middle = float(z.median())

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from forecast_platform.compiled import PROCESSOR
 from forecast_platform.deepar import kernels
 
-LARGE = 1_000_000  # multiplications: a product of more is faster by oneDNN, although oneDNN takes longer to start
+LARGE = 1_000_000  # multiplications in a tick's product from which oneDNN's speed makes up for its slower start
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def predict(
     A series' paths depend on its own content, `seed` and `num_samples` alone, never on the other series, their order
     or `batch_series` (series encoded together). Two identical series get identical paths. The paths of a series spread
     evenly over its distribution (randomness.uniforms): quantiles of 50 are as good as those of 100 independent ones.
-    Quantiles interpolate linearly between the ordered samples (Hazen's). `progress` receives (series done, all series).
+    Quantiles interpolate linearly between the ordered samples (Hazen). `progress` receives (series done, all series).
     Beyond SageMaker: a category equal to its cardinality stands for one that training did not see, and takes the mean
     embedding; of K networks, network p % K draws path p.
 

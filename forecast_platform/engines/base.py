@@ -390,7 +390,7 @@ class Engine(Protocol):
         ...
 
     def predictions(self, folder: Path) -> Predictions:
-        """Those made earlier, also by another machine. Raises BatchError when they are nowhere to be found."""
+        """Predictions made earlier, also by another machine. Raises BatchError when they are nowhere to be found."""
         ...
 
     def receipt(self) -> dict[str, Any]:

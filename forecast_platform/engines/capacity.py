@@ -36,7 +36,7 @@ SHARED = PREDICT  # the stage that is shared out among the workers of any engine
 UNIT: dict[EngineName, str] = {"local": "worker", "spark": "executor", "sagemaker-container": "instance"}
 MOST: dict[EngineName, int] = {"local": 256, "spark": 1000, "sagemaker-container": 100}
 START_S: dict[EngineName, float] = {"local": 0, "spark": 180, "sagemaker-container": 360}
-SPARK_CPU = 1.5  # CPU seconds on Spark for one in process: what was asked of it
+SPARK_CPU = 1.5  # CPU seconds counted on Spark for one in a local process
 EXECUTOR_CORES, EXECUTOR_GB = 4, 16
 # USD an hour, EMR Serverless (x86), us-east-1, as known in January 2026.
 SPARK_CORE_USD, SPARK_GB_USD = 0.052624, 0.0057785

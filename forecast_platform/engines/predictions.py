@@ -189,7 +189,7 @@ class Predictions:
         than those of the levels by attributes: they would be published under the wrong name."""
         said = self.said
         if "as_known" not in said:
-            raise BatchError(f"{self.folder} does not say of which data it is; {_AGAIN}")
+            raise BatchError(f"{self.folder} does not say when its data was known; {_AGAIN}")
         if said["as_known"] != as_known:
             raise BatchError(
                 f"{self.folder} is of the data as known {said['as_known']}, not as known {as_known}; {_AGAIN}"
@@ -213,7 +213,7 @@ class Predictions:
 
     @property
     def last_week(self) -> dt.date | None:
-        """The newest week of sales known of any series; None of none."""
+        """The newest week of sales known of any series; None where there is no series."""
         weeks = [shard["last_week"] for shard in self.said["shards"]]
         return dt.date.fromisoformat(max(weeks)) if weeks else None
 

@@ -1,8 +1,8 @@
 """All series at a cutoff, as the lake has them: in one panel, or a shard at a time.
 
 Rows are read once. Those of a small retailer stay in memory. Those of a large one go to a folder first, shard by shard.
-A shard is a range of the series in the order of their names, so that a store's series are together. It becomes a panel
-only while it is worked on. To learn from, a sample of a large retailer is enough.
+A shard is a range of the series in the order of their names, so that a store's series stay close. It becomes a panel
+only while it is worked on. For training, a sample of a large retailer is enough.
 """
 
 from __future__ import annotations

@@ -256,7 +256,7 @@ class TestRead:
         with pytest.raises(BatchError, match=told):
             made.check("m-1", (REGION,), "then")
         (made.folder / NAME).write_text(json.dumps({k: v for k, v in made.said.items() if k != "as_known"}))
-        with pytest.raises(BatchError, match="does not say of which data it is; run batch_predictions again"):
+        with pytest.raises(BatchError, match="does not say when its data was known; run batch_predictions again"):
             made.check("m-1", (REGION,), "now")
 
     @pytest.mark.parametrize("part", ["quantiles", "paths"])

@@ -8,7 +8,7 @@
 
 | answer | |
 |---|---|
-| shard-000.json | what predictions.json says of the shard: counts, and hashes of its files |
+| shard-000.json | the shard's entry for predictions.json: counts, and hashes of its files |
 | series-000.parquet, sums-000.parquet | see engines/predictions.py |
 
 Sample paths stay where they are drawn.
@@ -98,7 +98,7 @@ def answer_to(model: TrainedModel, body: bytes) -> bytes:
 
 
 def received(path: Path, building: Path, number: int, series: int) -> dict[str, Any]:
-    """Bring an answer's files to a folder of predictions; returns what they say of themselves.
+    """Bring an answer's files to a folder of predictions; returns the shard's entry for predictions.json.
 
     Raises:
         BatchError: it is damaged, or of another shard.
@@ -125,7 +125,7 @@ def _zipped(files: Mapping[str, bytes]) -> bytes:
 
 
 def _unzipped(data: bytes) -> dict[str, bytes]:
-    """Raises zipfile.BadZipFile, or ValueError for a name that leads elsewhere."""
+    """The files of a zip. Raises zipfile.BadZipFile, or ValueError for a name that leads elsewhere."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         names = archive.namelist()
         if odd := [n for n in names if n.removeprefix("sums/") != Path(n).name or Path(n).name in ("", ".", "..")]:

@@ -43,7 +43,7 @@ _MAX_RECORD = 64 << 20  # bytes of training.json or a network; real ones have so
 
 @dataclass(frozen=True)
 class _Rounds:
-    """Asks for all the sums that forecasting a shard takes, and checks that its covariates are there."""
+    """A step that asks for all the sums that forecasting a shard takes, and checks that its covariates are there."""
 
     model: TrainedModel
 
@@ -163,7 +163,7 @@ class ContainerEngine(SageMakerEngine):
 
 
 def member(path: Path, name: str) -> bytes:
-    """One file of a .tar.gz, read in memory: nothing is extracted, so no name in it can lead anywhere.
+    """One file of a .tar.gz, read in memory: nothing is extracted, so no name in it can point outside a folder.
 
     Raises:
         EngineError: it is not there, or larger than it could be, or the archive is damaged.
