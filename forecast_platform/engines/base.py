@@ -215,8 +215,8 @@ class Work:
                 )
                 for block in blocks
             ]
-        said = {"notices": ready.notices}
-        return write_shard(self.building, number, ShardForecast.together(found), self.asked.quantiles, said)
+        more = {"notices": ready.notices}
+        return write_shard(self.building, number, ShardForecast.together(found), self.asked.quantiles, more)
 
 
 @functools.lru_cache(maxsize=4)
@@ -250,8 +250,8 @@ def predict_here(
     work = building / "work" if key else None
     step = Work(model, asked, building)
     written: list[dict[str, Any]] = []
-    for said in over_shards(list(enumerate(shards)), step, run, work):
-        written.append(said)
+    for entry in over_shards(list(enumerate(shards)), step, run, work):
+        written.append(entry)
         if progress:
             progress("predict", len(written), len(shards))
     if work:
@@ -260,7 +260,7 @@ def predict_here(
     made = Predictions.finish(
         building, folder, written, asked.quantiles, model.horizon, model.version, asked.as_known, levels, beside
     )
-    return made, tuple(dict.fromkeys(notice for said in written for notice in said["notices"]))
+    return made, tuple(dict.fromkeys(notice for entry in written for notice in entry["notices"]))
 
 
 def building_of(folder: Path, key: str) -> Path:

@@ -219,15 +219,15 @@ def plan(
     elif engine == "sagemaker-container":
         training_s += START_S[engine]
         usd = prices[instance] * (number * hired_s + training_s / retrain_every_weeks) / 3600
-    told = []
+    warnings = []
     if not keeps(number):
-        told.append(need.missed(fewest, number * lanes))
+        warnings.append(need.missed(fewest, number * lanes))
     memory = max(need.memory_gb(name) for name in (*HISTORY, TRAIN, *WEEK))
     if engine == "local" and has_gb is not None and memory > has_gb:
-        told.append(f"this machine has {has_gb:.0f} GB of memory; about {memory:.1f} are needed")
+        warnings.append(f"this machine has {has_gb:.0f} GB of memory; about {memory:.1f} are needed")
     hired_gb = max(need.memory_gb(name) for name in (TRAIN, SHARED))
     if engine == "sagemaker-container" and hired_gb > (has := _memory_gb(instance)):
-        told.append(f"{instance} has {has} GB of memory; its jobs take {hired_gb:.1f}: FORECAST_TRANSFORM_INSTANCE")
+        warnings.append(f"{instance} has {has} GB of memory; its jobs take {hired_gb:.1f}: FORECAST_TRANSFORM_INSTANCE")
     return Plan(
         engine=engine,
         series=wanted.series,
@@ -245,7 +245,7 @@ def plan(
         disk_gb=sum(rates.at(name, "disk_gb", need.by_rows) for name in HISTORY),
         disk_gb_a_week=sum(rates.at(name, "disk_gb", wanted.series) for name in WEEK),
         usd_a_week=usd,
-        told=tuple(told),
+        told=tuple(warnings),
         assumptions=need.assumptions(instance),
     )
 
@@ -320,7 +320,7 @@ class _Need:
     def assumptions(self, instance: str) -> tuple[str, ...]:
         r = self.rates
         sizes = sorted({size for stage in r.stages.values() for size, _ in stage["wall_s"]})
-        said = [
+        lines = [
             f"rates of {r.cores} cores of {r.cpu}, {r.date}, commit {r.commit}, measured at "
             f"{', '.join(f'{size:,.0f}' for size in sizes)} series of {r.weeks} weeks; yours may be faster or slower",
             *([f"measured with {r.settings}"] if r.settings else []),
@@ -334,23 +334,23 @@ class _Need:
             f"{SHARED} is shared out evenly, which far more {UNIT[self.engine]}s than measured will not quite reach",
         ]
         if self.wanted.series > r.largest:
-            said.append(
+            lines.append(
                 f"beyond {r.largest:,.0f} series nothing was measured: the last rates are taken to go on, training to "
                 f"stay with FORECAST_TRAINING_SERIES, and memory with FORECAST_MEMORY_GB, {self.kept_to_gb:g}"
             )
         if self.engine == "spark":
-            said.append(
+            lines.append(
                 f"executors of {EXECUTOR_CORES} cores and {EXECUTOR_GB} GB, {SPARK_CPU:g} times the CPU of a process, "
                 f"{START_S['spark'] / 60:.0f} minutes to start; EMR Serverless in us-east-1, {SPARK_CORE_USD} USD a "
                 f"core and {SPARK_GB_USD} a GB an hour, one more executor as driver; other clusters bill otherwise"
             )
         if self.engine == "sagemaker-container":
-            said.append(
+            lines.append(
                 f"{instance} on demand in us-east-1, a core of it as fast as one measured, "
                 f"{START_S[self.engine] / 60:.0f} billed minutes to start; training on one; the machine that runs the "
                 "graph, storage and requests come on top"
             )
-        return tuple(said)
+        return tuple(lines)
 
 
 def _cores(instance: str) -> int:

@@ -154,7 +154,7 @@ class Predictions:
         """
         for name, table in beside.items():
             pq.write_table(table, building / f"beside-{name}.parquet", compression="zstd")
-        said = {
+        contents = {
             "version": _VERSION,
             "model": model,
             "as_known": as_known,
@@ -164,7 +164,7 @@ class Predictions:
             "shards": written,
             "beside": {name: _hash(building / f"beside-{name}.parquet") for name in beside},
         }
-        (building / NAME).write_text(json.dumps(said, indent=1))
+        (building / NAME).write_text(json.dumps(contents, indent=1))
         for path in [*building.glob("shard-*.json"), *building.glob(".*")]:  # the latter by attempts that died
             path.unlink()
         shutil.rmtree(folder, ignore_errors=True)
@@ -187,16 +187,16 @@ class Predictions:
     def check(self, model: str, levels: Sequence[Level], as_known: str) -> None:
         """Raises BatchError when they are of another model, of the data as known at another time, or of other groups
         than those of the levels by attributes: they would be published under the wrong name."""
-        said = self.said
-        if "as_known" not in said:
+        contents = self.said
+        if "as_known" not in contents:
             raise BatchError(f"{self.folder} does not say when its data was known; {_AGAIN}")
-        if said["as_known"] != as_known:
+        if contents["as_known"] != as_known:
             raise BatchError(
-                f"{self.folder} is of the data as known {said['as_known']}, not as known {as_known}; {_AGAIN}"
+                f"{self.folder} is of the data as known {contents['as_known']}, not as known {as_known}; {_AGAIN}"
             )
-        if said["model"] != model:
-            raise BatchError(f"{self.folder} is of model {said['model']}; the week's is {model} now; {_AGAIN}")
-        if said["groups"] != _digest(levels):
+        if contents["model"] != model:
+            raise BatchError(f"{self.folder} is of model {contents['model']}; the week's is {model} now; {_AGAIN}")
+        if contents["groups"] != _digest(levels):
             raise BatchError(
                 f"{self.folder} was summed by other groups than stores/ and departments/ say now; {_AGAIN}"
             )
@@ -223,8 +223,8 @@ class Predictions:
         Raises:
             BatchError: see `forecasts` and `sums`.
         """
-        said = self._said_of(quantiles, horizon)
-        for shard in said["shards"]:
+        contents = self._contents_of(quantiles, horizon)
+        for shard in contents["shards"]:
             series = self._series(shard, quantiles, "", _LEAD_TIME)
             yield _forecast(series, _by_level(self._sums(shard), horizon), quantiles)
 
@@ -236,7 +236,7 @@ class Predictions:
             BatchError: they are of other quantiles or another horizon, a file is missing or not the one that was
                 written, or holds other series than it should, values that are not finite, or quantiles that cross.
         """
-        for shard in self._said_of(quantiles, horizon)["shards"]:
+        for shard in self._contents_of(quantiles, horizon)["shards"]:
             found = self._series(shard, quantiles, _LEAD_TIME if lead_time else "").drop(["last_week"])
             order = pc.sort_indices(found, [("store", "ascending"), ("dept", "ascending")])
             yield found if np.array_equal(order, np.arange(len(order))) else found.take(order)
@@ -248,14 +248,14 @@ class Predictions:
         Raises:
             BatchError: a file is missing or not the one that was written.
         """
-        said, names = self.said, dict[str, list[str]]()
-        for shard in said["shards"]:
+        contents, names = self.said, dict[str, list[str]]()
+        for shard in contents["shards"]:
             keys = self._sums(shard, ["level", "key"])
             for level, key in zip(keys["level"].to_pylist(), keys["key"].to_pylist(), strict=True):
                 names.setdefault(level, []).append(key)
         total: dict[str, Sums] = {}
-        for shard in said["shards"]:
-            for level, part in _by_level(self._sums(shard), said["horizon"]).items():
+        for shard in contents["shards"]:
+            for level, part in _by_level(self._sums(shard), contents["horizon"]).items():
                 if level not in total:
                     groups = np.unique(np.array(names[level], dtype=np.str_))
                     nothing = np.zeros((len(groups), *part.whole.shape[1:]), dtype=np.int64)
@@ -265,14 +265,14 @@ class Predictions:
                 total[level].rest[at] += part.rest
         return total
 
-    def _said_of(self, quantiles: Sequence[float], horizon: int) -> dict[str, Any]:
-        said = self.said
-        if said["quantiles"] != list(quantiles) or said["horizon"] != horizon:
+    def _contents_of(self, quantiles: Sequence[float], horizon: int) -> dict[str, Any]:
+        contents = self.said
+        if contents["quantiles"] != list(quantiles) or contents["horizon"] != horizon:
             raise BatchError(
-                f"{self.folder / NAME} is of quantiles {said['quantiles']} over {said['horizon']} weeks, not "
+                f"{self.folder / NAME} is of quantiles {contents['quantiles']} over {contents['horizon']} weeks, not "
                 f"{list(quantiles)} over {horizon}; {_AGAIN}"
             )
-        return said
+        return contents
 
     def check_files(self, shard: Mapping[str, Any]) -> None:
         """Raises BatchError when a file that a shard names is missing, or not the one that was written."""
@@ -346,10 +346,10 @@ def write_shard(
             pq.write_table(table, temporary, compression="zstd")
             hashes[name] = _hash(temporary)
     last = max(shard.last_week.tolist(), default=None)
-    said = {"series": len(shard.store), "last_week": last and last.isoformat(), "files": hashes, **more}
+    entry = {"series": len(shard.store), "last_week": last and last.isoformat(), "files": hashes, **more}
     with _replacing(folder / f"shard-{number:03d}.json") as temporary:
-        temporary.write_text(json.dumps(said))
-    return said
+        temporary.write_text(json.dumps(entry))
+    return entry
 
 
 @contextlib.contextmanager
@@ -436,8 +436,8 @@ def _array(column: pa.ChunkedArray) -> NDArray[Any]:
 
 def _digest(levels: Sequence[Level]) -> str:
     """Digest of the groups of some levels."""
-    said = [{"name": each.name, "of": each.of, "values": dict(each.values)} for each in levels]
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:20]
+    groups = [{"name": each.name, "of": each.of, "values": dict(each.values)} for each in levels]
+    return hashlib.sha256(json.dumps(groups, sort_keys=True).encode()).hexdigest()[:20]
 
 
 def _hash(path: Path) -> str:

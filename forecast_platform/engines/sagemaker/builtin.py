@@ -111,8 +111,8 @@ class _Fit:
         asked = Asked(tuple(quantiles), num_samples, 0)
         root, artifact = f"{self.root}/held-out", self.artifact
         parts = engine.ask(batch, rules, asked, self.horizon, root, self.key, artifact, self.week, artifact)
-        said = np.concatenate([part.quantiles for part in parts])
-        return InSales.of(self.target, self.ready).quantiles(said)
+        outputs = np.concatenate([part.quantiles for part in parts])
+        return InSales.of(self.target, self.ready).quantiles(outputs)
 
 
 class BuiltinEngine(SageMakerEngine):

@@ -162,8 +162,8 @@ class _Stored:
         if not shard.exists():
             storage.get_file(f"shards/{number:05d}/{PANEL}", shard)
         work = Work(TrainedModel.load(model), self.asked, own)
-        said = work((number, own), retailer.keeping(own / "kept"))
-        for name in (*said["files"], f"shard-{number:03d}.json"):
+        entry = work((number, own), retailer.keeping(own / "kept"))
+        for name in (*entry["files"], f"shard-{number:03d}.json"):
             storage.put_file(own / name, f"finished/{name}")
         shutil.rmtree(own, ignore_errors=True)
         return True
