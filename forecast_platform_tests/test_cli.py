@@ -513,7 +513,7 @@ def test_a_leaderboard_of_what_landed_is_kept_in_the_home(home: Path, tmp_path: 
         "--json b.json --forecasts f.parquet"
     )
     assert board.data == str(home)
-    assert "WAPE / wQL were" in board.decisions[0].why
+    assert "its WAPE / wQL are" in board.decisions[0].why
     assert "from store to store" in board.decisions[0].why
     scores = json.loads((tmp_path / "b.json").read_text())
     for name in ("deepar", "recent_level"):

@@ -1,11 +1,12 @@
-"""A trained model, and its archive model.tar.gz: safetensors and JSON, named by content and read back without trust.
+"""A trained model, and its archive model.tar.gz: safetensors and JSON, its version a hash of its content, which is
+checked when it is read back.
 
-SageMaker packs and unpacks the archive itself: wherever a path to one is taken, a folder of its two members serves as
-well, and an archive of a folder, whose names begin with "./".
+SageMaker packs and unpacks the archive itself. So wherever a path to an archive is taken, a folder of its two members
+serves as well, and so does an archive packed from a folder, whose member names begin with "./".
 
 The archive holds `model.json` (schema version, hyperparameters, cardinality, lags, moments, losses, the weights'
-SHA-256 and the version) and `model.safetensors`; with several networks each tensor's name begins with the number of
-its own. Equal models give equal bytes: members are sorted and carry no time, owner or mode of their own.
+SHA-256 and the version) and `model.safetensors`; with several networks each tensor's name begins with its network's
+number. Equal models give equal bytes: members are sorted and carry no time, owner or mode of their own.
 """
 
 from __future__ import annotations
@@ -36,8 +37,9 @@ from forecast_platform.deepar.windows import Standardiser
 
 SCHEMA = 1
 _CONFIG, _WEIGHTS = "model.json", "model.safetensors"
-_LATER = ("num_networks", "lag_skip", "blind_features", "training_windows")
-_GONE = {"scaling_power": "1.0"}  # named as before, so that models keep their version; one of another value is refused
+_LATER = ("num_networks", "lag_skip", "blind_features", "training_windows")  # settings added after the first models
+# A setting that was removed is still written, so that models keep their version. A model with another value is refused.
+_GONE = {"scaling_power": "1.0"}
 _MAX_MEMBER = 1 << 30  # a model is far below this; an archive that claims more is refused unread
 
 
@@ -52,7 +54,7 @@ class Model:
         lags: lags in steps, ascending.
         moments: standardisation of the log scale and the dynamic features.
         networks: one or more, on the CPU, in evaluation mode; path p of a forecast comes from network p % K.
-        loss_curve: mean training loss per epoch, nats per observed cell in units of the scale; over the networks too.
+        loss_curve: mean training loss per epoch, nats per observed cell in units of the scale; the networks' mean.
         test_metrics: RMSE, mean_wQuantileLoss, ... when a test channel was given.
         train_windows, train_seconds: windows drawn and CPU seconds of the process; not part of the version.
     """
@@ -139,7 +141,7 @@ def content_version(model: Model) -> str:
 def save_artifact(model: Model, path: str | os.PathLike[str]) -> str:
     """Write model.tar.gz to `path`, or its members where that is a folder; return the version.
 
-    A file appears whole or not at all. Of two members the one that speaks for both, model.json, comes last.
+    A file appears whole or not at all. In a folder model.json, which holds the weights' hash, is written last.
     """
     weights, content = _weights(model), _content(model)
     version = _version(content, weights)
@@ -234,7 +236,7 @@ def _weights(model: Model) -> bytes:
 
 
 def _stack(networks: list[DeepARNetwork]) -> nn.Module:
-    """What names the tensors: a single network's own names, else each network's number before them."""
+    """The module whose state_dict names the tensors: a network's own names, after its number if there are several."""
     return networks[0] if len(networks) == 1 else nn.ModuleList(networks)
 
 
@@ -271,7 +273,7 @@ def _build(content: dict[str, Any], tensors: dict[str, Tensor]) -> Model:
 
 
 def _read_folder(folder: Path) -> dict[str, bytes]:
-    """The two members of an archive that was unpacked to `folder`; other files there are none of ours."""
+    """The two members of an archive that was unpacked to `folder`; other files there are ignored."""
     out: dict[str, bytes] = {}
     for name in (_CONFIG, _WEIGHTS):
         path = folder / name
@@ -286,7 +288,7 @@ def _read_folder(folder: Path) -> dict[str, bytes]:
 
 
 def _read_members(path: Path) -> dict[str, bytes]:
-    """The two members, read in memory: nothing is ever extracted to disk, so no name can lead anywhere."""
+    """The two members, read in memory: nothing is extracted to disk, so no member's name can point outside a folder."""
     out: dict[str, bytes] = {}
     try:
         with tarfile.open(path, mode="r:gz") as tar:

@@ -47,15 +47,15 @@ EXTENSIONS: dict[str, str] = {
 """Ours, beyond SageMaker.
 
 - seed of the training; learning_rate_schedule "constant" or "cosine" decay to zero; gradient_clip, the largest norm.
-- scaling_length: steps a series' scale is the mean of, 0 for the context.
+- scaling_length: a series' scale is its mean absolute value over so many steps; 0 means context_length.
 - time_features "ignore" leaves out calendar and age, for targets with no season left.
 - lag_support: steps by which the longest series must exceed a lag for it to be used, so that training has seen it.
 - num_networks: networks trained from seed, seed + 1, ...; a forecast is the mixture of theirs.
-- lag_skip "on": a linear path from the lags past the recurrent layers to the location. For series that walk at random,
-  whose last value says most.
-- blind_features: of several networks the first, third, ... do without this many of the last dynamic features, so that
-  their errors differ from the others' and the mixture errs less than either.
-- training_windows "last": of each series only the window it ends with, for series made for one forecast start each.
+- lag_skip "on": a linear skip connection from the lags to the location, past the recurrent layers. For series close to
+  a random walk, where the last value is the best forecast.
+- blind_features: of several networks the first, third, ... do not use this many of the last dynamic features. Their
+  errors then differ from the others', and the mixture errs less than either.
+- training_windows "last": only the last window of each series, for series made for one forecast start each.
 """
 
 # SageMaker's own container is handed these by the service; they say nothing about the model.

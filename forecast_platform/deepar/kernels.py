@@ -1,8 +1,8 @@
-"""The elementwise half of an LSTM's step, in sampling and forwards and backwards in training, and the draw from
-Student's t, compiled by Numba.
+"""Kernels compiled by Numba: the elementwise half of an LSTM's step (in sampling, and forwards and backwards in
+training), and the draw from Student's t.
 
-torch needs some ten calls a step for each, of a microsecond's work and as long to start; here it is one pass that
-holds a cell in registers from the gates' sums to the new state. Matrix products stay torch's.
+torch needs some ten calls a step for each; a call takes a microsecond to start and as long to work. A kernel is one
+pass that keeps a cell in registers from the gates' pre-activations to the new state. Matrix products stay torch's.
 
 Arrays are float32 and C-contiguous. Dimension letters as in network.py, with K layers; gates are in the parameters'
 order: input, forget, output, candidate.
@@ -22,37 +22,38 @@ from forecast_platform.compiled import compiled
 Floats = NDArray[np.float32]
 
 _ONE, _TWO, _ZERO = np.float32(1.0), np.float32(2.0), np.float32(0.0)
-# e^-x = 2^n 2^r with n whole and |r| <= 1/2. Beyond 43 sigmoid and tanh are flat, and two such numbers still have a
-# finite product.
+# e^-x = 2^n 2^r with n whole and |r| <= 1/2. x is clipped to [-43, 43]: beyond it sigmoid and tanh are constant in
+# float32, and the product of two e^43 is still finite.
 _LIMIT, _MINUS_LOG2_E = np.float32(43.0), np.float32(-1.4426950408889634)
 _ROUNDER, _MANTISSA = np.float32(1.5 * 2**23), np.int32(23)  # what is added to _ROUNDER is rounded to whole numbers
 # The polynomial of degree 5 with the least relative error to 2^r, 7.5e-8 (a linear program over 3,001 points).
 _P0, _P1, _P2 = np.float32(1.000000072), np.float32(6.931469671e-1), np.float32(2.402211972e-1)
 _P3, _P4, _P5 = np.float32(5.550713274e-2), np.float32(9.675541330e-3), np.float32(1.327647187e-3)
-# Likewise to the inverse hyperbolic tangent of s in [0, 1/3], over s, in s squared: 1.6e-7.
+# Likewise to atanh(s) / s for s in [0, 1/3], a polynomial in s^2: 1.6e-7.
 _T0, _T1, _T2, _T3 = (np.float32(t) for t in (9.999998354e-1, 3.333800145e-1, 1.979473046e-1, 1.711302620e-1))
 _HALF, _LEAST_DF = np.float32(0.5), np.float32(2.0)
 _BITS_OF_ONE = np.int32(0x3F800000)
 
 
 def serve(like: torch.Tensor) -> bool:
-    """Whether a tensor is where the kernels are and of their type."""
+    """Whether the kernels take such a tensor: float32 on the CPU."""
     return bool(like.device.type == "cpu" and like.dtype == torch.float32)
 
 
 _1D, _2D, _3D, _4D, _5D = (numba.types.Array(numba.float32, dimensions, "C") for dimensions in (1, 2, 3, 4, 5))
-# Sums may be fused with products, and nothing else be rearranged: a cell gets the same bits wherever it stands.
+# A product and a sum may be fused into one operation; nothing else is rearranged, so that a cell gets the same bits
+# wherever in the array it stands.
 _compiled = functools.partial(compiled, fastmath={"contract"})
 
 
 @numba.njit(inline="always")
 def _exp_minus(x: np.float32) -> np.float32:
-    """exp(-x), in steps that the compiler can do for many numbers at once; x is first brought within 43 of 0."""
+    """exp(-x) for x clipped to [-43, 43], in operations that the compiler can vectorise."""
     y = min(max(x, -_LIMIT), _LIMIT)
     rounded = np.float32(y * _MINUS_LOG2_E + _ROUNDER)
     r = y * _MINUS_LOG2_E - (rounded - _ROUNDER)
     p = np.float32(((((_P5 * r + _P4) * r + _P3) * r + _P2) * r + _P1) * r + _P0)
-    exponent = np.int32(rounded.view(np.int32) << _MANTISSA)  # n, where a float has its exponent
+    exponent = np.int32(rounded.view(np.int32) << _MANTISSA)  # n, in the exponent bits of a float
     return np.int32(p.view(np.int32) + exponent).view(np.float32)
 
 
@@ -63,7 +64,7 @@ def _sigmoid(x: np.float32) -> np.float32:
 
 @numba.njit(inline="always")
 def _expm1(x: np.float32) -> np.float32:
-    """exp(x) - 1 for x from 0 to 43, with as many digits where it is next to 0."""
+    """exp(x) - 1 for x from 0 to 43, as precise near 0 as elsewhere."""
     y = min(x, _LIMIT) * -_MINUS_LOG2_E
     rounded = np.float32(y + _ROUNDER)
     r = y - (rounded - _ROUNDER)
@@ -74,7 +75,7 @@ def _expm1(x: np.float32) -> np.float32:
 
 @numba.njit(inline="always")
 def _softplus(x: np.float32) -> np.float32:
-    """log(1 + exp(x)); not a number where x is none."""
+    """log(1 + exp(x)); NaN for NaN."""
     size = abs(x)
     e = _exp_minus(size)
     s = e / (_TWO + e)  # log(1 + e) = 2 atanh(s)
@@ -84,10 +85,10 @@ def _softplus(x: np.float32) -> np.float32:
 
 @_compiled(_2D, _1D, _1D, numba.float32, _1D)
 def student_t(raw: Floats, log_u: Floats, cosine: Floats, floor: np.float32, out: Floats) -> None:
-    """Draws in units of the scale, as Likelihood has them: its `parameters` and `sample` in one.
+    """Draws in units of the scale: Likelihood's `parameters` and `sample` in one pass.
 
     Args:
-        raw: (3, B), raw outputs. log_u, cosine: (B,), from Likelihood.prepare. floor: of the width. out: (B,).
+        raw: (3, B), raw outputs. log_u, cosine: (B,), from Likelihood.prepare. floor: the least width. out: (B,).
     """
     for_df, location, for_width = raw[0], raw[1], raw[2]
     for b in range(len(out)):
@@ -128,14 +129,14 @@ def step(gates: Floats, known: Floats, paths: int, cells: Floats, hidden: Floats
 def forward_tick(
     tick: int, gates: Floats, cells: Floats, squashed: Floats, rows: Floats, constant: Floats, keep: Floats
 ) -> None:
-    """From the products of weights and rows to the next tick's state, for all layers.
+    """From the products of weights and rows to the next tick's state, for all layers (ticks: network.LSTMLayers).
 
     Args:
         gates: (ticks, K, 4, N, B); this tick's are the products, and are replaced by the gates.
         cells: (ticks + 1, K, N, B); this tick's are read, the next one's written.
         squashed: (ticks, K, N, B); receives tanh of the new cell.
-        rows: (ticks + 1, K, I + N, B); receives at the next tick each layer's hidden state in its last N rows and,
-            times `keep`, in the first N of the layer above.
+        rows: (ticks + 1, K, I + N, B). The next tick's receive each layer's hidden state in the layer's last N rows,
+            and times `keep` in the first N rows of the layer above.
         constant: (K, 4, N, B), to be added to the products.
         keep: (K, N, B); the last layer's is not used.
 
@@ -149,15 +150,15 @@ def forward_tick(
         for k in range(n):
             i, f, o, g = gate[0, k], gate[1, k], gate[2, k], gate[3, k]
             to_i, to_f, to_o, to_g = add[0, k], add[1, k], add[2, k], add[3, k]
-            old, new, flat = cells[tick, layer, k], cells[tick + 1, layer, k], squashed[tick, layer, k]
+            old, new, squash = cells[tick, layer, k], cells[tick + 1, layer, k], squashed[tick, layer, k]
             hidden = rows[tick + 1, layer, inputs + k]
             for b in range(batch):
                 i[b], f[b], o[b] = _sigmoid(i[b] + to_i[b]), _sigmoid(f[b] + to_f[b]), _sigmoid(o[b] + to_o[b])
                 g[b] = _TWO * _sigmoid(_TWO * (g[b] + to_g[b])) - _ONE
                 cell = f[b] * old[b] + i[b] * g[b]
-                flat[b] = _TWO * _sigmoid(_TWO * cell) - _ONE
+                squash[b] = _TWO * _sigmoid(_TWO * cell) - _ONE
                 new[b] = cell if began else _ZERO
-                hidden[b] = o[b] * flat[b] if began else _ZERO
+                hidden[b] = o[b] * squash[b] if began else _ZERO
             if layer < layers - 1:
                 above, kept = rows[tick + 1, layer + 1, k], keep[layer, k]
                 for b in range(batch):
@@ -176,19 +177,19 @@ def backward_tick(
     d_cells: Floats,
     d_gates: Floats,
 ) -> None:
-    """From the gradients at the end of a tick to those of the gates' sums, for all layers.
+    """From the gradients at the end of a tick to those of the gates' pre-activations, for all layers.
 
     Args:
         d_top: (T, N, B), of the last layer's hidden states.
         gates, cells, squashed: as `forward_tick` left them.
         keep: (K, N, B), as it took them; the last layer's are ones.
-        d_rows: (K, 2N, B), of the next tick's rows: N for the layer's input from below, which a single layer does
-            without, then N for its hidden state.
+        d_rows: (K, 2N, B), of the next tick's rows: N for the layer's input from the layer below, then N for its own
+            hidden state. A single layer has the latter only: (1, N, B).
         d_cells: (K, N, B), of the cells after the tick; replaced by those of the cells before it.
         d_gates: (ticks, K, 4, N, B); receives this tick's.
     """
     layers, n, batch = keep.shape
-    handed = d_rows.shape[1] - n
+    from_below = d_rows.shape[1] - n
     for layer in range(layers):
         if layer > tick:  # its first step comes later
             d_gates[tick, layer] = _ZERO
@@ -198,15 +199,15 @@ def backward_tick(
         for k in range(n):
             i, f, o, g = gate[0, k], gate[1, k], gate[2, k], gate[3, k]
             d_i, d_f, d_o, d_g = d_gate[0, k], d_gate[1, k], d_gate[2, k], d_gate[3, k]
-            old, flat, kept = cells[tick, layer, k], squashed[tick, layer, k], keep[layer, k]
-            d_cell, d_hidden = d_cells[layer, k], d_rows[layer, handed + k]
+            old, squash, kept = cells[tick, layer, k], squashed[tick, layer, k], keep[layer, k]
+            d_cell, d_hidden = d_cells[layer, k], d_rows[layer, from_below + k]
             d_above = d_rows[layer + 1, k] if layer < layers - 1 else d_top[tick - layer, k]
             for b in range(batch):
-                at_i, at_f, at_o, at_g, at_flat = i[b], f[b], o[b], g[b], flat[b]
+                at_i, at_f, at_o, at_g, at_squash = i[b], f[b], o[b], g[b], squash[b]
                 dh = d_hidden[b] + d_above[b] * kept[b]
-                dc = d_cell[b] + dh * at_o * (_ONE - at_flat * at_flat)
+                dc = d_cell[b] + dh * at_o * (_ONE - at_squash * at_squash)
                 d_i[b] = dc * at_g * at_i * (_ONE - at_i)
                 d_f[b] = dc * old[b] * at_f * (_ONE - at_f)
-                d_o[b] = dh * at_flat * at_o * (_ONE - at_o)
+                d_o[b] = dh * at_squash * at_o * (_ONE - at_o)
                 d_g[b] = dc * at_i * (_ONE - at_g * at_g)
                 d_cell[b] = dc * at_f

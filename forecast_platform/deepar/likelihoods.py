@@ -1,8 +1,8 @@
 """Distributions: from the network's raw outputs to log-likelihoods and to samples.
 
 Every function is elementwise over tensors of one shape. Raw outputs come as a list of `num_outputs` tensors;
-targets are in units of the series' scale, except for counts (negative-binomial), which the scale enters
-through the mean (Salinas et al. 2020, DeepAR, section 3.1), and beta, which has no scale.
+targets are in units of the series' scale. There are two exceptions: counts (negative-binomial) keep their own units,
+and the scale enters through the parameters (Salinas et al. 2020, DeepAR, section 3.1); beta has no scale.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from forecast_platform.deepar import kernels
 from forecast_platform.deepar.hyperparameters import ContractError
 from forecast_platform.deepar.series import SeriesSet
 
-_COUNTED = 64  # means up to which a count is found by counting
-_NARROWEST_START, _WIDEST_START = 0.01, 20.0  # widths that training begins with
+_SUMMED = 64  # below this mean, a count's quantile is found by adding up probabilities
+_NARROWEST_START, _WIDEST_START = 0.01, 20.0  # bounds of the width that training begins with
 _FLOOR = 1e-4  # keeps widths and shapes away from zero, where the likelihood is unbounded
 _NARROWEST = np.float32(_FLOOR)
 
@@ -38,7 +38,7 @@ class Likelihood:
         scaled_input: whether the network sees targets divided by the series' scale (not for beta).
         scaled_output: whether z and the draws are in units of the scale (not for counts).
         num_uniforms: uniforms one sample needs.
-        location: the raw output that is the location itself, None where there is none.
+        location: the index of the raw output that is the location itself, None where no output is.
     """
 
     name: str
@@ -65,9 +65,9 @@ class Likelihood:
         return [raw[0]]
 
     def start(self, z: Tensor) -> tuple[list[float], float] | None:
-        """Raw outputs that say what targets z (any shape, in units of their scale) look like all together, and how far
-        they lie apart; None where a distribution has no width of its own. A network that starts there has to learn only
-        what differs, which it does from much fewer windows."""
+        """Raw outputs whose distribution fits all targets z together, and its width; None for a family without a width
+        of its own. z has any shape and is in units of the scale. A network that starts from these outputs has to learn
+        only how windows differ, for which far fewer windows are enough."""
         if self.name not in ("student-t", "gaussian"):
             return None
         middle = float(z.median())
@@ -158,7 +158,7 @@ class Likelihood:
 class _StudentT(torch.autograd.Function):
     """Log density of Student's t at z by df, loc and width; z has no gradient.
 
-    A training step spends more on autograd's tape of these formulas than on computing them.
+    Its gradient is written out: a training step would spend more time on autograd's tape than on these formulas.
     """
 
     @staticmethod
@@ -175,10 +175,10 @@ class _StudentT(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         df, width, y, square, half, log1p = ctx.saved_tensors
         by_width = grads[0] / width
-        pull = 2.0 * half / (df + square)
-        squares = pull * square
-        d_df = torch.digamma(half).sub_(torch.digamma(0.5 * df)).sub_(log1p).add_((squares - 1.0).div_(df)).mul_(0.5)
-        return d_df.mul_(grads[0]), pull.mul_(y).mul_(by_width), squares.sub_(1.0).mul_(by_width), None
+        weight = 2.0 * half / (df + square)
+        weighted = weight * square
+        d_df = torch.digamma(half).sub_(torch.digamma(0.5 * df)).sub_(log1p).add_((weighted - 1.0).div_(df)).mul_(0.5)
+        return d_df.mul_(grads[0]), weight.mul_(y).mul_(by_width), weighted.sub_(1.0).mul_(by_width), None
 
 
 _ALL = {
@@ -204,12 +204,12 @@ def _nbinom_ppf(u: NDArray[np.float64], mean: NDArray[np.float64], alpha: NDArra
     shape, (u, mean, alpha) = u.shape, (x.ravel() for x in (u, mean, alpha))
     size, odds = 1.0 / alpha, alpha * mean / (1.0 + alpha * mean)
     out = np.empty_like(u)
-    # Adding up the probabilities of 0, 1, .. takes a small part of the time of the inverse beta function.
-    which = np.flatnonzero(mean < _COUNTED)
+    # Adding up the probabilities of 0, 1, .. is much faster than the inverse beta function.
+    which = np.flatnonzero(mean < _SUMMED)
     want, n, q = u[which], size[which], odds[which]
     mass: NDArray[np.float64] = (1.0 - q) ** n
     total = mass
-    for count in range(2 * _COUNTED):
+    for count in range(2 * _SUMMED):
         out[which] = count
         short = total < want
         which = which[short]
@@ -218,7 +218,7 @@ def _nbinom_ppf(u: NDArray[np.float64], mean: NDArray[np.float64], alpha: NDArra
             break
         mass = mass * q * (n + count) / (count + 1.0)
         total = total + mass
-    rest = np.concatenate([np.flatnonzero(mean >= _COUNTED), which])
+    rest = np.concatenate([np.flatnonzero(mean >= _SUMMED), which])
     out[rest] = _nbinom_inverse(u[rest], mean[rest], alpha[rest])
     return out.reshape(shape)
 
@@ -226,7 +226,7 @@ def _nbinom_ppf(u: NDArray[np.float64], mean: NDArray[np.float64], alpha: NDArra
 def _nbinom_inverse(
     u: NDArray[np.float64], mean: NDArray[np.float64], alpha: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """The same by inverting the incomplete beta function, whatever the size of the count."""
+    """The same for a count of any size, by inverting the incomplete beta function."""
     from scipy.special import betainc, nbdtrik
 
     size = 1.0 / alpha

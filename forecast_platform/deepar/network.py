@@ -32,14 +32,15 @@ from torch import Tensor, nn
 from forecast_platform.compiled import PROCESSOR
 from forecast_platform.deepar import kernels
 
-LARGE = 1_000_000  # multiplications of a tick's product from which oneDNN makes up for its later start
+LARGE = 1_000_000  # multiplications in a tick's product from which oneDNN's speed makes up for its slower start
 
 
 @dataclass(frozen=True)
 class NetworkShape:
     """All sizes of a network: `features` counts time features, age and dynamic features (F).
 
-    skip_to: the raw output that a linear path from the lags and their flags is added to; None for no such path.
+    skip_to: index of the raw output that a linear skip connection from the lags and their flags is added to; None for
+        no skip connection.
     """
 
     num_lags: int
@@ -79,7 +80,7 @@ class DeepARNetwork(nn.Module):
         self.b_out = nn.Parameter(torch.zeros(shape.num_outputs))
         if shape.skip_to is not None:
             self.w_skip = nn.Parameter(torch.zeros(1, 2 * shape.num_lags))
-        self.spare: Spare = {}  # memory of training, no part of the model
+        self.spare: Spare = {}  # buffers of training, no part of the model
         if generator is not None:
             self._initialise(generator)
 
@@ -89,7 +90,7 @@ class DeepARNetwork(nn.Module):
             for name, p in self.named_parameters():
                 if name.startswith("embedding"):
                     p.normal_(0.0, 0.1, generator=generator)
-                elif p.dim() == 2 and name != "w_skip":  # a skip of zero leaves the network as it is without
+                elif p.dim() == 2 and name != "w_skip":  # the skip connection starts at zero, without effect
                     bound = n**-0.5
                     p.uniform_(-bound, bound, generator=generator)
             for b in self.bias:
@@ -139,7 +140,7 @@ class DeepARNetwork(nn.Module):
         return raw
 
     def encode(self, varying: Tensor, static: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Without gradients: each layer's h and cell after the last step, (N, B) each."""
+        """Each layer's hidden state and cell after the last step, (N, B) each, without gradients."""
         hidden, constant, states = varying, self.constant(static), []
         large = large_products(varying.device)
         n = self.shape.num_cells
@@ -150,20 +151,20 @@ class DeepARNetwork(nn.Module):
                 gates = project(self.w_in[layer], hidden, constant)
             hidden = gates.new_empty(len(gates), n, gates.shape[2])
             h, c = (gates.new_zeros(n, gates.shape[2]) for _ in range(2))
-            for whole, out in zip(gates.unbind(0), hidden.unbind(0), strict=True):
+            for sums, out in zip(gates.unbind(0), hidden.unbind(0), strict=True):
                 with large:
-                    whole.addmm_(self.w_rec[layer], h)
-                lstm_step(whole, None, 1, c, out)
+                    sums.addmm_(self.w_rec[layer], h)
+                lstm_step(sums, None, 1, c, out)
                 h = out
             states.append((h.clone(), c))
         return states
 
 
 def lstm_step(gates: Tensor, known: Tensor | None, paths: int, cell: Tensor, hidden: Tensor) -> None:
-    """The elementwise half of a step, in place: cell (N, B) becomes the new one, hidden (N, B) receives its state.
+    """The elementwise half of a step, in place: cell (N, B) becomes the new cell, hidden (N, B) the new hidden state.
 
-    gates (4N, B) are products, and hold nothing of use afterwards. known (4N, b), if any, is added to them first, for
-    b series whose `paths` columns each stand side by side.
+    gates (4N, B) are the gates' pre-activations; they are overwritten. known (4N, b), if given, is added to them first:
+    column i of it to all `paths` columns of series i, which stand side by side.
     """
     if kernels.serve(gates):
         n = len(cell)
@@ -186,11 +187,11 @@ def project(weight: Tensor, x: Tensor, constant: Tensor) -> Tensor:
 
 
 class Workspace:
-    """Buffers of an unroll of K layers of N cells over T steps of B columns, used again batch after batch.
+    """Buffers of `unroll` for K layers of N cells, T steps and B columns, used again batch after batch.
 
-    `forward_arrays` and `backward_arrays` are what the kernels take, where each is said to hold what. rows, gates and
-    d_gates are what the products of a tick take and give: rows (K, I + N, B) are a layer's inputs over its hidden state
-    before the step.
+    `forward_arrays` and `backward_arrays` are the arguments of the kernels, described there. `by_tick` holds, per tick,
+    (rows, gates, d_gates), the operands of its matrix products: rows (K, I + N, B) hold each layer's inputs, padded to
+    I, above its hidden state before the step; gates and d_gates are (K, 4N, B).
     """
 
     def __init__(self, x: Tensor, n: int, layers: int) -> None:
@@ -198,17 +199,17 @@ class Workspace:
         ticks = steps + layers - 1
         self.steps, self.layers, self.cells = steps, layers, n
         self.inputs = inputs = features if layers == 1 else max(features, n)
-        self.handed = handed = n if layers > 1 else 0
+        self.from_below = from_below = n if layers > 1 else 0
 
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(*shape, batch)
 
-        # rows and cells are a tick longer: a step leaves its state where the next one looks for it
+        # rows and cells have one tick more: a step writes its state where the next one reads it
         self.rows, cells = zeros(ticks + 1, layers, inputs + n), zeros(ticks + 1, layers, n)
         self.gates, self.d_gates = zeros(ticks, layers, 4 * n), zeros(ticks, layers, 4 * n)
         squashed = zeros(ticks, layers, n)
         self.constant, self.keep = zeros(layers, 4 * n), torch.ones(layers, n, batch)
-        self.d_rows, self.d_cells = zeros(layers, handed + n), zeros(layers, n)
+        self.d_rows, self.d_cells = zeros(layers, from_below + n), zeros(layers, n)
         self.weights = torch.zeros(layers, 4 * n, inputs + n)
         self.products = large_products(x.device) if self.weights.numel() * batch > LARGE else nullcontext()
 
@@ -230,8 +231,9 @@ def unroll(
 ) -> Tensor:
     """Hidden states (T, N, B) of the last layer from inputs x (T, F, B), from a zero state.
 
-    constant (4N, B) is added to the first layer's sums at each step. keep (K - 1, N, B) multiplies what a layer hands
-    to the next, or is None. weights are each layer's w_in, each layer's w_rec, and the bias of each but the first.
+    constant (4N, B) is added to the first layer's pre-activations at each step. keep (K - 1, N, B), or None, is the
+    dropout mask that multiplies the hidden states on their way to the next layer. weights are each layer's w_in, each
+    layer's w_rec, and the bias of each but the first.
     """
     if kernels.serve(x):
         flat = (each for some in weights for each in some)
@@ -256,13 +258,14 @@ def unroll(
 class LSTMLayers(torch.autograd.Function):
     """`unroll` with the compiled kernels.
 
-    Layer l computes step t at tick t + l, when the layer below has just left that step's input. So a tick is one
-    matrix product and one kernel for all layers, where autograd's tape would record some twenty calls a layer. An
-    upper layer's first ticks and a lower one's last are no steps: what they compute is cleared or never read, and has
-    no gradient.
+    Layer l, from 0, computes step t at tick t + l: the layer below has just computed its input. So a tick is one
+    matrix product and one kernel for all layers, where autograd's tape would record some twenty calls a layer. There
+    are T + K - 1 ticks. In the first l of them and the last K - 1 - l, layer l has no step: what it computes there is
+    set to zero or never read, and has no gradient.
 
-    A workspace is taken from `spare` and given back by the backward pass; the hidden states lie in it and last until
-    then, and autograd refuses to go back twice where the next batch has written over them.
+    A workspace is taken from `spare` and put back by the backward pass. The hidden states that `forward` returns are a
+    view of it and valid until then. A second backward pass is an error of autograd once a later batch has overwritten
+    them.
     """
 
     @staticmethod
@@ -291,10 +294,10 @@ class LSTMLayers(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        rows, _ = ctx.saved_tensors  # looks whether all is as the forward pass left it
+        rows, _ = ctx.saved_tensors  # raises where they were overwritten since the forward pass
         work = ctx.work
         ticks, layers, n, inputs = len(work.by_tick), work.layers, work.cells, work.inputs
-        back = torch.cat([work.weights[:, :, : work.handed], work.weights[:, :, inputs:]], 2)
+        back = torch.cat([work.weights[:, :, : work.from_below], work.weights[:, :, inputs:]], 2)
         back = back.transpose(1, 2).contiguous()
         work.d_rows.zero_()
         work.d_cells.zero_()
@@ -306,11 +309,11 @@ class LSTMLayers(torch.autograd.Function):
                     torch.bmm(back, work.by_tick[tick][2], out=work.d_rows)
         dx = None
         with large_products(rows.device, transposed=True):
-            every = torch.bmm(work.d_gates.flatten(0, 1), rows[:ticks].flatten(0, 1).transpose(1, 2))
+            d_by_tick = torch.bmm(work.d_gates.flatten(0, 1), rows[:ticks].flatten(0, 1).transpose(1, 2))
             if ctx.needs_input_grad[0]:
                 first = work.weights[0, :, : ctx.widths[0]].t()
                 dx = torch.bmm(first.expand(work.steps, -1, -1), work.d_gates[: work.steps, 0])
-        d_weights = every.view(ticks, layers, 4 * n, -1).sum(0)
+        d_weights = d_by_tick.view(ticks, layers, 4 * n, -1).sum(0)
         d_in = [grad[:, :width] for grad, width in zip(d_weights, ctx.widths, strict=True)]
         d_constant = work.d_gates.sum(0)
         if ctx.unused is not None:
@@ -321,7 +324,7 @@ class LSTMLayers(torch.autograd.Function):
 
 @contextmanager
 def quiet_denormals() -> Iterator[None]:
-    """Flush denormals: gradients decaying through them make every product many times slower."""
+    """Flush denormals to zero: gradients that have decayed to them make every product many times slower."""
     torch.set_flush_denormal(True)
     try:
         yield
@@ -332,7 +335,8 @@ def quiet_denormals() -> Iterator[None]:
 class _ThroughOneDNN(AbstractContextManager[None]):
     """Matrix products by oneDNN instead of MKL; entering costs a tenth of a microsecond.
 
-    The setting is the whole process's. Two threads that cross can leave it on, where it changes no digit.
+    The setting is the whole process's: two threads that use it at the same time can leave it on. That changes no
+    digit, since `large_products` uses it only where oneDNN's products are exact.
     """
 
     def __init__(self) -> None:
@@ -346,7 +350,7 @@ class _ThroughOneDNN(AbstractContextManager[None]):
 
 
 def large_products(device: torch.device, transposed: bool = False) -> AbstractContextManager[None]:
-    """A context for matrix products of millions of operations, to be entered any number of times.
+    """A context for matrix products of millions of operations; it can be entered again and again.
 
     Under precision "medium" torch hands products to oneDNN, whose kernels are twice as fast as MKL's on AMD, but start
     later: small products gain nothing. On Intel they are faster only where the second factor is `transposed`, and half

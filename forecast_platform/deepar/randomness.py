@@ -57,26 +57,27 @@ def _ragged(values: NDArray[np.float32], indptr: NDArray[np.int64]) -> Words:
 
 
 def keys_apart(keys: Words, number: int) -> Words:
-    """Other keys for the same series; number 0 leaves them as they are."""
+    """The keys of network `number`, so that networks draw independent numbers; number 0 keeps the series' own."""
     return mix(keys + np.array([number], np.uint64) * _GAMMA) if number else keys
 
 
 def uniforms(keys: Words, steps: int, paths: int, kinds: int) -> NDArray[np.float32]:
-    """float32 (kinds, steps, N, paths) inside (0, 1) for N keys; kinds is 1 or 2.
+    """float32 (kinds, steps, N, paths) inside (0, 1) for N keys; kinds, the uniforms that one draw takes, is 1 or 2.
 
-    Each number by itself is uniform and independent of the other steps and series, but the paths of one series and
-    step share the unit interval (kinds 1) or square (kinds 2) evenly, so that their quantiles need fewer of them.
-    They are the points of a lattice, randomly shifted and dealt to the paths in random order (Cranley and Patterson
-    1976; McKay, Beckman and Conover 1979): equal cells; in the square the Fibonacci lattice (Niederreiter 1992), in
-    ceil(paths / 2) points, each of them once more with the opposite second coordinate. Both likelihoods that take two
-    make that coordinate an angle, whose cosine then changes its sign: path p + ceil(paths / 2) mirrors path p.
+    Each number by itself is uniform, and independent of other steps and series. The paths of one series and step are
+    not independent: they spread evenly over the unit interval (kinds 1) or square (kinds 2), so that quantiles need
+    fewer paths. They are the points of a lattice, shifted at random and given to the paths in random order (Cranley and
+    Patterson 1976; McKay, Beckman and Conover 1979). In the interval the points are equally far apart. In the square
+    they are a Fibonacci lattice (Niederreiter 1992) of ceil(paths / 2) points, and each point again with 1/2 added to
+    its second coordinate, modulo 1. The likelihoods that take two uniforms use the second as an angle, whose cosine
+    then changes its sign: path p + ceil(paths / 2) mirrors path p (antithetic variates).
     """
     points = paths if kinds == 1 else -(-paths // 2)
     counter = np.arange(steps, dtype=np.uint64)[:, None, None] << np.uint64(32)
     x = mix((counter | np.arange(points + kinds, dtype=np.uint64)) * _GAMMA + keys[:, None])
     # 23 bits and half a step: exact in float32 and never 0 or 1
     shift = (x[..., points:] >> np.uint64(41)).astype(np.float64) * 2.0**-23 + 2.0**-24
-    # a random order: random upper bits are sorted and take the number below them along
+    # a random order: a point's number is in the lowest 20 bits, and sorting by the random bits above shuffles it
     low = np.uint64((1 << 20) - 1)
     order = np.sort((x[..., :points] & ~low) | np.arange(points, dtype=np.uint64), axis=-1) & low
     out = np.empty((kinds, *x.shape[:2], paths), dtype=np.float32)

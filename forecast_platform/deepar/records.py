@@ -75,7 +75,7 @@ def from_objects(objects: Sequence[Any]) -> SeriesSet:
 def list_files(paths: Paths) -> list[Path]:
     """The record files under `paths`. Raises ContractError when there is none or an ending is unknown.
 
-    A file named outright is taken whatever its ending, and read as JSON Lines unless it ends in .parquet.
+    A path to a single file is taken whatever its ending, and read as JSON Lines unless it ends in .parquet.
     """
     given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
     found: list[Path] = []
@@ -148,7 +148,7 @@ def write_lines(lines: Iterable[bytes], path: Path) -> int:
 
 
 class _Builder:
-    """Collects records into flat arrays; all must agree on having cat and dynamic_feat."""
+    """Collects records into flat arrays; all need the same number of categories and of dynamic features."""
 
     def __init__(self) -> None:
         self.records: list[dict[str, Any]] = []
@@ -293,6 +293,6 @@ def _read_parquet(path: Path, builder: _Builder) -> None:
                 raise ContractError(f"{where}: start has a time zone; write it without one")
             row["start"] = start.isoformat()
         if isinstance(row.get("target"), list) and row["target"]:
-            # Parquet writes missing values as NaN already; JSON's rules for strings do not arise
+            # a missing value in Parquet is null or NaN; strings, which JSON allows, cannot occur
             row["target"] = [float("nan") if v is None else v for v in row["target"]]
         builder.add(_check_record(row, where), where)

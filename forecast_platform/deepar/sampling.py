@@ -1,9 +1,9 @@
-"""Forecasts of a set of series, or of a file of them (batch transform), by ancestral sampling: the context once per
-series, then H steps over all sample paths.
+"""Forecasts of a set of series, or of a file of them (batch transform), by ancestral sampling: the network reads the
+context once per series, then takes H steps over all sample paths.
 
 Everything that does not depend on the sampled path (calendar, static features, lags that reach behind the cutoff) is
-projected beforehand per series and broadcast over paths. A step then costs the recurrent product, the few lags a path
-feeds itself, the cell and the draw. Dimension letters as in network.py.
+projected beforehand per series and broadcast over paths. A step then costs the recurrent product, the few lags that a
+path's own draws fill, the cell and the draw. Dimension letters as in network.py.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from forecast_platform.deepar.windows import WindowBatch, WindowSource
 
 DEFAULT_QUANTILES = ("0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7", "0.8", "0.9")
 OUTPUT_TYPES = ("mean", "quantiles", "samples")
-# Matrix kernels treat the last columns of an uneven shape otherwise than the rest. With whole blocks a series
-# gets the same bits wherever in a batch it stands.
+# Columns come in whole blocks of this size. Matrix kernels compute the last columns of an incomplete block in another
+# way; with whole blocks a series gets the same bits wherever in a batch it stands.
 BLOCK = 64
-DECODE_COLUMNS = 3200  # paths decoded together: more would leave the cache, fewer pay more for each call
+DECODE_COLUMNS = 3200  # paths decoded together: more would not fit in the cache, fewer would need more calls
 TRANSFORMED_AT_ONCE = 4000  # series forecast and written: bounds memory when samples are asked for
 
 Floats = NDArray[np.float32]
@@ -69,9 +69,9 @@ def predict(
     A series' paths depend on its own content, `seed` and `num_samples` alone, never on the other series, their order
     or `batch_series` (series encoded together). Two identical series get identical paths. The paths of a series spread
     evenly over its distribution (randomness.uniforms): quantiles of 50 are as good as those of 100 independent ones.
-    Quantiles interpolate linearly between the ordered samples (Hazen's). `progress` receives (series done, series).
+    Quantiles interpolate linearly between the ordered samples (Hazen). `progress` receives (series done, all series).
     Beyond SageMaker: a category equal to its cardinality stands for one that training did not see, and takes the mean
-    embedding; of K networks, path p is drawn by number p % K.
+    embedding; of K networks, network p % K draws path p.
 
     Raises:
         ContractError: series or arguments the model can't serve.
@@ -131,16 +131,16 @@ def check_request(num_samples: int, quantiles: Sequence[str], output_types: Sequ
 
 
 def _chunk(model: Model, paths: int) -> int:
-    """Series decoded together, at `paths` paths each."""
+    """How many series are decoded together, at `paths` paths each."""
     drawn = paths if model.likelihood.num_uniforms else 1
     return max(1, DECODE_COLUMNS // drawn)
 
 
 def _windows(model: Model, series: SeriesSet, size: int, device: str) -> WindowBatch:
-    """Context and horizon of every series, filled up with copies of the first one.
+    """One window of context and horizon per series, filled up with copies of the first series.
 
-    The batch has at least `size` columns: matrix products then have one shape whatever the set's size, and a
-    series' forecast does not change in its last digit with the company it comes in.
+    The batch has at least `size` columns. So matrix products have the same shape whatever the number of series, and a
+    series' forecast is the same to the last digit whichever other series are forecast with it.
     """
     hp, count = model.hyperparameters, len(series)
     source = WindowSource(
@@ -160,20 +160,21 @@ def _windows(model: Model, series: SeriesSet, size: int, device: str) -> WindowB
     ends = torch.from_numpy(series.lengths[which]).to(source.device)
     batch = source.windows(torch.from_numpy(which).to(source.device), ends)
     for i, lag in enumerate(_own_lags(model)):
-        batch.varying[hp.context_length + lag :, len(model.lags) + i] = 1.0  # what a path draws, it has observed
+        batch.varying[hp.context_length + lag :, len(model.lags) + i] = 1.0  # a path's own draws count as observed
     return batch
 
 
 def _own_lags(model: Model) -> list[int]:
-    """The lags, first of all, that reach into the forecast: a path feeds them itself."""
+    """The lags below H, the first of the model's: within the forecast a path's own draws fill them."""
     return [lag for lag in model.lags if lag < model.hyperparameters.prediction_length]
 
 
 @dataclass(frozen=True, eq=False)
 class _Encoded:
-    """Series after their context and first forecast step: pre (H - 1, 4N, B), (h, c) per layer, scale (B,).
+    """Series after their context and first forecast step.
 
-    skip (H, B) is what the known lags add to the location, None without lag_skip.
+    pre (H - 1, 4N, B) are the first layer's projected inputs of the later steps, states (h, c) of each layer, scale
+    (B,). skip (H, B) is what the known lags add to the location, None without lag_skip.
     """
 
     pre: Tensor
@@ -185,8 +186,8 @@ class _Encoded:
 class _Decoder:
     """One network's fused weights and buffers, for decoding chunks of `chunk` series times its share of S paths.
 
-    Rows of the buffer, so that each layer reads one contiguous block: the lags a path feeds itself, h of layer 1,
-    a row of ones, h of layer 2, ones, ... The ones carry the biases into the product.
+    The buffer `rows` is laid out so that each layer reads one contiguous block: the lags that a path's own draws fill,
+    h of layer 1, a row of ones, h of layer 2, ones, ... The ones carry the biases into the product.
     """
 
     def __init__(
@@ -218,7 +219,7 @@ class _Decoder:
         self.w_out = torch.cat([net.w_out, net.b_out[:, None]], 1)
         self.top = self.rows[tops[-1] :]
         self.raw = torch.empty(net.shape.num_outputs, columns, device=device)
-        # what was drawn, behind zeros for the lags that do not reach into the forecast yet
+        # the draws, after zeros for lags that still reach behind the cutoff: `pre` holds the share of those
         before = max(own_lags, default=0)
         self.history = torch.zeros(before + hp.prediction_length, columns, device=device)
         lags = torch.tensor(own_lags, device=device, dtype=torch.long)
@@ -241,7 +242,7 @@ class _Decoder:
     def decode(self, encoded: _Encoded, first: int, keys: NDArray[np.uint64]) -> Floats:
         """Sample series first .. first + len(keys): (H, b, own paths) in the target's units.
 
-        The columns that are no series' keep what is in them, which nobody reads.
+        Columns beyond those of the series keep old values, which nobody reads.
         """
         count, paths, horizon = len(keys), self.paths, self.z.shape[0]
         family, some = self.family, slice(first, first + len(keys))
@@ -277,7 +278,7 @@ class _Decoder:
         return wide[:, : self.used].view(-1, self.chunk, self.paths)
 
     def _add_skip(self, known: Tensor, row: int) -> None:
-        """Add the linear path to the location: `known` (b,) from known lags, the rest from the path's own."""
+        """Add the skip connection to the location: `known` (b,) from known lags, the rest from a path's own draws."""
         location = self.raw[row : row + 1].addmm_(self.net.w_skip[:, : len(self.lags)], self.lags)
         self._each_path(location)[:, : len(known)].add_(known[:, None])
 
@@ -285,8 +286,8 @@ class _Decoder:
 def _quantiles(paths: Floats, levels: list[float]) -> Floats:
     """(H, b, S) to (b, Q, H): linear interpolation between order statistics. Sorts `paths` in place.
 
-    Each of the S values stands for an equal share of the distribution, for whose middle it is taken (Hazen 1914).
-    Spreading them from level 0 to 1 instead would narrow every interval, at 50 paths by 3%.
+    The k-th of S sorted values is the quantile of level (k - 0.5) / S, the middle of its share (Hazen 1914). Levels of
+    (k - 1) / (S - 1), from 0 to 1, would narrow every interval, at 50 paths by 3%.
     """
     paths.sort(axis=2)
     last = paths.shape[2] - 1

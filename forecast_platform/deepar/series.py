@@ -1,4 +1,4 @@
-"""Ragged time series as flat arrays, and what their frequency and calendar give: lags and time features.
+"""Ragged time series as flat arrays, and the lags and time features that belong to their frequency.
 
 Series i owns `values[indptr[i]:indptr[i + 1]]`; a missing observation is NaN. Positions count whole steps of the
 series' own frequency from its own start, so a weekly series keeps whatever weekday it starts on. No torch, no files.
@@ -86,7 +86,7 @@ class SeriesSet:
 
     @classmethod
     def concatenate(cls, sets: Sequence[SeriesSet]) -> SeriesSet:
-        """All series of sets that are alike in what they have, in order."""
+        """All series of the sets in one, in order. Either all sets have cat, or none; likewise dynamic_feat."""
 
         def joined(name: str) -> Any:
             parts = [getattr(each, name) for each in sets]
@@ -226,7 +226,7 @@ _BASE = {"M": ("M", 1), "W": ("D", 7), "D": ("D", 1), "H": ("h", 1), "min": ("m"
 
 @dataclass(frozen=True)
 class Frequency:
-    """A step such as 1W or 15min: `step` counts of numpy's datetime unit `base`."""
+    """The length of a step, such as 1W or 15min: `step` times numpy's datetime unit `base`."""
 
     multiple: int
     unit: str
@@ -255,7 +255,7 @@ class Frequency:
         return {"M": 1, "W": 2, "D": 3, "H": 4, "min": 5}[self.unit]
 
 
-# Per unit: how many short lags, then (season in units, how many of them, how far to look on either side).
+# Per unit: n for the lags 1 .. n, then (season in units, how many seasons back, steps on either side of each).
 _SEASONS: dict[str, tuple[int, tuple[tuple[float, int, int], ...]]] = {
     "M": (7, ((12, 3, 1),)),
     "W": (8, ((12, 1, 0), (52, 3, 1))),
@@ -266,9 +266,9 @@ _SEASONS: dict[str, tuple[int, tuple[tuple[float, int, int], ...]]] = {
 
 
 def lags_for(time_freq: str, longest: int) -> tuple[int, ...]:
-    """Lags in steps, ascending, for a frequency; those no series of `longest` values could fill are left out.
+    """Lags in steps, ascending, for a frequency. Those that a series of `longest` values could not fill are left out.
 
-    One step per unit gives for W: 1..8, 12, 51-53, 103-105, 155-157. Multiples divide the season.
+    1W gives 1..8, 12, 51-53, 103-105, 155-157. A longer step means fewer steps a season: 2W gives 25-27 for 51-53.
     """
     freq = Frequency.parse(time_freq)
     short, seasons = _SEASONS[freq.unit]
@@ -311,7 +311,7 @@ def calendar_features(ordinals: NDArray[np.int64], freq: Frequency) -> NDArray[n
 
 @dataclass(frozen=True)
 class Calendar:
-    """Time features of a whole set as one table, so that a window is a gather.
+    """Time features of a whole set as one table, from which a window takes its rows by index.
 
     Row `first[i] + stride * t` holds the features of series i at position t, for -before <= t < after.
     """
@@ -325,7 +325,7 @@ class Calendar:
         """`before` positions of padding in front of each start; `last` (N,) is each series' last position."""
         ordinal = freq.ordinals(start)
         low = int(ordinal.min()) - before * freq.step
-        # The coarsest grid that all starts share: for aligned series one row a step, not one a minute.
+        # The coarsest grid that all starts share: one row a step, not one a minute, where the series are aligned.
         grid = int(np.gcd.reduce(np.append(np.abs(ordinal - low), freq.step)))
         high = int((ordinal + last * freq.step).max())
         rows = np.arange(low, high + 1, grid, dtype=np.int64)

@@ -37,7 +37,7 @@ from forecast_platform.deepar.windows import (
 Progress = Callable[[int, int, dict[str, float]], None]
 Log = Callable[[str], None]
 
-WINDOWS_AHEAD = 512  # cut in one go, which costs the same forty calls as a single batch
+WINDOWS_AHEAD = 512  # windows cut together: the forty torch calls of a cut are the same for one batch or several
 _CHECKPOINT = "checkpoint.safetensors"
 _FORMAT = 2  # of a state's tensors; one of another format is not resumed
 
@@ -72,7 +72,7 @@ def train(
     cardinality, num_feat = check_training_data(series, hp)
     used = select_inputs(series, len(cardinality), num_feat)
     used = used.take(np.flatnonzero(used.lengths >= hp.prediction_length))
-    # A lag that few windows have seen is a wild guess when it is there at the forecast.
+    # The weights of a lag that few training windows reach are hardly trained, and would spoil forecasts that reach it.
     lags = lags_for(hp.time_freq, max(int(used.lengths.max()) - hp.lag_support, 2))
     moments = Standardiser.fit(used, use_features=num_feat > 0)
     source = WindowSource(
@@ -155,9 +155,9 @@ def window_loss(network: DeepARNetwork, family: Likelihood, batch: WindowBatch, 
 
 
 def _flattened(network: DeepARNetwork) -> tuple[Tensor, Tensor]:
-    """All weights in one tensor, of which the network's are views from now on, and likewise their gradients.
+    """All weights of the network in one tensor, and their gradients in another; its own become views of these.
 
-    What is done to all of them after a batch is then a few calls, not a few for each of a dozen tensors.
+    Clipping and the optimiser's step are then a few calls, not a few for each of a dozen tensors.
     """
     parts = list(network.parameters())
     flat = torch.cat([p.detach().flatten() for p in parts])
@@ -169,25 +169,25 @@ def _flattened(network: DeepARNetwork) -> tuple[Tensor, Tensor]:
 
 
 class Adam:
-    """Adam (Kingma and Ba 2015) on one tensor, in place. torch's class takes more time to get to its kernel than in it.
+    """Adam (Kingma and Ba 2015) on one tensor, in place. torch's class takes longer to reach its kernel than to run it.
 
-    mean and square are the moments of the gradient, not yet corrected for their start from zero.
+    mean and square are the first and second moment of the gradient, before the correction for their start from zero.
     """
 
     def __init__(self, weights: Tensor) -> None:
         self.weights = weights
-        self.mean, self.square, self.room = (torch.zeros_like(weights) for _ in range(3))
+        self.mean, self.square, self.scratch = (torch.zeros_like(weights) for _ in range(3))
 
     def step(self, gradient: Tensor, rate: float, count: int) -> None:
         """The step number `count`, from 1."""
         self.mean.lerp_(gradient, 0.1)
         self.square.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
-        torch.sqrt(self.square, out=self.room)
-        self.room.div_(math.sqrt(1.0 - 0.999**count)).add_(1e-8)
-        self.weights.addcdiv_(self.mean, self.room, value=-rate / (1.0 - 0.9**count))
+        torch.sqrt(self.square, out=self.scratch)
+        self.scratch.div_(math.sqrt(1.0 - 0.999**count)).add_(1e-8)
+        self.weights.addcdiv_(self.mean, self.scratch, value=-rate / (1.0 - 0.9**count))
 
 
-START_WINDOWS = 1024  # from which the first outputs are taken
+START_WINDOWS = 1024  # at most so many windows give the outputs that training starts from
 
 
 class TrainingLoop:
@@ -195,10 +195,10 @@ class TrainingLoop:
 
     Args:
         hp, shape: what to train.
-        seed: of the first weights, the windows drawn and the dropout; nothing else is random.
+        seed: of the initial weights, the windows drawn and the dropout; nothing else is random.
         source: the training series.
         first, last: each series' first and last forecast start (N,), inclusive.
-        blind: how many of the last dynamic features it does without.
+        blind: how many of the last dynamic features this network does not use.
     """
 
     def __init__(
@@ -215,7 +215,7 @@ class TrainingLoop:
         self.family = get_likelihood(hp.likelihood)
         self.generator = torch.Generator().manual_seed(seed)
         self.network = DeepARNetwork(shape, self.generator).to(source.device)
-        # Weights that start at 0 and never get a gradient stay there: prediction needs to know nothing of it.
+        # Their weights start at 0 and get no gradient, so they stay 0. Prediction then needs no rule of its own.
         self.unseen = slice(shape.time_varying - blind, None)
         with torch.no_grad():
             self.network.w_in[0][:, self.unseen] = 0.0
@@ -229,7 +229,7 @@ class TrainingLoop:
         self.batches = -(-len(first) // self.hp.mini_batch_size)
 
     def _start(self) -> None:
-        """Let the untrained network say what all targets together look like, whatever the window."""
+        """Set the outputs so that the untrained network gives the distribution of all targets for every window."""
         some = torch.arange(0, len(self.last), -(-len(self.last) // START_WINDOWS))
         cut = self.source.windows(some.to(self.source.device), self.last[some].to(self.source.device))
         z = cut.z / cut.scale if self.family.scaled_output else cut.z
@@ -242,7 +242,7 @@ class TrainingLoop:
                 self.network.w_out[location] *= found[1]
 
     def run_epoch(self) -> float:
-        """ceil(N / batch) batches; series in random order, so an epoch sees each about once."""
+        """Train on ceil(N / batch) batches of series in random order, each about once. Returns the mean loss."""
         size, device = self.hp.mini_batch_size, self.source.device
         order = torch.randperm(len(self.first), generator=self.generator)
         extra = torch.randint(len(self.first), (self.batches * size - len(order),), generator=self.generator)

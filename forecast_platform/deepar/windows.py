@@ -1,5 +1,5 @@
-"""From series to what a network is shown: which windows may be drawn of a training set, and windows cut from one padded
-tensor for all series, by index arithmetic on the whole batch.
+"""From series to the inputs of a network: checks of a training set, the forecast starts it offers, and windows. Windows
+are cut from one padded tensor of all series, a whole batch at a time, by index arithmetic.
 
 A window around forecast start t covers positions t - C .. t + H - 1. Dimension letters as in network.py.
 """
@@ -86,9 +86,10 @@ def _check_categories(series: SeriesSet, hp: HyperParameters, keep: NDArray[Any]
 
 
 def forecast_starts(series: SeriesSet, horizon: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """First and last forecast start of each series (N,), inclusive: at least one observed value precedes.
+    """First and last position where a training window's forecast may start, per series: (N,) each, inclusive.
 
-    The horizon fits inside the series where it can; a series too short for that keeps its one start.
+    At least one observed value lies before a start, and the horizon ends within the series. A series too short for
+    both keeps one start, right after its first observed value.
     """
     seen = ~np.isnan(series.values)
     position = np.arange(len(series.values)) - np.repeat(series.indptr[:-1], series.lengths)
@@ -99,7 +100,10 @@ def forecast_starts(series: SeriesSet, horizon: int) -> tuple[NDArray[Any], NDAr
 
 @dataclass(frozen=True, eq=False)
 class Standardiser:
-    """Training moments: of the log scale, and of each dynamic feature (F_dyn,). Stored with the model."""
+    """Mean and standard deviation over the training set, of the log scale and of each dynamic feature (F_dyn,).
+
+    Stored with the model.
+    """
 
     log_scale_mean: float
     log_scale_std: float
@@ -108,7 +112,7 @@ class Standardiser:
 
     @classmethod
     def fit(cls, series: SeriesSet, *, use_features: bool) -> Standardiser:
-        """Moments over the training set. A constant gets std 1, so that it becomes 0."""
+        """The moments of a training set. A constant gets a standard deviation of 1: standardised, it is 0."""
         size = np.abs(np.nan_to_num(series.values)).astype(np.float64)
         count = np.add.reduceat((~np.isnan(series.values)).astype(np.int64), series.indptr[:-1])
         mean = np.add.reduceat(size, series.indptr[:-1]) / np.maximum(count, 1)
@@ -139,7 +143,7 @@ class WindowBatch:
     cat: Tensor | None
 
     def columns(self, at: slice) -> WindowBatch:
-        """Those of the windows, as views."""
+        """The windows at these places in the batch, as views."""
         each = (self.log_scale[at], self.scale[at], self.z[:, at], self.observed[:, at])
         return WindowBatch(self.varying[..., at], *each, None if self.cat is None else self.cat[at])
 
@@ -148,12 +152,12 @@ class WindowSource:
     """A set of series on a device, ready to be cut into windows.
 
     Padding of C + longest lag on the left and H on the right keeps every index of a window inside the
-    tensor: no branch, no clamp. Missing cells and padding are NaN there; a window turns them into
-    0 plus an observed mask.
+    tensor, without a branch or a clamp. Missing cells and padding are NaN there; in a window they are 0, with an
+    observed mask beside them.
 
     Args:
-        scaling_length: steps before the forecast start whose mean size is the scale; 0 for the context.
-        time_features: False leaves calendar and age at 0.
+        scaling_length: the scale is the mean absolute value of so many steps before the forecast start; 0 means C.
+        time_features: False sets calendar and age to 0.
     """
 
     def __init__(
@@ -183,13 +187,13 @@ class WindowSource:
         padded[row, self.pad + within] = series.values
         self.values = torch.from_numpy(padded).to(self.device)
         self.width = width
-        # Window offsets: a slice of length pad + H in front of which nothing is ever read.
+        # All that a window reads lies in the pad + H cells up to its end. Rows are counted from their first.
         steps = context + horizon
         lead = self.pad - context
-        ref = torch.arange(lead, lead + steps)
+        own = torch.arange(lead, lead + steps)
         lag = torch.tensor(lags)
-        self.lag_rows = (ref[:, None] - lag[None]).reshape(-1).to(self.device)  # (T * L,)
-        self.ref_rows = slice(lead, lead + steps)
+        self.lag_rows = (own[:, None] - lag[None]).reshape(-1).to(self.device)  # (T * L,)
+        self.own_rows = slice(lead, lead + steps)
         self.num_lags = len(lags)
         calendar = Calendar.build(series.start, Frequency.parse(time_freq), context, lengths.astype(np.int64) + horizon)
         self.calendar = torch.from_numpy(calendar.table).to(self.device)
@@ -218,14 +222,14 @@ class WindowSource:
         steps = self.context + self.horizon
         span = self.pad + self.horizon
         rows = self.values.view(-1).unfold(0, span, 1)
-        # One contiguous slice per window, then time in front so that each lag is a row copy.
+        # One contiguous slice per window, then time as the first dimension, so that each lag is a copy of rows.
         cut = rows.index_select(0, which * self.width + start).t().contiguous()  # (span, B)
         observed = ~cut.isnan()
         cut = cut.nan_to_num_(0.0)
         mask = observed.to(cut.dtype)
         scale = self._scale(cut, mask, which, start)
-        z = cut[self.ref_rows].clone()
-        seen = mask[self.ref_rows].clone()
+        z = cut[self.own_rows].clone()
+        seen = mask[self.own_rows].clone()
         batch = len(which)
         lags = cut.div_(scale).index_select(0, self.lag_rows).view(steps, self.num_lags, batch)
         flags = mask.index_select(0, self.lag_rows).view(steps, self.num_lags, batch)
@@ -244,17 +248,17 @@ class WindowSource:
         return WindowBatch(torch.cat(parts, 1), log_scale, scale, z, seen, cat)
 
     def _scale(self, cut: Tensor, mask: Tensor, which: Tensor, start: Tensor) -> Tensor:
-        """Mean absolute observed value of the scaling window; where that is empty or 0, of the whole history before;
-        else 1."""
+        """(B,): the mean absolute observed value of the scaling window. Where that is empty or 0, of the whole history
+        before the forecast start; where that is empty or 0 too, 1."""
         if not self.scaled:
             return torch.ones(len(which), device=self.device)
         recent = slice(self.pad - self.scaling_length, self.pad)
         count = mask[recent].sum(0)
         scale = cut[recent].abs().sum(0) / count.clamp(min=1.0)
-        flat = torch.nonzero(scale <= 0).view(-1)
-        if len(flat):  # rare, so the whole history is read only for these
-            past = self.values[which[flat]]
-            known = ~past.isnan() & (torch.arange(self.width, device=self.device) < (self.pad + start[flat])[:, None])
+        zero = torch.nonzero(scale <= 0).view(-1)
+        if len(zero):  # rare, so the whole history is read only for these
+            past = self.values[which[zero]]
+            known = ~past.isnan() & (torch.arange(self.width, device=self.device) < (self.pad + start[zero])[:, None])
             total = torch.where(known, past, 0.0).abs().sum(1)
-            scale[flat] = total / known.sum(1).clamp(min=1)
+            scale[zero] = total / known.sum(1).clamp(min=1)
         return torch.where(scale > 0, scale, 1.0)

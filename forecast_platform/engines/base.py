@@ -37,10 +37,10 @@ from forecast_platform.models.trees import TREES, Trees
 from forecast_platform.models.without_learning import between, draw_paths
 from forecast_platform.settings import Settings
 
-# What is asked of a candidate that forecasts without a network: paths are drawn between these quantiles.
-SAID = (0.001, 0.005, *(k / 100 for k in range(1, 100)), 0.995, 0.999)
+# Levels of the quantiles that a candidate without a network gives; its sample paths are drawn between them.
+FINE_LEVELS = (0.001, 0.005, *(k / 100 for k in range(1, 100)), 0.995, 0.999)
 NOTHING: Mapping[str, pa.Table] = MappingProxyType({})
-_AT_ONCE = 512  # series, whose sample paths are in memory together
+_AT_ONCE = 512  # series whose sample paths are in memory together
 
 Floats = NDArray[np.float64]
 
@@ -59,7 +59,7 @@ class Asked:
     as_known: str = "now"
 
     def config(self) -> dict[str, Any]:
-        """The same for DeepAR, as DEEPAR_INFERENCE_CONFIG has it; the seed goes beside it."""
+        """The same for DeepAR, in the form of DEEPAR_INFERENCE_CONFIG; the seed is passed separately."""
         return {
             "num_samples": self.num_samples,
             "output_types": ["quantiles", "samples"],
@@ -69,8 +69,8 @@ class Asked:
 
 @dataclass(frozen=True)
 class ToAsk:
-    """A network of a model and what it is asked about N series: its weight (N,), what it is shown, and how its outputs
-    become sales."""
+    """A network of the blend, and what forecasting N series with it takes: its weight in the blend (N,), its inputs
+    (target), and how its outputs become sales."""
 
     network: TrainedNetwork
     weight: Floats
@@ -78,7 +78,7 @@ class ToAsk:
     in_sales: InSales
 
 
-# Of B series: quantiles (B, Q, H) and sample paths (B, S, H), as a network says them.
+# A network's outputs for B series, in its own units: quantiles (B, Q, H) and sample paths (B, S, H).
 Outputs = tuple[Floats, Floats]
 
 
@@ -87,27 +87,27 @@ class Prepared:
     """A shard of N series, ready to be forecast by a model.
 
     Attributes:
-        panel: which series, with their covariates complete.
+        panel: the series, with their covariates complete.
         to_ask: the networks of the blend.
-        said: the part of the blend that needs no network: weighted quantiles at SAID, shape (N, len(SAID), H); None
-            where there is none.
+        without_network: the part of the blend that needs no network: weighted quantiles at FINE_LEVELS, shape
+            (N, len(FINE_LEVELS), H); None where there is none.
         combination: how the blend becomes a forecast.
-        dependence: how the sample paths of its series, and of all others, go together.
-        notices: about covariates, in words.
+        dependence: which values of different series and weeks go together in a sample path.
+        notices: sentences for people, about covariates.
     """
 
     panel: Panel
     to_ask: tuple[ToAsk, ...]
-    said: Floats | None
+    without_network: Floats | None
     combination: Combination
     dependence: Dependence
     notices: tuple[str, ...]
 
     def forecast(self, outputs: Sequence[Outputs], asked: Asked, among: slice = slice(None)) -> ShardForecast:
-        """In sales.
+        """The forecast of some of the series, in sales.
 
         Args:
-            outputs: of each network. among: which of the series they are of.
+            outputs: of each network. among: the series they are of.
         """
         panel, how = only(self.panel, among), self.combination.select(among)
         quantiles, paths = self._blended(outputs, asked, among, names_of(panel))
@@ -121,27 +121,27 @@ class Prepared:
     ) -> tuple[Floats, Floats]:
         """Quantiles and sample paths of the blend.
 
-        Its distribution is the weighted mean of its members' quantiles. Which path is high when is nothing of theirs:
-        the dependence deals the values out.
+        Each quantile of the blend is the weighted mean of the candidates' quantiles of that level. Its sample values
+        are too, each week in ascending order: Dependence.arranged decides which path each value belongs to.
         """
         if not self.to_ask:
-            assert self.said is not None
-            free = self.said[among]
-            drawn = draw_paths(free, SAID, names, asked.num_samples, asked.seed)
-            return between(free, SAID, np.array(asked.quantiles)), drawn
-        said = [ask.in_sales.quantiles(found[0], among) for ask, found in zip(self.to_ask, outputs, strict=True)]
+            assert self.without_network is not None
+            known = self.without_network[among]
+            drawn = draw_paths(known, FINE_LEVELS, names, asked.num_samples, asked.seed)
+            return between(known, FINE_LEVELS, np.array(asked.quantiles)), drawn
+        own = [ask.in_sales.quantiles(found[0], among) for ask, found in zip(self.to_ask, outputs, strict=True)]
         paths = [ask.in_sales.quantiles(found[1], among) for ask, found in zip(self.to_ask, outputs, strict=True)]
-        if len(paths) == 1 and self.said is None:
-            return said[0], paths[0]
-        quantiles, ascending = np.zeros_like(said[0]), np.zeros_like(paths[0])
-        for ask, of_quantiles, of_paths in zip(self.to_ask, said, paths, strict=True):
+        if len(paths) == 1 and self.without_network is None:
+            return own[0], paths[0]
+        quantiles, ascending = np.zeros_like(own[0]), np.zeros_like(paths[0])
+        for ask, of_quantiles, of_paths in zip(self.to_ask, own, paths, strict=True):
             weight = ask.weight[among, None, None]
             quantiles += weight * of_quantiles
             ascending += weight * np.sort(of_paths, axis=1)
-        if self.said is not None:
+        if self.without_network is not None:
             ranks = (np.arange(asked.num_samples) + 0.5) / asked.num_samples
-            quantiles += between(self.said[among], SAID, np.array(asked.quantiles))
-            ascending += between(self.said[among], SAID, ranks)
+            quantiles += between(self.without_network[among], FINE_LEVELS, np.array(asked.quantiles))
+            ascending += between(self.without_network[among], FINE_LEVELS, ranks)
         return quantiles, ascending
 
 
@@ -157,28 +157,28 @@ def prepare(model: TrainedModel, panel: Panel, retailer: Retailer = WHOLE) -> Pr
     horizon = model.horizon
     ready, notices = complete(panel, horizon, wanted=model.features, retailer=retailer)
     if model.code != code_version():
-        told = "what it forecasts can differ from what it did then, to which its intervals' widths were fitted"
-        notices = (*notices, f"{model.version} was made by another version of the platform: {told}")
+        warning = "its forecasts can differ from those that its intervals' widths were fitted to"
+        notices = (*notices, f"{model.version} was made by another version of the platform: {warning}")
     weights = {name: np.array(weights)[kinds(panel.sales)] for name, weights in model.blend.weights.items()}
-    said = None
+    without_network = None
     for name, weight in weights.items():
         if not CANDIDATES[name].learns:
-            found = CANDIDATES[name].forecast({}, panel, horizon, SAID, retailer=retailer)
+            found = CANDIDATES[name].forecast({}, panel, horizon, FINE_LEVELS, retailer=retailer)
         elif name == TREES.name:
-            found = Trees.load(model.folder / TREES_FILE).forecast(panel, horizon, SAID, retailer)
+            found = Trees.load(model.folder / TREES_FILE).forecast(panel, horizon, FINE_LEVELS, retailer)
         else:
-            continue  # a network is asked for itself, wherever it runs
-        said = weight[:, None, None] * found + (0 if said is None else said)
+            continue  # networks forecast later, wherever they run
+        without_network = weight[:, None, None] * found + (0 if without_network is None else without_network)
     opened = divide_exposure(ready)
     to_ask = []
     for network in model.networks:
         view = build_target(opened, horizon, target_of(network.name), network.holidays, retailer)
-        if network.name == COUNTS:  # returns, or weeks divided by open days, may have come since it was trained
+        if network.name == COUNTS:  # since it was trained, sales below 0 or divided by open days may have come
             counts = np.maximum(np.round(view.panel.sales), 0)
             view = replace(view, panel=replace(view.panel, sales=counts))
         to_ask.append(ToAsk(network, weights[network.name], view, InSales.of(view, ready)))
     combination = Combination.of(panel, horizon, model.calibration, retailer)
-    return Prepared(ready, tuple(to_ask), said, combination, model.calibration.dependence, notices)
+    return Prepared(ready, tuple(to_ask), without_network, combination, model.calibration.dependence, notices)
 
 
 Shard = Panel | Path  # a panel, or the folder that its file lies in (history/panel_file.py)
@@ -202,7 +202,7 @@ class Work:
     building: Path
 
     def __call__(self, shard: tuple[int, Shard], retailer: Retailer) -> dict[str, Any]:
-        """What was written, and notices about covariates."""
+        """The entry of predictions.json for what was written, with notices about covariates."""
         number, place = shard
         if (before := written_shard(self.building, number)) is not None:
             return before
@@ -215,8 +215,8 @@ class Work:
                 )
                 for block in blocks
             ]
-        said = {"notices": ready.notices}
-        return write_shard(self.building, number, ShardForecast.together(found), self.asked.quantiles, said)
+        more = {"notices": ready.notices}
+        return write_shard(self.building, number, ShardForecast.together(found), self.asked.quantiles, more)
 
 
 @functools.lru_cache(maxsize=4)
@@ -233,10 +233,10 @@ def predict_here(
     beside: Mapping[str, pa.Table] = NOTHING,
     run: Run = map,
 ) -> tuple[Predictions, tuple[str, ...]]:
-    """Engine.predict on this machine: of a shard the sample paths of some series at a time.
+    """Engine.predict on this machine. In memory are the sample paths of some series of a shard at a time.
 
-    Shards that are files are kept apart by the digest of all that decides them: a killed prediction asked for again
-    goes on where it was.
+    Where shards are files, work is kept under the `prediction_key`: a killed prediction that is asked for again goes on
+    where it was.
 
     Args:
         run: maps attempts to outcomes, see `over_shards`.
@@ -250,8 +250,8 @@ def predict_here(
     work = building / "work" if key else None
     step = Work(model, asked, building)
     written: list[dict[str, Any]] = []
-    for said in over_shards(list(enumerate(shards)), step, run, work):
-        written.append(said)
+    for entry in over_shards(list(enumerate(shards)), step, run, work):
+        written.append(entry)
         if progress:
             progress("predict", len(written), len(shards))
     if work:
@@ -260,17 +260,18 @@ def predict_here(
     made = Predictions.finish(
         building, folder, written, asked.quantiles, model.horizon, model.version, asked.as_known, levels, beside
     )
-    return made, tuple(dict.fromkeys(notice for said in written for notice in said["notices"]))
+    return made, tuple(dict.fromkeys(notice for entry in written for notice in entry["notices"]))
 
 
 def building_of(folder: Path, key: str) -> Path:
-    """The folder in which predictions of a `prediction_key` are made that become `folder`."""
+    """The folder in which predictions are built before they become `folder`; `key` is their `prediction_key`."""
     return folder.with_name(f"{folder.name}.{key}.building")
 
 
 def prediction_key(model: TrainedModel, shards: Sequence[Shard], asked: Asked) -> str:
-    """Digest of all that decides what is forecast, and what is kept on the way; "" where some of it is no file, or
-    there is nothing to go on with. The whole source counts: what a shard keeps fits only the code that kept it."""
+    """Digest of all that decides the forecasts and what shards keep on the way; "" where nothing is kept: a shard is no
+    file, or there is only one. It includes the whole source, since what a shard keeps fits only the code that kept it.
+    """
     found = hashlib.sha256(repr((model.digest, source_digest(), asked)).encode())
     for shard in shards:
         if not isinstance(shard, Path):
@@ -282,7 +283,7 @@ def prediction_key(model: TrainedModel, shards: Sequence[Shard], asked: Asked) -
 
 @functools.cache
 def source_digest() -> str:
-    """Of the platform's source in this process."""
+    """Digest of the platform's source, as this process has it."""
     top, found = Path(forecast_platform.__file__).parent, hashlib.sha256()
     for path in sorted(top.rglob("*.py")):
         found.update(path.relative_to(top).as_posix().encode() + b"\0" + path.read_bytes())
@@ -290,7 +291,7 @@ def source_digest() -> str:
 
 
 def names_of(panel: Panel) -> list[str]:
-    """What decides the random numbers of each series."""
+    """A name for each series, which decides its random numbers."""
     return [f"{store}\0{dept}" for store, dept in zip(panel.store, panel.dept, strict=True)]
 
 
@@ -302,7 +303,7 @@ def only(panel: Panel, among: slice) -> Panel:
 
 
 def split(panel: Panel, shards: int) -> list[Panel]:
-    """The panel in as many shards of about the same number of series, none of them empty."""
+    """The panel in so many shards of about the same number of series, in fewer where one would be empty."""
     if not len(panel):
         return []
     bounds = np.arange(len(panel)) * min(shards, len(panel)) // len(panel)
@@ -310,7 +311,7 @@ def split(panel: Panel, shards: int) -> list[Panel]:
 
 
 def _outputs(model: TrainedModel, ask: ToAsk, block: slice, asked: Asked) -> Outputs:
-    """What a network of a model says of some of the series."""
+    """A network's outputs for some of the series."""
     seen = only(ask.target.panel, block)
     features = None if seen.covariates is None else seen.covariates.values
     config = asked.config()
@@ -332,7 +333,7 @@ class Engine(Protocol):
 
     Attributes:
         models: folder of the models at hand.
-        run_id: of the run that asks, for engines that name it on what they create.
+        run_id: of the run that asks; engines that create jobs tag them with it.
         run: maps work on the shards of a large retailer to outcomes, see `over_shards`.
     """
 
@@ -389,7 +390,7 @@ class Engine(Protocol):
         ...
 
     def predictions(self, folder: Path) -> Predictions:
-        """Those made earlier, also by another machine. Raises BatchError when they are nowhere to be found."""
+        """Predictions made earlier, also by another machine. Raises BatchError when they are nowhere to be found."""
         ...
 
     def receipt(self) -> dict[str, Any]:

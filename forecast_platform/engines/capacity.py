@@ -1,7 +1,7 @@
 """What a retailer of some size needs by a deadline: workers, minutes, memory, disk and money, from measured rates.
 
 Rates come from `python -m benchmarks.scale --rates`: what each stage took at two sizes or more on one machine. Between
-sizes they are joined by straight lines, and beyond the largest the last line goes on.
+the sizes they are interpolated linearly; beyond the largest the last line is continued.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ RATES = "rates.json"
 SHIPPED = Path(__file__).with_name(RATES)
 
 EngineName = Literal["local", "spark", "sagemaker-container"]
-SHARED = PREDICT  # the stage that workers of any engine share; whatever else there is one process does
+SHARED = PREDICT  # the stage that is shared out among the workers of any engine; one process does all others
 UNIT: dict[EngineName, str] = {"local": "worker", "spark": "executor", "sagemaker-container": "instance"}
 MOST: dict[EngineName, int] = {"local": 256, "spark": 1000, "sagemaker-container": 100}
 START_S: dict[EngineName, float] = {"local": 0, "spark": 180, "sagemaker-container": 360}
-SPARK_CPU = 1.5  # CPU seconds on Spark for one in process: what was asked of it
+SPARK_CPU = 1.5  # CPU seconds counted on Spark for one in a local process
 EXECUTOR_CORES, EXECUTOR_GB = 4, 16
 # USD an hour, EMR Serverless (x86), us-east-1, as known in January 2026.
 SPARK_CORE_USD, SPARK_GB_USD = 0.052624, 0.0057785
@@ -45,7 +45,7 @@ _GB_A_CORE = {"c": 2, "m": 4, "r": 8}
 
 
 class PlanRefused(ValueError):
-    """What is asked makes no sense, or there is nothing to reckon with: what to give instead."""
+    """The request makes no sense, or there are no figures to compute with; the message says what to give instead."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class Plan:
 
 
 def deadline_seconds(text: str) -> float:
-    """Of "30m", "2h", "90s" or "1h30m".
+    """The seconds of a text such as "30m", "2h", "90s" or "1h30m".
 
     Raises:
         PlanRefused: it is none of these.
@@ -186,7 +186,7 @@ def plan(
     """What keeps the deadline, and what it costs.
 
     Args:
-        workers: of this machine; those of other engines are what is asked.
+        workers: of this machine; the number of another engine's is what the plan finds.
         instance: of batch transforms and training on SageMaker. prices: USD an hour, by instance.
         retrain_every_weeks: a training's cost is shared by so many weeks.
         training_series: what a model is trained on, at most. memory_gb: what a run keeps to, by the setting.
@@ -219,15 +219,15 @@ def plan(
     elif engine == "sagemaker-container":
         training_s += START_S[engine]
         usd = prices[instance] * (number * hired_s + training_s / retrain_every_weeks) / 3600
-    told = []
+    warnings = []
     if not keeps(number):
-        told.append(need.missed(fewest, number * lanes))
+        warnings.append(need.missed(fewest, number * lanes))
     memory = max(need.memory_gb(name) for name in (*HISTORY, TRAIN, *WEEK))
     if engine == "local" and has_gb is not None and memory > has_gb:
-        told.append(f"this machine has {has_gb:.0f} GB of memory; about {memory:.1f} are needed")
+        warnings.append(f"this machine has {has_gb:.0f} GB of memory; about {memory:.1f} are needed")
     hired_gb = max(need.memory_gb(name) for name in (TRAIN, SHARED))
     if engine == "sagemaker-container" and hired_gb > (has := _memory_gb(instance)):
-        told.append(f"{instance} has {has} GB of memory; its jobs take {hired_gb:.1f}: FORECAST_TRANSFORM_INSTANCE")
+        warnings.append(f"{instance} has {has} GB of memory; its jobs take {hired_gb:.1f}: FORECAST_TRANSFORM_INSTANCE")
     return Plan(
         engine=engine,
         series=wanted.series,
@@ -245,7 +245,7 @@ def plan(
         disk_gb=sum(rates.at(name, "disk_gb", need.by_rows) for name in HISTORY),
         disk_gb_a_week=sum(rates.at(name, "disk_gb", wanted.series) for name in WEEK),
         usd_a_week=usd,
-        told=tuple(told),
+        told=tuple(warnings),
         assumptions=need.assumptions(instance),
     )
 
@@ -260,27 +260,29 @@ class _Need:
 
     @property
     def by_rows(self) -> float:
-        """So many series of the measured weeks have as many rows."""
+        """The number of series of the measured weeks that have as many rows."""
         return self.wanted.series * self.wanted.weeks / self.rates.weeks
 
     @property
     def grown(self) -> float:
-        """A longer history than the measured one counts as more series; a shorter one is taken for no help."""
+        """The number of series, or more where the history is longer than measured; a shorter one is no help."""
         return max(self.wanted.series, self.by_rows)
 
     @property
     def trained(self) -> float:
-        """A model is trained on a sample, so beyond what was measured training grows no more."""
+        """The number of series that training takes the time of. A model is trained on a sample, so that training does
+        not grow beyond it, or beyond the largest size measured."""
         return min(self.grown, max(self.training_series, self.rates.largest))
 
     def memory_gb(self, stage: str) -> float:
-        """Beyond what was measured a stage takes what was measured, or what a run keeps to."""
+        """Memory of a stage. Beyond the largest size measured it is at most what was measured there, or what a run is
+        set to keep to, whichever is more."""
         size = self.trained if stage == TRAIN else self.grown
         most = max(self.rates.at(stage, "memory_gb", self.rates.largest), self.kept_to_gb)
         return min(self.rates.at(stage, "memory_gb", size), most)
 
     def of(self, stage: str, lanes: int) -> float:
-        """Seconds of a stage that so many processes share, where it is one that is shared out."""
+        """Seconds of a stage. The shared one is divided among `lanes` processes."""
         size = self.by_rows if stage in HISTORY else self.grown
         wall_s = self.rates.at(stage, "wall_s", size)
         if stage != SHARED:
@@ -296,7 +298,7 @@ class _Need:
         return self.rates.start_s + START_S[self.engine] + sum(self.stages(lanes).values())
 
     def missed(self, fewest: int | None, lanes: int) -> str:
-        """What would keep the deadline."""
+        """One sentence: what would keep the deadline, or why nothing does."""
         deadline, unit = f"{self.wanted.deadline_s / 60:g} minutes", UNIT[self.engine]
         if fewest:
             return (
@@ -318,7 +320,7 @@ class _Need:
     def assumptions(self, instance: str) -> tuple[str, ...]:
         r = self.rates
         sizes = sorted({size for stage in r.stages.values() for size, _ in stage["wall_s"]})
-        said = [
+        lines = [
             f"rates of {r.cores} cores of {r.cpu}, {r.date}, commit {r.commit}, measured at "
             f"{', '.join(f'{size:,.0f}' for size in sizes)} series of {r.weeks} weeks; yours may be faster or slower",
             *([f"measured with {r.settings}"] if r.settings else []),
@@ -332,23 +334,23 @@ class _Need:
             f"{SHARED} is shared out evenly, which far more {UNIT[self.engine]}s than measured will not quite reach",
         ]
         if self.wanted.series > r.largest:
-            said.append(
+            lines.append(
                 f"beyond {r.largest:,.0f} series nothing was measured: the last rates are taken to go on, training to "
                 f"stay with FORECAST_TRAINING_SERIES, and memory with FORECAST_MEMORY_GB, {self.kept_to_gb:g}"
             )
         if self.engine == "spark":
-            said.append(
+            lines.append(
                 f"executors of {EXECUTOR_CORES} cores and {EXECUTOR_GB} GB, {SPARK_CPU:g} times the CPU of a process, "
                 f"{START_S['spark'] / 60:.0f} minutes to start; EMR Serverless in us-east-1, {SPARK_CORE_USD} USD a "
                 f"core and {SPARK_GB_USD} a GB an hour, one more executor as driver; other clusters bill otherwise"
             )
         if self.engine == "sagemaker-container":
-            said.append(
+            lines.append(
                 f"{instance} on demand in us-east-1, a core of it as fast as one measured, "
                 f"{START_S[self.engine] / 60:.0f} billed minutes to start; training on one; the machine that runs the "
                 "graph, storage and requests come on top"
             )
-        return tuple(said)
+        return tuple(lines)
 
 
 def _cores(instance: str) -> int:
@@ -359,7 +361,7 @@ def _cores(instance: str) -> int:
 
 
 def _memory_gb(instance: str) -> int:
-    """Of the families there are prices of."""
+    """Memory of an instance of the families in PRICES, or 2 GB a core."""
     return _cores(instance) * _GB_A_CORE.get(instance.split(".")[1][0], 2)
 
 

@@ -52,10 +52,10 @@ class ShardForecast:
     """Forecasts of B series over H weeks, in sales.
 
     Attributes:
-        store, dept, last_week: whose, and the last week known of each; shape (B,).
+        store, dept, last_week: of each series, with the last week of sales known; shape (B,).
         mean: of the sample paths, shape (B, H). quantiles: shape (B, Q, H), ascending in Q.
         lead_time: quantiles of the sales of the first 1 .. H weeks added up, shape (B, Q, H).
-        sums: by level, those of the S sample paths of each group, of values (G, S, H); named by Level.keys.
+        sums: by level, the S sample paths of each group's series added up, values (G, S, H); named by Level.keys.
     """
 
     store: NDArray[np.str_]
@@ -70,7 +70,7 @@ class ShardForecast:
     def of(
         cls, panel: Panel, quantiles: Floats, asked: Sequence[float], paths: Floats, levels: Sequence[Level]
     ) -> ShardForecast:
-        """Of the series of a panel, with their quantiles at the levels `asked` and sample paths (B, S, H).
+        """The forecasts of a panel's series, from their quantiles at the levels `asked` and sample paths (B, S, H).
 
         Raises:
             BatchError: a value is not finite, or too large to be added exactly; the message names the series.
@@ -80,19 +80,19 @@ class ShardForecast:
         if bad.any():
             at = int(bad.argmax())
             raise BatchError(
-                f"store {panel.store[at]}, department {panel.dept[at]}: what the model says is not finite or beyond "
+                f"store {panel.store[at]}, department {panel.dept[at]}: the forecast is not finite or beyond "
                 f"{EXACT:.1e}, which cannot be added exactly"
             )
         found = Sums.by_several([Groups.of(each.keys(panel.store, panel.dept)) for each in levels], paths)
         sums = {each.name: of_level for each, of_level in zip(levels, found, strict=True)}
         last = panel.weeks[panel.last_row].astype("datetime64[D]")
         lead_time = hazen(paths.cumsum(axis=2), asked)
-        lead_time[:, :, 0] = quantiles[:, :, 0]  # of one week it is the forecast, to the last bit
+        lead_time[:, :, 0] = quantiles[:, :, 0]  # the demand of one week is its forecast, to the last bit
         return cls(panel.store, panel.dept, last, paths.mean(axis=1), quantiles, lead_time, sums)
 
     @classmethod
     def together(cls, parts: Sequence[ShardForecast]) -> ShardForecast:
-        """Several of the same levels, one after the other."""
+        """The forecasts of several shards as one, one after the other; all have the same levels."""
         sums = {level: reduce(Sums.__add__, [part.sums[level] for part in parts]) for level in parts[0].sums}
         return cls(
             np.concatenate([part.store for part in parts]),
@@ -124,7 +124,7 @@ class Predictions:
         levels: Sequence[Level] = (),
         beside: Mapping[str, pa.Table] = {},
     ) -> Predictions:
-        """All of them, shard by shard as they come; `folder` is replaced when they are whole. See `finish`."""
+        """Write the forecasts shard by shard as they come; `folder` is replaced when all are there. See `finish`."""
         building = folder.with_name(folder.name + ".building")
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir(parents=True)
@@ -144,17 +144,17 @@ class Predictions:
         levels: Sequence[Level] = (),
         beside: Mapping[str, pa.Table] = {},
     ) -> Predictions:
-        """Those of a folder that is still building, which becomes `folder`.
+        """Complete the predictions whose shards were written to `building`, which becomes `folder`.
 
         Args:
-            written: what `write_shard` says of each shard.
-            model: version of the one they are of. as_known: of the data as known "now" or "then". levels: those by
-                attributes, with the groups of the time.
+            written: what `write_shard` returned for each shard.
+            model: version of the model that made them. as_known: of the data as known "now" or "then". levels: the
+                levels by attributes, with the groups that they had.
             beside: rows of tables that say more of the week's series, to be published with the forecasts.
         """
         for name, table in beside.items():
             pq.write_table(table, building / f"beside-{name}.parquet", compression="zstd")
-        said = {
+        contents = {
             "version": _VERSION,
             "model": model,
             "as_known": as_known,
@@ -164,8 +164,8 @@ class Predictions:
             "shards": written,
             "beside": {name: _hash(building / f"beside-{name}.parquet") for name in beside},
         }
-        (building / NAME).write_text(json.dumps(said, indent=1))
-        for path in [*building.glob("shard-*.json"), *building.glob(".*")]:  # the latter of attempts that died
+        (building / NAME).write_text(json.dumps(contents, indent=1))
+        for path in [*building.glob("shard-*.json"), *building.glob(".*")]:  # the latter by attempts that died
             path.unlink()
         shutil.rmtree(folder, ignore_errors=True)
         building.rename(folder)
@@ -173,7 +173,7 @@ class Predictions:
 
     @classmethod
     def at(cls, folder: Path) -> Predictions:
-        """Those of a folder. Raises BatchError when there are none."""
+        """The predictions in a folder. Raises BatchError when there are none."""
         if not (folder / NAME).exists() or cls(folder).said.get("version") != _VERSION:
             raise BatchError(f"{folder} holds no predictions of this version; {_AGAIN} for its week")
         return cls(folder)
@@ -187,22 +187,23 @@ class Predictions:
     def check(self, model: str, levels: Sequence[Level], as_known: str) -> None:
         """Raises BatchError when they are of another model, of the data as known at another time, or of other groups
         than those of the levels by attributes: they would be published under the wrong name."""
-        said = self.said
-        if "as_known" not in said:
-            raise BatchError(f"{self.folder} does not say of which data it is; {_AGAIN}")
-        if said["as_known"] != as_known:
+        contents = self.said
+        if "as_known" not in contents:
+            raise BatchError(f"{self.folder} does not say when its data was known; {_AGAIN}")
+        if contents["as_known"] != as_known:
             raise BatchError(
-                f"{self.folder} is of the data as known {said['as_known']}, not as known {as_known}; {_AGAIN}"
+                f"{self.folder} is of the data as known {contents['as_known']}, not as known {as_known}; {_AGAIN}"
             )
-        if said["model"] != model:
-            raise BatchError(f"{self.folder} is of model {said['model']}; the week's is {model} now; {_AGAIN}")
-        if said["groups"] != _digest(levels):
+        if contents["model"] != model:
+            raise BatchError(f"{self.folder} is of model {contents['model']}; the week's is {model} now; {_AGAIN}")
+        if contents["groups"] != _digest(levels):
             raise BatchError(
                 f"{self.folder} was summed by other groups than stores/ and departments/ say now; {_AGAIN}"
             )
 
     def beside(self) -> dict[str, pa.Table]:
-        """The rows of other tables that were kept with them. Raises BatchError when a file is missing or another."""
+        """The rows of other tables that were kept with them. Raises BatchError when a file is missing or not the one
+        that was written."""
         files = {f"beside-{name}.parquet": digest for name, digest in self.said["beside"].items()}
         return {name: self._read(files, f"beside-{name}.parquet") for name in self.said["beside"]}
 
@@ -212,7 +213,7 @@ class Predictions:
 
     @property
     def last_week(self) -> dt.date | None:
-        """The newest week of sales known of any series; None of none."""
+        """The newest week of sales known of any series; None where there is no series."""
         weeks = [shard["last_week"] for shard in self.said["shards"]]
         return dt.date.fromisoformat(max(weeks)) if weeks else None
 
@@ -222,8 +223,8 @@ class Predictions:
         Raises:
             BatchError: see `forecasts` and `sums`.
         """
-        said = self._said_of(quantiles, horizon)
-        for shard in said["shards"]:
+        contents = self._contents_of(quantiles, horizon)
+        for shard in contents["shards"]:
             series = self._series(shard, quantiles, "", _LEAD_TIME)
             yield _forecast(series, _by_level(self._sums(shard), horizon), quantiles)
 
@@ -235,25 +236,26 @@ class Predictions:
             BatchError: they are of other quantiles or another horizon, a file is missing or not the one that was
                 written, or holds other series than it should, values that are not finite, or quantiles that cross.
         """
-        for shard in self._said_of(quantiles, horizon)["shards"]:
+        for shard in self._contents_of(quantiles, horizon)["shards"]:
             found = self._series(shard, quantiles, _LEAD_TIME if lead_time else "").drop(["last_week"])
             order = pc.sort_indices(found, [("store", "ascending"), ("dept", "ascending")])
             yield found if np.array_equal(order, np.arange(len(order))) else found.take(order)
 
     def sums(self) -> dict[str, Sums]:
-        """The sums of the sample paths of all shards, by level; see ShardForecast. In memory is one shard beside them.
+        """The sums of the sample paths of all shards, by level; see ShardForecast. Beside them one shard at a time is
+        in memory.
 
         Raises:
             BatchError: a file is missing or not the one that was written.
         """
-        said, names = self.said, dict[str, list[str]]()
-        for shard in said["shards"]:
+        contents, names = self.said, dict[str, list[str]]()
+        for shard in contents["shards"]:
             keys = self._sums(shard, ["level", "key"])
             for level, key in zip(keys["level"].to_pylist(), keys["key"].to_pylist(), strict=True):
                 names.setdefault(level, []).append(key)
         total: dict[str, Sums] = {}
-        for shard in said["shards"]:
-            for level, part in _by_level(self._sums(shard), said["horizon"]).items():
+        for shard in contents["shards"]:
+            for level, part in _by_level(self._sums(shard), contents["horizon"]).items():
                 if level not in total:
                     groups = np.unique(np.array(names[level], dtype=np.str_))
                     nothing = np.zeros((len(groups), *part.whole.shape[1:]), dtype=np.int64)
@@ -263,17 +265,17 @@ class Predictions:
                 total[level].rest[at] += part.rest
         return total
 
-    def _said_of(self, quantiles: Sequence[float], horizon: int) -> dict[str, Any]:
-        said = self.said
-        if said["quantiles"] != list(quantiles) or said["horizon"] != horizon:
+    def _contents_of(self, quantiles: Sequence[float], horizon: int) -> dict[str, Any]:
+        contents = self.said
+        if contents["quantiles"] != list(quantiles) or contents["horizon"] != horizon:
             raise BatchError(
-                f"{self.folder / NAME} is of quantiles {said['quantiles']} over {said['horizon']} weeks, not "
+                f"{self.folder / NAME} is of quantiles {contents['quantiles']} over {contents['horizon']} weeks, not "
                 f"{list(quantiles)} over {horizon}; {_AGAIN}"
             )
-        return said
+        return contents
 
     def check_files(self, shard: Mapping[str, Any]) -> None:
-        """Raises BatchError when a file that a shard names is missing, or is another."""
+        """Raises BatchError when a file that a shard names is missing, or not the one that was written."""
         for name in shard["files"]:
             self._checked(shard["files"], name)
 
@@ -307,7 +309,7 @@ class Predictions:
         return pq.read_table(self._checked(files, name), columns=columns)
 
     def _checked(self, files: Mapping[str, str], name: str) -> Path:
-        """A file; it is hashed when it is first read."""
+        """The path of a file, whose hash is checked when it is first read."""
         path = self.folder / name
         if not path.exists():
             raise BatchError(f"{path} is missing; {_AGAIN}")
@@ -318,8 +320,8 @@ class Predictions:
 
 
 def hazen(paths: Floats, levels: Sequence[float]) -> Floats:
-    """Quantiles (B, Q, H) of sample paths (B, S, H): np.quantile's by method "hazen" to the last bit, in a fifth of its
-    time, for it looks for each value by itself and a sort finds them all."""
+    """Quantiles (B, Q, H) of sample paths (B, S, H). They are np.quantile's by method "hazen" to the last bit, in a
+    fifth of its time: it selects each value by itself, and one sort finds them all."""
     ascending, last = np.sort(paths, axis=1), paths.shape[1] - 1
     position = (paths.shape[1] * np.asarray(levels, dtype=np.float64) + 0.5) - 1
     below = np.floor(position)
@@ -332,9 +334,9 @@ def hazen(paths: Floats, levels: Sequence[float]) -> Floats:
 def write_shard(
     folder: Path, number: int, shard: ShardForecast, quantiles: Sequence[float], more: Mapping[str, Any] = {}
 ) -> dict[str, Any]:
-    """Write a shard's files, and last what predictions.json will say of them, with `more`, which is returned.
+    """Write a shard's files, and last its entry for predictions.json, with `more` in it; returns the entry.
 
-    Each is whole or not there: another attempt at the shard may be writing the same at the same time, or have done so.
+    Each file is whole or not there: another attempt at the shard may write the same files at the same time.
     """
     tables = {"series": _series(shard, quantiles), "sums": _sums(shard)}
     files = {f"{what}-{number:03d}.parquet": table for what, table in tables.items()}
@@ -344,10 +346,10 @@ def write_shard(
             pq.write_table(table, temporary, compression="zstd")
             hashes[name] = _hash(temporary)
     last = max(shard.last_week.tolist(), default=None)
-    said = {"series": len(shard.store), "last_week": last and last.isoformat(), "files": hashes, **more}
+    entry = {"series": len(shard.store), "last_week": last and last.isoformat(), "files": hashes, **more}
     with _replacing(folder / f"shard-{number:03d}.json") as temporary:
-        temporary.write_text(json.dumps(said))
-    return said
+        temporary.write_text(json.dumps(entry))
+    return entry
 
 
 @contextlib.contextmanager
@@ -359,7 +361,7 @@ def _replacing(path: Path) -> Iterator[Path]:
 
 
 def written_shard(folder: Path, number: int) -> dict[str, Any] | None:
-    """What `write_shard` said of a shard that it finished earlier; None where it did not."""
+    """What `write_shard` returned for a shard that was finished earlier; None where none was."""
     path = folder / f"shard-{number:03d}.json"
     if not path.exists():
         return None
@@ -433,9 +435,9 @@ def _array(column: pa.ChunkedArray) -> NDArray[Any]:
 
 
 def _digest(levels: Sequence[Level]) -> str:
-    """Of the groups of some levels."""
-    said = [{"name": each.name, "of": each.of, "values": dict(each.values)} for each in levels]
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:20]
+    """Digest of the groups of some levels."""
+    groups = [{"name": each.name, "of": each.of, "values": dict(each.values)} for each in levels]
+    return hashlib.sha256(json.dumps(groups, sort_keys=True).encode()).hexdigest()[:20]
 
 
 def _hash(path: Path) -> str:

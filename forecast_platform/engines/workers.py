@@ -13,8 +13,8 @@ from typing import TypeVar
 Given = TypeVar("Given")
 Outcome = TypeVar("Outcome")
 
-# Of one process: what torch, numpy, numba and DuckDB take before there is a series, and what a series of some three
-# years takes while it is worked on, its covariates aside. Seen: 310 MB, and 790 MB with 3,257 series of Walmart.
+# Memory of one process: what torch, numpy, numba and DuckDB take before there is a series, and what a series of some
+# three years takes while it is worked on, without covariates. Measured: 310 MB, and 790 MB with Walmart's 3,257 series.
 BASE_BYTES = 500e6
 BYTES_A_SERIES = 130e3
 FEWEST = 500  # series of a shard: what each shard costs by itself must not outweigh them
@@ -69,7 +69,7 @@ def _begin() -> None:
 def end_with_parent() -> None:
     """End this process of a pool when the one that made the pool is gone, even killed.
 
-    That one need not be the parent that the system knows: a fork server is, which lasts as long as its children.
+    The operating system's parent may be another process: a fork server, which lasts as long as its children.
     """
     parent = multiprocessing.parent_process()
     assert parent is not None, "called in a process of a pool"
@@ -82,7 +82,7 @@ def end_with_parent() -> None:
 
 
 def worker_count(workers: int) -> int:
-    """By the setting `workers`."""
+    """How many processes the setting `workers` means; 0: as many as there are CPUs to use."""
     return workers or max(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 1)
 
 

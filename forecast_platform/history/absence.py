@@ -1,13 +1,14 @@
 """What a week without a row means, and which weeks a whole store was closed.
 
-A week without a row is a zero where the store reported that week and leaving weeks out is the series' habit: at least
-three times, and either in a quarter of its weeks (an interval of 1.32 weeks between rows, where Syntetos, Boylan and
-Croston, 2005, draw the line of intermittent demand) or about as often as the mean and scatter of its sales predict
-zeros. A hole in a steady series is a missing report and stays unknown. Where a store or series writes its zeros, at
-least as often as it leaves weeks out, no row means something else and stays unknown too.
+A week without a row is a zero where the store reported that week and leaving weeks out is the series' habit. A habit is
+at least TIMES times, and either in a quarter of its weeks (an average interval of 1.32 weeks between rows, the bound of
+intermittent demand by Syntetos, Boylan and Croston, 2005) or about as often as the mean and variance of its sales
+predict zeros. A gap in a steady series is a missing report and stays unknown. Where a store or series has zeros in its
+rows at least as often as it leaves weeks out, no row means something else and stays unknown too.
 
-A week is a closure where a whole store sold nothing, and by the habits of its series that happens once in fifty weeks
-or less. Sales of a closed store say nothing about the weeks to come, so nothing is learned from them.
+A week is a closure where a whole store sold nothing, though other stores reported, and by the habits of its series the
+probability of that is at most CLOSED. Sales of a closed store say nothing about the weeks to come, so nothing is
+learned from them.
 
 Every cell is decided by its own week and the weeks before. So a decision is final: a later week never changes it, a
 backtest knows no more than the graph did, and the order in which weeks land does not matter.
@@ -32,9 +33,9 @@ AUTO: NoRow = "auto"
 
 INTERMITTENT = 1.32  # weeks between rows
 TIMES = 3  # times that a series must have left weeks out before it is a habit
-WEEKS = 8  # of a series' life before it can have habits
-NEAR_CHANCE = 3.0  # largest ratio of weeks left out to zeros expected by chance, and of these to those
-CLOSED = 0.02  # a store is closed where it sells nothing in a week as rarely as this
+WEEKS = 8  # length of a series' life from which on it can have habits
+NEAR_CHANCE = 3.0  # factor by which weeks left out may differ from the zeros expected by chance, up or down
+CLOSED = 0.02  # a store without sales counts as closed where the probability of that is at most this
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -42,10 +43,10 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Absence:
-    """What those cells of a panel mean in which nothing was sold.
+    """What the cells of a panel without sales mean.
 
     Attributes:
-        filled: no row, which is a zero; shape (N, T).
+        filled: there is no row, which means zero sales; shape (N, T).
         closed: the series' store was closed, with rows or without; shape (N, T).
     """
 
@@ -64,22 +65,22 @@ def judge(panel: Panel, no_row: NoRow, active_weeks: int, retailer: Retailer = W
     """
     seen = _Reports.of(panel, active_weeks, retailer)
     zeros, gaps = (np.cumsum(cells, axis=1) for cells in (panel.sales == 0, seen.gap))
-    seldom = _sells_nothing(panel, seen)
-    nothing, *by_store = retailer.sums((seen.store, np.log(seldom)), (seen.store, zeros), (seen.store, gaps))
-    quiet = (seen.sold == 0) & seen.others & (np.exp(nothing) <= CLOSED)
+    chance = _sells_nothing(panel, seen)
+    log_chance, *by_store = retailer.sums((seen.store, np.log(chance)), (seen.store, zeros), (seen.store, gaps))
+    quiet = (seen.sold == 0) & seen.others & (np.exp(log_chance) <= CLOSED)
     closed = quiet[seen.store.member] & seen.alive
     if no_row == "unknown":
         return Absence(np.zeros_like(seen.row), closed)
     filled = seen.gap & ~closed
     if no_row == "auto":
-        # A series or store that writes zeros at least as often as it leaves weeks out means something else by no row.
+        # A series or store with zeros in its rows at least as often as weeks left out means something else by no row.
         own, of_store = ((z > 0) & (z >= g) for z, g in ((zeros, gaps), by_store))
         filled &= _habit(panel, seen) & ~(own | of_store[seen.store.member])
     return Absence(filled, closed)
 
 
 def interpret(panel: Panel, no_row: NoRow, active_weeks: int, retailer: Retailer = WHOLE) -> Panel:
-    """The panel to learn from: zeros where no row means zero, marked in `filled`; nothing where a store was closed.
+    """The panel to learn from: 0 where no row means zero, marked in `filled`; NaN where a store was closed.
 
     From here on the panel says when a series counts as closed (`active_weeks`).
 
@@ -98,11 +99,12 @@ def interpret(panel: Panel, no_row: NoRow, active_weeks: int, retailer: Retailer
 
 @dataclass(frozen=True)
 class _Reports:
-    """What was reported, all (N, T) but for the stores'.
+    """What was reported. All are of shape (N, T) except store, sold and others.
 
-    row: a row. gap: none in the series' life, though its store reported. alive: in its life. before: position of the
-    last row up to each week, -1 before there is one. store: each series'. sold, others: (stores, T), how many of its
-    series sold; whether at least half of the other stores with living series have a row.
+    row: there is a row. alive: the series has had a row in the last `active_weeks` weeks. gap: it is alive and without
+    a row, though its store reported. before: position of the last row up to each week, -1 where there is none. store:
+    of each series. sold: how many series of each store sold, (stores, T). others: whether at least half of the other
+    stores with living series have a row, (stores, T).
     """
 
     row: Mask
@@ -121,12 +123,12 @@ class _Reports:
         alive = (before >= 0) & (weeks - before < active_weeks)
         store = Groups.of(panel.store)
         every = retailer.every((store, row), (store, alive), (store, np.nan_to_num(panel.sales) != 0))
-        open_stores, heard = ((each.whole > 0).sum(axis=0) for each in (every[1], every[0]))
+        open_stores, reporting = ((each.whole > 0).sum(axis=0) for each in (every[1], every[0]))
         rows, living, sold = (each.of_groups(store) for each in every)
         reported = rows > 0
         rest = open_stores - (living > 0)
-        others = (rest > 0) & (2 * (heard - reported) >= rest)
-        # The only living series of a store: no other series shows that the store reported, so other stores decide.
+        others = (rest > 0) & (2 * (reporting - reported) >= rest)
+        # For the only living series of a store no other series shows that the store reported, so other stores decide.
         sole = living[store.member] - alive == 0
         gap = alive & ~row & np.where(sole, others[store.member], reported[store.member])
         return cls(row, gap, alive, before, store, sold, others)
@@ -141,12 +143,13 @@ def _habit(panel: Panel, seen: _Reports) -> Mask:
     """Whether leaving weeks out is a habit of the series, by what is known at its last row."""
     rows, gaps = seen.so_far(seen.row), seen.so_far(seen.gap)
     weeks = np.maximum(rows + gaps, 1)
-    # A row that follows a gap ends one time of leaving weeks out.
+    # A row after one or more gaps ends one time of leaving weeks out.
     earlier = np.concatenate([np.zeros((len(gaps), 1)), gaps[:, :-1]], axis=1)
     times = np.cumsum(seen.row & (gaps > earlier), axis=1)
     share = gaps / weeks
     often = share >= 1 - 1 / INTERMITTENT
-    # The share of zeros expected by chance if gaps were zeros (Poisson, by mean and week-to-week scatter).
+    # The share of zeros expected by chance if gaps were zeros: exp(-mean^2 / variance), as for a Poisson number of
+    # sales of equal size. The variance is half the mean squared step from week to week.
     known = seen.row | seen.gap
     sales = np.where(seen.row, panel.sales, 0.0)
     pair = np.zeros_like(known)
@@ -161,7 +164,8 @@ def _habit(panel: Panel, seen: _Reports) -> Mask:
 
 
 def _sells_nothing(panel: Panel, seen: _Reports) -> Floats:
-    """How probable it is that each series sells nothing in a week, by its habits known before; 1 where it has none."""
+    """(N, T), the probability that a series sells nothing in a week, by its weeks before; 1 where it never sold or is
+    not alive."""
     sold = np.nan_to_num(panel.sales) != 0
     known = seen.row | seen.gap
     # A series' habit as of its last sale, so that a long closure does not become one.
@@ -171,13 +175,13 @@ def _sells_nothing(panel: Panel, seen: _Reports) -> Floats:
     def then(cells: Mask) -> Floats:
         return np.where(last >= 0, np.take_along_axis(np.cumsum(cells, axis=1), np.maximum(last, 0), axis=1), 0)
 
-    seldom = 1 - (then(sold) + 1) / (then(known) + 2)
-    seldom = np.concatenate([np.ones((len(seldom), 1)), seldom[:, :-1]], axis=1)  # known before the week
-    return np.where(seen.alive & (last >= 0), seldom, 1.0)
+    chance = 1 - (then(sold) + 1) / (then(known) + 2)
+    chance = np.concatenate([np.ones((len(chance), 1)), chance[:, :-1]], axis=1)  # known before the week
+    return np.where(seen.alive & (last >= 0), chance, 1.0)
 
 
 def told(panel: Panel) -> str:
-    """What was decided, in words, by share of cells."""
+    """One line for people: how many cells were filled."""
     if panel.filled is None or not panel.filled.any():
         return "weeks without a row: none counts as zero sales"
     series, cells = int(panel.filled.any(axis=1).sum()), int(panel.filled.sum())

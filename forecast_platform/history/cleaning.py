@@ -38,8 +38,8 @@ def clean_weeks(
     """Rows of `cleaned_series` for the weeks first .. last, from all rows of weeks <= last that have landed: a table
     for each week that has any, in the order of weeks, stores and departments.
 
-    An observation covers the weeks up to the series' next one, or until the series counts as closed. So a gap is a row
-    with null sales, and a closed series stops having rows.
+    A series has a row for every week from its first observation until it counts as closed. So a gap is a row with null
+    sales, and a closed series has no rows until it is observed again.
 
     Args:
         con: connection the lake is attached to.
@@ -109,10 +109,11 @@ class Completeness:
     """How much of a week has been reported.
 
     Attributes:
-        expected: series with a row in the RECENT_WEEKS weeks before, but for those that left out weeks by habit.
-        present: those of them with a row in the week.
+        expected: series with a row in the RECENT_WEEKS weeks before, except those with a filled zero in them: they
+            leave weeks out by habit.
+        present: expected series with a row in the week.
         rows: series with a row in the week, new ones too.
-        missing_stores: stores of which no expected series reported.
+        missing_stores: stores with expected series but without any row in the week.
     """
 
     week: dt.date

@@ -4,9 +4,9 @@ F columns, N series, T weeks of sales and A weeks after them, horizon H. Feature
 department; here each series has its own row. Three steps from the landed table to the network's inputs:
 
     attach      the columns in use, as they landed, gaps and all
-    Panel.until what of them was known at a cutoff
-    complete    no gap left, exactly H weeks ahead, and what is derived from them (history/derived.py): features for
-                training and forecasting
+    Panel.until what was known of them at a cutoff
+    complete    without gaps, for exactly H weeks ahead, with the columns derived from them (history/derived.py):
+                features for training and forecasting
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ class Declaration:
     Attributes:
         name: of the column, in lower case.
         known: known ahead; False: only in the past.
-        fill: stands in for missing values: a number, or LAST, the value before. None: in the history the value before,
-            in the weeks ahead nothing.
-        declared: named in the settings. False: chosen by its name; where it has gaps it is left out, and is no error.
+        fill: replaces missing values: a number, or LAST for the value before. None: in the history the value before;
+            in the weeks ahead no value may be missing.
+        declared: named in the settings. False: chosen by its name; a missing value ahead leaves it out and is no error.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Declaration:
         """From "known", "known:0", "known:last", "past", "past:0" or "past:last".
 
         Raises:
-            ValueError: it reads otherwise.
+            ValueError: the text is none of these.
         """
         match = _DECLARATION.fullmatch(text.strip().lower())
         try:
@@ -89,9 +89,9 @@ class Declarations:
     """Which columns are used.
 
     Attributes:
-        covariates: those declared; None: the PLANNED ones there are.
-        exposure: name of the column that says how much of a week a store was open; AUTO: EXPOSURE, where there is such
-            a column and covariates are not declared either; NONE.
+        covariates: those declared; None: the columns of PLANNED that landed.
+        exposure: name of the column that says how much of a week a store was open. AUTO: EXPOSURE, where that column
+            landed and covariates are not declared either. NONE: there is none.
     """
 
     covariates: tuple[Declaration, ...] | None = None
@@ -99,10 +99,10 @@ class Declarations:
 
     @classmethod
     def of(cls, covariates: Mapping[str, str] | Literal["auto", "none"], exposure: str = AUTO) -> Declarations:
-        """From the settings' words.
+        """From the values of the settings.
 
         Raises:
-            ValueError: a column is declared in other words than Declaration.parse reads, or the exposure as past.
+            ValueError: Declaration.parse cannot read a declaration, or the exposure is declared as past.
         """
         exposure = exposure.strip().lower()
         if covariates == AUTO:
@@ -173,7 +173,7 @@ class Covariates:
         return Covariates(self.columns, self.values[:, keep])
 
     def joined(self, others: Sequence[Covariates], order: NDArray[np.int64]) -> Covariates:
-        """The same columns with more series behind its own, all of them in an order."""
+        """The same columns for its own series followed by those of the others, then put in this order."""
         both = (self, *others)
         width = max(each.values.shape[2] for each in both)
         values = np.concatenate([_widened(each.values, width) for each in both], axis=1)
@@ -186,9 +186,9 @@ def attach(
     """The panel with the covariates and the exposure in use.
 
     Args:
-        features: rows (store, dept, week, name, value), at most one in force for each key, or else the last one counts;
-            dept is null where a value holds for the whole store, and a department's own value wins over it.
-        landed: names of all columns there are, where the panel is a shard; None: those of the features.
+        features: rows (store, dept, week, name, value); of several with the same key the last one counts. dept is null
+            where a value holds for the whole store; a department's own value wins over it.
+        landed: names of all columns that landed, where the panel is a shard; None: those of the features.
 
     Raises:
         ValueError: see Declarations.among.
@@ -233,20 +233,20 @@ def complete(
 ) -> tuple[Panel, tuple[str, ...]]:
     """The panel with covariates and exposure of T + horizon weeks, without a gap.
 
-    A gap takes its column's fill rule; where there is none, one in the history takes the value before it (else the
-    first one, else 0), and one in the weeks ahead is an error, or leaves out a column that nobody declared. Columns
-    known only in the past are shifted by the horizon: week t holds the value of week t - horizon, which is known too
-    for the last week ahead. Closed series, those without sales for `panel.active_weeks` weeks, need no values ahead.
-    Exposure comes in units of the usual one, the median of all positive ones up to the panel's end; 0 is a closed week.
-    Behind the columns come those derived from them, see derived.py.
+    A gap is filled by its column's fill rule. Without a rule, a gap in the history takes the value before it (else the
+    first one, else 0); a gap in the weeks ahead is an error, or leaves the column out where nobody declared it. Columns
+    known only in the past are shifted by the horizon: week t holds the value of week t - horizon, so that there is a
+    value for the last week ahead too. Closed series, those without sales for `panel.active_weeks` weeks, need no values
+    ahead. Exposure is divided by its usual value, the median of all positive ones up to the panel's end; 0 is a closed
+    week. The columns are followed by those derived from them, see derived.py.
 
     For one cutoff, the panel's end: first `until`, then `complete`. The columns are then known for all their weeks, so
     `covariates.values[:, :, :T]` is what a network trains on and `covariates.values` what it forecasts with.
 
     Args:
         horizon: weeks ahead.
-        wanted: columns a model was trained on, derived ones among them: exactly these, in this order. One that nobody
-            declared is then filled instead of left out.
+        wanted: the columns that a model was trained on, derived ones included: the result has exactly these, in this
+            order. One that nobody declared is then filled instead of left out.
 
     Returns:
         The panel, and a sentence for each column that is left out or filled though nobody declared it.
@@ -319,8 +319,7 @@ def _complete(
 def _with_derived(
     panel: Panel, covariates: Covariates, planned: Collection[str], wanted: Sequence[str] | None, retailer: Retailer
 ) -> Covariates:
-    """Complete covariates, and behind them those derived from the planned ones: all there are to derive, or those
-    wanted."""
+    """Complete covariates followed by those derived from the planned ones: all that can be derived, or the wanted."""
     names = covariates.names
     if wanted is None:
         sources = [i for i, name in enumerate(names) if name in planned and not source_of(name)]
@@ -363,7 +362,8 @@ def _trouble(
 
 
 def _last_value(values: Floats) -> Floats:
-    """Gaps of each row filled with the value before; before the first value with that one; 0 where there is none."""
+    """Gaps of each row filled with the value before, gaps before the first value with the first; a row without any
+    value becomes 0."""
     given = ~np.isnan(values)
     before = np.maximum.accumulate(np.where(given, np.arange(values.shape[-1]), -1), axis=-1)
     source = np.where(before < 0, given.argmax(axis=-1)[:, None], before)
@@ -377,8 +377,8 @@ def _widened(values: Floats, width: int) -> Floats:
 
 
 def divide_exposure(panel: Panel) -> Panel:
-    """Sales of weeks of the usual exposure; a week without any is missing. A series that never sold while open keeps
-    its sales.
+    """Sales divided by exposure, as weeks of the usual exposure would have them. A week without exposure becomes
+    missing. A series for which no week would be left keeps its sales.
 
     Args:
         panel: from `complete`. Without exposure it is returned as it is.
@@ -417,7 +417,7 @@ def exposure_ahead(panel: Panel, horizon: int) -> Floats | None:
 
 
 def describe(panel: Panel, landed: Collection[str]) -> str:
-    """Which of the `landed` columns the panel uses, and as what, in a line."""
+    """One line that says which of the `landed` columns the panel uses, and as what."""
     parts = []
     if panel.covariates:
         parts.append("covariates " + ", ".join(_words(column) for column in panel.covariates.columns))

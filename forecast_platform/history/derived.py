@@ -1,11 +1,13 @@
-"""What planners read off a plan, derived from covariates that are known ahead: a price beside the usual one and beside
-the rivals' in the store, a promotion beside the weeks around it, when people stock up or wait.
+"""Derived columns: what planners read off a plan, computed from covariates that are known ahead. From a price: its
+ratio to the usual price and to the other prices in the store. From a promotion: the weeks before and after it, when
+people wait or stock up.
 
-Price-like is a column without a value below 0, seldom 0, with more than FEW different values. Flag-like is one that is
-0 more often than seldom; there, a retailer of few observations gains nothing, as networks would learn the weeks around
-by heart. Others, such as open days, are left as they are. A price of 0 is no price.
+A column is a flag, such as a promotion, where more than SELDOM of its values are 0. It is a price where it is not a
+flag, has no value below 0 and more than FEW different values; a price of 0 is no price. From other columns, such as
+open days, nothing is derived; nor from the flags of a retailer with fewer than ENOUGH observations, where a network
+would overfit the weeks around a promotion.
 
-Leak-free: a week's derived values are made of the plan alone, which a cutoff knows as far as it reaches.
+There is no leakage: derived values come from the plan alone, and a cutoff knows the plan as far as it reaches.
 
 F columns, N series, W weeks: those known and those ahead.
 """
@@ -19,16 +21,16 @@ from numpy.typing import NDArray
 
 from forecast_platform.history.shards import Groups, Retailer
 
-USUAL_WEEKS = 26  # the usual price is the mean of the weeks before, so many
-SELDOM = 0.25  # of all cells at most
-FEW = 10
-ENOUGH = 10_000  # observations of the retailer from which on the weeks around a flag are derived
+USUAL_WEEKS = 26  # the usual price is the mean of so many weeks before
+SELDOM = 0.25  # share of cells
+FEW = 10  # different values
+ENOUGH = 10_000  # observations of the retailer
 
 Floats = NDArray[np.float64]
 
 
 def _to_usual(values: Floats, stores: Groups, retailer: Retailer) -> Floats:
-    """The logarithm of a price over the usual one; 0 where there is neither."""
+    """log(price / usual price); 0 where either is missing."""
     priced = values > 0
     sums, counts = (_of_weeks_before(np.where(priced, each, 0)) for each in (values, np.ones_like(values)))
     usual = np.divide(sums, counts, out=np.zeros_like(values), where=counts > 0.5)
@@ -37,7 +39,7 @@ def _to_usual(values: Floats, stores: Groups, retailer: Retailer) -> Floats:
 
 
 def _to_rivals(values: Floats, stores: Groups, retailer: Retailer) -> Floats:
-    """The logarithm of a price over the geometric mean of the other ones in the store; 0 where there is none."""
+    """log(price / geometric mean of the store's other prices in that week); 0 where either is missing."""
     priced = values > 0
     logs = np.log(np.where(priced, values, 1))
     sums, counts = (each[stores.member] for each in retailer.sums((stores, logs), (stores, priced)))
@@ -58,14 +60,14 @@ def _to_usual_before(values: Floats, stores: Groups, retailer: Retailer) -> Floa
 
 
 def _of_weeks_before(values: Floats) -> Floats:
-    """Of each row the sum over the USUAL_WEEKS weeks before each week."""
+    """For each row and week, the sum over the USUAL_WEEKS weeks before it."""
     until = np.concatenate([np.zeros((len(values), 1)), values.cumsum(axis=1)[:, :-1]], axis=1)
     return np.asarray(
         until - np.concatenate([np.zeros((len(values), USUAL_WEEKS)), until], axis=1)[:, : values.shape[1]]
     )
 
 
-# What is derived of whom, by the ending of its name.
+# How columns are derived from each kind, by the ending of the derived column's name.
 _Derivation = Callable[[Floats, Groups, Retailer], Floats]
 TO_USUAL = "to usual"
 _OF_PRICES: dict[str, _Derivation] = {
@@ -78,13 +80,13 @@ _ALL = _OF_PRICES | _OF_FLAGS
 
 
 def source_of(name: str) -> str | None:
-    """The column that a derived one is made of, by its name; None for a name of another kind."""
+    """The column that a derived one is computed from, by its name; None where the name is not a derived column's."""
     source, _, how = name.partition(", ")
     return source if how in _ALL else None
 
 
 def derivable(names: Sequence[str], values: Floats, observed: NDArray[np.int64], retailer: Retailer) -> tuple[str, ...]:
-    """The names of what is derived from columns, of each what its kind asks for.
+    """The names of all columns that can be derived from the named ones, by the kind of each.
 
     Args:
         values: of the columns, without a gap, shape (F, N, W).
@@ -94,15 +96,15 @@ def derivable(names: Sequence[str], values: Floats, observed: NDArray[np.int64],
         return ()
     one = Groups.one(values.shape[1])
     counts = np.stack([values == 0, values < 0, np.ones_like(values, dtype=bool)]).sum(axis=-1)
-    few = [np.unique(each)[: FEW + 1] for each in values]  # as many as it takes to see that they are more
+    few = [np.unique(each)[: FEW + 1] for each in values]  # enough to see whether there are more than FEW
     parts = [(Groups.of(each), np.ones(len(each), dtype=np.int64)) for each in few]
     [total, seen, *different] = retailer.every((one, np.moveaxis(counts, -1, 0)), (one, observed), *parts)
     flags = _OF_FLAGS if seen.whole[0] >= ENOUGH else {}
     found: list[str] = []
-    for name, zeros, below, cells, kinds in zip(names, *total.whole[0], different, strict=True):
+    for name, zeros, below, cells, distinct in zip(names, *total.whole[0], different, strict=True):
         if zeros > SELDOM * cells:
-            found += [f"{name}, {how}" for how in flags if len(kinds.names) > 1]
-        elif not below and len(kinds.names) > FEW:
+            found += [f"{name}, {how}" for how in flags if len(distinct.names) > 1]
+        elif not below and len(distinct.names) > FEW:
             found += [f"{name}, {how}" for how in _OF_PRICES]
     return tuple(found)
 
@@ -110,7 +112,7 @@ def derivable(names: Sequence[str], values: Floats, observed: NDArray[np.int64],
 def derive(
     wanted: Sequence[str], names: Sequence[str], values: Floats, store: NDArray[np.str_], retailer: Retailer
 ) -> Floats:
-    """The derived columns wanted, of `derivable`, shape (len(wanted), N, W), from columns (F, N, W) by name."""
+    """The wanted columns, named as by `derivable`, shape (len(wanted), N, W), from columns (F, N, W) of these names."""
     stores, at = Groups.of(store), list(names)
     found = [
         _ALL[how](values[at.index(source)], stores, retailer) for source, _, how in (w.partition(", ") for w in wanted)

@@ -1,6 +1,6 @@
-"""The weekly grid of all series on disk: what is in force, read from the lake once, some weeks at a time.
+"""All series on one weekly grid, kept on disk: the rows in force, read from the lake once, some weeks at a time.
 
-It is written by weeks and read by weeks or by series, so neither all series nor all weeks have to fit into memory.
+It is written by weeks and read by weeks or by series, so it never has to fit into memory.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ class Grid:
 
     Args:
         con: connection the lake is attached to.
-        since: from this week on it is kept where each value came from.
-        at_most: cells in memory at one time; at least a week's, or a series'.
+        since: from this week on the grid keeps which landing each value came with.
+        at_most: cells in memory at one time, or those of one week or one series if they are more.
 
     Attributes:
         store, dept: names of the series, ascending, shape (N,).
         weeks: shape (T,), datetime64[D].
-        holiday: weeks that a row calls so, shape (T,).
+        holiday: whether a row marks the week as a holiday week, shape (T,).
         landings: (n, landed_at, source_key) of the landings that count, n = 1, 2, ...
 
     Raises:
@@ -76,7 +76,7 @@ class Grid:
 
     def _read(self, con: duckdb.DuckDBPyConnection, start: int, stop: int) -> None:
         first, last = (self.weeks[at].astype(dt.date) for at in (start, stop - 1))
-        since = first - 6 * DAY  # with the days before it, which may hold no sales
+        since = first - 6 * DAY  # all days of the first week: sales dated on any but the last are an error
         rows = con.sql(_CELLS, params={"since": since, "last": last, "known_before": EVER}).fetchnumpy()
         week, odd = np.divmod(rows["day"] - 6, 7)
         if odd.any():
@@ -95,21 +95,22 @@ class Grid:
             self._versions.write(at - self._kept, versions[at - start :])
 
     def sales(self, week: int) -> NDArray[np.float64]:
-        """Of all series in a week, NaN where there is no row or no value; shape (N,)."""
+        """Sales of all series in a week, NaN where there is no row or no value; shape (N,)."""
         return self._sales.row(week)
 
     def versions(self, week: int) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-        """The landing each row of a week came with, 0 where there is none; whether it was delivered more than once."""
+        """Of each series in a week, both of shape (N,): the number n of the landing that its row came with, 0 without a
+        row; whether the row was delivered more than once."""
         found = self._versions.row(week - self._kept)
         return np.abs(found), found < 0
 
     def shards(self) -> list[range]:
-        """Stretches of the series that can be in memory as a panel."""
+        """Ranges of the series, each small enough to be in memory as a panel."""
         step = max(self._at_most // len(self.weeks), 1)
         return [range(start, min(start + step, len(self))) for start in range(0, len(self), step)]
 
     def panel(self, series: range) -> Panel:
-        """Some series as they were reported. Some may be without any observation."""
+        """The panel of some series, as reported. A series may be without any observation."""
         store, dept = (
             np.array(names[series.start : series.stop].to_pylist(), np.str_) for names in (self.store, self.dept)
         )
@@ -117,7 +118,7 @@ class Grid:
 
 
 class Matrix:
-    """Numbers in a temporary file, zero at first."""
+    """A matrix of numbers in a temporary file, zero at first."""
 
     def __init__(self, height: int, width: int, kind: type[np.generic]) -> None:
         self._height, self._width, self._kind = height, width, np.dtype(kind)
@@ -125,7 +126,7 @@ class Matrix:
         self._file.truncate(height * width * self._kind.itemsize)
 
     def write(self, row: int, rows: NDArray[Any], column: int = 0) -> None:
-        """Put rows in place of those from `row` on, whole ones or from `column` on."""
+        """Overwrite with these rows, the first one at `row`, whole rows or from `column` on."""
         if rows.shape[1] == self._width:
             rows = rows.reshape(1, -1)
         for at, values in enumerate(rows):

@@ -2,7 +2,7 @@
 
 They come from the calendar a retailer landed; where there is none, from the `holidays` package for a country. A week
 near an event is compared with the week as near to it a year before, so what counts is the distance in days between two
-years' dates. Events are Python dates and few, a handful a year: nothing here is worth an array.
+years' dates. There are only a handful of events a year, so they are Python dates, not arrays.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-# Weeks before and after the event's own week whose sales follow it, for events everyone knows (measured on Walmart).
+# Weeks before and after the event's own week whose sales it changes, for well-known events (measured on Walmart).
 WINDOWS = {
     "Thanksgiving": (1, 1),
     "Christmas": (3, 1),
@@ -28,7 +28,7 @@ WINDOWS = {
 }
 OTHER_WINDOW = (1, 0)
 
-# Words in a holiday's name -> the event it is a part of, and the days from it to the event. The first that fits counts.
+# Words in a holiday's name, the event it is a part of, and the days from it to the event. The first match counts.
 _PARTS = (
     ("good friday", "Easter", 2),
     ("karfreitag", "Easter", 2),
@@ -60,9 +60,9 @@ _PARTS = (
     ("diwali", "Diwali", 0),
 )
 _YEAR_OF_WEEKS = 364
-# Two dates of one name are a year apart when their distance lies here: a lunar year has 354 days, and 13 months 384.
-_APART = range(340, 400)
-_ONE_FEAST = 60  # days; dates of one name closer than this belong to one holiday
+# Days from a holiday to the same holiday a year later: a lunar year has 354, or 384 with a 13th month.
+_YEAR_APART = range(340, 400)
+_ONE_HOLIDAY = 60  # days; dates of one name no further apart than this belong to one holiday
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Event:
 
     Attributes:
         dates: its date in each year, ascending, each about a year after the one before.
-        before, after: weeks before and after the event's own week whose sales follow it.
+        before, after: weeks before and after the event's own week whose sales it changes.
     """
 
     name: str
@@ -85,8 +85,8 @@ def events_for(
 ) -> tuple[Event, ...]:
     """The events of a retailer's weeks.
 
-    A landed calendar is taken at its word: each name that comes in two years running is an event. Beyond its years, an
-    event goes on by the country's rule where that rule has the calendar's own first or last date; others end.
+    In a landed calendar each name with dates in two consecutive years is an event. Before and after the calendar's
+    years, the country's rule continues an event where the rule agrees with its first or last date; other events end.
 
     Args:
         first, last: first and last week of the data.
@@ -147,12 +147,12 @@ def _by_event(days: Iterable[tuple[str, dt.date]]) -> dict[str, list[dt.date]]:
     for name, day in days:
         event, shift = next(((e, s) for word, e, s in _PARTS if word in name.lower()), (name, 0))
         found.setdefault(event, set()).add(day + dt.timedelta(days=shift))
-    return {event: _feasts(sorted(dates)) for event, dates in found.items()}
+    return {event: _first_days(sorted(dates)) for event, dates in found.items()}
 
 
-def _feasts(dates: Sequence[dt.date]) -> list[dt.date]:
+def _first_days(dates: Sequence[dt.date]) -> list[dt.date]:
     before = [dt.date.min, *dates]
-    return [day for day, previous in zip(dates, before, strict=False) if (day - previous).days > _ONE_FEAST]
+    return [day for day, previous in zip(dates, before, strict=False) if (day - previous).days > _ONE_HOLIDAY]
 
 
 def _moving(named: dict[str, list[dt.date]]) -> tuple[Event, ...]:
@@ -162,7 +162,7 @@ def _moving(named: dict[str, list[dt.date]]) -> tuple[Event, ...]:
     for name, dates in named.items():
         runs: list[list[dt.date]] = []
         for day in dates:
-            if runs and (day - runs[-1][-1]).days in _APART:
+            if runs and (day - runs[-1][-1]).days in _YEAR_APART:
                 runs[-1].append(day)
             else:
                 runs.append([day])

@@ -1,10 +1,10 @@
 """When a week is late: its sales should have landed by now, going by how the weeks before it came.
 
 One rule, for the dashboard and for what is sent: the next week is due GRACE after the latest hour at which any of the
-last WEEKS_LOOKED_AT weeks landed, counted from the end of its week. Only weeks that came in their turn count, which is
-before the week after them had ended: a history that lands in one go says nothing about the usual hour. With fewer
-than ENOUGH of them a week has until the end of the next one. Where none ever came in its turn (an old data set,
-say), nothing is late.
+last WEEKS_LOOKED_AT weeks landed, counted from the end of its week. Only weeks that came in their turn count: those
+that landed before the following week had ended. A history that lands in one go says nothing about the usual hour. With
+fewer than ENOUGH such weeks, a week has until the end of the next one. Where none ever came in its turn (an old data
+set, say), nothing is late.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from forecast_platform.levels import Level
 
 LARGEST = 1e12  # beyond any week's sales of one department, in any currency
-ACTIVE_WEEKS = 52  # without sales, after which a series counts as closed, where no setting says otherwise
+ACTIVE_WEEKS = 52  # a series without sales for so many weeks counts as closed, where no setting says otherwise
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,11 @@ class Panel:
         weeks: week-ending dates, shape (T,), datetime64[D], seven days apart.
         sales: shape (N, T), float64, NaN where nothing was observed. Each row has at least one observation.
         covariates: columns of the same series and weeks, reaching A >= 0 weeks past the panel's end; None: none.
-        exposure: one such column: how much of each week a store was open; None: always alike.
-        events: holidays to line up; None: nobody said which.
+        exposure: one such column: how much of each week a store was open; None: not given.
+        events: holidays to line up; None: not given.
         filled: which zeros were filled in for weeks without a row (history/absence.py), shape (N, T); None: none.
-        returns: the probability that each series still sells by each week ahead, shape (N, H); None: not asked yet.
+        returns: the probability that each series has sold again by each week ahead (history/silence.py), shape (N, H);
+            None: not computed yet.
         active_weeks: a series without a landed row for so many weeks is closed: nothing is planned for it.
         levels: the levels by attributes of stores and departments, beside levels.LEVELS.
     """
@@ -54,7 +55,7 @@ class Panel:
         """Panel from a long table (store, dept, week, sales); null sales are unobserved.
 
         Args:
-            span: the grid's first and last week, where the table is a part of a retailer's; None: its own.
+            span: the grid's first and last week, where the table is a shard's; None: those of the table.
 
         Raises:
             ValueError: the table holds no observation, or a (store, dept, week) twice.
@@ -124,8 +125,8 @@ class Panel:
         return int((np.datetime64(week, "D") - self.weeks[0]).astype(int) // 7)
 
     def until(self, cutoff: dt.date) -> Panel:
-        """What was known at `cutoff`: weeks up to it, the series seen by then, and of covariates those known ahead
-        also later. The grid always ends at `cutoff`, padded with unobserved weeks where the data stops earlier."""
+        """What was known at `cutoff`: the weeks up to it, the series observed by then, and later weeks of covariates
+        known ahead. The grid always ends at `cutoff`, padded with unobserved weeks where the data stops earlier."""
         end = self.position(cutoff) + 1
         if end <= 0:
             raise ValueError(f"no data up to {cutoff}: the first week is {self.weeks[0]}")

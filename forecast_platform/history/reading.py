@@ -1,8 +1,8 @@
 """All series at a cutoff, as the lake has them: in one panel, or a shard at a time.
 
-Rows are read once. Those of a small retailer stay in memory. Those of a large one go to a folder first, a file for each
-shard: a stretch of the series in the order of their names, a store's side by side. A shard becomes a panel only while
-it is worked on. To learn from, a sample of a large retailer is enough.
+Rows are read once. Those of a small retailer stay in memory. Those of a large one go to a folder first, shard by shard.
+A shard is a range of the series in the order of their names, so that a store's series stay close. It becomes a panel
+only while it is worked on. For training, a sample of a large retailer is enough.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from forecast_platform.history.shards import WHOLE, Retailer
 from forecast_platform.history.versions import BEGINNING, CALENDAR, EVER, FEATURES, VERSIONS
 from forecast_platform.weeks import WEEK
 
-FEWEST_STORES = 8  # of a sample: what stores have in common, and what not, is learnt from several
+FEWEST_STORES = 8  # in a sample: it takes several to learn what stores have in common and what not
 
 
 def known_by(week: dt.date) -> dt.datetime:
@@ -62,7 +62,7 @@ def _observed(cutoff: dt.date, as_known: str) -> tuple[str, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Meaning:
-    """What rows mean, beside what they say.
+    """How landed rows are read.
 
     Attributes:
         declarations: the feature columns in use; None: sales alone, without features and holidays.
@@ -98,7 +98,8 @@ class Source:
     landed: tuple[str, ...]
 
     def panel(self, retailer: Retailer = WHOLE) -> Panel:
-        """What a week without a row means is decided here, from what was known; `cleaned_series` only shows it.
+        """The panel, in which weeks without a row are interpreted. That is done from what was known at the cutoff; the
+        filled zeros of `cleaned_series` are for people to see, and are not read.
 
         Raises:
             ValueError: see `build_panel`.
@@ -117,7 +118,7 @@ class Sample:
     """A smaller retailer out of a large one: some of its stores and departments.
 
     Attributes:
-        stores, depts: their names. series: of all stores and departments.
+        stores, depts: their names. series: how many series the large retailer has.
     """
 
     stores: tuple[str, ...]
@@ -126,10 +127,12 @@ class Sample:
 
 
 def sample(con: duckdb.DuckDBPyConnection, cutoff: dt.date, as_known: str, at_most: int) -> Sample | None:
-    """About as many series, spread evenly over stores from the largest to the smallest; with all of their departments,
-    which are each other's measure, unless a few stores alone would be too many. None: there are not more.
+    """Stores and departments with about `at_most` series; None where there are not more series than that.
 
-    What a store and its departments sell together is as it was, so what is learnt on the sample holds for the others.
+    The stores are spread evenly from the smallest to the largest. All of their departments are in the sample, since
+    they are compared with each other; only where FEWEST_STORES stores alone would be too many series, the departments
+    are a selection too. A store and its departments keep the sales they had, so what is learnt on the sample holds for
+    the other series.
     """
     observed, parameters = _observed(cutoff, as_known)
     sizes = """SELECT KEY, coalesce(sum(greatest(sales, 0)) FILTER (week >= $year), 0) AS size, count(DISTINCT OTHER)
@@ -145,10 +148,10 @@ def sample(con: duckdb.DuckDBPyConnection, cutoff: dt.date, as_known: str, at_mo
         return None
     depts = by("dept", "store")
     wanted = min(max(round(len(stores) * at_most / series), FEWEST_STORES), len(stores))
-    some = _evenly([name for name, *_ in stores], wanted)
+    some_stores = _evenly([name for name, *_ in stores], wanted)
     part = at_most / (series * wanted / len(stores)) if wanted <= FEWEST_STORES else 1.0
-    also = _evenly([name for name, *_ in depts], min(max(round(len(depts) * part), 1), len(depts)))
-    return Sample(some, also, series)
+    some_depts = _evenly([name for name, *_ in depts], min(max(round(len(depts) * part), 1), len(depts)))
+    return Sample(some_stores, some_depts, series)
 
 
 def _evenly(names: list[str], count: int) -> tuple[str, ...]:
@@ -162,7 +165,7 @@ def read_panel(
     meaning: Meaning = DEFAULT,
     among: Sample | None = None,
 ) -> Panel:
-    """All series up to `cutoff`, from `observations`, with what is known beside sales and by the same moment.
+    """All series up to `cutoff`, from `observations`, with the features and holidays known at the same moment.
 
     Args:
         among: only the series of these stores and departments.
@@ -202,13 +205,13 @@ def _moment(cutoff: dt.date, as_known: str) -> dict[str, Any]:
     return {"known_before": known_by(cutoff) if as_known == "then" else EVER}
 
 
-# Of a query with $shards, which shard each series goes to: stretches of equal length in the order of names.
+# The shard that each series goes to: $shards ranges of about equal length, in the order of names.
 _SHARD_OF = """
     CREATE OR REPLACE TEMP TABLE shard_of AS
     SELECT store, dept, (row_number() OVER (ORDER BY store, dept) - 1) * $shards // count(*) OVER () AS shard
     FROM series_there
 """
-# What is given for a whole store goes to every shard that has a part of it.
+# A value for a whole store goes to every shard that has series of the store.
 _FEATURES_OF_SHARDS = f"""
     WITH given AS ({FEATURES}), shard_of_store AS (SELECT DISTINCT store, shard FROM shard_of)
     SELECT g.*, shard FROM given AS g JOIN shard_of_store USING (store) WHERE g.dept IS NULL
@@ -231,7 +234,7 @@ def sources(
 
     Args:
         folder: where the rows of several shards go; it is replaced.
-        at_most: series of a shard. at_least: shards, where there are as many series.
+        at_most: largest number of series in a shard. at_least: smallest number of shards, with enough series for them.
 
     Raises:
         ValueError: nothing had been observed by then.
@@ -263,7 +266,7 @@ def sources(
 
 
 def _write(con: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str, Any], folder: Path) -> None:
-    """The rows of a query with a column `shard`, as Parquet by shard. Nothing is sorted, so nothing has to wait."""
+    """Write the rows of a query with a column `shard` as Parquet by shard, unsorted, so that they need not be held."""
     place = "'" + str(folder).replace("'", "''") + "'"
     con.execute(f"COPY ({sql}) TO {place} (FORMAT parquet, COMPRESSION zstd, PARTITION_BY (shard))", parameters)
 
@@ -281,7 +284,8 @@ def build_panel(
 
     Args:
         sales: (store, dept, week, sales). features: (store, dept, week, name, value). calendar: (name, date).
-        span, landed, retailer: of a shard: all weeks there are, all columns of features, the rest of the retailer.
+        span, landed, retailer: for a shard, what it can't know by itself: the first and last week of all series, the
+            names of all feature columns, and the sums over all series.
 
     Raises:
         ValueError: sales beyond LARGEST, naming series and week; or see Panel.from_table, covariates.attach and
@@ -322,7 +326,7 @@ def _named_days(calendar: pa.Table) -> list[tuple[str, dt.date]]:
 
 def features_in_force(con: duckdb.DuckDBPyConnection, store: str, dept: str = "") -> pa.Table:
     """Features (week, name, value) of a store's department, planned weeks too; without `dept` those of the store as a
-    whole. A department's own value goes before its store's, as in a panel."""
+    whole. A department's own value wins over its store's, as in a panel."""
     return con.sql(
         f"""SELECT week, name, arg_max(value, dept IS NOT NULL) AS value FROM ({FEATURES})
             WHERE store = $store AND (dept IS NULL OR dept = $dept) GROUP BY week, name ORDER BY name, week""",  # noqa: S608 (only our own SQL is composed)

@@ -4,9 +4,10 @@ Departments, stores and a handful of global numbers tie series together: a share
 the usual number of open days. All of that is sums by some key. So a step is written once, as a function of a panel and
 its Retailer, and asks it for sums over all series where it needs them. With the whole retailer in the panel the answer
 is at hand. With a shard the step pauses; when all shards have paused at the same place their sums are added, and each
-starts again with what is known by then (`over_shards`). What has been asked for, in order, is all that a shard has to
-know of the others. What a shard has worked out before a pause it keeps on disk (`Retailer.keep`), so that a round costs
-little. Shards are worked on one after the other, or wherever `run` sends them: other processes, other machines.
+starts again with the sums known by then (`over_shards`). These sums, in the order they were asked for, are all that a
+shard has to know of the others. What a shard has computed before a pause it keeps on disk (`Retailer.keep`), so that
+starting again costs little. Shards are worked on one after the other, or wherever `run` sends them: other processes,
+other machines.
 
 Sums are exact: whole numbers of units of 2^-40, whose order does not matter. So results do not depend on the number of
 shards, not even in the last bit, on which the randomness of sample paths depends.
@@ -41,7 +42,7 @@ class Groups:
     """Which group each of N rows is in.
 
     Attributes:
-        names: of the groups, ascending, shape (G,). member: positions in it, shape (N,).
+        names: of the groups, ascending, shape (G,). member: the position of each row's group in names, shape (N,).
     """
 
     names: Names
@@ -49,13 +50,13 @@ class Groups:
 
     @classmethod
     def of(cls, names: Names) -> Groups:
-        """By the name of each row's group, shape (N,)."""
+        """From the name of each row's group, shape (N,)."""
         found, member = np.unique(names, return_inverse=True)
         return cls(found, np.asarray(member, dtype=np.int64).reshape(-1))
 
     @classmethod
     def one(cls, count: int) -> Groups:
-        """All of `count` rows in one."""
+        """One group of all `count` rows."""
         return cls(np.zeros(1, dtype=np.int64), np.zeros(count, dtype=np.int64))
 
     def __len__(self) -> int:
@@ -76,7 +77,7 @@ class Sums:
 
     @classmethod
     def of(cls, groups: Groups, values: NDArray[Any]) -> Sums:
-        """Of rows, shape (N, ...).
+        """The sums of values (N, ...) by group.
 
         Raises:
             ValueError: a value is not finite, or too large to be added exactly.
@@ -85,7 +86,7 @@ class Sums:
 
     @classmethod
     def by_several(cls, several: Sequence[Groups], values: NDArray[Any]) -> list[Sums]:
-        """Of the same rows by several kinds of groups. See `of`."""
+        """The sums of the same values by each of several groupings. See `of`."""
         if values.dtype.kind in "bui":
             return [cls(each.names, total := _added(each, values.astype(np.int64)), total * 0) for each in several]
         if not (np.abs(values) < EXACT).all():  # also of NaN
@@ -104,7 +105,7 @@ class Sums:
         return Sums(names, whole, rest, self.ranked)
 
     def settled(self) -> Sums:
-        """The same when all shards are in it: of ranked values the two in the middle will do."""
+        """What is kept once all shards are added: all of it, but of ranked values only the two in the middle."""
         if not self.ranked or not len(self.names):
             return self
         until = np.cumsum(self.whole)
@@ -117,7 +118,7 @@ class Sums:
         return np.asarray(self.whole + self.rest / _REST)
 
     def of_groups(self, groups: Groups) -> Floats:
-        """Those of some of the groups, in their order."""
+        """The sums of these groups, which are some of its own, in their order."""
         at = np.searchsorted(self.names, groups.names)
         return np.asarray(self.whole[at] + self.rest[at] / _REST)
 
@@ -134,7 +135,7 @@ def _added(groups: Groups, values: NDArray[np.int64]) -> NDArray[np.int64]:
     return total
 
 
-Asked = tuple[Sums, ...]  # what is asked for together
+Asked = tuple[Sums, ...]  # sums asked for together
 
 
 class _Pause(Exception):
@@ -150,8 +151,8 @@ class Retailer:
 
     Args:
         known: the sums of all shards asked for so far, in order; None: the panel holds every series.
-        kept: folder of what the shard has worked out so far; None: nothing is kept between rounds.
-        keeps: what is made `once` is kept as long as this object.
+        kept: folder of what the shard has computed so far; None: nothing is kept between rounds.
+        keeps: results of `once` are kept as long as this object.
     """
 
     def __init__(self, known: Sequence[Asked] | None = None, kept: Path | None = None, keeps: bool = True) -> None:
@@ -160,10 +161,10 @@ class Retailer:
         self._once: dict[Hashable, Any] | None = {} if keeps else None
 
     def once(self, key: Hashable, make: Callable[[], Result]) -> Result:
-        """What `make` gives: the first time it is asked for by a key, where results are kept, and again otherwise.
+        """The result of `make`, which is called once for each key where results are kept, and every time otherwise.
 
         Args:
-            key: tells all apart that the result depends on, sales included.
+            key: differs wherever anything differs that the result depends on, sales included.
         """
         if self._once is None:
             return make()
@@ -173,9 +174,9 @@ class Retailer:
         return found
 
     def every(self, *parts: tuple[Groups, NDArray[Any]]) -> Asked:
-        """The sums of each of the parts, of all groups there are; given as (groups, values (N, ...)).
+        """The sums of all shards, by all groups of any shard, for each part: (groups, values (N, ...)) of the panel.
 
-        What is asked for together costs one round of the shards.
+        Parts asked for together cost one round of the shards.
         """
         if self._known is not None and self._asked < len(self._known):
             return self._every(())
@@ -190,29 +191,29 @@ class Retailer:
         return self._known[self._asked - 1]
 
     def sums(self, *parts: tuple[Groups, NDArray[Any]]) -> list[Floats]:
-        """The same, of the groups in the panel alone: shape (G, ...)."""
+        """The same, for the groups of the panel only: shape (G, ...) each."""
         totals = self.every(*parts)
         return [total.of_groups(groups) for total, (groups, _) in zip(totals, parts, strict=True)]
 
     def total(self, values: NDArray[Any]) -> Floats:
-        """The sum over the rows (N, ...)."""
+        """The sum of values (N, ...) over all rows of all shards: shape (...)."""
         [total] = self.sums((Groups.one(len(values)), values))
         return np.asarray(total[0])
 
     def median(self, values: Floats) -> float | None:
-        """The median of N values, as np.median has it; None of none."""
+        """The median of the values of all shards, as by np.median; None where there is no value."""
         counted = Sums.of(Groups.of(values), np.ones(len(values), dtype=np.int64))
         [found] = self._every((replace(counted, ranked=True),))
         middle = found.settled().names
         return float((middle[0] + middle[-1]) / 2) if len(middle) else None
 
     def keeping(self, folder: Path) -> Retailer:
-        """The same, with what the shard works out kept in a folder."""
+        """The same, with what the shard computes kept in a folder."""
         return Retailer(self._known, folder)
 
     def keep(self, make: Callable[[], tuple[NDArray[Any], ...]]) -> tuple[NDArray[Any], ...]:
-        """The arrays that `make` gives, which may ask for sums on its way. A shard makes them in one round and finds
-        them in the next ones."""
+        """The arrays that `make` returns; it may ask for sums. A shard computes them in one round and reads them from
+        its folder in later ones."""
         if self._kept is None:
             return make()
         path = self._kept / f"{self._made:03d}.npz"
@@ -239,7 +240,7 @@ class Rounds(Sequence[Asked]):
 
     @classmethod
     def at(cls, folder: Path) -> Rounds:
-        """Those that are there."""
+        """The rounds that the folder holds."""
         folder.mkdir(parents=True, exist_ok=True)
         return cls(folder, len(list(folder.glob("[0-9]*.npz"))))
 
@@ -297,11 +298,11 @@ def over_shards(
     A step is started again for each round of sums, so it has no other effect than one that may happen twice.
 
     Args:
-        shards: panels of the same weeks, or where they are. One holds every series: then there are no rounds.
+        shards: panels of the same weeks, or where to find them. A single one holds every series and needs no rounds.
         step: its result is no tuple.
         run: maps attempts to outcomes, by default one after the other in this process.
-        folder: keeps sums and what shards work out, also for a later call that goes on; None: in memory, again and
-            again.
+        folder: keeps the sums and what shards compute, so that a later call goes on from there. None: sums stay in
+            memory, and shards compute everything again in each round.
     """
     if len(shards) == 1:
         yield step(shards[0], Retailer())

@@ -1,12 +1,12 @@
-"""Series that stop: how probable it is that one that has been silent sells again, and what that makes of its forecast.
+"""Series that stop: the probability that a silent series sells again, and its forecast given that probability.
 
-A series is silent while it has no sales, no row or a zero, though its store reports. How long that is, is measured in
-the sales it missed: the weeks of silence times the share of weeks in which it used to sell. From one missed sale on,
-the retailer's own history says how it ends: of all earlier silences that came so far, the share that ended within h
-weeks, against what living series would have sold by then; steady and intermittent series apart. Few silences say
-little, so a prior counts as PRIOR of them: of the series that missed u sales, 1 / (1 + (u / 3)^2) return. A series' own
-silences of at least that length, from which it did return, count on top, each as much as the retailer's figure; three
-of them are a habit, and the forecast is not lowered.
+A series is silent while it has no sales (no row, or a zero) though its store reports. The length of a silence is
+measured in missed sales, u = weeks of silence x share of weeks in which the series used to sell. From u = 1 on, the
+probability p(h) that it ends within h weeks comes from the retailer's history, for steady and intermittent series
+apart. Of all earlier silences that got as long, p(h) is the number that ended within h weeks, over the number expected
+had the series gone on selling at their rates. A prior 1 / (1 + (u / 3)^2) counts as PRIOR silences more. Where the
+series itself has returned n times from silences of at least that length, p(h) becomes (p(h) + n) / (1 + n); from
+n = TIMES on they are a habit, and the forecast is not lowered.
 
 The forecast becomes a mixture: 0 with the probability that the series has not returned by then, else what it was.
 
@@ -28,8 +28,8 @@ from forecast_platform.history.panel import Panel
 from forecast_platform.history.shards import WHOLE, Groups, Retailer
 
 LATE = 4  # weeks for which a store without any row counts as late; after that as silent
-EDGES = np.array([1, 2, 3, 4, 6, 9, 13, 19, 28, 40])  # missed sales from which silences are told apart
-ALWAYS = 0.9  # a rate from which on a series sells every week
+EDGES = np.array([1, 2, 3, 4, 6, 9, 13, 19, 28, 40])  # missed sales at which the classes of silences begin
+ALWAYS = 0.9  # rate from which on a series counts as one that sells every week
 PRIOR = 20.0  # silences that the prior counts as
 
 Floats = NDArray[np.float64]
@@ -81,8 +81,9 @@ class Silence:
 
     @property
     def degree(self) -> Ints:
-        """Position among EDGES of the sales missed, -1 below the first: then nothing is out of the ordinary."""
-        # A series that always sold misses a sale each week, whatever its rate is smoothed to.
+        """The class of each silence by its missed sales: a position in EDGES, -1 below the first, where nothing is
+        unusual. Shape (N, T)."""
+        # A series that always sold misses one sale a week, although its smoothed rate is below 1.
         missed = self.weeks * np.where(self.rate > ALWAYS, 1, self.rate)
         return np.asarray(np.searchsorted(EDGES, missed, side="right") - 1, dtype=np.int64)
 
@@ -93,8 +94,9 @@ class Silence:
 
 
 def returning(silence: Silence, horizon: int, retailer: Retailer = WHOLE) -> Floats:
-    """The probability that a silence ends within 1 .. H weeks, from all of the history; beside a living series, whose
-    rate would bring a sale only now and then. Shape (2, len(EDGES), H): of intermittent and steady series, by degree.
+    """The probability that a silence ends within 1 .. H weeks, from all of the history: silences that did, over those
+    expected to had the series gone on selling at its rate. Shape (2, len(EDGES), H): intermittent and steady series, by
+    degree.
     """
     degree, weeks = silence.degree, silence.sold.shape[1]
     came = np.zeros_like(degree, dtype=bool)
@@ -112,13 +114,13 @@ def returning(silence: Silence, horizon: int, retailer: Retailer = WHOLE) -> Flo
     returned, expected = (each.reshape(shape) for each in retailer.sums((kinds, ended), (kinds, alive)))
     prior = (1 / (1 + (EDGES / 3) ** 2))[:, None]
     share = np.clip((returned + PRIOR * prior) / (expected + PRIOR), 0, 1)
-    # The longer one waits the more return; the longer the silence the fewer.
+    # More return the longer one waits, and fewer the longer the silence.
     return np.asarray(np.minimum.accumulate(np.maximum.accumulate(share, axis=2), axis=1))
 
 
 def probability_of_return(panel: Panel, horizon: int, retailer: Retailer = WHOLE) -> Floats:
-    """The probability that each series sells again by each week ahead, or never stopped, shape (N, H); 1 where it is
-    usual that it did not sell lately. Never falls with the weeks ahead.
+    """The probability that each series has sold again by each week ahead, shape (N, H). It is 1 where the series is not
+    silent, or its silence is a habit, and never falls with the weeks ahead.
 
     Args:
         panel: ends at the cutoff and holds, with the rest of the retailer, all series, those that ended long ago too:
@@ -144,23 +146,23 @@ def fade_quantiles(quantiles: Floats, levels: Sequence[float], returns: Floats) 
     asked = np.asarray(levels, dtype=float)
     for i, h in zip(*np.nonzero(returns < 1), strict=True):
         p, known = returns[i, h], quantiles[i, :, h]
-        # The part below 0 comes first, then 0 with 1 - p, then the rest.
+        # The part below 0 comes first, then 0 with probability 1 - p, then the rest.
         below = np.interp(0.0, known, asked) if known[0] < 0 else 0.0
         inner = np.where(asked < p * below, asked, asked - (1 - p)) / max(p, 1e-9)
         nothing = (asked >= p * below) & (asked <= p * below + 1 - p)
         faded[i, :, h] = np.where(nothing, 0.0, np.interp(inner, asked, known))
-        # Beyond the known levels the outermost is used, but not across 0.
+        # Beyond the known levels np.interp takes the outermost quantile, which may lie on the wrong side of 0.
         faded[i, :, h] = np.maximum.accumulate(faded[i, :, h])
     return faded
 
 
 def fade_paths(paths: Floats, returns: Floats, keys: Sequence[str]) -> Floats:
-    """Paths of the mixture: in each week the share of a series' paths that has not returned by then is 0. A path that
-    has returned stays.
+    """Paths of the mixture: in each week a share 1 - returns of a series' paths is 0. A path that has returned
+    keeps its values from then on.
 
     Args:
-        paths: shape (N, K, H). returns: shape (N, H), not falling. keys: N names, which decide which paths they are,
-            so that the same series has the same ones in every run.
+        paths: shape (N, K, H). returns: shape (N, H), not falling. keys: N names; a series' name decides which of its
+            paths are 0, so that they are the same in every run.
     """
     faded = paths.copy()
     count = paths.shape[1]
@@ -173,8 +175,8 @@ def fade_paths(paths: Floats, returns: Floats, keys: Sequence[str]) -> Floats:
 
 def stopping(panel: Panel, retailer: Retailer = WHOLE) -> pa.Table:
     """The series that are silent beyond their habits at the panel's end: store, dept, last_week (of a sale),
-    silent_weeks, probability_of_return (within the horizon) and share_of_sales (of the retailer's sales in the year up
-    to then).
+    silent_weeks, probability_of_return (within the horizon) and share_of_sales (the series' share of the retailer's
+    sales in the year up to the panel's end).
 
     Args:
         panel: with its `returns`.

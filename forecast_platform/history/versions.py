@@ -4,17 +4,17 @@ A row's key is (store, dept, week). Landings are ordered by arrival, those of on
 holds a key wins. A landing also restates: a row whose last version came with an earlier landing is withdrawn when a
 later one re-sends that landing's week without it, that is when the later one
 
-- holds at least one key of the earlier one's in that week (files that share a week without meeting split it between
+- holds at least one key of the earlier one's in that week (files that share a week but no key split the week between
   them, and never remove each other's rows),
 - holds the row's store in that week, and
 - holds the row's department in that week, in any store, or no store but this one (a file of one department restates
   that department only), and
 - was accepted whole: of a file with quarantined lines nobody can tell which rows it lacks.
 
-File names have no part in it: a file of other weeks under the same name adds, it never removes.
+File names play no part: a file of other weeks under the same name adds, it never removes.
 
-What counts of the ledger at a moment: files ingested before it and not withdrawn by then. Of a file that was read again
-where it lay (same bytes, same arrival), the newest reading.
+The landings that count at a moment are those ingested before it and not withdrawn by then. Of a file that was read
+again where it lay (same bytes, same arrival), the newest reading counts.
 """
 
 from __future__ import annotations
@@ -98,7 +98,8 @@ BEGINNING = dt.date(1, 1, 1)
 
 
 # Covariates in force, known before $known_before: one row per (store, dept, week, name), future weeks too, because what
-# is planned is known now. A file adds; of a store, week and covariate that it re-sends, what it lacks is withdrawn.
+# is planned is known now. A file adds rows. Where it re-sends values of a covariate for a store and week, those of them
+# that it lacks are withdrawn.
 FEATURES = f"""
     WITH counted AS ({_COUNTED.format(kind="features")}),
     last_version AS (
@@ -111,8 +112,9 @@ FEATURES = f"""
     QUALIFY n >= coalesce(max(n) FILTER (restated) OVER (PARTITION BY store, week, name), 0)
 """  # noqa: S608 (only our own SQL is composed)
 
-# Named days in force, known before $known_before. Files add to each other; under one name, each year is as it was sent
-# last, so that a list of next year's days alone takes nothing away, and a mended list replaces the wrong one.
+# Named days in force, known before $known_before. Files of different names add to each other. Of files of one name, the
+# last that holds days of a year replaces that year: a list of next year's days takes nothing away, and a corrected list
+# replaces the wrong one.
 CALENDAR = f"""
     WITH counted AS ({_COUNTED.format(kind="calendar")}),
     named AS (

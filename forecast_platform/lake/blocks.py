@@ -1,6 +1,6 @@
 """Blocks of rows, written to files of a table while they are made, so that a table may be larger than memory.
 
-The files are in force when a commit names them (Lake.replace). What a writer leaves behind that was killed before is
+The files are in force when a commit names them (Lake.replace). Files of a writer that was killed before its commit are
 swept by maintenance.
 
 A file holds rows of one partition, in the order of TableSpec.order. A group of rows in it (Parquet's row group, with
@@ -35,7 +35,8 @@ Blocks = Iterable[pa.Table | pa.RecordBatch]
 
 
 class NewRows:
-    """Rows for a table. An Arrow table is written when it is known to be news; blocks at once, as they come only once.
+    """Rows for a table. An Arrow table is written only when it is known to differ from the table; blocks are written at
+    once, since they come only once.
 
     Attributes:
         rows: the Arrow table, in the table's order; None: they came as blocks.
@@ -53,17 +54,17 @@ class NewRows:
         return len(self.rows) if self.rows is not None else sum(file.record_count for file in self._files or ())
 
     def batches(self, table: Table) -> pa.RecordBatchReader:
-        """Those that came as blocks, some at a time."""
+        """The rows that came as blocks, some at a time."""
         return pa.RecordBatchReader.from_batches(self.spec.schema, _read(table, self.spec, self._files or ()))
 
     def files(self, table: Table) -> list[DataFile]:
-        """The files that they are in, written now if they were not."""
+        """The files of the rows, written now if they were not."""
         if self._files is None:
             self._files = write_blocks(table, self.spec, [self.rows])
         return self._files
 
     def drop(self, table: Table) -> None:
-        """Delete their files, which no commit may ever have named."""
+        """Delete the files of the rows. No commit may have named them."""
         _delete(table, self._files or ())
 
 
@@ -93,8 +94,8 @@ def write_blocks(table: Table, spec: TableSpec, blocks: Blocks) -> list[DataFile
 
     Args:
         blocks: each with every column of the table. The rows of one partition and level come in the table's order from
-            block to block; partitions and levels may follow each other in any, though a partition that comes back is
-            another file.
+            block to block; partitions and levels may follow each other in any order, but a partition that comes again
+            is another file.
 
     Raises:
         LakeError: a column is missing, a key comes twice, or the order is broken; no file is left behind.

@@ -1,5 +1,5 @@
-"""What people say of series that end: a department or a whole store closed from a week on, with reason and author, and
-opened again. A closed series gets no forecast but a reason, and is in no total.
+"""Closures that people enter: a department or a whole store is closed from a week on, with reason and author, and may
+be opened again. A closed series gets a reason instead of a forecast, and is in no total.
 
 Rows are only added. Of one closing (store, department, first week) the newest row counts, so reopening adds the row
 that says where it ends.
@@ -19,7 +19,7 @@ from forecast_platform.weeks import WEEK
 
 
 class ClosureRefused(ValueError):
-    """Nothing there to close or to reopen, or too little was said; the message says what is missing."""
+    """There is nothing to close or reopen, or reason or author are missing; the message says which."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def add_closing(lake: Lake, closing: Closing, now: dt.datetime) -> int:
     """Close a series or a store. Returns how many known series that is.
 
     Args:
-        now: when it was said, timezone-aware.
+        now: when it was entered, timezone-aware.
 
     Raises:
         ClosureRefused: no such series is known, or reason or author are missing.
@@ -76,17 +76,17 @@ def closings(con: duckdb.DuckDBPyConnection, known_before: dt.datetime | None = 
 
     Args:
         con: connection the lake is attached to.
-        known_before: only what had been said before this moment; None: all.
+        known_before: only what had been entered before this moment; None: all.
     """
     rows = con.execute(
         """
-        SELECT store, dept, from_week, arg_max({until: to_week, reason: reason, author: author}, made_at) AS said
+        SELECT store, dept, from_week, arg_max({until: to_week, reason: reason, author: author}, made_at) AS newest
         FROM closures WHERE made_at < coalesce($known_before, TIMESTAMPTZ '9999-01-01')
         GROUP BY store, dept, from_week ORDER BY store, dept NULLS FIRST, from_week
         """,
         {"known_before": known_before},
     ).fetchall()
-    found = [Closing(s, d, since, said["until"], said["reason"], said["author"]) for s, d, since, said in rows]
+    found = [Closing(s, d, since, row["until"], row["reason"], row["author"]) for s, d, since, row in rows]
     return [c for c in found if c.to_week is None or c.to_week >= c.from_week]
 
 

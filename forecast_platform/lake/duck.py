@@ -1,5 +1,5 @@
-"""Iceberg tables in DuckDB. It reads files on disk by itself; of files elsewhere it is given a pyarrow dataset, because
-the extension that would let it read S3 is not on the package index."""
+"""Iceberg tables in DuckDB. It reads files on disk by itself; for files elsewhere it is given a pyarrow dataset,
+because the extension that would let it read S3 is not on the package index."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _BATCH_ROWS = 65_536
 
 
 def bound(con: duckdb.DuckDBPyConnection, memory_gb: float | None, spill: Path | None) -> None:
-    """Let a connection take so much memory, and use a folder for what is more. Several processes may share it."""
+    """Limit the memory of a connection; beyond it a query spills to a folder, which several processes may share."""
     if memory_gb is not None:
         con.execute(f"SET memory_limit = '{memory_gb * 1000:.0f}MB'")
     if spill is not None and con.execute("SELECT current_setting('temp_directory')").fetchall() != [(str(spill),)]:
@@ -44,8 +44,8 @@ def show(con: duckdb.DuckDBPyConnection, spec: TableSpec, table: Table | None, t
     if len(table.schemas()) == 1 and set(spec.schema.names) <= set(table.schema().column_names):
         rows = f"SELECT * FROM read_parquet({files})"  # noqa: S608
     else:
-        # Files of before and after a change of columns differ; reading by name costs all their footers. The empty table
-        # brings the columns that no file has yet: those of a new version, before it has written anything.
+        # Files written before and after a change of columns differ. Reading by name takes the footer of every file. The
+        # empty table adds the columns that no file has yet: those of a new version, before it has written anything.
         con.from_arrow(nothing).create_view(f"_{spec.name}", replace=True)
         rows = (
             f"SELECT * FROM read_parquet({files}, union_by_name=true) "  # noqa: S608
@@ -55,9 +55,9 @@ def show(con: duckdb.DuckDBPyConnection, spec: TableSpec, table: Table | None, t
 
 
 def _partitioning(spec: TableSpec, paths: list[str]) -> str:
-    """Has DuckDB take a file's partition from its folder, as in data/week=2024-01-05/, so that it opens no file of a
-    week that is not asked for (but one, for the columns). Not where another folder has such a name: it would be taken
-    for a column."""
+    """Options by which DuckDB takes a file's partition from its folder, as in data/week=2024-01-05/. It then opens no
+    file of a week that is not asked for (but one, for the columns). Off where another folder has such a name, which
+    would be taken for a column."""
     named = spec.partition and all(path.count("=") == path.count(f"/data/{spec.partition}=") == 1 for path in paths)
     return f"hive_partitioning=true, hive_types={{'{spec.partition}': DATE}}" if named else "hive_partitioning=false"
 

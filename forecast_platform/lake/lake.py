@@ -77,7 +77,7 @@ class Lake:
         self._memory_gb, self.spill = memory_gb, spill
         self.namespace = namespace
         self._catalog: Catalog | None = None
-        self._planned: dict[str, tuple[str, list[FileScanTask]]] = {}  # by table, of the state (metadata file) named
+        self._planned: dict[str, tuple[str, list[FileScanTask]]] = {}  # table -> its metadata file, its files by that
         self.specs: dict[str, TableSpec] = table_specs(tuple(quantile_columns))
 
     @classmethod
@@ -166,10 +166,10 @@ class Lake:
             where: filter on the table's columns; on the partition column wherever there is one.
             rows: every column of the table's schema, any order; all of them must match `where`. Or blocks of them, such
                 as a reader of record batches, of which one at a time is in memory, see `write_blocks`. Or a function
-                that makes them of the rows there now; it is asked again when another writer was first.
+                that makes them from the rows there now; it is called again when another writer was first.
 
         Returns:
-            False when the table already held exactly these rows (but for PROVENANCE): then nothing is committed.
+            False when the table already held exactly these rows (PROVENANCE aside): then nothing is committed.
 
         Raises:
             LakeError: the key repeats in `rows`, blocks are out of order, or other writers kept winning.
@@ -248,10 +248,10 @@ class Lake:
         return scan(spec, self.table(name), where, columns).to_reader()
 
     def parts(self, name: str, known: Collection[str] = ()) -> dict[str, pa.Table | None]:
-        """Rows by the file that they are in. A file never changes, so whoever has read it before says so.
+        """Rows by the file that they are in. A file never changes, so a caller needs to read it only once.
 
         Args:
-            known: names of files that are not to be read again; what is in them is None.
+            known: names of files that are not read again; their value is None.
         """
         spec, table = self.specs[name], self.table(name)
         tasks = {task.file.file_path: task for task in table.scan().plan_files()}
@@ -269,9 +269,11 @@ class Lake:
         writes nothing.
 
         Args:
-            names: tables and views, for who knows what will be read: each costs some milliseconds. None: all of them.
-            only: column -> the values that will be asked for, such as one store: files that cannot hold them are left
-                out, of tables that have the column. Other rows may be shown or not, so SQL has to say it as well.
+            names: tables and views, where it is known what will be read: each costs some milliseconds. Without names
+                all are shown.
+            only: column -> the values that will be asked for, such as one store. In tables with that column, files that
+                cannot hold these values are left out. Rows with other values may still be shown, so the SQL has to
+                filter too.
         """
         self.bound(con)
         _ = self.catalog  # opened once, before there are threads
@@ -318,7 +320,7 @@ class Lake:
         """Run one SELECT (or WITH, FROM, VALUES, DESCRIBE, SHOW, SUMMARIZE) over all tables and views.
 
         Nothing else is run: COPY and ATTACH could write into the lake's folder, which the connection has to be able to
-        read. It is closed to every file outside.
+        read. Files outside of it cannot be reached.
 
         Args:
             only: see `attach`.
@@ -330,9 +332,9 @@ class Lake:
         try:
             if [s.type for s in con.extract_statements(sql)] != [duckdb.StatementType.SELECT]:
                 raise duckdb.InvalidInputException("only SELECT can be asked here, one statement at a time")
-            # What it does not name need not be shown; one that names none may ask which there are.
-            said = {word.lower() for word in re.findall(r"\w+", sql)}
-            self.attach(con, *(name for name in (*self.specs, *VIEWS) if name in said), only=only)
+            # Only what the SQL names is shown; all of it where it names nothing, as in SHOW TABLES.
+            words = {word.lower() for word in re.findall(r"\w+", sql)}
+            self.attach(con, *(name for name in (*self.specs, *VIEWS) if name in words), only=only)
             if (warehouse := self.catalog.properties["warehouse"]).startswith(LOCAL):
                 con.execute(f"SET allowed_directories = [{literal(warehouse.removeprefix(LOCAL))}]")
             con.execute("SET enable_external_access = false")
@@ -346,14 +348,15 @@ class Lake:
             con.close()
 
     def _same(self, there: ds.Scanner, new: NewRows, table: Table) -> bool:
-        """Whether a table has just the new rows, in whatever order, but for PROVENANCE."""
+        """Whether a table has exactly the new rows, in any order, PROVENANCE aside."""
         if len(new) != there.count_rows():
             return False
         columns = [c for c in new.spec.schema.names if c not in PROVENANCE]
         if new.rows is not None:
             order = [(c, "ascending") for c in new.spec.order]
             return bool(there.to_table().sort_by(order).select(columns).equals(new.rows.select(columns)))
-        # Too many to be held. Each row is hashed twice, so that two cannot exchange values and leave the sum as it was.
+        # Too many for memory, so sums of hashes are compared. A row's hash is hashed again: otherwise two rows could
+        # exchange values and leave the sum as it was.
         total = f"sum(hash(hash({', '.join(columns)})))"
         with duckdb.connect() as con:
             self.bound(con)
@@ -369,7 +372,7 @@ class Lake:
 
 
 def _holding(table: Table | None, tasks: list[FileScanTask], only: Mapping[str, Collection[str]]) -> list[FileScanTask]:
-    """The files that may hold rows with these values, by the least and the largest of each column."""
+    """The files that may hold rows with these values, by the least and the largest value of each column in a file."""
     from pyiceberg.expressions import AlwaysTrue, And
     from pyiceberg.expressions.visitors import _InclusiveMetricsEvaluator
 

@@ -1,7 +1,8 @@
 """Keeping the lake small: small files become one, old states are forgotten, files that no state names are deleted.
 
 Where a partition (or a table without any) has several small files, as after a landing a day, they are written again as
-one, sorted, in one commit that changes no row. A writer who is at the table meanwhile wins; another night will do.
+one, sorted, in one commit that changes no row. Where another writer changes the table meanwhile, its commit stands and
+the merge waits for another night.
 
 Every replacement leaves the files it replaced, and pyiceberg deletes none of them. `maintain` forgets the states
 (snapshots) that were replaced more than `keep` ago, then sweeps each table's folder. A file goes only when nothing
@@ -142,7 +143,7 @@ def merge(lake: Lake, name: str) -> int:
     small = [task for tasks in partitions.values() if len(tasks) >= SMALL_FILES for task in tasks]
     if not small:
         return 0
-    # All columns there are, also those of another version's settings.
+    # All columns that the table has, also those of other settings.
     spec = dataclasses.replace(lake.specs[name], schema=schema_to_pyarrow(table.schema(), include_field_ids=False))
     with duckdb.connect() as con:
         lake.bound(con)
@@ -150,7 +151,7 @@ def merge(lake: Lake, name: str) -> int:
         new = NewRows(rows.to_arrow_reader(), spec, table)
     try:
         with table.transaction() as transaction, transaction.update_snapshot().overwrite() as exchange:
-            exchange.delete_by_predicate(AlwaysTrue())  # whatever others did meanwhile to any file: they win
+            exchange.delete_by_predicate(AlwaysTrue())  # conflicts with any commit of others meanwhile: theirs stands
             for task in small:
                 exchange.delete_data_file(task.file)
             for file in new.files(table):
@@ -161,7 +162,7 @@ def merge(lake: Lake, name: str) -> int:
 
 
 def _superseded(table: Table, keep_from: dt.datetime) -> list[int]:
-    """Snapshots that were no longer in force at `keep_from`: all before the one that was, but for named ones."""
+    """Snapshots that were no longer in force at `keep_from`: all before the one in force then, except named ones."""
     before = [entry for entry in table.history() if entry.timestamp_ms <= keep_from.timestamp() * 1000]
     in_force = {entry.snapshot_id for entry in before[-1:]} | {ref.snapshot_id for ref in table.metadata.refs.values()}
     started = before[-1].timestamp_ms if before else 0

@@ -30,7 +30,7 @@ _RUN: list[tuple[str, pa.DataType]] = [("run_id", _STR), ("created_at", _TIME)]
 COLUMNS = {
     "source_key": "Name of the landed file below the landing place.",
     "source_version": "Digest of the file's bytes.",
-    "landed_at": "When the version landed; its place in the order of what counts.",
+    "landed_at": "When the version landed; of several versions of a row the last one landed counts.",
     "run_id": "Dagster's id of the run that wrote the row.",
     "created_at": "When the run wrote the row.",
     "week": "Last day of the business week.",
@@ -45,8 +45,8 @@ COLUMNS = {
     "status": "What became of it: ingested, refused, waiting, known or withdrawn.",
     "accepted": "Rows that were accepted.",
     "quarantined": "Rows that were rejected.",
-    "stored": "Rows made of those accepted; fewer where days are added up.",
-    "landings.weeks": "Number of weeks that the file has rows of.",
+    "stored": "Rows stored of those accepted; fewer where days are added up to weeks.",
+    "landings.weeks": "Number of weeks that the file has rows for.",
     "first_week": "First of these weeks.",
     "landings.last_week": "Last of these weeks.",
     "landings.rule": "Rule by which the whole file was refused or waits.",
@@ -55,18 +55,18 @@ COLUMNS = {
     "quarantine.message": "What is wrong, and how to mend it.",
     "run_failures.message": "Why the step failed.",
     "ignored_columns": "Columns of the file that are not used.",
-    "arrived_at": "When these bytes arrived; readings of a file where it lies share it.",
-    "modified_at": "When the file was changed last, as the place says.",
-    "reading": "Digest of the settings that it was read by.",
+    "arrived_at": "When these bytes arrived; reading the file again where it lies does not change it.",
+    "modified_at": "When the file was changed last, according to the landing place.",
+    "reading": "Digest of the settings that it was read with.",
     "columns": "Columns of the file, one a line.",
     "warnings": "What was odd about the file and did not stop it.",
-    "appeared": "Rows in force that came with the file (sales only).",
-    "changed": "Rows in force that were given another value (sales only).",
-    "vanished": "Rows in force that went with it (sales only).",
+    "appeared": "Rows that came into force with the file (sales only).",
+    "changed": "Rows in force that the file gave another value (sales only).",
+    "vanished": "Rows that the file put out of force (sales only).",
     "to_clean": "Weeks it touched that have not been cleaned since.",
     "withdrawn_at": "When a person withdrew it.",
     "landings.reason": "Why a person withdrew it, accepted it or had it read again.",
-    "author": "Who it was.",
+    "author": "Person who did it.",
     "landed_date": "Day on which the file landed.",
     "field": "Column of the file that the rule is about.",
     "quarantine.value": "Value found there.",
@@ -79,7 +79,7 @@ COLUMNS = {
     "features.value": "Value of the covariate in the week, in the unit of the file.",
     "calendar.name": "Name of the day, such as Christmas.",
     "date": "The day.",
-    "forecast_events.name": "Name of the event, such as Easter; some holidays are part of another's.",
+    "forecast_events.name": "Name of the event, such as Easter; Good Friday is part of it.",
     "lined_up": "Whether last year's weeks are lined up by the event; false where the history speaks against it.",
     "observed": "Whether sales are known: landed, or filled with zero.",
     "is_return": "Whether sales are negative.",
@@ -91,7 +91,7 @@ COLUMNS = {
     "version": "Version of the model.",
     "trained_as_of": "Last week that its training knew.",
     "training_digest": "Digest of all that decides the model: data, settings, code.",
-    "models.target": "The candidate that weighs most of those that learned; else of all.",
+    "models.target": "Candidate of the largest weight among those that learn; where none does, among all.",
     "network_share": "The networks' part of the blend, 0 to 1; the rest is that of candidates without learning.",
     "as_known": "now: made from what is known now; then: from what had landed by the end of the week after.",
     "series": "Number of series it was trained on.",
@@ -104,13 +104,13 @@ COLUMNS = {
     "naive_wape": "WAPE of last year's week, over the same weeks.",
     "naive_wql": "wQL of last year's week, over the same weeks.",
     "verdict": "passed: it beat last year's week; below_naive: it did not; unjudged: too short a history.",
-    "why": "Which candidates serve with what weights, and how that did in the backtest.",
+    "why": "Which candidates serve with what weights, and how the blend scored in the backtest.",
     "candidates": "Of each candidate, as JSON: weights by the kind of series, WAPE and wQL by itself in the backtest; "
     "or why it was left out.",
     "forecast_week": "Last week that the forecast knew.",
     "level": "How series are grouped: series, store, dept, total, or an attribute that the setting levels names.",
-    "member": "Value of the attribute that the level is of; null at the other levels.",
-    "target_week": "The week that the forecast is of.",
+    "member": "Value of the attribute that the level groups by; null at the other levels.",
+    "target_week": "The week that is forecast.",
     "lead_time_demand.target_week": "The last of the weeks added up.",
     "lead_time_demand.weeks": "Number of weeks after forecast_week whose sales are added up.",
     "horizon": "Weeks from forecast_week to the week forecast.",
@@ -127,19 +127,19 @@ COLUMNS = {
     "interval": "Share of sales that the interval was to hold, 0 to 1.",
     "naive": "Sales of 52 weeks before; null: unknown.",
     "naive_abs_error": "Absolute difference of naive and actual.",
-    "overrides.value": "Sales of the week as the person sees them, instead of p50.",
+    "overrides.value": "Sales of the week as the person expects them, instead of p50.",
     "reason": "Why the person decided so.",
     "expires": "Last forecast_week that it counts for.",
-    "made_at": "When the person did.",
+    "made_at": "When the person entered it.",
     "run_failures.week": "Newest week of the run.",
     "run_failures.weeks": "Number of weeks of the run.",
-    "job": "Job that the run is of.",
+    "job": "Job that was run.",
     "step": "Asset, check or op that failed.",
     "failed_at": "When the run failed.",
     "mended_at": "When a later run of its weeks succeeded.",
     "mended_by": "Dagster's id of that run.",
-    "notices.kind": "Kind of news, such as a failure or a report.",
-    "about": "What the news is about.",
+    "notices.kind": "Kind of notice, such as a failure or a report.",
+    "about": "What the notice is about.",
     "notices.target": "Who was told: the mail address, or the webhook's host with a digest of its address.",
     "subject": "Subject of what was sent.",
     "tried_at": "When it was sent last.",
@@ -150,7 +150,7 @@ COLUMNS = {
     "to_week": "Last week closed; null: for good.",
     "silent_weeks": "Weeks without sales up to forecast_week.",
     "probability_of_return": "Probability that it sells again within the weeks forecast, 0 to 1.",
-    "share_of_sales": "Its part of the retailer's sales in the year up to forecast_week, 0 to 1.",
+    "share_of_sales": "Its share of the retailer's sales in the year up to forecast_week, 0 to 1.",
 }
 
 
@@ -188,7 +188,7 @@ def table_specs(quantile_columns: tuple[str, ...]) -> dict[str, TableSpec]:
     quantiles = [(name, pa.float64()) for name in quantile_columns]
 
     def published(ahead: str) -> pa.Schema:
-        """Of forecasts for people: `ahead` is the column that says how far."""
+        """The schema of published forecasts; `ahead` is the column with the number of weeks."""
         return pa.schema(
             [
                 ("forecast_week", _DAY),
@@ -423,7 +423,7 @@ def table_specs(quantile_columns: tuple[str, ...]) -> dict[str, TableSpec]:
                     ("abs_error", pa.float64()),
                     ("quantile_loss", pa.float64()),
                     ("in_interval", pa.bool_()),
-                    ("interval", pa.float64()),  # the share of sales it was to hold; of homes before: null
+                    ("interval", pa.float64()),  # the share of sales it was to hold; null in older rows
                     ("naive", pa.float64()),
                     ("naive_abs_error", pa.float64()),
                     ("model_version", _STR),
@@ -563,8 +563,8 @@ VIEWS = {
             GROUP BY store
         ) AS s ON s.store = c.store AND s.last_week > c.week
     """,
-    # A figure of a series moves the plan of its store, its department, its groups by attributes and the total by what
-    # it adds to the series' p50: the p50 of a sum is not the sum of the p50, so it is moved and not replaced.
+    # An override of a series adds (override - p50 of the series) to the plan of its store, its department, its groups
+    # by attributes and the total. They are not summed anew, because the p50 of a sum is not the sum of the p50.
     "forecast_with_overrides": """
         WITH latest AS (
             SELECT * FROM forecasts WHERE forecast_week = (SELECT max(forecast_week) FROM forecasts)

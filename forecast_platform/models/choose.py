@@ -236,8 +236,8 @@ def _judged(
     return Judgement(
         "passed" if served.wape <= naive.wape else "below_naive",
         f"served: {in_words(blend, kinds(panel.sales))}; weighed in {windows} windows of the past; in the newest, the "
-        f"{horizon} weeks after {cutoff}, its WAPE / wQL are {served.wape:.4f} / {served.wql:.4f}{newest.error(blend)}, "
-        f"and those of last year's week, the bar to pass, {naive.wape:.4f} / {naive.wql:.4f}",
+        f"{horizon} weeks after {cutoff}, its WAPE / wQL are {served.wape:.4f} / {served.wql:.4f}"
+        f"{newest.error(blend)}, and those of last year's week, the bar to pass, {naive.wape:.4f} / {naive.wql:.4f}",
         cutoff,
         served.wape,
         served.wql,

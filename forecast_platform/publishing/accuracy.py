@@ -1,7 +1,7 @@
 """Realised accuracy: every earlier forecast of a week, scored by the week's sales.
 
-The rows are a function of the tables `forecasts`, `level_members` and `cleaned_series` as they are, whatever the order
-in which they came to be: whoever changes one of them calls `rescore` with the weeks changed.
+The rows are a function of the tables `forecasts`, `level_members` and `cleaned_series` as they are now, in whatever
+order these were written: whoever changes one of them calls `rescore` with the weeks changed.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from forecast_platform.levels import by_level_sql, by_member_sql
 from forecast_platform.weeks import WEEK
 
 # A store's actual is the sum of all its observed series, also of those that opened after the forecast was made: the
-# planner's question is what the store sold. A group's actual, and its last year, are of the stores (or departments)
-# that were in it when the forecast was made, wherever they are now, because the forecast is of those. A store that was
+# planner's question is what the store sold. A group's actual, and its sales of last year, are those of the stores (or
+# departments) that were in the group when the forecast was made, because the forecast is for those. A store that was
 # not known then is in no group.
 _ACCURACY = """
     WITH sums AS (
@@ -62,7 +62,7 @@ _CONCERNED = """
     UNION SELECT unnest($sold)
     ORDER BY week
 """
-# How many rows a target week has, by the forecast's week. Of those alone that have sales.
+# The number of rows by target week and the forecast's week, for target weeks that have sales.
 _SCORED = """
     SELECT target_week, forecast_week, count(*) FROM forecasts
     WHERE target_week IN (SELECT DISTINCT week FROM cleaned_series WHERE observed AND list_contains($weeks, week))
@@ -78,8 +78,8 @@ def rescore(
 ) -> list[dt.date]:
     """Score every week again that a change concerns, and put the scores into `forecast_accuracy`.
 
-    Runs may do so at the same time. A run whose state has changed meanwhile scores again, so the last scores written
-    are those of the newest state.
+    Runs may do so at the same time. Where the tables changed meanwhile a run scores again, so the last scores written
+    are those of the newest tables.
 
     Args:
         con: a connection of this call's own; the lake is attached to it.
@@ -109,9 +109,9 @@ def score_weeks(con: duckdb.DuckDBPyConnection, weeks: Sequence[dt.date]) -> Ite
     """Rows of `forecast_accuracy` for some target weeks, about _AT_ONCE at a time, in the order of its key.
 
     Each forecast is scored by the quantiles it was published with, whichever are published now. `quantile_loss` is the
-    mean over them of 2 * pinball loss, so that sum(quantile_loss) / sum(|actual|) is the mean wQL. `in_interval` is
-    about the outermost pair of quantiles, which should hold the share `interval`. `naive` is the sales of 52 weeks
-    earlier, null where there were none.
+    mean over them of 2 * pinball loss, so that sum(quantile_loss) / sum(|actual|) is the mean wQL. `in_interval` says
+    whether the actual is inside the outermost pair of quantiles, which should hold the share `interval`. `naive` is the
+    sales of 52 weeks earlier, null where there were none.
 
     Args:
         con: connection the lake is attached to.
@@ -134,7 +134,7 @@ def score_weeks(con: duckdb.DuckDBPyConnection, weeks: Sequence[dt.date]) -> Ite
             falling=", ".join(f"f.{c}" for c in reversed(names)),
             narrowest=_first_of(names, levels),
             widest=_first_of(names[::-1], levels),
-            # By the weeks alone files and their parts are passed over unread.
+            # The conditions on single weeks let files and groups of rows be passed over unread.
             among=f"f.forecast_week IN {_dates(made)} AND f.target_week IN {_dates(targets)} AND "
             f"(f.target_week, f.forecast_week) IN ({', '.join(map(_dates, pairs))})",
         )

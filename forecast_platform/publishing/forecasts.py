@@ -35,7 +35,7 @@ def forecast_rows(
     by department and over all.
 
     Totals come from summed sample paths, because quantiles do not add up. The paths of different series are joint ones
-    (models/dependence.py). What their sums still lack is added by `widths`, which widens them about their median.
+    (models/dependence.py). Where intervals of the sums are still too narrow, `widths` widens them about their median.
 
     Args:
         sums: of the sample paths, by level, see Predictions.sums.
@@ -85,11 +85,11 @@ def _of_sums(total: Sums, quantiles: tuple[float, ...], width: float | None, lea
 
 
 def member_rows(levels: Sequence[Level], store: Sequence[str], dept: Sequence[str]) -> pa.Table:
-    """Rows of `level_members` (level, store, dept, member): the group of each store or department, at each level by an
-    attribute of theirs; also of those that have landed with a value and not sold yet.
+    """Rows of `level_members` (level, store, dept, member): the group of each store or department at each level by an
+    attribute, also of those whose attribute has landed but that have not sold yet.
 
     Args:
-        store, dept: those that were forecast, or got a reason instead; each as often as it may be.
+        store, dept: those that were forecast, or got a reason instead; a name may be repeated.
     """
     rows = []
     for level in levels:

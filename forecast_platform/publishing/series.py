@@ -38,7 +38,7 @@ class Listed:
 
 @dataclass(frozen=True)
 class _Listing:
-    """The same of one shard, wherever it is worked on."""
+    """`list_series` for one shard; it can be sent to another process."""
 
     active_weeks: int
     horizon: int
@@ -93,8 +93,10 @@ def forecastable(
     """Split the series at a cutoff into those to forecast and those that get a reason instead.
 
     Args:
-        panel: ends at the cutoff and holds every series, which tells how silences end; or with its `retailer` a shard.
-        closings: what people closed. A series closed in all weeks ahead is not forecast, in some of them as 0.
+        panel: ends at the cutoff and holds every series, since they show how silences end; or a shard, with its
+            `retailer`.
+        closings: what people closed. A series closed in all weeks ahead is not forecast. One closed in some of them is
+            forecast as 0 there.
 
     Returns:
         The panel of active series with `returns` for `horizon` weeks, and rows (store, dept, last_week, reason) for
@@ -102,10 +104,10 @@ def forecastable(
     """
     idle = len(panel.weeks) - 1 - panel.last_row
     last_week = panel.weeks[panel.last_row].astype("datetime64[D]")
-    said, is_open = _closed_by_people(panel, horizon, closings)
+    by_people, is_open = _closed_by_people(panel, horizon, closings)
     closed = (idle >= active_weeks) | ~is_open.any(axis=1)
     reasons = [
-        said[i]
+        by_people[i]
         or f"closed: no sales for {idle[i]} weeks, the last in the week of {last_week[i]}; a series is closed after "
         f"{active_weeks}"
         for i in np.flatnonzero(closed).tolist()
@@ -123,8 +125,8 @@ def forecastable(
 
 
 def _closed_by_people(panel: Panel, horizon: int, closings: Sequence[Closing]) -> tuple[list[str], NDArray[np.bool_]]:
-    """Of each series the reason why it is closed, "" where nobody closed it, and its open weeks ahead (N, H)."""
-    said, is_open = [""] * len(panel), np.ones((len(panel), horizon), dtype=bool)
+    """For each series the reason why people closed it, "" where nobody did, and its open weeks ahead (N, H)."""
+    reasons, is_open = [""] * len(panel), np.ones((len(panel), horizon), dtype=bool)
     cutoff = panel.weeks[-1].astype(dt.date)
     ahead = [cutoff + step * WEEK for step in range(1, horizon + 1)]
     for closing in closings:
@@ -136,8 +138,8 @@ def _closed_by_people(panel: Panel, horizon: int, closings: Sequence[Closing]) -
             is_open[i] &= ~covered
             until = "" if closing.to_week is None else f" to {closing.to_week}"
             what = "department" if closing.dept is not None else "store"
-            said[i] = f"{what} closed from {closing.from_week}{until} by {closing.author}: {closing.reason}"
-    return said, is_open
+            reasons[i] = f"{what} closed from {closing.from_week}{until} by {closing.author}: {closing.reason}"
+    return reasons, is_open
 
 
 def event_rows(panel: Panel, horizon: int, retailer: Retailer = WHOLE) -> pa.Table:

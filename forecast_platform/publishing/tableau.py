@@ -17,7 +17,7 @@ TABLES = {
     "latest_forecast": "SELECT * FROM latest_forecast",
     "sales": "SELECT week, store, dept, sales, is_holiday, is_return FROM cleaned_series WHERE observed",
     "forecast_accuracy": "SELECT * FROM forecast_accuracy",
-    # The view of this name looks through every forecast there ever was; what changed since the run before needs two.
+    # The view of this name reads every forecast ever published; for the changes since the last one two are enough.
     "forecast_revisions": """
         SELECT n.forecast_week, n.level, n.store, n.dept, n.member, n.target_week, n.p50,
                b.forecast_week AS previous_week, b.p50 AS previous_p50, n.p50 - b.p50 AS change

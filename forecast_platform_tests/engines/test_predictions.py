@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from forecast_platform.engines.base import SAID, Asked, Prepared, ToAsk, predict_here, split
+from forecast_platform.engines.base import FINE_LEVELS, Asked, Prepared, ToAsk, predict_here, split
 from forecast_platform.engines.local import LocalEngine
 from forecast_platform.engines.predictions import NAME, BatchError, Predictions, ShardForecast, hazen
 from forecast_platform.history.covariates import Covariates, Declaration
@@ -125,7 +125,7 @@ class TestCombined:
                   InSales(rng.uniform(90, 110, shape), rng.uniform(1, 9, shape), none))
             for weight in self.WEIGHTS[:2]
         )  # fmt: skip
-        self.free = np.sort(rng.uniform(500, 999, (self.ROWS, len(SAID), self.WEEKS)), axis=1)
+        self.free = np.sort(rng.uniform(500, 999, (self.ROWS, len(FINE_LEVELS), self.WEEKS)), axis=1)
         how = Combination(rng.uniform(0.5, 2, shape), np.zeros(self.ROWS), np.ones(shape))
         how = dataclasses.replace(how, **more)
         return Prepared(retailer(), to_ask, self.WEIGHTS[2] * self.free, how, dependence or Dependence(), ())
@@ -144,11 +144,11 @@ class TestCombined:
         found = ready.forecast([(q[among], s[among]) for q, s in outputs], ASKED, among)
         one, other = ([ask.in_sales.unit[:, None] * x - ask.in_sales.offset[:, None] for x in each]
                       for ask, each in zip(ready.to_ask, outputs, strict=True))  # fmt: skip
-        at = [SAID.index(q) for q in QUANTILES]
+        at = [FINE_LEVELS.index(q) for q in QUANTILES]
         blend = 0.5 * one[0] + 0.3 * other[0] + 0.2 * self.free[:, at]
         # The highest path is the highest of all members, the second highest the second of all.
         ranks = (np.arange(ASKED.num_samples) + 0.5) / ASKED.num_samples
-        free = np.apply_along_axis(lambda known: np.interp(ranks, SAID, known), 1, self.free)
+        free = np.apply_along_axis(lambda known: np.interp(ranks, FINE_LEVELS, known), 1, self.free)
         ascending = 0.5 * np.sort(one[1], axis=1) + 0.3 * np.sort(other[1], axis=1) + 0.2 * free
         paths = Dependence().arranged(ascending, retailer().store, retailer().dept, ASKED.seed)
         want = {
@@ -175,7 +175,7 @@ class TestCombined:
     def test_lead_time_demand_is_of_paths_added_up_and_of_one_week_the_forecast_itself(self):
         ready, (quantiles, samples) = self.ready(), self.outputs()[0]
         alone = dataclasses.replace(ready.to_ask[0], weight=np.ones(self.ROWS))
-        ready = dataclasses.replace(ready, to_ask=(alone,), said=None)
+        ready = dataclasses.replace(ready, to_ask=(alone,), without_network=None)
         found = ready.forecast([(quantiles, samples)], ASKED)
         said, drawn = (alone.in_sales.quantiles(each) for each in (quantiles, samples))
         drawn = Dependence().arranged(drawn, retailer().store, retailer().dept, ASKED.seed)
@@ -256,7 +256,7 @@ class TestRead:
         with pytest.raises(BatchError, match=told):
             made.check("m-1", (REGION,), "then")
         (made.folder / NAME).write_text(json.dumps({k: v for k, v in made.said.items() if k != "as_known"}))
-        with pytest.raises(BatchError, match="does not say of which data it is; run batch_predictions again"):
+        with pytest.raises(BatchError, match="does not say when its data was known; run batch_predictions again"):
             made.check("m-1", (REGION,), "now")
 
     @pytest.mark.parametrize("part", ["quantiles", "paths"])

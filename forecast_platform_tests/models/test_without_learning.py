@@ -10,7 +10,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from forecast_platform.engines.base import SAID, Asked, split
+from forecast_platform.engines.base import FINE_LEVELS, Asked, split
 from forecast_platform.engines.local import LocalEngine
 from forecast_platform.history.panel import Panel
 from forecast_platform.history.shards import Sums
@@ -178,13 +178,13 @@ def test_it_is_chosen_kept_and_served(pieces: Panel, name: str, tmp_path: Path):
     (quantiles, total), again = found
     np.testing.assert_array_equal(quantiles, again[0])
     np.testing.assert_array_equal(total, again[1])
-    forecast = CANDIDATES[name].forecast({}, pieces, 4, SAID)
-    asked_for = np.apply_along_axis(lambda known: np.interp(LEVELS, SAID, known), 1, forecast)
+    forecast = CANDIDATES[name].forecast({}, pieces, 4, FINE_LEVELS)
+    asked_for = np.apply_along_axis(lambda known: np.interp(LEVELS, FINE_LEVELS, known), 1, forecast)
     how = Combination.of(pieces, 4, model.calibration)
     np.testing.assert_allclose(quantiles, how.quantiles(asked_for, LEVELS), rtol=1e-5, atol=1e-5)
     # Paths are the distribution that the quantiles say, and each series has its own.
     names = [f"{store}\0{dept}" for store, dept in zip(pieces.store, pieces.dept, strict=True)]
-    drawn = draw_paths(forecast, SAID, names, 200, 3)
+    drawn = draw_paths(forecast, FINE_LEVELS, names, 200, 3)
     drawn = model.calibration.dependence.arranged(drawn, pieces.store, pieces.dept, 3)
     paths = how.paths(drawn, asked_for[:, 1], names)
     np.testing.assert_allclose(total, paths.sum(axis=0))

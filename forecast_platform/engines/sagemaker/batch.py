@@ -43,7 +43,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Outputs:
-    """Verified output of one shard of B series, as the network says it.
+    """Verified output of one shard of B series, in the network's units.
 
     Attributes:
         rows: the shard's rows of the manifest.
@@ -102,8 +102,8 @@ def write_batch(folder: Path, panel: Panel, target: Target, categories: Categori
 
 
 def read_batch(batch: Batch, quantiles: tuple[float, ...], horizon: int) -> Iterator[Outputs]:
-    """Outputs shard by shard, each verified and joined to its series. Their numbers are those the network computes
-    with, of 32 bits, whatever their digits.
+    """Outputs shard by shard, each verified and joined to its series. Numbers are read as the 32-bit floats that the
+    network computes with, however many digits the output has.
 
     Raises:
         BatchError: an output is missing or short, a line does not parse, has the wrong length, holds a value that is

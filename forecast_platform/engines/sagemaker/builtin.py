@@ -1,9 +1,9 @@
 """The engine of Amazon's own DeepAR image, which knows nothing of last year, blends or calibration.
 
-It is given what it can be given, as dynamic features: the holiday-aligned reference (models/target.py, REFERENCE) and
-the holidays. What the platform adds around a network stays: the judgement, the weights of the blend and the widths of
-the intervals come from the same `choose`, with the network trained and asked on SageMaker. It is tried in one window,
-not in two: each costs a training and a transform.
+It gets the holiday-aligned reference (models/target.py, REFERENCE) and the holidays as dynamic features. What the
+platform adds around a network stays: the judgement, the weights of the blend and the widths of the intervals come from
+the same `choose`, with the network trained and asked on SageMaker. It is judged in one backtest window, not in two,
+since each costs a training and a transform.
 
 Amazon's DeepAR takes no seed: training again gives another model. The platform trains once per digest and keeps it.
 """
@@ -48,8 +48,8 @@ _AMAZONS = {*REQUIRED, *DEFAULTS}
 
 
 def candidates(settings: Settings) -> Plans:
-    """One network, the reference unless the settings name another target, with Amazon's hyperparameters only; and where
-    they name none, what needs no training.
+    """One network with Amazon's hyperparameters only: REFERENCE, or the one that the setting `target` names. With
+    target "auto" also the candidates that need no training.
 
     Raises:
         ValueError: the settings hold one that is ours.
@@ -111,8 +111,8 @@ class _Fit:
         asked = Asked(tuple(quantiles), num_samples, 0)
         root, artifact = f"{self.root}/held-out", self.artifact
         parts = engine.ask(batch, rules, asked, self.horizon, root, self.key, artifact, self.week, artifact)
-        said = np.concatenate([part.quantiles for part in parts])
-        return InSales.of(self.target, self.ready).quantiles(said)
+        outputs = np.concatenate([part.quantiles for part in parts])
+        return InSales.of(self.target, self.ready).quantiles(outputs)
 
 
 class BuiltinEngine(SageMakerEngine):
@@ -129,7 +129,8 @@ class BuiltinEngine(SageMakerEngine):
         return candidates(settings)
 
     def key(self, panel: Panel, candidates: Plans, num_samples: int) -> str:
-        """The same data and hyperparameters make another model than ours, and on several instances yet another."""
+        """Other than the key of our own training: from the same data and hyperparameters Amazon makes another model, and
+        several instances yet another."""
         ours, instances = super().key(panel, candidates, num_samples), requests.train_instances(self.settings)
         spread = f" on {instances}" if instances > 1 else ""
         return hashlib.sha256(f"sagemaker-builtin {ours}{spread}".encode()).hexdigest()[:20]
@@ -219,7 +220,7 @@ class BuiltinEngine(SageMakerEngine):
         week: dt.date,
         artifact: str,
     ) -> list[Outputs]:
-        """Check a batch, transform it with a network, and verify what it says.
+        """Check a batch, transform it with a network, and verify the outputs.
 
         Args:
             root: storage key below which the batch's twin goes.
@@ -252,7 +253,7 @@ class BuiltinEngine(SageMakerEngine):
 
 
 def _forecasts(ready: Prepared, outputs: Sequence[Sequence[Outputs]], asked: Asked) -> Iterator[ShardForecast]:
-    """Of each shard of lines, which are the series in their order.
+    """The forecasts of each shard of lines, which are the series in their order.
 
     Args:
         outputs: of each network, those of each shard.

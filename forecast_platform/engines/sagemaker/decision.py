@@ -149,8 +149,8 @@ def decide(
         return Action("reuse", "it completed")
     if cause is None:
         return _next(attempt, "it is being deleted", 0.0, Cause.UNKNOWN)
-    told = "without its outputs" if cause is Cause.ARTEFACTS else state.reason or state.detail
-    why = ": ".join(text for text in (state.status, told) if text)
+    reason = "without its outputs" if cause is Cause.ARTEFACTS else state.reason or state.detail
+    why = ": ".join(text for text in (state.status, reason) if text)
     if not ours:
         if not cause.again:
             return Action("fail", f"{why}; {cause.advice}", cause=cause)
@@ -182,7 +182,7 @@ def answer(code: str, message: str, tries: int) -> Action:
         code, message: of the error, as AWS spells them.
         tries: refusals waited out before in this call.
     """
-    said = f"{code}: {message}"
+    error = f"{code}: {message}"
     if code == "ResourceInUse" or (code == "ValidationException" and "already exist" in message.lower()):
         # Created by somebody else, or by us in a call whose answer was lost. The name says it is the same work.
         return Action("look", "it exists")
@@ -193,13 +193,13 @@ def answer(code: str, message: str, tries: int) -> Action:
         found = _LIMIT.search(message)
         limit, used, more = (float(x or 1) for x in found.groups()) if found else (0.0, 0.0, 1.0)
         if limit < more or used == 0:
-            return Action("fail", f"{said}; ask for a higher quota of this instance type in Service Quotas")
+            return Action("fail", f"{error}; ask for a higher quota of this instance type in Service Quotas")
         wait = 60.0 * 2**tries
     if not wait:
-        return Action("fail", f"{said}; {_advice(code)}")
+        return Action("fail", f"{error}; {_advice(code)}")
     if tries >= _PATIENCE:
-        return Action("fail", f"{said}, {tries} times; run again later")
-    return Action("look", said, wait)
+        return Action("fail", f"{error}, {tries} times; run again later")
+    return Action("look", error, wait)
 
 
 def _advice(code: str) -> str:

@@ -113,9 +113,9 @@ def _caps(settings: Settings) -> str:
                 f"{what} could cost {usd:.2f} USD in its {settings.max_job_minutes} minutes and would be refused; "
                 f"raise FORECAST_MAX_JOB_USD ({settings.max_job_usd:.2f}), or lower FORECAST_MAX_JOB_MINUTES"
             )
-    told = ", ".join(f"{what} at most {usd:.2f} USD" for what, usd in worst.items())
+    caps = ", ".join(f"{what} at most {usd:.2f} USD" for what, usd in worst.items())
     spent = ledger.month_usd(now())
-    return f"{told}; {spent:.2f} of {settings.max_month_usd:.2f} USD of this month spent or reserved"
+    return f"{caps}; {spent:.2f} of {settings.max_month_usd:.2f} USD of this month spent or reserved"
 
 
 def _image(image: str) -> str:

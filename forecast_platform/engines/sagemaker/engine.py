@@ -87,7 +87,7 @@ class SageMakerEngine(ABC):
     @property
     @abstractmethod
     def image(self) -> str:
-        """Of its jobs."""
+        """The image of its jobs."""
 
     @abstractmethod
     def candidates(self, settings: Settings) -> Plans:
@@ -102,7 +102,7 @@ class SageMakerEngine(ABC):
     # --- models
 
     def key(self, panel: Panel, candidates: Plans, num_samples: int) -> str:
-        """What a training goes by."""
+        """What identifies a training."""
         return training_key(panel, candidates, num_samples)
 
     def train(
@@ -119,7 +119,7 @@ class SageMakerEngine(ABC):
         except ModelLost:
             check_history(panel, candidates)
         self.models.mkdir(parents=True, exist_ok=True)
-        # Of this machine's runs one waits for the job; another machine's runs find the same job by its name.
+        # One run of this machine waits for the job, the others for that run; other machines find the job by its name.
         with FileLock(self.models / f".{key}.lock"):
             try:
                 return self.model(key)

@@ -183,7 +183,7 @@ class Jobs:
     # --- waiting
 
     def _wait(self, spec: Spec, name: str, progress: Percent | None) -> None:
-        """Until the job has ended, passing on its log.
+        """Wait until the job has ended, passing on its log.
 
         Raises:
             JobError: it ran longer than it may and was stopped, or SageMaker cannot be reached any more.

@@ -32,7 +32,7 @@ class Rules:
     """What a model takes.
 
     Attributes:
-        cardinality: stores and departments; a code must lie below. In training each code must occur.
+        cardinality: numbers of stores and departments; a code must lie below. In training each code must occur.
         features: number of dynamic features.
         ahead: weeks each feature reaches beyond the target: 0 to train, prediction_length to forecast.
         unseen: whether the code `cardinality` stands for a name the model never saw, as in our engine.

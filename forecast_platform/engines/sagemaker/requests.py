@@ -16,7 +16,7 @@ from forecast_platform.settings import Settings
 VOLUME_GB = 30  # panel, image layers and checkpoints together stay far below
 # The most that a spot job of an algorithm without checkpoints may wait and run (Amazon's DeepAR has none).
 SPOT_WITHOUT_CHECKPOINTS = 3600
-MOST_MB = 100  # of a request, and of all that are under way on one instance together
+MOST_MB = 100  # limit of one request, and of all requests under way on one instance together
 ENVIRONMENT_VALUE = 10240  # characters, the API's limit
 # Amazon's algorithms define these themselves; for an image of ours SageMaker reads them from the log by these rules.
 METRICS = [

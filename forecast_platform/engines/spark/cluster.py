@@ -1,8 +1,8 @@
-"""The engine of a Spark cluster: what LocalEngine does, with Spark's workers to map attempts at shards.
+"""The engine of a Spark cluster: it does what LocalEngine does, with shards worked on by Spark's workers.
 
-Steps, sums and files are the same, so are the forecasts, to the last bit. Driver and workers share a folder, the
+Steps, sums and files are the same, and so are the forecasts, to the last bit. Driver and workers share a folder, the
 platform's home. What a task does may happen twice: Spark tries a task again when its worker dies, and may run two
-attempts side by side. A file is whole or not there, and says the same whoever wrote it.
+attempts side by side. So a file is whole or not there, and holds the same whichever attempt wrote it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from forecast_platform.settings import Settings
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-# Errors of what is worked on: another try would say the same.
+# Errors of the work itself: another try would end in the same one.
 _FINAL = (ValueError, BatchError, EngineError)
 _ARCHIVE = "environment"  # the folder that workers unpack it to
 _OUTCOME = "number long, outcome binary"
@@ -70,7 +70,7 @@ class Cluster:
         from pyspark import cloudpickle
         from pyspark.errors import PySparkException
 
-        # Together: what items share, such as sums, is there once. Spark sends it to each machine, not with each task.
+        # Pickled together, so that what items share, such as sums, is in it once. Spark sends it once to each machine.
         tasks = cloudpickle.dumps((work, list(items)))
         # One row, one partition, one item: what fails is tried again without its neighbours.
         numbers = spark.range(0, len(items), 1, len(items))
@@ -117,7 +117,7 @@ class Cluster:
         return f"{where}, whose workers have this platform and Python {python}"
 
     def configuration(self) -> dict[str, str]:
-        """What Spark is told: what the work asks for, and over it what the settings say."""
+        """Spark's configuration: what the work needs, overridden by the settings."""
         needed = {"spark.ui.showConsoleProgress": "false", "spark.executorEnv.OMP_NUM_THREADS": "1"}
         if self._settings.spark_archive:
             needed["spark.archives"] = f"{self._settings.spark_archive}#{_ARCHIVE}"

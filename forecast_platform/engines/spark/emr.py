@@ -1,13 +1,13 @@
 """Spark on EMR Serverless: the shards of a prediction as one job of an application, their files in S3.
 
-The job does nothing but finish shards. It leaves what LocalEngine keeps of a finished shard; with that brought here a
-prediction here finds all of them finished, and publishes. A job that failed is done again from the beginning: to go on
-with some shards it would need the sums of all.
+The job does nothing but finish shards. It leaves the files that LocalEngine keeps of a finished shard. They are brought
+here, where a prediction then finds every shard finished. A job that failed starts again from the beginning: to go on
+with some of the shards it would need the sums of all.
 
     transforms/<week>/spark/<key>/ask.json       what the job is asked; <key> is of all that decides the forecasts
     .../job.py                                   what Spark starts
     .../models/<digest>/ .. , shards/00000/ ..   what it reads
-    .../finished/                                series, sums and what is said of each shard
+    .../finished/                                series and sums of each shard, and its entry for predictions.json
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _JOB = "from forecast_platform.spark_job import main\n\nmain()\n"
 
 
 class EmrServerlessEngine(LocalEngine):
-    """Shards in files by jobs of EMR Serverless; all else here. See Engine.
+    """Several shards that are files are forecast by a job of EMR Serverless; all else runs here. See Engine.
 
     Args:
         settings: of profile aws, with an application.
@@ -102,7 +102,7 @@ class EmrServerlessEngine(LocalEngine):
 
 
 def request(settings: Settings, url: str, week: str) -> dict[str, Any]:
-    """Of a job, as emr-serverless StartJobRun takes it.
+    """The request for a job, as emr-serverless StartJobRun takes it.
 
     Args:
         url: the prediction's folder in S3.
@@ -153,7 +153,7 @@ class _Stored:
     asked: Asked
 
     def __call__(self, number: int, retailer: Retailer) -> bool:
-        """Leaves the shard's files in storage, and last what is said of them."""
+        """Leaves the shard's files in storage, and last its entry for predictions.json."""
         storage = _storage(self.url)
         here = Path(tempfile.gettempdir()) / "forecast" / hashlib.sha256(self.url.encode()).hexdigest()[:12]
         own = here / f"{number:05d}"
@@ -162,8 +162,8 @@ class _Stored:
         if not shard.exists():
             storage.get_file(f"shards/{number:05d}/{PANEL}", shard)
         work = Work(TrainedModel.load(model), self.asked, own)
-        said = work((number, own), retailer.keeping(own / "kept"))
-        for name in (*said["files"], f"shard-{number:03d}.json"):
+        entry = work((number, own), retailer.keeping(own / "kept"))
+        for name in (*entry["files"], f"shard-{number:03d}.json"):
             storage.put_file(own / name, f"finished/{name}")
         shutil.rmtree(own, ignore_errors=True)
         return True
@@ -171,7 +171,7 @@ class _Stored:
 
 @functools.cache
 def _storage(url: str) -> Storage:
-    """One of a process: each makes a client of its own, which takes longer than what it is asked."""
+    """One for the process: each Storage makes a client of its own, which takes longer than a request."""
     return Storage(url)
 
 

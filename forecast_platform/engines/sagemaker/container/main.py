@@ -199,13 +199,13 @@ class _Progress:
     """Lines of at most every tenth part of each training, of which a choice takes many."""
 
     def __init__(self) -> None:
-        self.said = -1
+        self.last = -1
 
     def __call__(self, what: str, done: int, total: int) -> None:
         part = 10 * done // total if total else -1
-        if part != self.said or not total:
+        if part != self.last or not total:
             _say(f"{what}: {100 * done // total} %" if total else what)
-        self.said = part
+        self.last = part
 
 
 def _config(base: Path, name: str) -> dict[str, Any]:

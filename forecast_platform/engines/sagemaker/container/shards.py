@@ -8,7 +8,7 @@
 
 | answer | |
 |---|---|
-| shard-000.json | what predictions.json says of the shard: counts, and hashes of its files |
+| shard-000.json | the shard's entry for predictions.json: counts, and hashes of its files |
 | series-000.parquet, sums-000.parquet | see engines/predictions.py |
 
 Sample paths stay where they are drawn.
@@ -60,10 +60,10 @@ def request_of(shard: Shard, number: int, sums: Path | None, asked: Asked) -> by
     Args:
         sums: folder of the sums of all shards; None: it is the only one.
     """
-    said = {**dataclasses.asdict(asked), "number": number, "alone": sums is None, "code": code_version()}
+    header = {**dataclasses.asdict(asked), "number": number, "alone": sums is None, "code": code_version()}
     with tempfile.TemporaryDirectory() as name:
         panel = shard / PANEL if isinstance(shard, Path) else save_panel(opened(shard), Path(name))
-        files = {"asked.json": json.dumps(said, sort_keys=True).encode(), PANEL: panel.read_bytes()}
+        files = {"asked.json": json.dumps(header, sort_keys=True).encode(), PANEL: panel.read_bytes()}
     rounds = sorted(sums.glob("[0-9]*.npz")) if sums else []
     return _zipped(files | {f"sums/{path.name}": path.read_bytes() for path in rounds})
 
@@ -76,44 +76,44 @@ def answer_to(model: TrainedModel, body: bytes) -> bytes:
     """
     try:
         files = _unzipped(body)
-        said = json.loads(files.pop("asked.json"))
+        header = json.loads(files.pop("asked.json"))
     except (zipfile.BadZipFile, KeyError, ValueError) as error:
         raise ContractError(f"the request is no shard: {error}") from error
-    if said["code"] != code_version():
+    if header["code"] != code_version():
         raise ContractError("the request comes from other code than the image's; build the image anew: make image")
-    asked = Asked(tuple(said["quantiles"]), said["num_samples"], said["seed"], said["as_known"])
+    asked = Asked(tuple(header["quantiles"]), header["num_samples"], header["seed"], header["as_known"])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for file, data in files.items():
             (folder / file).parent.mkdir(exist_ok=True)
             (folder / file).write_bytes(data)
-        retailer = Retailer() if said["alone"] else Retailer(Rounds.at(folder / "sums"))
+        retailer = Retailer() if header["alone"] else Retailer(Rounds.at(folder / "sums"))
         made = folder / "made"
         made.mkdir()
         try:
-            Work(model, asked, made)((said["number"], folder), retailer)
+            Work(model, asked, made)((header["number"], folder), retailer)
         except PanelFileError as error:
             raise ContractError(str(error)) from error
         return _zipped({path.name: path.read_bytes() for path in sorted(made.iterdir())})
 
 
 def received(path: Path, building: Path, number: int, series: int) -> dict[str, Any]:
-    """Bring an answer's files to a folder of predictions; returns what they say of themselves.
+    """Bring an answer's files to a folder of predictions; returns the shard's entry for predictions.json.
 
     Raises:
         BatchError: it is damaged, or of another shard.
     """
     try:
         files = _unzipped(path.read_bytes())
-        said: dict[str, Any] = json.loads(files[f"shard-{number:03d}.json"])
+        entry: dict[str, Any] = json.loads(files[f"shard-{number:03d}.json"])
         for name, data in files.items():
             (building / name).write_bytes(data)
-        Predictions(building).check_files(said)
-        if said["series"] != series:
-            raise BatchError(f"it is of {said['series']} series, should be of {series}")
+        Predictions(building).check_files(entry)
+        if entry["series"] != series:
+            raise BatchError(f"it is of {entry['series']} series, should be of {series}")
     except (zipfile.BadZipFile, KeyError, ValueError, OSError, BatchError) as error:
         raise BatchError(f"{path} is not the answer of its shard ({error}); run batch_predictions again") from error
-    return said
+    return entry
 
 
 def _zipped(files: Mapping[str, bytes]) -> bytes:
@@ -125,7 +125,7 @@ def _zipped(files: Mapping[str, bytes]) -> bytes:
 
 
 def _unzipped(data: bytes) -> dict[str, bytes]:
-    """Raises zipfile.BadZipFile, or ValueError for a name that leads elsewhere."""
+    """The files of a zip. Raises zipfile.BadZipFile, or ValueError for a name that leads elsewhere."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         names = archive.namelist()
         if odd := [n for n in names if n.removeprefix("sums/") != Path(n).name or Path(n).name in ("", ".", "..")]:

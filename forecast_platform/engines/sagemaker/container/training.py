@@ -43,7 +43,7 @@ _MAX_RECORD = 64 << 20  # bytes of training.json or a network; real ones have so
 
 @dataclass(frozen=True)
 class _Rounds:
-    """Asks for all the sums that forecasting a shard takes, and checks that its covariates are there."""
+    """A step that asks for all the sums that forecasting a shard takes, and checks that its covariates are there."""
 
     model: TrainedModel
 
@@ -80,7 +80,7 @@ class ContainerEngine(SageMakerEngine):
         self.storage.get_file(output, received / "output.tar.gz")
         (building / "training.json").write_bytes(member(received / "output.tar.gz", "training.json"))
         trained = TrainedModel.load(building)
-        versions, told = [], [network.version for network in trained.networks]
+        versions, stated = [], [network.version for network in trained.networks]
         for file in trained.files:
             if file != ARTIFACT:
                 (received / file).write_bytes(member(received / "output.tar.gz", file))
@@ -90,12 +90,12 @@ class ContainerEngine(SageMakerEngine):
             versions.append(deepar.save_artifact(read, building / network.file))
         if trained.trees:
             (received / TREES_FILE).rename(building / TREES_FILE)
-            told.append(trained.trees.version)
+            stated.append(trained.trees.version)
             versions.append(TrainedTrees.of(building / TREES_FILE).version)
         shutil.rmtree(received)
-        if (trained.digest, told) != (key, versions):
+        if (trained.digest, stated) != (key, versions):
             raise EngineError(
-                f"{self.storage.uri(output)} describes model {told} of {trained.digest}; {versions} of {key} "
+                f"{self.storage.uri(output)} describes model {stated} of {trained.digest}; {versions} of {key} "
                 "was asked for. Is FORECAST_IMAGE built from this code? Then remove that object and run again"
             )
 
@@ -159,11 +159,11 @@ class ContainerEngine(SageMakerEngine):
         made = Predictions.finish(
             building, folder, written, asked.quantiles, model.horizon, model.version, asked.as_known, levels, beside
         )
-        return made, tuple(dict.fromkeys(notice for said in written for notice in said["notices"]))
+        return made, tuple(dict.fromkeys(notice for entry in written for notice in entry["notices"]))
 
 
 def member(path: Path, name: str) -> bytes:
-    """One file of a .tar.gz, read in memory: nothing is extracted, so no name in it can lead anywhere.
+    """One file of a .tar.gz, read in memory: nothing is extracted, so no name in it can point outside a folder.
 
     Raises:
         EngineError: it is not there, or larger than it could be, or the archive is damaged.
