@@ -129,8 +129,8 @@ class BuiltinEngine(SageMakerEngine):
         return candidates(settings)
 
     def key(self, panel: Panel, candidates: Plans, num_samples: int) -> str:
-        """Other than the key of our own training: from the same data and hyperparameters Amazon makes another model, and
-        several instances yet another."""
+        """Other than the key of our own training: from the same data and hyperparameters Amazon makes another model,
+        and several instances yet another."""
         ours, instances = super().key(panel, candidates, num_samples), requests.train_instances(self.settings)
         spread = f" on {instances}" if instances > 1 else ""
         return hashlib.sha256(f"sagemaker-builtin {ours}{spread}".encode()).hexdigest()[:20]
