@@ -1,8 +1,8 @@
 """A prediction that is killed again and again must end as one that nobody disturbed: python -m benchmarks.resume.
 
 A made-up retailer (`retailers.py`) is imported, cleaned and forecast in many small shards, as in `benchmarks.scale`.
-Then its predictions are removed and made again by processes that are killed (SIGKILL) at random moments, the last one
-left alone. Printed as JSON: whether every file of the predictions has the same bytes, how many shards each process found
+Then its predictions are removed and made again by processes that are killed (SIGKILL) at random moments, but for the
+last one. Printed as JSON: whether every file of the predictions has the same bytes, how many shards each process found
 finished, and what the disturbed prediction took beside the undisturbed one. The exit code is 1 where a byte differs.
 """
 
