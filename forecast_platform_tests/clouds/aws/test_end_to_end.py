@@ -35,7 +35,7 @@ AWS: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def retailer() -> Retailer:
     """A short history: every reading of it costs requests for each of its weeks."""
-    return make_retailer(stores=6, depts=6, first=dt.date(2024, 9, 20), last=dt.date(2025, 1, 31))
+    return make_retailer(stores=6, depts=6, first=dt.date(2024, 11, 8), last=dt.date(2025, 1, 31))
 
 
 @pytest.fixture
