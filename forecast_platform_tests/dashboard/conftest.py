@@ -31,7 +31,7 @@ def published(tmp_path_factory: pytest.TempPathFactory, retailer: Retailer) -> G
         for week in weeks[-4:]:
             name, data = week_file(retailer, week)
             graph.land({name: data}, at=landing_day(week))
-            assert graph.week(week, report=week == weeks[-1]).success
+            assert graph.week(week, drawn=week == weeks[-1]).success
         keep_leaderboard(graph, [weeks[-9], weeks[-5]], ["last_year", "recent_level", "sales, counts"])
 
     made = made_once(tmp_path_factory, "dashboard", make) / "home"

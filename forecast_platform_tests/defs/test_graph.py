@@ -209,7 +209,7 @@ def test_a_weekly_run_from_landed_file_to_published_forecast(with_history: Graph
     graph, (before, week, *_) = with_history, weeks_of(retailer)[-4:]
     assert graph.week(before).success
     graph.land(dict([week_file(retailer, week)]), at=landing_day(week))
-    result = graph.week(week, report=True)
+    result = graph.week(week, drawn=True)
     assert result.success, result.failures
     assert result.materialized == {asset: [key(week)] for asset in WEEKLY}
     assert set(result.checks) == set(CHECKS)
@@ -554,7 +554,7 @@ def test_assets_pages_show_lineage_of_columns_and_lead_to_the_dashboard(with_his
     graph, (before, week, *_) = with_history, weeks_of(retailer)[-4:]
     assert graph.week(before).success
     graph.land(dict([week_file(retailer, week)]), at=landing_day(week))
-    result = graph.week(week, report=True)
+    result = graph.week(week, drawn=True)
     for asset in ("cleaned_series", "deepar_model", "forecast_table", "forecast_accuracy"):
         assert result.metadata(asset)["dagster/column_lineage"], asset
     for asset in ("raw_sales", "deepar_model", "forecast_table", "forecast_accuracy", "weekly_report"):

@@ -59,7 +59,7 @@ def queue_url(s3: Any) -> str:
 def cloud(home: Path, monkeypatch: pytest.MonkeyPatch, **more: Any) -> Graph:
     """The aws profile on a machine of its own: an empty home."""
     monkeypatch.setenv("FORECAST_HOME", str(home))
-    graph = Graph(Settings(**{**SMALL, **AWS, **more}))
+    graph = Graph(Settings(**{**SMALL, **AWS, **more}), drawn=True)
     graph.platform.engine = engine_of(graph.platform.settings, sleep=lambda s: time.sleep(min(s, 0.02)))
     return graph
 
