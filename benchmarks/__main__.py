@@ -49,7 +49,7 @@ class Model:
         return f"benchmarks.peers.{self.program}" if self.peer else f"benchmarks.{self.program}"
 
 
-# What is compared closely runs close together: a shared machine has faster and slower hours.
+# Models whose speeds are compared run one after the other: a shared machine has faster and slower hours.
 MODELS = (
     Model("ours", "ours", "backtest", seeds=(0, 1, 2)),
     Model("ours-network", "ours", "network", cutoffs=protocol.CUTOFFS[:1]),
@@ -72,7 +72,7 @@ ROUNDS = 5
 
 @dataclass(frozen=True)
 class Data:
-    """The sales, and the files of them that models are given."""
+    """The sales, and the files made from them that models are given."""
 
     folder: Path
     sales: pd.DataFrame
@@ -121,12 +121,16 @@ class Runner:
         self.command = command
 
     def kept(self, model: Model, cutoff: str, seed: int) -> bool:
-        """Whether the result is there, of this code, data and machine."""
+        """Whether there is a result of this code, data and machine."""
         path = self._path(model, cutoff, seed)
         return path.exists() and json.loads(path.read_text())["fingerprint"] == self._fingerprint(model)
 
     def process(self, model: Model, cutoff: str, seed: int) -> tuple[dict[str, Any], Path]:
-        """Run; the outcome, and where its forecasts are, without suffix. RuntimeError when the process fails."""
+        """Run a model. Returns its outcome, and the path of its forecasts without suffix.
+
+        Raises:
+            RuntimeError: the process fails.
+        """
         panel, reference = self.data.export(cutoff)
         out = self.work / f"{model.name}.{cutoff}.seed{seed}"
         job = Job(
@@ -170,14 +174,15 @@ class Runner:
         return ", ".join([*parts, f"training {outcome['train_cpu_s']:.0f} CPU s"])
 
     def speed_kept(self, models: Sequence[Model]) -> bool:
-        """Whether the speeds in turns are there, of this code, data and machine."""
+        """Whether there are speeds of runs in turns, of this code, data and machine."""
         path = self.results / report.SPEED
         return path.exists() and json.loads(path.read_text())["fingerprints"] == self._fingerprints(models)
 
     def speed(self, models: Sequence[Model], rounds: int) -> None:
         """Run the models one after the other at the first cutoff, `rounds` times, and write what each run took."""
         taken: list[dict[str, Any]] = []
-        result = {"fingerprints": self._fingerprints(models), **self._origin(), "rounds": taken}  # of what begins
+        # The fingerprints are taken before the runs: sources may change meanwhile.
+        result = {"fingerprints": self._fingerprints(models), **self._origin(), "rounds": taken}
         for number in range(rounds):
             print(f"speed, round {number + 1} of {rounds} ...", flush=True)
             outcomes = {model.name: self.process(model, protocol.CUTOFFS[0], seed=number)[0] for model in models}
@@ -194,7 +199,7 @@ class Runner:
         return {"date": now, "commit": commit(), "command": self.command, "machine": machine, "data": data}
 
     def _scores(self, model: Model, cutoff: str, out: Path) -> dict[str, dict[str, float]]:
-        """Scores by model: the command line forecasts with several, any other process with one or none."""
+        """Scores by model: the command line writes forecasts of several models, any other process of one or none."""
         day = dt.date.fromisoformat(cutoff)
         if (several := Path(f"{out}.all.parquet")).exists():
             rows = pd.read_parquet(several)
@@ -209,7 +214,7 @@ class Runner:
         return self.results / f"{model.name}.{cutoff}.seed{seed}.json"
 
     def _fingerprint(self, model: Model) -> str:
-        """Of what decides a result, so that it is kept as long as it is true."""
+        """Digest of what decides a result, which is kept until one of these changes."""
         here, package = ROOT / "benchmarks", ROOT / "forecast_platform"
         if model.peer:
             files = [here / "peers" / f"{model.program}.py", here / "peers-requirements.txt"]
@@ -226,7 +231,7 @@ class Runner:
         return content.hexdigest()[:16]
 
     def _environment(self, home: str) -> dict[str, str]:
-        """One thread, and no settings but the defaults."""
+        """The environment of a run: one thread, and the default settings."""
         threads = ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "NUMBA", "VECLIB_MAXIMUM")
         clean = {name: value for name, value in os.environ.items() if not name.startswith("FORECAST_")}
         clean |= {f"{name}_NUM_THREADS": "1" for name in threads}
@@ -243,14 +248,14 @@ def machine() -> dict[str, Any]:
 
 
 def commit(tree: Path = ROOT) -> str:
-    """Of a working tree; + where it holds changes."""
+    """The commit of a working tree, with + if it has changes."""
     git = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
     done = subprocess.run(git, cwd=tree, capture_output=True, text=True)  # noqa: S603 - no input
     return done.stdout.strip() or "unknown"
 
 
-def _said(options: argparse.Namespace) -> list[str]:
-    """The arguments that decide what is run; where the peers are is nobody else's business."""
+def _published_arguments(options: argparse.Namespace) -> list[str]:
+    """The command-line arguments to publish: those that decide what is run, not where the peers are."""
     only = ["--only", options.only] if options.only else []
     return only + [f"--{name}" for name in ("quick", "fresh", "speed") if getattr(options, name)]
 
@@ -296,7 +301,7 @@ def main(arguments: Sequence[str]) -> int:
     failed = 0
     with tempfile.TemporaryDirectory() as exports:
         data = Data.load(source, Path(exports), options.quick)
-        command = " ".join(["python -m benchmarks", *_said(options)])
+        command = " ".join(["python -m benchmarks", *_published_arguments(options)])
         runner = Runner(data, python, results, options.quick, command)
         for number, run in enumerate(runs, 1):
             name = f"[{number}/{len(runs)}] {run[0].name}, {run[1]}, seed {run[2]}"

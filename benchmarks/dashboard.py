@@ -1,8 +1,8 @@
-"""How soon the dashboard's pages are there with many series: `python -m benchmarks.dashboard --series 100000`.
+"""How fast the dashboard's pages load with many series: `python -m benchmarks.dashboard --series 100000`.
 
 Makes a lake of that many series (sales of 143 weeks, two forecasts of 12 weeks, realised accuracy of 8 weeks) in a
-temporary folder and asks for every page over loopback: first visit and again. Prints one line a page, and JSON with
---json. With --browser, also the first paint in headless Chromium (Debian's, found on the PATH), after those visits.
+temporary folder and requests every page over loopback, once and again. Prints one line a page, and JSON with --json.
+With --browser, also the first paint in headless Chromium (Debian's, found on the PATH), after these requests.
 """
 
 from __future__ import annotations

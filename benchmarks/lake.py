@@ -1,5 +1,5 @@
-"""The lake at the size of a large retailer: made-up forecasts of a million series, written as blocks, and what it takes
-to read a series, a store, or the totals of them.
+"""What reading costs in the lake of a large retailer: made-up forecasts of a million series are written as blocks, and
+then a series, a store, all departments and the totals are read.
 
     python -m benchmarks.lake            # 12 million rows, about 700 MB below the temporary folder
 """
@@ -27,14 +27,14 @@ CUTOFF = dt.date(2024, 1, 5)
 
 
 def reading(folder: Path, series: int = 1_000_000) -> dict[str, dict[str, float]]:
-    """Write the forecasts of so many series, 12 weeks each, and read them in the ways that people do.
+    """Write the forecasts of so many series, 12 weeks each, and read them as people do.
 
     Args:
-        folder: an empty one, for the lake.
+        folder: for the lake; empty.
 
     Returns:
-        By what was done: seconds (wall), cpu_seconds, rows; and of reading megabytes read, of files and of their
-        footers, each from a connection that knows nothing yet.
+        What was done -> seconds (wall), cpu_seconds, rows and megabytes_read. Each reading has a new connection, so its
+        megabytes hold the files' footers too.
     """
     lake = Lake.local(folder, QUANTILES)
     lake.table("forecasts")
@@ -64,7 +64,7 @@ def _asked(lake: Lake, sql: str, only: dict[str, Sequence[str]]) -> dict[str, fl
         with lake.connection("forecasts", only=only) as con:
             return len(con.execute(sql, [value for (value,) in only.values()]).fetchall())
 
-    ask()  # what is imported or planned at first use is no part of it
+    ask()  # imports at first use are not timed
     return _timed(ask)
 
 
@@ -85,7 +85,7 @@ def _bytes_read() -> int:
 
 
 def _made(lake: Lake, series: int) -> Iterator[pa.Table]:
-    """All series, then the stores, then the total."""
+    """Rows of all series, block by block, then of the stores, then of the total."""
     schema, stores = lake.specs["forecasts"].schema, max(series // DEPARTMENTS, 1)
     keys = [(f"{at // DEPARTMENTS:05d}", f"{at % DEPARTMENTS:03d}") for at in range(min(series, BLOCK))]
     assert len(keys) % DEPARTMENTS == 0 or series < BLOCK, "a block ends with a store"

@@ -1,7 +1,7 @@
-"""What one model's process is told, what it measures about itself, and how it answers.
+"""The job that a model's process is given, what it measures of itself, and how it writes its outcome.
 
-Shared by both environments, so it needs numpy and pandas only. A program of a model imports its libraries, then calls
-`answer` with a function from Job to Outcome.
+Both environments import this module, so it needs numpy and pandas only. A model's program imports its libraries, then
+calls `answer` with a function from Job to Outcome.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class Job:
         variant: which of a program's models.
         panel: parquet of the history up to the cutoff, as protocol.export writes it.
         reference: parquet of the holiday-aligned last year, likewise.
-        data: folder of the raw files. Ours alone gets it, for the command line.
-        out: where to write, without suffix: .json and .parquet.
-        quick: train for a moment only, to see that it runs.
+        data: folder of the raw files, for our command line alone.
+        out: where to write .json and .parquet, without suffix.
+        quick: train very briefly, to see that it runs.
     """
 
     variant: str
@@ -57,7 +57,7 @@ class Job:
         return pd.read_parquet(self.panel)
 
     def targets(self) -> list[NDArray[np.float32]]:
-        """The N series' values."""
+        """Each series' sales, N arrays."""
         frame = self.history()
         cuts = np.flatnonzero(np.diff(frame["series"])) + 1
         return np.split(frame["sales"].to_numpy(np.float32), cuts)
@@ -77,9 +77,9 @@ class Outcome:
         quantiles: forecasts of the N series, (N, Q, H); None where nothing is to be scored.
         train_cpu_s: CPU seconds of training, data preparation included.
         windows: gradient samples seen; None where training has none.
-        predict_cpu_s: CPU seconds of forecasting all series, by sample paths; by 0 for a model without paths.
-        series: how many those are.
-        settings: what was set, for the reader.
+        predict_cpu_s: number of sample paths (0 for a model without paths) -> CPU seconds to forecast all series.
+        series: how many series that is.
+        settings: the model's settings, for the reader.
         extra: anything else worth keeping in the results.
     """
 
@@ -99,7 +99,7 @@ def timed(function: Callable[[], T]) -> tuple[T, float]:
 
 
 def peak_mb() -> float:
-    """Peak resident memory of this process."""
+    """Peak resident memory of this process, in MB."""
     # getrusage would do, but on Linux a child starts from its parent's peak.
     status = Path("/proc/self/status")
     if status.exists():

@@ -1,4 +1,4 @@
-"""The page's part about parity, from the results of benchmarks.parity."""
+"""The section on parity of the benchmarks' page, from the results of benchmarks.parity."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ Result = Mapping[str, Any]
 THEIRS, TRANSPLANTED, BESIDE = "theirs", "ours with its weights", "ours told the same"  # forecasts in the results
 CLOSE = 0.02
 
-# What GluonTS is told, one more thing a row.
-_TOLD = {
-    "sagemaker": "SageMaker's defaults, the rest as it is",
-    "steady": "+ windows drawn and learning rate kept as ours",
-    "alike": "+ inputs and first weights as ours",
+# Which of our choices GluonTS is given: each row adds to the one above.
+_VARIANTS = {
+    "sagemaker": "SageMaker's defaults, the rest its own",
+    "steady": "+ windows drawn as ours are, and our constant learning rate",
+    "alike": "+ our inputs and our initial weights",
 }
 _FUNCTION = """\
 ### The same function
 
-{windows:,} windows, GluonTS's trained weights in both networks: the Student's t differ by at most {df:.0e} in degrees
-of freedom, {loc:.0e} in location and {width:.1e} in width, which is the floor that ours adds. From the same first
-weights, on the same windows, without dropout and with one bias for GluonTS's two, {steps} steps of training lead from
-losses of {first} nats to {last}, never more than {apart:.0e} apart. So network, likelihood, gradient and
-optimiser are one. With the same trained weights, forecasts differ by how paths are drawn: ours spreads those of a
-series evenly.
+With GluonTS's trained weights in both networks, on {windows:,} windows, the Student's t distributions differ by at most
+{df:.0e} in degrees of freedom, {loc:.0e} in location and {width:.1e} in width; ours adds a floor of that size. From
+the same initial weights, on the same windows, without dropout and with one bias for GluonTS's two, {steps} steps of
+training lower the loss from {first} nats to {last}; the two losses are never more than {apart:.0e} apart. So network,
+likelihood, gradient and optimiser are the same. With the same trained weights, forecasts differ by how paths are drawn:
+ours spreads those of a series evenly.
 
 | cutoff | wQL, GluonTS | wQL, its weights in ours | ratio | seeds | verdict |
 |---|---|---|---|---|---|
@@ -37,28 +37,30 @@ series evenly.
 _CHOICES = """\
 ### What is not the same
 
-What SageMaker does not document, each has chosen for itself. GluonTS told our choices, one group after the other:
+What SageMaker does not document, each has chosen for itself. Here GluonTS is given our choices, one group after the
+other:
 
-| GluonTS's DeepAR, told | {columns} | seeds |
+| GluonTS's DeepAR with | {columns} | seeds |
 |---|{rules}---|
 """
 _WHAT = """\
 At a constant
-rate the last weights lie where chance leaves them, so read the ratios with the seeds in brackets.
+learning rate the last weights differ by chance, so read the ratios with the seeds in brackets.
 
-- Windows and learning rate: GluonTS draws batches in the order of the series, so one of 128 holds a store or two; it
-  halves the rate, and picks the epoch to keep, by a loss in units of sales, which moves with the sizes that an epoch
-  happens to draw more than with what is learned. Ours shuffles, keeps the rate and ends with the last epoch.
-- Inputs and first weights: ours standardises the log of the scale, tells the network which lags were observed, starts
+- Windows and learning rate: GluonTS draws batches in the order of the series, so a batch of 128 holds one or two
+  stores. It halves the learning rate, and picks the epoch to keep, by a loss in units of sales. That loss depends more
+  on the sizes of the series that an epoch draws than on what is learned. Ours shuffles, keeps the learning rate and
+  ends with the last epoch.
+- Inputs and initial weights: ours standardises the log of the scale, tells the network which lags were observed, starts
   embeddings at a tenth of GluonTS's size and the forget gates open.
-- Left as they are here: GluonTS's dropout has a mask of its own at every step, ours one a window; its two biases learn
-  at twice the rate of one; a context without observations takes the batch's scale.
+- Not made the same here: GluonTS's dropout draws a mask at every step, ours one for a window; GluonTS's two biases
+  learn at twice the rate of one; in GluonTS a context without observations takes the batch's scale.
 """
 _SETTLED = """\
 ### The same choices
 
-Besides, neither drops anything out, GluonTS has one bias, and in both the learning rate falls to 0 by half a cosine, so
-that training ends at rest. Nothing known is left but the series whose context holds no observation, and chance.
+Now neither has dropout, GluonTS has one bias, and in both the learning rate falls to 0 by half a cosine, so that the
+last weights hardly depend on chance. The only known difference left is in series whose context holds no observation.
 
 | cutoff | wQL, GluonTS (each seed) | wQL, ours (each seed) | ratio | seeds | verdict |
 |---|---|---|---|---|---|
@@ -66,7 +68,11 @@ that training ends at rest. Nothing known is left but the series whose context h
 
 
 def section(folder: Path, ours: Mapping[str, float | None]) -> str:
-    """Nothing where there are no results. `ours`: wQL of ours at SageMaker's defaults, by cutoff."""
+    """The section; "" where there are no results.
+
+    Args:
+        ours: cutoff -> wQL of ours at SageMaker's defaults.
+    """
     results = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     plain = [r for r in results if r["model"] == "parity-sagemaker"]
     if {r["cutoff"] for r in plain} != set(CUTOFFS):
@@ -108,7 +114,7 @@ def _function(plain: Sequence[Result]) -> str:
 
 
 def _settled(results: Sequence[Result]) -> str:
-    """Nothing before there are results of all cutoffs."""
+    """The part with the same choices; empty before there are results of all cutoffs."""
     found = [r for r in results if r["model"] == "parity-settled"]
     if {r["cutoff"] for r in found} != set(CUTOFFS):
         return ""
@@ -124,14 +130,14 @@ def _each(values: Sequence[float]) -> str:
 
 
 def _verdict(ours: Sequence[float], theirs: Sequence[float]) -> str:
-    """Cells ratio, seeds, verdict."""
+    """The cells ratio, seeds and verdict of a row."""
     ratio = fmean(ours) / fmean(theirs)
     return f"{ratio:.3f} | {len(theirs)} | {'within 2%' if abs(ratio - 1) <= CLOSE else '**a miss**: not within 2%'}"
 
 
 def _choices(results: Sequence[Result], ours: Mapping[str, float | None]) -> str:
     lines, verdict = [], ""
-    for variant, told in _TOLD.items():
+    for variant, label in _VARIANTS.items():
         found = [r for r in results if r["model"] == f"parity-{variant}"]
         values = {cutoff: _wql(found, cutoff) for cutoff in CUTOFFS}
         if all(values.values()):
@@ -140,11 +146,11 @@ def _choices(results: Sequence[Result], ours: Mapping[str, float | None]) -> str
                 mine = ours[cutoff]
                 cells.append(_each(each))
                 cells.append(f"{mine / fmean(each):.3f}" if mine else "-")
-            told_all = [(c, mine / fmean(values[c])) for c, mine in ours.items() if mine]
-            verdict = "; ".join(f"at {c} {'' if abs(r - 1) <= CLOSE else '**not** '}within 2%" for c, r in told_all)
-            lines.append(f"| {told} | {' | '.join(cells)} | {min(len(v) for v in values.values())} |")
+            ratios = [(c, mine / fmean(values[c])) for c, mine in ours.items() if mine]
+            verdict = "; ".join(f"at {c} {'' if abs(r - 1) <= CLOSE else '**not** '}within 2%" for c, r in ratios)
+            lines.append(f"| {label} | {' | '.join(cells)} | {min(len(v) for v in values.values())} |")
     head = _CHOICES.format(
         columns=" | ".join(f"wQL, {c} (each seed) | ours / it" for c in CUTOFFS), rules="---|---|" * len(CUTOFFS)
     )
-    close = f"Told as much as in the last row, it and ours are {verdict}. " if verdict else ""
+    close = f"With all that the last row has, GluonTS and ours are {verdict}. " if verdict else ""
     return head + "\n".join(lines) + "\n\n" + close + _WHAT.rstrip()

@@ -1,4 +1,5 @@
-"""The page of the benchmarks: tables and pictures from the results, nothing typed in but what others published."""
+"""The page of the benchmarks: tables and pictures made from the results; only figures that others published are typed
+in."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from benchmarks import parity_report
 from benchmarks.protocol import CUTOFFS, FEV_HORIZON, FEV_SLACK
 
 Result = dict[str, Any]
-SPEED = "speed.json"  # beside the results of the models: what runs in turns took
+SPEED = "speed.json"  # what runs in turns took; in the folder of the models' results
 
 # Name in the results -> on the page.
 LABELS = {
@@ -34,7 +35,7 @@ LABELS = {
     "statsforecast-autoets": "statsforecast AutoETS",
 }
 OURS = ("deepar", "ours-plain", "ours-network")
-# LightGBM stands on our reference, so it is no peer off the shelf.
+# LightGBM uses our reference, so it is not off the shelf.
 OFF_THE_SHELF = tuple(n for n in LABELS if n.split("-")[0] in ("gluonts", "neuralforecast", "pytorch", "statsforecast"))
 # fev-bench's leaderboard for its task walmart (arXiv 2509.26468): WAPE, WQL.
 PUBLISHED = {
@@ -51,22 +52,21 @@ METRICS = {"WAPE": "wape", "wQL": "wql", "80% coverage": "coverage80", "MASE": "
 _PARITY = """\
 ## Parity
 
-Ours with exactly SageMaker's defaults and none of our extensions, beside GluonTS's DeepAR with the same settings on the
-same data, as many epochs of as many windows. Whatever SageMaker does not document each does its own way; "the same
-choices", further down, is what remains when those ways are made one.
+Ours with exactly SageMaker's defaults and none of our extensions, beside GluonTS's DeepAR with the same settings, on
+the same data, with as many epochs of as many windows. What SageMaker does not document, each does its own way; "the
+same choices", further down, is the comparison with these ways made the same.
 
 | cutoff | wQL, ours | wQL, GluonTS | ratio | seeds | verdict |
 |---|---|---|---|---|---|
 """
 _IN_TURNS = """\
-Ours, GluonTS and neuralforecast ran whole, training and forecast, one after the other in {rounds} rounds, so that a
-faster or slower hour of the machine meets all alike. Shown are medians, the ratio of medians, and in brackets the
-peer's speed and the least and the largest ratio of a round. pytorch-forecasting's column is from the runs of the
-tables below.
+Ours, GluonTS and neuralforecast trained and forecast one after the other, in {rounds} rounds, so that faster and slower
+hours of the machine meet all alike. Shown are medians, the ratio of medians, and in brackets the peer's speed and the
+smallest and largest ratio of a round. pytorch-forecasting's column is from the runs of the tables below.
 """
 _COST = """\
-Ours as shipped goes through the command line, whose CPU seconds hold everything: the backtest that chooses, the
-training and the forecast. Theta and AutoETS fit and forecast in one. Importing is counted from the start of Python.
+Ours as shipped is run by the command line, whose CPU seconds hold everything: the backtests that choose, the training
+and the forecast. Theta and AutoETS fit and forecast in one. Importing is counted from the start of Python.
 
 | model | training, CPU s | windows | windows / CPU s | series / CPU s: 100 paths | 200 | peak MB | import, CPU s |
 |---|---|---|---|---|---|---|---|
@@ -74,10 +74,10 @@ training and the forecast. Theta and AutoETS fit and forecast in one. Importing 
 _FEV = f"""\
 ## fev-bench's task walmart, {FEV_HORIZON} weeks ahead
 
-Each series is cut {FEV_HORIZON} weeks before its own end, on the real calendar and for every training. Nearly all end
-together and are forecast from one origin. The few that end earlier are forecast from at most {FEV_SLACK} weeks before
-their window, over a horizon as much longer: that uses less than is allowed, never more. Published figures are those of
-arXiv 2509.26468, whose last value (WAPE .1967) and last year's week (.113) must come out here too.
+Each series is cut {FEV_HORIZON} weeks before its own last week, for every training. Nearly all series end together and
+are forecast from one origin. The few that end earlier are forecast from at most {FEV_SLACK} weeks before their window,
+over a horizon that is as much longer: that uses less data than is allowed, never more. Published figures are those of
+arXiv 2509.26468; its last value (WAPE .1967) and last year's week (.113) must come out here too.
 
 | model | WAPE | WQL |
 |---|---|---|
@@ -86,13 +86,14 @@ _METHOD = """\
 ## How it was run
 
 All models see the same history up to the cutoff, of the series that are at least 30 weeks old; ours as shipped sees the
-younger ones too. Scored are those observed in the 12 weeks after it; a missing week inside a series' span counts as 0,
-weeks after its last observation do not count. WAPE = sum|y - p50| / sum|y|; wQL is the mean over the quantiles .1 to .9
-of 2 x pinball loss / sum|y|; MASE is the median over series, bias sum(p50 - y) / sum|y|. The scores are by the
-project's own metrics; each was computed again by a second, independent implementation, which agreed to six digits.
+younger ones too. Of these series, the ones observed in the 12 weeks after the cutoff are scored. A missing week inside
+a series' span counts as 0; weeks after its last observation do not count. WAPE = sum|y - p50| / sum|y|; wQL is the mean
+over the quantiles .1 to .9 of 2 x pinball loss / sum|y|; MASE is the median over series, bias sum(p50 - y) / sum|y|.
+The scores are by the project's own metrics; each was computed again by a second, independent implementation, which
+agreed to six digits.
 
 Read with care. Peers run at their defaults or at what is listed below, untuned, and their training budgets differ.
-LightGBM stands on our own holiday-aligned reference. Models without sample paths are timed without. neuralforecast
+LightGBM uses our own holiday-aligned reference. Models without sample paths are timed without them. neuralforecast
 feeds back the mean of its paths, so they are no joint forecasts. Peers that take no gaps get 0 in them; GluonTS and
 ours mask them.
 
@@ -103,7 +104,8 @@ ours mask them.
 class Results:
     """All results, and the means over seeds that the page shows.
 
-    rounds: outcomes by model, of runs in turns; empty where speeds were not compared so.
+    Attributes:
+        rounds: of each round of runs in turns, model -> outcome; empty if there were no such runs.
     """
 
     all: Sequence[Result]
@@ -111,14 +113,14 @@ class Results:
 
     @classmethod
     def read(cls, folder: Path) -> Results:
-        """Of the models; the ablations' lie beside them and have a page of their own."""
+        """The models' results in a folder; the ablations' lie there too, and have a page of their own."""
         others = ("ablations.json", SPEED)
         models = [json.loads(p.read_text()) for p in sorted(folder.glob("*.json")) if p.name not in others]
         speed = folder / SPEED
         return cls(models, json.loads(speed.read_text())["rounds"] if speed.exists() else ())
 
     def scores(self, cutoff: str) -> dict[str, list[dict[str, float]]]:
-        """By model, one entry a seed."""
+        """Model -> its scores, an entry a seed."""
         found: dict[str, list[dict[str, float]]] = {}
         for result in self.all:
             if result["cutoff"] == cutoff:
@@ -131,19 +133,19 @@ class Results:
         return fmean(values) if values else None
 
     def outcomes(self, model: str, cutoff: str) -> list[dict[str, Any]]:
-        """Of the processes that ran a model. What ships is run by the one named ours."""
+        """The outcomes of a model's processes. The shipped model is run by the process named ours."""
         name = "ours" if model == "deepar" else model
         return [r["outcome"] for r in self.all if r["model"] == name and r["cutoff"] == cutoff]
 
     def measure(
         self, model: str, of: Callable[[dict[str, Any]], float | None], cutoff: str = CUTOFFS[0]
     ) -> float | None:
-        """Mean over seeds of a number of the outcome; None where it has none."""
+        """Mean over seeds of a number of the outcome; None where the outcome does not have it."""
         values = [v for o in self.outcomes(model, cutoff) if (v := of(o)) is not None]
         return fmean(values) if values else None
 
     def rates(self, models: Sequence[str], of: Callable[[Mapping[str, Any]], float | None]) -> list[list[float]]:
-        """Speeds of models to be compared, by model: one a round where they ran in turns, else one, the mean."""
+        """Speeds of models to be compared, by model: one for each round where they ran in turns, else the mean."""
         if self.rounds and all(model in taken for taken in self.rounds for model in models):
             found = [[of(taken[model]) for taken in self.rounds] for model in models]
         else:
@@ -164,7 +166,7 @@ def series_rate(paths: int) -> Callable[[Mapping[str, Any]], float | None]:
 
 
 def write(folder: Path, page: Path) -> None:
-    """The page and, beside it, its pictures; nothing where there are no results."""
+    """Write the page and, beside it, its pictures; nothing where there are no results."""
     results = Results.read(folder)
     if not results.all:
         return
@@ -199,7 +201,7 @@ def _head(results: Results) -> str:
     )
 
 
-# What the comparison of speeds asks of us, as a multiple of GluonTS.
+# The speed that ours is asked to have, as a multiple of GluonTS's.
 _SPEEDS: tuple[tuple[str, Callable[[Mapping[str, Any]], float | None], str, float | None], ...] = (
     ("training windows, 2x40 cells", windows_rate, "ours-plain", 5.0),
     ("series forecast, 100 paths, 2x40 cells", series_rate(100), "ours-plain", 8.0),
@@ -207,7 +209,7 @@ _SPEEDS: tuple[tuple[str, Callable[[Mapping[str, Any]], float | None], str, floa
     ("series forecast, 200 paths, 2x40 cells", series_rate(200), "ours-plain", None),
     ("series forecast, 200 paths, shipped network", series_rate(200), "ours-network", None),
 )
-# Of the means over seeds, at most: WAPE and wQL at each cutoff.
+# The WAPE and wQL that are asked for at each cutoff, at most, as means over seeds.
 _GOALS = {CUTOFFS[0]: (0.083, 0.066), CUTOFFS[1]: (0.095, 0.075)}
 
 
@@ -250,7 +252,7 @@ def _ratios(results: Results) -> str:
 
 
 def _times(mine: Sequence[float], theirs: Sequence[float]) -> str:
-    """The ratio of the medians, and where there are several rounds the least and the largest of theirs."""
+    """The ratio of the medians; and, of several rounds, the smallest and the largest ratio of a round."""
     if not (mine and theirs):
         return "-"
     ratios = [m / t for m, t in zip(mine, theirs, strict=True)]
@@ -354,7 +356,7 @@ def _method(results: Results) -> str:
 
 
 def _picture(results: Results, images: Path, kind: str) -> str:
-    """A picture in two themes, and the Markdown that lets the reader's browser choose."""
+    """Save one of the page's pictures; its Markdown."""
     draw, alt = {
         "accuracy": (_draw_accuracy, "WAPE against CPU seconds of training, by cutoff; lower left is better"),
         "speed": (_draw_speed, "series forecast per CPU second, by model; longer is better"),
@@ -363,7 +365,11 @@ def _picture(results: Results, images: Path, kind: str) -> str:
 
 
 def themed_picture(images: Path, name: str, alt: str, draw: Callable[[str], Any]) -> str:
-    """Nothing where `draw`, given the colour of the ink, returns no figure."""
+    """Save a picture in two themes. Returns the Markdown that lets the reader's browser choose one.
+
+    Args:
+        draw: given the colour of the ink, the figure; None: there is nothing to draw, and the Markdown is "".
+    """
     for theme, ink in (("light", "#1f2328"), ("dark", "#e6edf3")):
         figure = draw(ink)
         if figure is None:
@@ -442,7 +448,7 @@ def _label(axes: Any, points: Sequence[tuple[float, float, str, bool]], ink: str
 
 def _draw_speed(results: Results, ink: str) -> Any:
     rates = {m: {p: results.measure(m, series_rate(p)) for p in (100, 200)} for m in LABELS}
-    # Only what samples paths: the others are not timed at the same thing.
+    # Only models that sample paths: the others are timed doing something else.
     shown = [m for m, r in rates.items() if all(r.values()) and r[100] != r[200]]
     if not shown:
         return None

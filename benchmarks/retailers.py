@@ -1,8 +1,8 @@
 """Retailers of any size, made up a store at a time: a million series are written as Parquet in little memory.
 
-A store's sales follow from the seed and its number alone, so any range of series can be made by itself and is the same
-whatever else is made. They have what costs something: seasons and holidays by department, shocks of the total, the
-store and the series, series that began or ended within the history, articles sold now and then, weeks that never came.
+A store's sales follow from the seed and its number alone, so any range of series can be made by itself and is always
+the same. They have all that takes the platform time: seasons and holidays by department, shocks of the total, the store
+and the series, series that begin or end within the history, intermittent articles, missing weeks.
 
 Letters: D departments of a store, N series, T weeks.
 """
@@ -38,7 +38,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Retailer:
-    """Series i is department i % DEPTS + 1 of store i // DEPTS + 1.
+    """A made-up retailer. Series i is department i % DEPTS + 1 of store i // DEPTS + 1.
 
     Attributes:
         series: N. weeks: T, from FIRST on.
@@ -57,17 +57,17 @@ class Retailer:
         return -(-self.series // DEPTS)
 
     def week(self, number: int) -> dt.date:
-        """By the date it ends on; 0 is the first."""
+        """The date that a week ends on; 0 is the first week."""
         return FIRST + number * WEEK
 
     def sales(self, first: int, last: int) -> Floats:
-        """Of the series first .. last - 1 in each week, shape (last - first, T); NaN where there is no row."""
+        """Sales of the series first .. last - 1, shape (last - first, T); NaN where there is no row."""
         stores = range(first // DEPTS, -(-last // DEPTS))
         made = np.concatenate([self._store(store) for store in stores])
         return made[first - stores.start * DEPTS : last - stores.start * DEPTS]
 
     def rows(self, first: int, last: int, weeks: range) -> pa.Table:
-        """The same as rows of some weeks, SCHEMA, by week, store and department."""
+        """Sales of the series first .. last - 1 in some weeks, as rows of SCHEMA sorted by week, store, department."""
         sales = self.sales(first, last)[:, weeks.start : weeks.stop].T
         week, series = np.nonzero(~np.isnan(sales))
         days = np.datetime64(FIRST) + 7 * (weeks.start + week)
@@ -76,7 +76,7 @@ class Retailer:
         return pa.table([pa.array(c, t) for c, t in zip(columns, SCHEMA.types, strict=True)], schema=SCHEMA)
 
     def write(self, folder: Path, weeks: range) -> int:
-        """Write the rows of some weeks, a file for each QUARTER of them. Returns how many rows they are."""
+        """Write the rows of some weeks, a file for each QUARTER of weeks; how many rows they are."""
         folder.mkdir(parents=True, exist_ok=True)
         parts = [range(w, min(w + QUARTER, weeks.stop)) for w in range(weeks.start, weeks.stop, QUARTER)]
         count = 0
@@ -102,7 +102,8 @@ class Retailer:
 
     @functools.cached_property
     def _common(self) -> tuple[Floats, Floats]:
-        """What all stores have: the log of each department's sales by week, and how noisy it is: (D, T), (D, 1)."""
+        """What all stores have in common: logarithms of each department's sales by week, (D, T), and the standard
+        deviation of its noise, (D, 1)."""
         rng = np.random.default_rng([self.seed, 0])
         weeks = np.datetime64(FIRST) + 7 * np.arange(self.weeks)
         year = 2 * np.pi * (weeks - weeks.astype("datetime64[Y]")).astype(float) / 365.25
@@ -138,7 +139,7 @@ class Retailer:
 
 
 def _shocks(rng: np.random.Generator, weeks: int, size: float) -> Floats:
-    """That last some weeks, of this standard deviation, (T,)."""
+    """Shocks that last some weeks, of standard deviation `size`, (T,)."""
     persistence = 0.8
     new = rng.standard_normal(weeks) * size * np.sqrt(1 - persistence**2)
     return np.asarray(lfilter([1.0], [1.0, -persistence], new))

@@ -1,10 +1,9 @@
-"""What a retailer's size costs, stage by stage: python -m benchmarks.scale --series 10000 33000 [--old TREE] [--quick].
+"""What the weekly run costs by size, per stage: python -m benchmarks.scale --series 10000 33000 [--old TREE] [--quick].
 
-Made-up retailers (`retailers.py`) land as Parquet; then the stages of the weekly run follow, each through the graph and
-in a process of its own (`scale_stage.py`), whose seconds, memory and disk are taken. With --old the same is done to
-another checkout, in turns, so that a faster or slower hour of the machine meets both. Results:
-benchmarks/results/scale/SERIES.json, one a size; the page is docs/throughput.md; --rates writes what `forecast plan`
-reckons with.
+A made-up retailer (`retailers.py`) lands as Parquet. Then each stage runs through Dagster's graph in a process of its
+own (`scale_stage.py`), whose seconds, memory and disk are measured. With --old another checkout runs the same stages in
+turns, so that both meet the faster and slower hours of the machine. Results: benchmarks/results/scale/SERIES.json, one
+for each size; the page is docs/throughput.md; --rates writes the rates that `forecast plan` computes with.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from forecast_platform.settings import home
 RESULTS, PAGE = ROOT / "benchmarks" / "results" / "scale", ROOT / "docs" / "throughput.md"
 SIZES, QUICK_SIZES = (10_000, 33_000), (300,)
 WEEKS, QUICK_WEEKS = 143, 60
-# A moment of training, to see that everything runs.
+# Very short training, to see that everything runs.
 QUICK = {
     "target": "sales",
     "hyperparameters": '{"epochs": "1", "num_cells": "8", "num_networks": "1"}',
@@ -49,18 +48,18 @@ LIBRARIES = ("dagster", "duckdb", "numpy", "pyarrow", "pyiceberg", "torch")
 _THREADS = ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "VECLIB_MAXIMUM")
 
 
-# (order for scale_stage.py, environment, log) -> what `watched` says of the stage's process.
+# (order for scale_stage.py, environment, log) -> see `watched`.
 Start = Callable[[str, Mapping[str, str], Path], tuple[int, float, float]]
 
 
 @dataclass(frozen=True)
 class Stage:
-    """An asset materialized; without one, series are read.
+    """A stage: an asset is materialized; without an asset, series are read.
 
     Attributes:
-        name: as capacity.py has it.
-        weeks: of the history, or which one: the last known, or the next, whose file lands before it.
-        keep: numbers to keep of what the asset says.
+        name: one of capacity.py's names.
+        weeks: "history": all its weeks; "last": the last of them; "next": the week after it, whose file lands first.
+        keep: names of the asset's metadata to keep in the results.
     """
 
     name: str
@@ -91,7 +90,7 @@ STAGES = (
 
 @dataclass
 class Tree:
-    """A checkout, and what was measured of it at one size."""
+    """A checkout, and what was measured with it at one size."""
 
     name: str
     path: Path
@@ -102,7 +101,11 @@ class Tree:
 
     @classmethod
     def of(cls, name: str, path: Path) -> Tree:
-        """Raises RuntimeError where no forecast_platform is."""
+        """The checkout at a path.
+
+        Raises:
+            RuntimeError: there is no forecast_platform.
+        """
         code = "from forecast_platform.settings import Settings; print(*Settings.model_fields)"
         done = subprocess.run(  # noqa: S603 - our own code
             [sys.executable, "-P", "-c", code], env=_environment(path, {}), capture_output=True, text=True
@@ -117,9 +120,9 @@ class Trial:
     """A retailer of one size, landed in each tree's home.
 
     Attributes:
-        folder: of the files and the homes.
-        settings: of the homes, but those a tree does not know.
-        start: starts a program; see `watched`.
+        folder: holds the files and the homes.
+        settings: of the homes; a tree is given those that it knows.
+        start: runs a stage's program; see `watched`.
     """
 
     retailer: Retailer
@@ -132,7 +135,7 @@ class Trial:
         return self.retailer.weeks - 1
 
     def land(self, home: Path, what: str) -> None:
-        """Put files of the retailer, history or next, where a home's files land."""
+        """Put the retailer's files ("history" or "next") where a home's files land."""
         landing = home / "landing" / "sales"
         landing.mkdir(parents=True, exist_ok=True)
         for file in sorted((self.folder / what).iterdir()):
@@ -140,7 +143,7 @@ class Trial:
         time.sleep(1.1)  # a folder leaves a file alone until it stops changing
 
     def run(self, stage: Stage, tree: Tree) -> dict[str, Any]:
-        """Seconds, memory and disk of a stage, and what it says of its work.
+        """Seconds, memory and disk of a stage, and what its asset reported.
 
         Raises:
             RuntimeError: it failed.
@@ -177,7 +180,7 @@ class Trial:
         }
 
     def _some_series(self) -> list[tuple[str, str]]:
-        """Store and department of some that were sold in the last weeks."""
+        """Store and department of some series that were sold in each of the last weeks."""
         rng, found = np.random.default_rng(self.retailer.seed), []
         while len(found) < 1 + READS:
             number = int(rng.integers(self.retailer.series))
@@ -187,7 +190,7 @@ class Trial:
 
 
 def measure(trial: Trial, trees: Sequence[Tree], keep: Path, about: dict[str, Any]) -> None:
-    """All stages of all trees in turns, kept as JSON after each."""
+    """Run all stages, each by all trees in turn, and write the results as JSON after each."""
     retailer, known = trial.retailer, trial.known_weeks
     began = time.process_time()
     written = {
@@ -217,9 +220,10 @@ def measure(trial: Trial, trees: Sequence[Tree], keep: Path, about: dict[str, An
 
 
 def check(stage: Stage, said: Mapping[str, Any], written: Mapping[str, int], series: int) -> None:
-    """A stage that left something out would be quick for nothing.
+    """Check that a stage did all of its work, or its seconds would mean nothing.
 
     Args:
+        said: what its asset reported.
         written: rows of the files of the history, and of the next week.
 
     Raises:
@@ -237,13 +241,17 @@ def check(stage: Stage, said: Mapping[str, Any], written: Mapping[str, int], ser
 
 
 def start(order: str, environment: Mapping[str, str], log: Path) -> tuple[int, float, float]:
-    """A stage in a process of its own. See `watched`."""
+    """Run a stage in a process of its own. See `watched`."""
     return watched([sys.executable, "-P", str(Path(__file__).with_name("scale_stage.py")), order], environment, log)
 
 
 def watched(command: Sequence[str], environment: Mapping[str, str], log: Path) -> tuple[int, float, float]:
-    """Run a program to its end: its exit code, the CPU seconds of what outlived it, which it cannot know itself, and
-    the most memory in MB that it and its children had at one time, as far as looks tell; 0 while it had none."""
+    """Run a program to its end.
+
+    Returns:
+        Its exit code; the CPU seconds of processes that outlived it, which it cannot know itself; and the peak of the
+        memory of it and its children together, in MB, by sampling; 0 if it had no children.
+    """
     _adopt_orphans(True)
     with log.open("w") as sink:
         process = subprocess.Popen(command, env=environment, stdout=sink, stderr=sink)  # noqa: S603 - our own
@@ -256,13 +264,13 @@ def watched(command: Sequence[str], environment: Mapping[str, str], log: Path) -
             began = time.process_time()
             pids = _family(process.pid)
             seen.update(pids[1:])
-            peak = max(peak, _shared_out_mb(pids) if len(pids) > 1 else 0)  # alone it knows its own peak, exactly
-            time.sleep(max(0.1, 20 * (time.process_time() - began)))  # a look at much memory costs something
+            peak = max(peak, _shared_out_mb(pids) if len(pids) > 1 else 0)  # a single process measures its own peak
+            time.sleep(max(0.1, 20 * (time.process_time() - began)))  # a sample of much memory costs something
     except BaseException:
         process.kill()
         raise
     finally:
-        # A second time, of what was left meanwhile.
+        # Twice, because a process that ends leaves its own children to this one.
         left_cpu_s = sum(_end(pid) for _ in range(2) for pid in sorted(seen))
         _adopt_orphans(False)
     process.returncode = os.waitstatus_to_exitcode(status)
@@ -270,14 +278,14 @@ def watched(command: Sequence[str], environment: Mapping[str, str], log: Path) -
 
 
 def _adopt_orphans(adopt: bool) -> None:
-    """Whether what a child leaves behind becomes a child of this process, which then hears of its CPU seconds: the
-    server that workers are forked from ends after the program that started it."""
+    """Whether orphans of this process's children become its own children, so that it learns their CPU seconds. One is
+    the fork server, which ends after the program that started it."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(36, int(adopt), 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
 
 
 def _end(pid: int) -> float:
-    """CPU seconds of a child that is about to end, with those of its own; 0 where another process has heard of them."""
+    """CPU seconds of a child that is about to end, and of its children; 0 where another process has collected them."""
     with contextlib.suppress(ChildProcessError):
         for _ in range(100):
             ended, _, usage = os.wait4(pid, os.WNOHANG)
@@ -292,7 +300,7 @@ def _end(pid: int) -> float:
 
 
 def _family(root: int) -> list[int]:
-    """A process and all it has started that run still, where the system tells."""
+    """A process and all running processes that it has started, directly or not (Linux only)."""
     pids = [root]
     for pid in pids:  # grows
         for children in Path(f"/proc/{pid}/task").glob("*/children"):
@@ -302,7 +310,7 @@ def _family(root: int) -> list[int]:
 
 
 def _shared_out_mb(pids: Sequence[int]) -> float:
-    """Memory of processes, pages they share counted once."""
+    """Memory of processes in MB, with pages that they share counted once."""
     total = 0
     for pid in pids:
         with contextlib.suppress(OSError):
@@ -312,14 +320,15 @@ def _shared_out_mb(pids: Sequence[int]) -> float:
 
 
 def _size(home: Path) -> int:
-    """Bytes of a home without what landed there."""
+    """Bytes of a home without its landing folder."""
     folders = [folder for folder in home.iterdir() if folder.name != "landing"]
     files = [file for folder in folders for file in (folder.rglob("*") if folder.is_dir() else [folder])]
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _environment(tree: Path, given: Mapping[str, str]) -> dict[str, str]:
-    """A tree's code, and no settings but these; numpy and torch on one thread, as `make` has it."""
+    """The environment for a tree's code, with these settings and no others; numpy and torch on one thread, as in
+    `make`."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("FORECAST_", "DAGSTER_"))}
     clean |= {f"{name}_NUM_THREADS": "1" for name in _THREADS}
     return clean | {"PYTHONPATH": str(tree), "TQDM_DISABLE": "1", **given}

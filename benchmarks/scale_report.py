@@ -1,4 +1,4 @@
-"""The page of what size costs, and the rates that `forecast plan` reckons with, from the results kept."""
+"""The page of what size costs, and the rates that `forecast plan` computes with, from the stored results."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LABELS = {
     "score_week": "score what was forecast of it",
     READ: "read series, one after the other",
 }
-# Asked of peak memory in GB by size, of a weekly run.
+# Size -> the most memory in GB that a weekly run is asked to take.
 MEMORY_ASKED = {33_000: 2, 100_000: 4, 1_000_000: 8}
 
 _HEAD = """\
@@ -37,10 +37,10 @@ _HEAD = """\
 
 <!-- Written by python -m benchmarks.scale from benchmarks/results/scale/*.json; do not edit. -->
 
-Made-up retailers of {depts} departments a store and {weeks} weeks land as Parquet, a file a quarter; then each stage of
-the weekly run follows through the graph, with its checks, in a process of its own. CPU seconds are those of the process
-and its children, without the {start:.1f} of starting it; memory is the most that it and its children had at
-once. With `--old TREE` another checkout did the same in turns. What to choose at which size: [scale.md](scale.md).
+Made-up retailers of {depts} departments a store and {weeks} weeks land as Parquet, a file a quarter. Then each stage of
+the weekly run runs through Dagster's graph, with its checks, in a process of its own. CPU seconds are those of the
+process and its children, without the {start:.1f} of starting it; memory is the peak of it and its children together.
+With `--old TREE` another checkout did the same in turns. What to choose at which size: [scale.md](scale.md).
 
 - Command: `{command}`, {when}, at commit {commits}.
 - Machine: {machines}. numpy and torch on one thread; DuckDB and workers on all cores.
@@ -48,11 +48,11 @@ once. With `--old TREE` another checkout did the same in turns. What to choose a
 - Versions: {versions}.{busy}
 """
 _BUSY = """
-- Others were at work on the machine (load average up to {load:.0f}): **seconds and minutes by the clock are too long**.
-  CPU seconds and memory are the stages' own."""
+- Other programs were running on the machine (load average up to {load:.0f}), so **seconds and minutes by the clock are
+  too long**. CPU seconds and memory are the stages' own."""
 
 
-BUSY = 1.5  # load average of each core, beyond which others were at work too
+BUSY = 1.5  # with a higher load average per core, other programs were running too
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Size:
         return found
 
     def total(self, tree: str, names: Sequence[str], measure: str) -> float | None:
-        """Of stages, None where one of them was not reached. Peaks are of the one that has the highest."""
+        """A measure added up over stages, of peaks the highest; None where one of the stages was not reached."""
         stages = self.stages(tree)
         if not set(names) <= stages.keys():
             return None
@@ -80,7 +80,7 @@ class Size:
 
     @property
     def load(self) -> float:
-        """Programs that wanted a core, at most; more than there are cores tell of others."""
+        """The highest load average: how many programs wanted a core."""
         loads = [stage["load"] for tree in self.trees.values() for stage in tree["stages"].values()]
         return float(max(loads, default=0))
 
@@ -93,13 +93,13 @@ class Size:
 
 
 def load(results: Path) -> list[Size]:
-    """Ascending by series."""
+    """The stored results, ascending by size."""
     found = [Size(**json.loads(path.read_text())) for path in results.glob("*.json")]
     return sorted(found, key=lambda size: size.series)
 
 
 def write(results: Path, page: Path) -> None:
-    """The page and its picture; nothing where nothing was measured."""
+    """Write the page and its picture; nothing where nothing was measured."""
     if sizes := load(results):
         parts = [_head(sizes), _picture(sizes, page.parent / "images"), _ratios(sizes), _asked(sizes)]
         parts += [*(_stages(size) for size in sizes), _on_paper(sizes)]
@@ -127,7 +127,7 @@ def rates(results: Path, machine: Mapping[str, Any]) -> dict[str, Any]:
     weeks = whole[-1].about["weeks"]
     busy = any(s.busy for s in whole)
     measures: dict[str, Callable[[Mapping[str, Any]], float]] = {
-        # What waited for others took as long as its CPU seconds, about.
+        # On a busy machine a stage waits for other programs; alone it would take about its CPU seconds.
         "wall_s": lambda stage: round(min(stage["wall_s"], stage["cpu_s"]) if busy else stage["wall_s"], 2),
         "cpu_s": lambda stage: round(stage["cpu_s"], 2),
         "memory_gb": lambda stage: round(stage["peak_mb"] / 1024, 3),
@@ -179,7 +179,8 @@ def _head(sizes: Sequence[Size]) -> str:
 
 
 def _added(before: Size, size: Size) -> float | None:
-    """CPU seconds a week of each 1,000 series more: without what a week costs however few there are."""
+    """CPU seconds a week for each 1,000 series more than at the size before: without what every week costs, however few
+    series there are."""
     less, more = (s.total(NEW, WEEK, "cpu_s") for s in (before, size))
     return None if less is None or more is None else 1000 * (more - less) / (size.series - before.series)
 
@@ -188,15 +189,17 @@ def _verdict(met: bool) -> str:
     return "met" if met else "**missed**"
 
 
-Values = Sequence[tuple[Size, float]]  # of one row, at the sizes where it was reached
+Values = Sequence[tuple[Size, float]]  # a row's values, at the sizes where there are some
 
 
 @dataclass(frozen=True)
 class Row:
-    """A figure of a size and tree, None where it was not reached.
+    """A row of the tables.
 
     Attributes:
-        asked: what was asked for, and whether it is met by these values; at least one.
+        value: the figure of a size and tree; None where its stage was not reached.
+        shown: the figure as text.
+        asked: what was asked for, and whether the values, at least one, meet it.
     """
 
     label: str
@@ -283,7 +286,7 @@ ROWS = (
 
 
 def _ratios(sizes: Sequence[Size]) -> str:
-    """Old beside new, where both ran in turns."""
+    """The section that compares old and new, at sizes where both ran in turns."""
     both = [size for size in sizes if {OLD, NEW} <= size.trees.keys()]
     if not both:
         return ""
@@ -304,7 +307,7 @@ def _ratios(sizes: Sequence[Size]) -> str:
 
 
 def _asked(sizes: Sequence[Size]) -> str:
-    """By size, beside what was asked for."""
+    """The section with each row by size, and what was asked for."""
     lines = [f"| | {' | '.join(f'{s.series:,}' for s in sizes)} | asked |", "|---" * (2 + len(sizes)) + "|"]
     rows = [f"{s.about['rows'] / 1e6:,.1f}" for s in sizes]
     lines.append(f"| rows of the history, millions | {' | '.join(rows)} | |")
@@ -321,7 +324,7 @@ def _asked(sizes: Sequence[Size]) -> str:
 
 
 def _stages(size: Size) -> str:
-    """Every stage of a size."""
+    """The section with every stage of a size."""
     trees = [name for name in (NEW, OLD) if name in size.trees]
     heads = ["wall s", "CPU s", "CPU s per 1,000 series", "peak MB", "disk MB"]
     lines = [
@@ -349,12 +352,12 @@ def _stages(size: Size) -> str:
     return "\n".join([title, "", *lines, "", *(f"- {line}" for line in told)])
 
 
-PAPER = 100_000_000
-FILE_MB = 512  # of a table's Parquet files at that size
+PAPER = 100_000_000  # series: a size that is only extrapolated to
+FILE_MB = 512  # of each of a table's Parquet files at that size
 
 
 def _on_paper(sizes: Sequence[Size]) -> str:
-    """What PAPER series would take, in proportion to the largest size measured."""
+    """The section on PAPER series: what they would take, in proportion to the largest size measured."""
     whole = [size for size in sizes if set(capacity.WEEK) | set(HISTORY) <= size.stages(NEW).keys()]
     if not whole:
         return ""
@@ -370,14 +373,14 @@ def _on_paper(sizes: Sequence[Size]) -> str:
     an_hour = capacity.EXECUTOR_CORES * capacity.SPARK_CORE_USD + capacity.EXECUTOR_GB * capacity.SPARK_GB_USD
     history_gb, week_gb = (total(names, "disk_mb") / 1000 for names in (HISTORY, WEEK))
     rows = [
-        ("rows of the history, thousand millions", size.about["rows"] * times / 1e9),
+        ("rows of the history, billions", size.about["rows"] * times / 1e9),
         ("history in and clean, CPU hours", total(HISTORY, "cpu_s") / 3600),
         ("a week without training, CPU hours", total(WEEK, "cpu_s") / 3600),
         ("- of it predict, which executors share", total([capacity.SHARED], "cpu_s") / 3600),
         ("- hours of the rest on one machine like this one", total(alone, "wall_s") / 3600),
         (f"executors of {capacity.EXECUTOR_CORES} cores that predict in an hour", executors),
         ("- USD for that hour, EMR Serverless", executors * an_hour),
-        ("rows published a week, thousand millions", size.said(NEW, "publish", "rows") * times / 1e9),
+        ("rows published a week, billions", size.said(NEW, "publish", "rows") * times / 1e9),
         ("disk of the history, TB", history_gb / 1000),
         ("disk a week, GB", week_gb),
         (f"files of {FILE_MB} MB, of the history", history_gb * 1000 / FILE_MB),
@@ -386,7 +389,7 @@ def _on_paper(sizes: Sequence[Size]) -> str:
     lines = [f"| {PAPER:,} series | |", "|---|---|", *(f"| {label} | {_figure(value)} |" for label, value in rows)]
     return (
         f"## On paper: {PAPER:,} series\n\nIn proportion to what {size.series:,} series took here. Nobody has run it; "
-        "what would have to change is told in [scale.md](scale.md).\n\n" + "\n".join(lines)
+        "[scale.md](scale.md) says what would have to change.\n\n" + "\n".join(lines)
     )
 
 

@@ -1,7 +1,7 @@
 """One stage of the weekly run in a process of its own, for `benchmarks.scale`: `python -P scale_stage.py JSON`.
 
-It imports nothing but forecast_platform, from wherever PYTHONPATH says, so that the same stage runs on other versions
-of the code. What it writes: the seconds of its work without those of starting the program, and what the asset said.
+It imports nothing but forecast_platform, by PYTHONPATH, so that the same stage runs on other versions of the code. It
+writes the seconds of its work, without those of starting the program, and the asset's metadata.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 READS = 20  # series read, after the first
-# What stages import when they first need it: a run of all of them pays for it once, and here it comes before the clock.
+# What stages import when they first need it. A run of all stages imports it once, so here it is not timed.
 _LATE = ("torch", "scipy.stats", "scipy.signal", "matplotlib.figure", "pyiceberg.table", "holidays", "numba")
 
 
 def main() -> None:
     order, said = json.loads(sys.argv[1]), dict[str, Any]()
-    # Registered first, it is called last: when workers have ended, which counts, and before all that was imported is
-    # taken down, which takes seconds.
+    # Registered first, so called last. By then workers have ended, and their CPU seconds count; and the interpreter has
+    # not yet torn down what was imported, which takes seconds.
     atexit.register(_write, Path(order["out"]), said)
     import forecast_platform
 
@@ -43,14 +43,14 @@ def _write(out: Path, said: dict[str, Any]) -> None:
 
 
 def _materialize(order: dict[str, Any]) -> dict[str, Any]:
-    """An asset of a week, or of the weeks first .. last, with its checks, in the job it belongs to."""
+    """Materialize the asset for a week, or for the weeks first .. last, with its checks, in its job."""
     import dagster as dg
 
     from forecast_platform.runner import Runner
 
     with Runner() as runner:
         job = runner.defs.resolve_job_def(order["job"])
-        runner.platform.lake.read("landings")  # the lake is made before the clock starts
+        runner.platform.lake.read("landings")  # so that the lake is made before timing starts
         first, last = order["weeks"]
         tags = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
         start_cpu_s, began = _cpu_s(), time.perf_counter()
@@ -83,7 +83,7 @@ def _materialize(order: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read(order: dict[str, Any]) -> dict[str, Any]:
-    """Forecasts of one series after another, by the Python surface: seconds and bytes read, the first apart."""
+    """Read the forecasts of one series after another from Python: seconds and bytes, those of the first read apart."""
     import forecast_platform
 
     home = forecast_platform.open()
@@ -103,7 +103,7 @@ def _read(order: dict[str, Any]) -> dict[str, Any]:
 
 
 def _cpu_s() -> float:
-    """Of this process and the children that have ended."""
+    """CPU seconds of this process and of its children that have ended."""
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
@@ -118,7 +118,7 @@ def _own_peak_mb() -> float:
 
 
 def _bytes_read() -> int:
-    """Asked of the system by this process so far, also from its cache; 0 where that is not counted."""
+    """Bytes that this process has read so far, from disk or the system's cache; 0 where that is not counted."""
     counts = Path("/proc/self/io")
     if not counts.exists():
         return 0

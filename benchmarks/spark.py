@@ -1,8 +1,8 @@
 """What Spark costs beside one process, in CPU seconds a series: python -m benchmarks.spark [series].
 
-A retailer of Walmart's departments, forecast by a candidate that needs no training, in shards: by one process, and by
-Spark's local-cluster with two executors, whose JVMs and Python workers are counted. Sessions are started and kernels
-compiled before. Needs Java 17, the extra `spark` and FORECAST_WALMART_DIR; the result is printed as JSON.
+Walmart's series are forecast in shards by a candidate that needs no training: by one process, and by Spark's
+local-cluster with two executors, whose JVMs and Python workers count. Starting sessions and compiling kernels does not
+count. Needs Java 17, the extra `spark` and FORECAST_WALMART_DIR; the result is printed as JSON.
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def cpu_seconds() -> float:
-    """Of this process and all below it, those that have ended included."""
-    parent, spent = {}, {}
-    for place in Path("/proc").glob("[0-9]*"):
+    """CPU seconds of this process and all its descendants, those that have ended included."""
+    parent, cpu = {}, {}
+    for process_folder in Path("/proc").glob("[0-9]*"):
         try:
-            fields = (place / "stat").read_text().rpartition(")")[2].split()
+            fields = (process_folder / "stat").read_text().rpartition(")")[2].split()
         except OSError:
             continue  # it has just ended
-        parent[int(place.name)] = int(fields[1])
-        spent[int(place.name)] = sum(map(int, fields[11:15])) / _TICKS
+        parent[int(process_folder.name)] = int(fields[1])
+        cpu[int(process_folder.name)] = sum(map(int, fields[11:15])) / _TICKS
     ours, found = {os.getpid()}, 0
     while len(ours) > found:
         found = len(ours)
         ours |= {process for process, above in parent.items() if above in ours}
-    return sum(spent[process] for process in ours)
+    return sum(cpu[process] for process in ours)
 
 
 def measured(model: TrainedModel, shards: list[Shard], run: Run) -> dict[str, Any]:
-    """CPU and wall seconds of a prediction, after one that does not count."""
+    """CPU and wall seconds of a prediction, after a first one that does not count."""
     for _ in range(2):
         with tempfile.TemporaryDirectory() as folder:
             before, since = cpu_seconds(), time.monotonic()
             made, _ = predict_here(model, shards, Path(folder) / "week", ASKED, run=run)
             cpu, wall = cpu_seconds() - before, time.monotonic() - since
-            files = {name: digest for shard in made.said["shards"] for name, digest in shard["files"].items()}
+            files = {name: digest for shard in made.result["shards"] for name, digest in shard["files"].items()}
     return {"cpu_ms_a_series": 1000 * cpu / made.series, "wall_s": wall, "files": files}
 
 
@@ -75,8 +75,8 @@ def main(series: int) -> None:
         spark = measured(model, shards, Cluster(Settings(engine="spark", spark_master="local-cluster[2,1,1024]")))
     same = here.pop("files") == spark.pop("files")
     ratio = spark["cpu_ms_a_series"] / here["cpu_ms_a_series"]
-    said = {"series": len(panel), "shards": SHARDS, "here": here, "spark": spark, "ratio": ratio, "same_files": same}
-    print(json.dumps({**said, "machine": machine()}, indent=1))
+    result = {"series": len(panel), "shards": SHARDS, "here": here, "spark": spark, "ratio": ratio, "same_files": same}
+    print(json.dumps({**result, "machine": machine()}, indent=1))
 
 
 if __name__ == "__main__":

@@ -397,7 +397,7 @@ def _trained_origins(panel: Panel, horizon: int, windows: int) -> list[int]:
 
 
 def _prior(panel: Panel, names: Collection[str]) -> dict[str, float]:
-    """Each candidate's prior, planned or plain. A candidate whose prior is 0 is here by its name alone, and has 1."""
+    """Each candidate's prior, planned or plain. A prior of 0, of a candidate asked for by name, becomes 1."""
     priors = {name: CANDIDATES[name].prior for name in names}
     return {name: (prior.planned if _planned(panel) else prior.plain) or 1.0 for name, prior in priors.items()}
 

@@ -39,7 +39,7 @@ class InSales:
 
     @classmethod
     def of(cls, target: Target, panel: Panel) -> InSales:
-        """For a target, and the panel that it was built from: from before the panel was divided by its exposure."""
+        """For a target, and the panel that it was built from, before that was divided by its exposure."""
         exposure = exposure_ahead(panel, target.unit.shape[1])
         factor = np.ones_like(target.unit) if exposure is None else exposure
         return cls(target.unit * factor, target.offset[:, None] * factor, least_sales(panel.sales))
@@ -75,7 +75,7 @@ class Combination:
 
         Args:
             calibration: from backtests.
-            retailer: for panel.returns, where a shard does not hold them yet.
+            retailer: where the panel is a shard without `returns`, the sums over all shards.
         """
         return cls(
             calibration.widths(volume(panel.sales), horizon),
@@ -101,7 +101,7 @@ class Combination:
 
         Args:
             blend: paths in sales, shape (N, S, H). median: the blend's, shape (N, H).
-            keys: a name for each series. Which of its paths fade, and when, depends on it alone: not on the shard.
+            keys: a name for each series, which decides in what order its paths fade: the same in every shard.
         """
         return fade_paths(spread_about(blend, median, self.widths, self.least), self.returns, keys)
 

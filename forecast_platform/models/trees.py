@@ -294,8 +294,8 @@ class _View:
         known, weeks, shape = self.at(origin), slice(origin, origin + self.horizon), (len(self.sales), self.horizon)
         of_series = [_mean(known.logs[:, -span:]) - known.level for span in SPANS]
         of_series += [_mean((known.logs - known.level[:, None]) ** 2) ** 0.5, known.level]
-        beside = np.full(shape, np.nan) if known.ahead is None else known.ahead - known.level[:, None]
-        of_weeks = [np.broadcast_to(np.arange(self.horizon), shape), beside]
+        over_level = np.full(shape, np.nan) if known.ahead is None else known.ahead - known.level[:, None]
+        of_weeks = [np.broadcast_to(np.arange(self.horizon), shape), over_level]
         of_weeks += [values[:, weeks] for values in self.covariates.values()]
         for values in self.planned.values():
             usually, lately = (values[:, max(origin - span, 0) : origin].mean(axis=1) for span in (MEMORY, STEP))

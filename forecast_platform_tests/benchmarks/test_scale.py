@@ -180,7 +180,7 @@ def test_ratios_are_of_what_ran_together_and_a_failure_is_said(tmp_path: Path) -
     assert "a third of old: 1,000 met; 1,000,000 within 15% of 10,000: +20%, **missed**" in page
     assert "8 at 1,000,000: **missed**" in page
     assert "- old: publish: exit -9" in page
-    assert "Others were at work" not in page
+    assert "Other programs were running" not in page
 
 
 def test_seconds_of_a_busy_machine_are_said_to_be_too_long_and_are_no_rates(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from forecast_platform.history.panel import Panel
 from forecast_platform.models.metrics import SEASON, check_quantiles
 
-# Seasonal differences a series needs before their spread is believed: a quarter of a year.
+# A series needs so many seasonal differences, or their spread is not used: a quarter of a year.
 MIN_DIFFERENCES = 13
 
 Floats = NDArray[np.float64]
