@@ -263,14 +263,14 @@ class TestRead:
     def test_what_is_not_finite_is_never_written(self, part):
         given = {"quantiles": np.ones((14, 3, 4)), "paths": np.ones((14, 20, 4))}
         given[part][6, 1, 2] = np.nan
-        with pytest.raises(BatchError, match="store 2, department a: what the model says is not finite"):
+        with pytest.raises(BatchError, match="store 2, department a: the forecast is not finite"):
             ShardForecast.of(retailer(), given["quantiles"], QUANTILES, given["paths"], SUMS)
 
     @pytest.mark.parametrize("value", [-1e16, 2.0**52])
     def test_what_cannot_be_added_exactly_is_named_with_its_series(self, value):
         given = {"quantiles": np.ones((14, 3, 4)), "paths": np.ones((14, 20, 4))}
         given["paths"][6, 1, 2] = value
-        told = r"store 2, department a: what the model says is not finite or beyond 4.5e\+15"
+        told = r"store 2, department a: the forecast is not finite or beyond 4.5e\+15"
         with pytest.raises(BatchError, match=told):
             ShardForecast.of(retailer(), given["quantiles"], QUANTILES, given["paths"], SUMS)
 
