@@ -219,12 +219,8 @@ class Runner:
         if model.peer:
             files = [here / "peers" / f"{model.program}.py", here / "peers-requirements.txt"]
         else:
-            parts = ("deepar", "series", "evaluation")
-            files = [
-                here / "ours.py",
-                package / "models/choose.py",
-                *(f for p in parts for f in (package / p).glob("*.py")),
-            ]
+            parts = ("deepar", "history", "models")
+            files = [here / "ours.py", *(file for part in parts for file in (package / part).rglob("*.py"))]
         content = hashlib.sha256(json.dumps([asdict(model), self.machine, self.data.digest]).encode())
         for path in sorted(files):
             content.update(path.read_bytes())

@@ -113,9 +113,8 @@ class Results:
 
     @classmethod
     def read(cls, folder: Path) -> Results:
-        """The models' results in a folder; the ablations' lie there too, and have a page of their own."""
-        others = ("ablations.json", SPEED)
-        models = [json.loads(p.read_text()) for p in sorted(folder.glob("*.json")) if p.name not in others]
+        """The models' results in a folder; those of other benchmarks lie there too."""
+        models = [json.loads(path.read_text()) for path in sorted(folder.glob("*.seed*.json"))]
         speed = folder / SPEED
         return cls(models, json.loads(speed.read_text())["rounds"] if speed.exists() else ())
 

@@ -142,6 +142,12 @@ def result(model: str, cutoff: str, wql: float, windows: int | None = 4000, seed
     }  # fmt: skip
 
 
+def test_the_page_is_of_the_results_that_are_kept(tmp_path: Path) -> None:
+    """Those of other benchmarks lie beside them."""
+    report.write(command.ROOT / "benchmarks" / "results", tmp_path / "benchmarks.md")
+    assert (tmp_path / "benchmarks.md").read_text() == (command.ROOT / "docs" / "benchmarks.md").read_text()
+
+
 def test_the_page_says_ratios_and_misses(tmp_path: Path) -> None:
     results = tmp_path / "results"
     results.mkdir()
@@ -152,7 +158,7 @@ def test_the_page_says_ratios_and_misses(tmp_path: Path) -> None:
         result("gluonts-sagemaker", first, 0.08), result("gluonts-sagemaker", second, 0.14),
         result("statsforecast-theta", first, 0.10, None),
     ]):  # fmt: skip
-        (results / f"{i}.json").write_text(json.dumps(one))
+        (results / f"{i}.seed0.json").write_text(json.dumps(one))
     page = tmp_path / "docs" / "benchmarks.md"
     report.write(results, page)
     text = page.read_text()
