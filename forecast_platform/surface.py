@@ -9,9 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from forecast_platform.clouds.base import cloud_of
 from forecast_platform.lake.tables import QUANTILE
 from forecast_platform.levels import KEYS, LEVELS, NAMES
@@ -100,6 +97,8 @@ class Home:
         Raises:
             ValueError: no such level, or not so many weeks are forecast.
         """
+        from forecast_platform.publishing.forecasts import probability_above
+
         found = self._published("lead_time_demand", week, level, (store, dept, member))
         if len(found) and not 1 <= weeks <= found["weeks"].max():
             raise ValueError(f"{weeks} weeks are asked for; forecasts are of 1 to {found['weeks'].max()}")
@@ -107,8 +106,10 @@ class Home:
         if above is not None:
             columns = [name for name in map(str, found) if QUANTILE.fullmatch(name) and found[name].notna().all()]
             columns.sort(key=lambda name: int(name[1:]))
-            quantiles = np.array([int(name[1:]) / 100 for name in columns])
-            found["above"] = [_above(above, row, quantiles) for row in found[columns].to_numpy(float)]
+            quantiles = [int(name[1:]) / 100 for name in columns]
+            found["above"] = [
+                probability_above(above, row, quantiles) for row in found[columns].to_numpy(float).tolist()
+            ]
         return found
 
     def _published(
@@ -262,15 +263,6 @@ def run_leaderboard(
         return shipped_forecaster(shipped, samples, progress, told)
 
     return leaderboard(panel, cutoffs, horizon, served, alone, settings.quantiles, samples, progress, tell, each)
-
-
-def _above(value: float, known: NDArray[np.float64], quantiles: NDArray[np.float64]) -> float:
-    """The probability that more than a value is sold, from the values of quantiles, ascending, and their levels."""
-    at = int((known <= value).sum())
-    if at in (0, len(known)):
-        return float(1 - quantiles[min(at, len(known) - 1)])
-    part = (value - known[at - 1]) / (known[at] - known[at - 1])
-    return float(1 - quantiles[at - 1] - part * (quantiles[at] - quantiles[at - 1]))
 
 
 @contextmanager

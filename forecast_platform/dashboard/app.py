@@ -52,7 +52,7 @@ PAGES: dict[str, tuple[str, Callable[[View], dict[str, Any]]]] = {
 # Ratios, which have no unit and so no digits of the data.
 _RATIOS = ("wape", "wape_where_naive", "naive_wape", "bias", "bias_share", "coverage", "held", "wql", "share",
            "quantile", "network_share", "backtest_wape", "backtest_coverage80",
-           "coverage80", "regret", "mean_regret", "best_wql")  # fmt: skip
+           "coverage80", "regret", "mean_regret", "best_wql", "above")  # fmt: skip
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -33,12 +34,29 @@ from forecast_platform.dashboard.troubles import Findings, troubles
 from forecast_platform.history.holidays import Event
 from forecast_platform.history.panel import natural_key
 from forecast_platform.models.leaderboard import BY, SERVED, WHOLE, Leaderboard, LeaderboardLost, Slice, Tally
+from forecast_platform.publishing.forecasts import probability_above
 from forecast_platform.settings import Settings
 from forecast_platform.weeks import WEEK
 
 LISTED = 50  # rows of a ranking that a page shows; the file has all
 OFFERED = 200  # names of stores, or of departments, that a page has in itself
 FEW = 12  # rows of each list on the page of many lists
+
+# What each candidate is, for people who plan.
+IN_WORDS = {
+    "ratio": "networks that learn how sales run against last year's week",
+    "sales": "networks that learn sales themselves",
+    "sales, lag skip": "the same for series that go on from their last weeks",
+    "sales, counts": "networks for pieces, of which few are sold in a week",
+    "reference": "a network that is told what was sold last year",
+    "trees": "decision trees that learn what prices and promotions do",
+    "aligned_last_year": "last year's week with holidays lined up and this year's growth",
+    "pretrained": "last year's week with holidays lined up, corrected by a network that learnt on made-up retailers",
+    "last_year": "the same week last year, as it was",
+    "recent_level": "what the last weeks sold, whatever the season",
+    "intermittent": "how often an article sells, and how much when it does",
+    "last_value": "the last week's sales, carried on",
+}
 
 Tables = dict[str, Callable[[], Iterable[dict[str, Any]]]]
 
@@ -180,6 +198,17 @@ class View:
             raise BadView(f"{name} is {value!r}; it is one of {', '.join(options)}")
         return value
 
+    def amount(self, name: str) -> float | None:
+        """A parameter that is a number; None where it is not given."""
+        text = self._query.get(name, "").strip()
+        try:
+            value = float(text) if text else None
+        except ValueError:
+            value = math.nan
+        if value is not None and not math.isfinite(value):
+            raise BadView(f"{name} is {text!r}; write a number, such as 500")
+        return value
+
     def horizon(self, default: str = "1") -> int | None:
         """Weeks ahead; None for all."""
         options = ["all", *(str(h) for h in range(1, self.settings.prediction_length + 1))]
@@ -229,6 +258,7 @@ def this_week(view: View) -> dict[str, Any]:
     rows = int(view.choose("rows", ("12", "50", "500"), "12"))
     shown = ask.review_queue(state, week, scope, rows)
     recent = ask.recent(state, week, scope)
+    model = ask.model(state, week)
     return {
         "queue": _with_sparks(view, shown),
         "queue_length": shown[0]["of_all"] if shown else 0,
@@ -245,7 +275,8 @@ def this_week(view: View) -> dict[str, Any]:
         if any(r["plan"] is not None for r in next_weeks) else None,
         "next_against_last_year": Change.between(next_weeks, "p50", "aligned"),
         "next_against_previous": Change.between(next_weeks, "p50", "previous"),
-        "model": ask.model(state, week),
+        "model": model,
+        "words": _in_words(_serving(model)),
         "published": ask.published(state, week, scope),
         "recent": recent,
         "held": _held(view, recent["held"]),
@@ -268,7 +299,10 @@ def explore(view: View) -> dict[str, Any]:
     ahead, given = _ahead(view)
     accuracy = ask.scores(state, scope, view.week, view.horizon(), 26, of_sum=True)
     columns, lacking = _covariates(view)
-    lead_time = ask.lead_time_demand(state, scope, view.week, view.columns)
+    lead_time, above = ask.lead_time_demand(state, scope, view.week, view.columns), view.amount("above")
+    if above is not None:
+        levels = [int(name[1:]) / 100 for name in view.columns]
+        lead_time = [{**r, "above": probability_above(above, [r[c] for c in view.columns], levels)} for r in lead_time]
     model = ask.model(state, view.week)
     tried = json.loads(model.get("candidates") or "{}")  # of a model of before nothing is told
     return {
@@ -276,6 +310,7 @@ def explore(view: View) -> dict[str, Any]:
         "borrowed": ask.borrowed_season(state, scope, view.week, ahead, tried),
         "ahead": ahead,
         "lead_time": lead_time,
+        "above": above,
         "overrides": given,
         "chart": fan(view, scope, ahead).svg(f"{sentence(scope.name)}: sales and forecast"),
         "covariate_charts": [_covariate_chart(view, name, values, ahead) for name, values in columns.items()],
@@ -457,6 +492,7 @@ def leaderboard(view: View) -> dict[str, Any]:
     return {
         **shown,
         "standings": standings,
+        "words": _in_words(board.candidates),
         "cutoffs": cutoffs,
         "served": served,
         "throughout": others[0] if others else None,
@@ -582,6 +618,18 @@ def runs(view: View) -> dict[str, Any]:
             ],
         },
     }
+
+
+def _in_words(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Candidates and what they are; those of another version of the platform are left out."""
+    return [(name, IN_WORDS[name]) for name in names if name in IN_WORDS]
+
+
+def _serving(model: Mapping[str, Any]) -> list[str]:
+    """The candidates that a model serves with, heaviest first; those of a model of before are not known."""
+    tried = json.loads(model.get("candidates") or "{}")
+    heaviest = {name: max(each["weights"].values()) for name, each in tried.items() if "weights" in each}
+    return sorted((name for name in heaviest if heaviest[name] >= 0.005), key=lambda name: -heaviest[name])
 
 
 def _must_exist(view: View) -> None:

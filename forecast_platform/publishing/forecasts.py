@@ -99,6 +99,20 @@ def member_rows(levels: Sequence[Level], store: Sequence[str], dept: Sequence[st
     return pa.Table.from_pylist(rows, pa.schema([(name, pa.string()) for name in ("level", *NAMES)]))
 
 
+def probability_above(value: float, known: Sequence[float], quantiles: Sequence[float]) -> float:
+    """The probability that more than a value is sold: straight between the published quantiles. Beyond the outermost no
+    more is known: with p10 .. p90, 0.9 means 0.9 or more.
+
+    Args:
+        known: values of the quantiles, ascending. quantiles: their levels.
+    """
+    at = sum(each <= value for each in known)
+    if at in (0, len(known)):
+        return float(1 - quantiles[min(at, len(known) - 1)])
+    part = (value - known[at - 1]) / (known[at] - known[at - 1])
+    return float(1 - quantiles[at - 1] - part * (quantiles[at] - quantiles[at - 1]))
+
+
 def _rows(
     level: str,
     names: Mapping[str, pa.Array],

@@ -77,6 +77,7 @@ def test_a_view_is_its_address(client: TestClient, source: Source) -> None:
         ("/explore?store=999", "There is no store 999; there are 1, 2, 3"),
         ("/heatmap?measure=luck", "measure is &#39;luck&#39;; it is one of wape, bias, coverage"),
         ("/accuracy?horizon=99", "horizon is"),
+        ("/explore?above=many", "above is &#39;many&#39;; write a number, such as 500"),
         ("/nowhere", "There is no such page"),
     ],
 )

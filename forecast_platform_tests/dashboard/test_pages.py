@@ -6,6 +6,7 @@ import csv
 import datetime as dt
 import html
 import io
+import json
 import re
 import urllib.parse
 from collections.abc import Iterator
@@ -17,9 +18,11 @@ from pyiceberg.expressions import AlwaysTrue
 from starlette.testclient import TestClient
 
 from forecast_platform.dashboard.app import PAGES, build_app
+from forecast_platform.dashboard.pages import IN_WORDS
 from forecast_platform.dashboard.source import Source
 from forecast_platform.lake.lake import Lake
 from forecast_platform.lake.overrides import add_override
+from forecast_platform.models.registry import CANDIDATES
 from forecast_platform.settings import Settings
 from forecast_platform_tests.conftest import SMALL
 from forecast_platform_tests.dashboard.test_troubles import MONDAY, NEWEST, WEEK, Story
@@ -210,6 +213,23 @@ def test_what_the_model_is_given_stands_under_the_chart_of_a_series(client: Test
     text = client.get("/explore?store=1&dept=1").text
     assert text.index("Store 1, department 1: sales and forecast") < text.index("Promotion, as the model is given it")
     assert "as the model is given it" not in client.get("/explore").text
+
+
+def test_what_serves_is_told_in_words(lake: Lake) -> None:
+    """Names of candidates are those of settings and tables; a planner knows none of them."""
+    assert IN_WORDS.keys() == CANDIDATES.keys()
+    Story(lake).week(0).told()
+    tried = {"last_year": {"weights": {"steady": 0.2, "young": 0.0}}, "sales, counts": {"left_out": "few"},
+             "pretrained": {"weights": {"steady": 0.8, "young": 1.0}}}  # fmt: skip
+    row = {"week": NEWEST, "version": "m", "why": "served: 80% pretrained, 20% last_year"}
+    for candidates, told in ((json.dumps(tried), True), (None, False)):
+        rows = [{**row, "candidates": candidates}]
+        lake.replace_weeks("models", [NEWEST], pa.Table.from_pylist(rows, schema=lake.specs["models"].schema))
+        with serve(lake) as client:
+            text = html.unescape(client.get("/").text)
+        assert "served: 80% pretrained, 20% last_year." in text
+        words = f"<b>pretrained</b>: {IN_WORDS['pretrained']}; <b>last_year</b>: {IN_WORDS['last_year']}."
+        assert (words in text, "WAPE is how far" in text) == (told, told)
 
 
 def test_lists_of_the_data_page_are_short_and_say_so(lake: Lake) -> None:

@@ -166,9 +166,18 @@ def test_the_lead_time_demand_of_a_view(
     assert [r["target_week"] for r in found] == wanted.index.tolist()
     for column in ("mean", *QUANTILES):
         assert [r[column] for r in found] == wanted[column].tolist()
-    text = client.get("/explore", params={"store": scope.store, "dept": scope.dept}).text
+    asked = {"store": scope.store, "dept": scope.dept}
+    text = client.get("/explore", params=asked).text
     assert "Lead-time demand" in text
     assert number(found[-1]["p90"]) in text
+    assert ("the p50 of a sum is not the sum of the p50" in text) == (scope.level != "series")
+    more = (found[-1]["p50"] + found[-1]["p90"]) / 2
+    text = client.get("/explore", params={**asked, "above": more}).text
+    assert f'<th scope="col">More than {number(more)}</th>' in text
+    assert '<td class="strong">30%</td></tr>' in text
+    told = PAGES["explore"][1](view(published, source, scope, above=str(more)))["lead_time"]
+    assert [r["above"] for r in told][-1] == pytest.approx(0.3)
+    assert told[0]["above"] <= told[-1]["above"], "of fewer weeks less is sold"
 
 
 @in_every_scope

@@ -13,6 +13,7 @@ import pytest
 
 from forecast_platform import deepar
 from forecast_platform.history.covariates import Covariates, Declaration
+from forecast_platform.history.holidays import retail_events
 from forecast_platform.history.panel import Panel
 from forecast_platform.models import choose as selection
 from forecast_platform.models import networks
@@ -309,6 +310,37 @@ class TestChoice:
         assert len(set(asked)) == len(asked)
         assert judgement.cutoff == self.PANEL.weeks[105].item()
 
+    def test_what_needs_no_training_is_tried_in_the_season_ahead_a_year_and_two_ago(self, monkeypatch):
+        """And back through the history; of many series there alone."""
+        asked, known = [], CANDIDATES["last_year"]
+
+        def heard(history, *given):
+            asked.append(len(history.weeks))
+            return known.quantiles_of(history, *given)
+
+        monkeypatch.setitem(CANDIDATES, "last_year", dataclasses.replace(known, quantiles_of=heard))
+        for series_by_windows, weeks in ((12_000, [152, 104, 52, 148, 144, 140, 136, 132]), (36, [152, 104, 52])):
+            monkeypatch.setattr(selection, "FREE_SERIES", series_by_windows)
+            choose(seasonal(weeks=156), candidates("last_year", "recent_level"))
+            assert sorted(asked) == sorted(weeks), "once each"
+            asked.clear()
+
+    @pytest.mark.parametrize(("lately", "in_season"), [("last_value", "last_year"), ("last_year", "last_value")])
+    def test_the_season_ahead_a_year_ago_outweighs_the_last_weeks(self, monkeypatch, lately, in_season):
+        panel, right = seasonal(weeks=156), {152: lately, 104: in_season}
+
+        def play_free(name: str) -> None:
+            def said(history, horizon, quantiles, retailer):
+                wrong = 1.0 if right[len(history.weeks)] == name else 1.2
+                return np.repeat(wrong * actual(panel, history, horizon)[:, None], len(quantiles), axis=1)
+
+            monkeypatch.setitem(CANDIDATES, name, dataclasses.replace(CANDIDATES[name], quantiles_of=said))
+
+        play_free(lately)
+        play_free(in_season)
+        monkeypatch.setattr(selection, "FREE_SERIES", 24)  # so that it is one window against one
+        assert next(iter(choose(panel, candidates(lately, in_season)).blend.usual)) == in_season
+
     def test_the_outlook_of_a_window_is_made_once_whoever_starts_from_it(self, monkeypatch):
         made = []
 
@@ -475,6 +507,18 @@ class TestTrained:
         assert next(iter(choice.blend.usual)) == RATIO
         assert choice.judgement.wape < 0.1 < choice.judgement.naive_wape
 
+    def test_the_ratio_of_five_series_has_intervals_as_wide_as_they_should_be(self):
+        """As it ships: few series once left it with medians that were right and intervals many times too wide."""
+        rng = np.random.default_rng(8)
+        season = np.tile(rng.lognormal(0, 0.5, 52), 3)[:130]
+        panel = panel_of(100 * np.arange(1, 6)[:, None] * season * rng.lognormal(0, 0.1, (5, 130)))
+        known, y = panel.until(panel.weeks[-13].item()), panel.sales[:, -12:]
+        given = plans(Settings(target=RATIO), 12)[RATIO]
+        low, middle, high = CANDIDATES[RATIO].forecast(given, known, 12, QUANTILES).swapaxes(0, 1)
+        assert np.abs(y - middle).sum() / y.sum() < 0.13
+        assert 0.6 < ((low <= y) & (y <= high)).mean() < 0.95
+        assert (high - low).sum() / y.sum() < 0.5
+
     def test_sales_with_covariates_where_promotions_move_them(self):
         panel = promoted()
         given = candidates(*AUTO) | candidates(*NETWORKS, epochs="60")
@@ -491,6 +535,26 @@ class TestTrained:
     def test_it_is_the_same_every_time(self):
         panel = seasonal(100)
         assert choose(panel, candidates(), 20) == choose(panel, candidates(), 20)
+
+
+class TestChristmas:
+    """Twice the usual week before Christmas of 2019 and of 2020; in 2021 its days lie in two weeks."""
+
+    @pytest.mark.parametrize("series", [1, 6])
+    def test_of_two_the_third_is_forecast(self, series):
+        rng = np.random.default_rng(6)
+        panel = panel_of(1000 * rng.normal(1, 0.02, (series, 150)), "2019-01-18")
+        panel.sales[:, np.isin(panel.weeks, np.array(["2019-12-27", "2020-12-25"], "datetime64[D]"))] *= 2
+        first, last = panel.weeks[[0, -1]].tolist()
+        panel = dataclasses.replace(panel, events=retail_events(first, last))
+        told: list[selection.Choice] = []
+        found = shipped_forecaster(plans(Settings(), 8), told=told.append)(panel, 8, QUANTILES)
+        low, middle, high = found[:, :, 3:5].sum(axis=2).T  # the weeks to 24 and to 31 December
+        np.testing.assert_allclose(middle, 3000, rtol=0.1)
+        assert ((low < 3000) & (high > 3000)).mean() > 0.6
+        assert (found[:, 1, 3] > 1700).all()
+        np.testing.assert_allclose(found[:, 1, [0, 1, 2, 5, 6, 7]], 1000, rtol=0.06)
+        assert told[0].judgement.verdict == "passed"
 
 
 class TestCutoff:
