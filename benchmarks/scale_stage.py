@@ -66,8 +66,12 @@ def _materialize(order: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for event in result.all_events:
         if event.is_step_failure:
-            error = event.step_failure_data.user_failure_data or event.step_failure_data.error
-            raise RuntimeError(f"{order['asset']}: {getattr(error, 'description', error)}")
+            failure = event.step_failure_data
+            error = failure.error
+            while error and error.cause:
+                error = error.cause
+            told = failure.user_failure_data.description if failure.user_failure_data else error and error.message
+            raise RuntimeError(f"{order['asset']}: {' '.join((told or 'failed').split())}")
         if event.is_step_materialization:
             of = event.step_materialization_data.materialization
             if of.asset_key.to_user_string() == order["asset"]:
