@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forecast_platform.history.panel import Panel
-from forecast_platform.history.versions import BEGINNING, EVER, VERSIONS
+from forecast_platform.history.versions import BEGINNING, EVER, VERSIONS, joins_as_written
 
 DAY = dt.timedelta(days=1)
 
@@ -77,7 +77,8 @@ class Grid:
     def _read(self, con: duckdb.DuckDBPyConnection, start: int, stop: int) -> None:
         first, last = (self.weeks[at].astype(dt.date) for at in (start, stop - 1))
         since = first - 6 * DAY  # all days of the first week: sales dated on any but the last are an error
-        rows = con.sql(_CELLS, params={"since": since, "last": last, "known_before": EVER}).fetchnumpy()
+        with joins_as_written(con):
+            rows = con.sql(_CELLS, params={"since": since, "last": last, "known_before": EVER}).fetchnumpy()
         week, odd = np.divmod(rows["day"] - 6, 7)
         if odd.any():
             raise ValueError(

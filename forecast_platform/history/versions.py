@@ -19,7 +19,9 @@ again where it lay (same bytes, same arrival), the newest reading counts.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+from collections.abc import Iterator
 
 import duckdb
 import pyarrow as pa
@@ -131,4 +133,19 @@ def in_force(
 ) -> pa.Table:
     """Rows (store, dept, week, sales, is_holiday, landed_at, source_key) in force for the weeks since .. last."""
     sql = f"WITH {VERSIONS} SELECT store, dept, week, unnest(row) FROM in_force"  # noqa: S608 (only our own SQL)
-    return con.sql(sql, params={"since": since, "last": last, "known_before": known_before}).to_arrow_table()
+    with joins_as_written(con):
+        return con.sql(sql, params={"since": since, "last": last, "known_before": known_before}).to_arrow_table()
+
+
+@contextlib.contextmanager
+def joins_as_written(con: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """Have DuckDB hash the right side of each join, where VERSIONS has the few landings.
+
+    Left to itself it takes the rows of a few weeks for the smaller side and hashes all of them, several times over: ten
+    times the memory, and of a million series more than there is.
+    """
+    con.execute("SET disabled_optimizers = 'build_side_probe_side'")
+    try:
+        yield
+    finally:
+        con.execute("RESET disabled_optimizers")

@@ -74,7 +74,7 @@ class Lake:
         spill: Path | None = None,
     ) -> None:
         self._open, self.files = catalog, files
-        self.memory_gb, self.spill = memory_gb, spill
+        self._memory_gb, self.spill = memory_gb, spill
         self.namespace = namespace
         self._catalog: Catalog | None = None
         self._planned: dict[str, tuple[str, list[FileScanTask]]] = {}  # table -> its metadata file, its files by that
@@ -298,7 +298,7 @@ class Lake:
 
     def bound(self, con: duckdb.DuckDBPyConnection) -> None:
         """Bound the memory of a connection that the lake is not attached to."""
-        bound(con, self.memory_gb, self.spill)
+        bound(con, self._memory_gb, self.spill)
 
     def _plan(self, name: str) -> tuple[Table | None, list[FileScanTask]]:
         """A table's current state and the files of it; None and no files where it does not exist yet."""

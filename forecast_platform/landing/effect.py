@@ -19,8 +19,7 @@ from forecast_platform.landing.by_week import ByWeek
 from forecast_platform.landing.ledger import INGESTED, WITHDRAWN, Entry, Ledger
 
 KNOWN_WEEKS = 60  # that a file is judged by
-AT_ONCE = 1 << 22  # rows in force that are looked at together, where a query may take ENOUGH_GB or more
-ENOUGH_GB = 2.0
+AT_ONCE = 1 << 22  # rows in force that are looked at together
 LEAST_REMOVED = 2  # a single row may be removed without asking, even in the smallest shop
 
 _ROWS = pa.schema(
@@ -96,7 +95,6 @@ class Standing:
     def __init__(self, lake: Lake, ledger: Ledger) -> None:
         self._lake, self._ledger = lake, ledger
         self._con: duckdb.DuckDBPyConnection | None = None
-        self._at_once = int(AT_ONCE * min((lake.memory_gb or ENOUGH_GB) / ENOUGH_GB, 1))
 
     def close(self) -> None:
         if self._con is not None:
@@ -155,7 +153,7 @@ class Standing:
         left = sorted(weeks)
         while left:
             until, counts = self._until(left[0]), np.cumsum([more(week) for week in left])
-            together = max(sum(week <= until for week in left[: int((counts <= self._at_once).sum())]), 1)
+            together = max(sum(week <= until for week in left[: int((counts <= AT_ONCE).sum())]), 1)
             yield left[:together]
             left = left[together:]
 
@@ -167,7 +165,7 @@ class Standing:
             if e.kind == "sales" and e.status == INGESTED and e.first_week and e.last_week
             and e.first_week <= first <= e.last_week
         )  # fmt: skip
-        weeks = max(int(self._at_once / max(rows, 1)), 1)
+        weeks = max(int(AT_ONCE / max(rows, 1)), 1)
         return first + dt.timedelta(weeks=min(weeks, 1000) - 1)
 
     def in_force(self, first: dt.date, last: dt.date) -> Iterator[pa.Table]:
@@ -182,7 +180,7 @@ class Standing:
         """Take in a file that was recorded just now."""
         if self._con is None:
             return  # it is found in the lake later
-        if len(rows) > self._at_once:
+        if len(rows) > AT_ONCE:
             self.close()
             return
         self._insert(self._con, entry, rows.table())

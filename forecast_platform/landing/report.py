@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import duckdb
 
-from forecast_platform.history.versions import EVER, VERSIONS
+from forecast_platform.history.versions import EVER, VERSIONS, joins_as_written
 from forecast_platform.landing.ledger import INGESTED, Entry, Ledger
 from forecast_platform.landing.place import Landing
 
@@ -175,7 +175,8 @@ def no_longer_lying(con: duckdb.DuckDBPyConnection, ledger: Ledger, landing: Lan
     if since is None or last is None:
         return []
     sql = f"WITH {VERSIONS} SELECT DISTINCT row.source_key FROM in_force"  # noqa: S608 (only our own SQL is composed)
-    counting = con.execute(sql, {"since": since, "last": last, "known_before": EVER}).fetchall()
+    with joins_as_written(con):
+        counting = con.execute(sql, {"since": since, "last": last, "known_before": EVER}).fetchall()
     return sorted(gone.keys() & {name for (name,) in counting})
 
 
