@@ -94,6 +94,11 @@ def orange_juice(folder: Path) -> Panel:
     return attach(panel, pa.table(columns), Declarations.of(declared))
 
 
+def juice_folder() -> Path:
+    """Where the orange juice should be: FORECAST_JUICE_DIR, or a folder beside the checkout."""
+    return Path(os.environ.get("FORECAST_JUICE_DIR") or ROOT.parent / "shared" / "data" / "orange_juice")
+
+
 def pieces() -> Iterator[Piece]:
     """The pieces of Walmart; and of the orange juice, if FORECAST_JUICE_DIR or a folder beside the checkout has it."""
     source = protocol.sales_file(protocol.sales_folder(ROOT))
@@ -101,7 +106,7 @@ def pieces() -> Iterator[Piece]:
         raise FileNotFoundError("no sales of Walmart; name their folder in FORECAST_WALMART_DIR")
     walmart = protocol.to_panel(protocol.read_sales(source))
     yield from (Piece.of(WALMART, walmart, *each) for each in PIECES)
-    folder = Path(os.environ.get("FORECAST_JUICE_DIR") or ROOT.parent / "shared" / "data" / "orange_juice")
+    folder = juice_folder()
     if folder.exists():
         juice = orange_juice(folder)
         yield from (Piece.of(JUICE, juice, *each) for each in JUICE_PIECES)
