@@ -117,7 +117,7 @@ class Likelihood:
         if self.name == "gaussian":
             return params[0] + params[1] * base[0]
         if self.name == "negative-binomial":
-            draws = nbinom_ppf(_np(base[0]), _np(params[0]), _np(params[1]))
+            draws = _nbinom_ppf(_np(base[0]), _np(params[0]), _np(params[1]))
         elif self.name == "beta":
             from scipy.special import betaincinv
 
@@ -199,7 +199,7 @@ def _np(x: Tensor) -> NDArray[np.float64]:
     return x.detach().cpu().numpy().astype(np.float64)
 
 
-def nbinom_ppf(u: NDArray[np.float64], mean: NDArray[np.float64], alpha: NDArray[np.float64]) -> NDArray[np.float64]:
+def _nbinom_ppf(u: NDArray[np.float64], mean: NDArray[np.float64], alpha: NDArray[np.float64]) -> NDArray[np.float64]:
     """Smallest count whose cumulative probability reaches u."""
     shape, (u, mean, alpha) = u.shape, (x.ravel() for x in (u, mean, alpha))
     size, odds = 1.0 / alpha, alpha * mean / (1.0 + alpha * mean)
@@ -219,11 +219,11 @@ def nbinom_ppf(u: NDArray[np.float64], mean: NDArray[np.float64], alpha: NDArray
         mass = mass * q * (n + count) / (count + 1.0)
         total = total + mass
     rest = np.concatenate([np.flatnonzero(mean >= _COUNTED), which])
-    out[rest] = nbinom_inverse(u[rest], mean[rest], alpha[rest])
+    out[rest] = _nbinom_inverse(u[rest], mean[rest], alpha[rest])
     return out.reshape(shape)
 
 
-def nbinom_inverse(
+def _nbinom_inverse(
     u: NDArray[np.float64], mean: NDArray[np.float64], alpha: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """The same by inverting the incomplete beta function, whatever the size of the count."""
