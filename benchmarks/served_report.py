@@ -25,7 +25,7 @@ def _lines(runs: Sequence[Run]) -> Iterable[str]:
     yield ""
     yield from (
         "Forecasts of the next 12 weeks with the shipped settings: candidates are chosen and weighed, and networks",
-        "trained, on what was known at the cutoff. Scores are those of the project's protocol (benchmarks/protocol.py).",
+        "trained, on what was known at the cutoff. Scores are those of the protocol in benchmarks/protocol.py.",
         "In pieces of Walmart, 1 to 5 stores and 3 to 20 departments are drawn by number. `aligned last year` is the",
         "candidate without learning `aligned_last_year`; the best in hindsight is the one with the lowest wQL of all",
         "candidates that need no training and the networks that were served. CPU seconds are those of choice, training",

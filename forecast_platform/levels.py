@@ -1,7 +1,7 @@
 """The levels at which sales are forecast, published, judged and shown: declared here and read everywhere else.
 
 A level is a way to group the series: by some of the columns that name one, or by an attribute of their stores or
-departments. The former are LEVELS: to add one is to add a line. The latter are asked for by the setting `levels`.
+departments. The former are LEVELS, all that two columns allow. The latter are asked for by the setting `levels`.
 
 Which store or department was in which group is written down with every forecast, in the table `level_members`. Its
 actuals, last year's sales and plan are summed by those groups, so a store that moves is never compared with others.

@@ -194,7 +194,7 @@ def load_artifact(path: str | os.PathLike[str]) -> Model:
         actual = _version(content, members[_WEIGHTS])
         if actual != config["version"]:
             raise ContractError(f"{path}: the content is {actual}, the artifact says {config['version']}")
-        return _build(content, load_tensors(members[_WEIGHTS]))
+        return build(content, load_tensors(members[_WEIGHTS]))
     except ContractError:
         raise
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, SafetensorError) as e:
@@ -240,7 +240,8 @@ def _stack(networks: list[DeepARNetwork]) -> nn.Module:
     return networks[0] if len(networks) == 1 else nn.ModuleList(networks)
 
 
-def _build(content: dict[str, Any], tensors: dict[str, Tensor]) -> Model:
+def build(content: dict[str, Any], tensors: dict[str, Tensor]) -> Model:
+    """The model of what model.json says, and of its weights by name."""
     given: dict[str, str] = content["hyperparameters"]
     hp = HyperParameters.parse({k: v for k, v in given.items() if _GONE.get(k) != v})
     m = content["moments"]

@@ -1,4 +1,4 @@
-"""The two jobs: the whole graph for one week, and bringing in many weeks without forecasting each."""
+"""The two jobs over weeks: the whole graph for one week, and bringing in many weeks without forecasting each."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _INGEST = ["raw_sales", "cleaned_series", "forecast_accuracy"]
 
 weekly_forecast = dg.define_asset_job(
     "weekly_forecast",
-    selection=dg.AssetSelection.assets(
-        *_INGEST, "deepar_model", "batch_predictions", "forecast_table", "weekly_report"
-    ),
+    # Whether the newest week has a forecast is no matter of a run of another week.
+    selection=dg.AssetSelection.assets(*_INGEST, "deepar_model", "batch_predictions", "forecast_table", "weekly_report")
+    - dg.AssetSelection.checks(dg.AssetCheckKey(dg.AssetKey("forecast_table"), "freshness_check")),
     description="One week, from landed files to published forecasts.",
     tags=MAX_RUNTIME,
 )

@@ -254,7 +254,7 @@ def complete(
     Raises:
         ValueError: a value ahead is missing, naming column, week and store; or a wanted column is not there.
     """
-    given = panel.covariates if wanted is None else _ordered(panel.covariates, wanted)
+    given = panel.covariates if wanted is None else ordered(panel.covariates, wanted)
     covariates, notices = _complete(panel, given, horizon, wanted is not None, retailer)
     if covariates is not None and given is not None:
         planned = {column.name for column in given.columns if column.known}
@@ -268,7 +268,8 @@ def complete(
     return dataclasses.replace(panel, covariates=covariates, exposure=exposure), tuple(notices)
 
 
-def _ordered(given: Covariates | None, wanted: Sequence[str]) -> Covariates | None:
+def ordered(given: Covariates | None, wanted: Sequence[str]) -> Covariates | None:
+    """The columns wanted, in that order. Raises ValueError where one is not there, and is not derived from others."""
     if not wanted:
         return None
     there = given.names if given else ()

@@ -125,7 +125,7 @@ def test_a_model_of_a_setting_that_is_gone_is_refused_unless_it_made_no_differen
     content = {k: v for k, v in config.items() if k not in ("schema", "version", "weights_sha256")}
     content["hyperparameters"]["scaling_power"] = "0.7"
     with pytest.raises(ContractError, match="no hyperparameter 'scaling_power'"):
-        artifact._build(content, model.networks[0].state_dict())
+        artifact.build(content, model.networks[0].state_dict())
 
 
 def test_the_archive_names_nobody_and_no_time(saved):

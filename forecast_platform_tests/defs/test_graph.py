@@ -59,6 +59,7 @@ CHECKS = {
     "quantiles_ordered": ("forecast_table", True),
     "interval_coverage": ("forecast_accuracy", False),
 }
+NIGHTLY = {"freshness_check": ("forecast_table", False)}  # asked by a job of its own
 
 
 # --- definitions
@@ -155,7 +156,7 @@ def test_the_newest_partition_exists_from_its_own_date_on():
 
 def test_every_check_is_as_written_here():
     nodes = defs.resolve_asset_graph().asset_check_nodes
-    assert {n.key.name: (n.key.asset_key.to_user_string(), n.blocking) for n in nodes} == CHECKS
+    assert {n.key.name: (n.key.asset_key.to_user_string(), n.blocking) for n in nodes} == CHECKS | NIGHTLY
     assert all(n.description for n in nodes)
     by_week = {n.key.name for n in nodes if n.partitions_def}
     assert by_week == {name for name, (asset, _) in CHECKS.items() if TABLE[asset][-1] == 1}
@@ -175,7 +176,12 @@ def test_jobs_and_sensor():
     }.items():
         job = defs.resolve_job_def(name)
         assert {k.to_user_string() for k in job.asset_layer.executable_asset_keys} == assets
-    assert {job.name for job in defs.jobs or ()} == {"weekly_forecast", "ingest_history", "lake_maintenance"}
+    assert {job.name for job in defs.jobs or ()} == {
+        "weekly_forecast",
+        "ingest_history",
+        "lake_maintenance",
+        "freshness",
+    }
     for each in defs.jobs or ():
         assert defs.resolve_job_def(each.name).run_tags["dagster/max_runtime"] == str(12 * 3600)
 
@@ -546,8 +552,7 @@ def test_the_nightly_maintenance_keeps_every_row(with_history: Graph):
     result = with_history.run("lake_maintenance")
     assert result.success, result.failures
     assert with_history.lake.read("cleaned_series").equals(before)
-    (schedule,) = definitions.defs.schedules
-    assert schedule.job_name == "lake_maintenance"
+    assert {schedule.job_name for schedule in definitions.defs.schedules} == {"lake_maintenance", "freshness"}
 
 
 def test_assets_pages_show_lineage_of_columns_and_lead_to_the_dashboard(with_history: Graph, retailer: Retailer):

@@ -10,6 +10,7 @@ import pytest
 
 from forecast_platform.dashboard import source
 from forecast_platform.definitions import defs
+from forecast_platform.defs import panels
 from forecast_platform.demo import Retailer, week_file
 from forecast_platform.lake.lake import Lake
 from forecast_platform.lake.tables import VIEWS
@@ -47,6 +48,7 @@ def test_every_asset_names_those_whose_tables_it_reads(
 ):
     graph, week = with_history, weeks_of(retailer)[-3]
     read: dict[str, set[str]] = collections.defaultdict(set)
+    of_series: list[str] = []
     now = ""
 
     def watch(owner: Any, method: str) -> None:
@@ -59,6 +61,12 @@ def test_every_asset_names_those_whose_tables_it_reads(
 
         monkeypatch.setattr(owner, method, watched)
 
+    def count(name: str) -> None:
+        real = getattr(panels, name)
+        monkeypatch.setattr(panels, name, lambda *args: (of_series.append(now), real(*args))[1])
+
+    count("read_panel")
+    count("sources")
     watch(Lake, "attach")
     watch(Lake, "read")
     watch(source._State, "rows")
@@ -73,6 +81,7 @@ def test_every_asset_names_those_whose_tables_it_reads(
     found["raw_sales"] |= {"landing"}
     found["forecast_table"] |= {"batch_predictions"}
     assert found == {asset: parents(asset) for asset in WRITES}
+    assert of_series == ["deepar_model", "batch_predictions"], "the history is read once by each, and by no check"
 
 
 def test_the_extract_names_those_whose_tables_it_reads():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from forecast_platform.history import derived
-from forecast_platform.history.covariates import Covariates, Declaration, _ordered, complete
+from forecast_platform.history.covariates import Covariates, Declaration, complete, ordered
 from forecast_platform.history.panel import Panel
 from forecast_platform.history.shards import over_shards
 from forecast_platform_tests.history.conftest import FRIDAY, make_panel
@@ -112,7 +112,7 @@ def test_it_is_exactly_what_a_model_was_trained_on():
     assert complete(dataclasses.replace(panel, covariates=dear), H, wanted=trained)[0].covariates.names == trained
     with pytest.raises(ValueError, match="trained with price, which the features no longer hold"):
         complete(with_column(np.ones((6, WEEKS + H)), "promo"), H, wanted=["price", "promo", "price, to usual"])
-    planned = complete(dataclasses.replace(panel, covariates=_ordered(panel.covariates, ["price", "promo"])), H)[0]
+    planned = complete(dataclasses.replace(panel, covariates=ordered(panel.covariates, ["price", "promo"])), H)[0]
     np.testing.assert_array_equal(complete(planned, H)[0].covariates.values, planned.covariates.values)
 
 

@@ -256,7 +256,7 @@ class TestRefusals:
         def fail(text: str) -> bytes:
             raise RuntimeError(f"sales were {text}")
 
-        found = inference._guarded(fail, "123.45")
+        found = inference.guarded(fail, "123.45")
         assert isinstance(found, str)
         assert found.startswith("RuntimeError in\n")
         assert "test_container_serve.py" in found

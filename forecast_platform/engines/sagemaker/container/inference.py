@@ -106,7 +106,7 @@ class Workers:
         parts: list[Future[Any]] = []
         answers = []
         try:
-            parts += [self._pool.submit(_guarded, *call) for call in calls]
+            parts += [self._pool.submit(guarded, *call) for call in calls]
             for part in parts:
                 answer = part.result()
                 if isinstance(answer, ContractError):
@@ -204,7 +204,7 @@ def _forecast(records: Any, config: InferenceConfig) -> list[bytes]:
     return [orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY) for answer in made]
 
 
-def _guarded(function: Any, *arguments: Any) -> bytes | ContractError | str:
+def guarded(function: Any, *arguments: Any) -> bytes | ContractError | str:
     """The answer, what the contract refuses, or where a fault of ours is."""
     try:
         return bytes(function(*arguments))
