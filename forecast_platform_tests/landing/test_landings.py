@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from pyiceberg.expressions import EqualTo
 
 from forecast_platform.history.reading import named_days, observations
 from forecast_platform.history.versions import EVER, FEATURES
@@ -550,3 +553,29 @@ def test_days_and_wide_files_go_into_the_lake_and_add_up(tmp_path: Path) -> None
     ]
     assert not landing_report(con, W[0], W[3], []).not_conserved
     con.close()
+
+
+def test_rows_of_many_series_are_found_in_little_memory(tmp_path: Path):
+    """DuckDB does not know how many rows other weeks than the first have. It took them for few, and hashed
+    all of them to look up the landings they came with."""
+    series, lake = 200_000, Lake.local(tmp_path / "lake", ("p50",), memory_gb=0.1)
+    source = {"source_key": "sales/history.parquet", "source_version": "1", "landed_at": NOW}
+    said = {"kind": "sales", "status": "ingested", "quarantined": 0, "accepted": 4 * series, "arrived_at": NOW}
+    entry = {**source, **said, "first_week": W[0], "last_week": W[3]}
+    ledger = pa.Table.from_pylist([entry], schema=lake.specs["landings"].schema)
+    lake.replace("landings", EqualTo("source_key", source["source_key"]), ledger)
+    schema = lake.specs["raw_sales"].schema
+    columns = {
+        "store": pa.array(np.arange(series) // 100).cast(pa.string()),
+        "dept": pa.array(np.arange(series) % 100).cast(pa.string()),
+        "sales": pa.array(np.arange(series, dtype=float)),
+        "is_holiday": pa.repeat(False, series),
+        **{name: pa.repeat(value, series) for name, value in source.items()},
+        "line": pa.array(np.arange(series)),
+    }
+    rows = [pa.table({"week": pa.repeat(week, series), **columns}).select(schema.names).cast(schema) for week in W]
+    lake.replace_weeks("raw_sales", W, pa.concat_tables(rows))
+    standing = effect.Standing(lake, Ledger.of(lake))
+    standing._open().execute("SET max_temp_directory_size = '0KB'")
+    assert sum(map(len, standing.in_force(W[1], W[3]))) == 3 * series
+    standing.close()
