@@ -71,7 +71,9 @@ class Panel:
         weeks = np.arange(first, end + 1, 7)
         column = (week - weeks[0]).astype(np.int64) // 7
         cell = row * len(weeks) + column
-        if len(np.unique(cell)) != len(cell):
+        taken = np.zeros(len(pair) * len(weeks), bool)
+        taken[cell] = True
+        if np.count_nonzero(taken) != len(cell):
             raise ValueError("a (store, dept, week) occurs twice; the panel needs one value a cell")
         sales = np.full((len(pair), len(weeks)), np.nan)
         sales.ravel()[cell] = table["sales"].to_numpy()
