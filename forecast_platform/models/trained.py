@@ -6,11 +6,11 @@ so reruns and backfills in any order give equal forecasts.
 
 from __future__ import annotations
 
-import ast
 import datetime as dt
 import functools
 import hashlib
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -216,6 +216,10 @@ ROOTS = ("forecast_platform.models.trained",)
 DECIDING = ("forecast_platform.models", "forecast_platform.history", "forecast_platform.deepar")
 
 
+# How this project imports its own modules. (To parse their source takes most of a second, in every process.)
+_IMPORT = re.compile(r"^ *from (forecast_platform[\w.]*) import (\([^)]*\)|.*)", re.MULTILINE)
+
+
 @functools.cache
 def code_version() -> str:
     """Digest of the source files that decide a model: any change of them, a comment's too, makes another model."""
@@ -238,11 +242,8 @@ def deciding_modules() -> dict[str, Path]:
             continue
         found[name] = path
         waiting.append(name.rpartition(".")[0])  # the package it lies in
-        for node in ast.walk(ast.parse(path.read_bytes())):
-            if isinstance(node, ast.ImportFrom) and node.module:
-                waiting += [node.module, *(f"{node.module}.{entry.name}" for entry in node.names)]
-            elif isinstance(node, ast.Import):
-                waiting += [entry.name for entry in node.names]
+        for module, names in _IMPORT.findall(path.read_text()):
+            waiting += [module, *(f"{module}.{entry}" for entry in re.findall(r"\w+", names))]
     return found
 
 

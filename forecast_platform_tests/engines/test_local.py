@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import datetime as dt
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -180,6 +182,25 @@ class TestAddress:
         loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
         assert set(loaded) <= set(module.deciding_modules())
         assert {"forecast_platform.deepar.kernels", "forecast_platform.history.panel"} <= set(module.deciding_modules())
+
+    def test_every_import_of_ours_is_seen(self):
+        """They are looked for by a pattern; here the source is parsed."""
+        for path in module.deciding_modules().values():
+            imported = [node for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, ast.ImportFrom)]
+            plain = [node for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, ast.Import)]
+            assert not [each.name for node in plain for each in node.names if each.name.startswith("forecast_platform")]
+            written = {
+                (node.module, each.name)
+                for node in imported
+                for each in node.names
+                if node.module and node.module.startswith("forecast_platform")
+            }
+            seen = {
+                (of, name)
+                for of, names in module._IMPORT.findall(path.read_text())
+                for name in re.findall(r"\w+", names)
+            }
+            assert written <= seen, path
 
 
 class TestRhythm:
