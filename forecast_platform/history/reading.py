@@ -25,6 +25,7 @@ from forecast_platform.history.cleaning import LANDED
 from forecast_platform.history.covariates import Declarations, attach
 from forecast_platform.history.holidays import Event, events_for
 from forecast_platform.history.panel import ACTIVE_WEEKS, LARGEST, Panel
+from forecast_platform.history.panel_file import load_panel, save_panel
 from forecast_platform.history.shards import WHOLE, Retailer
 from forecast_platform.history.versions import BEGINNING, CALENDAR, EVER, FEATURES, VERSIONS
 from forecast_platform.weeks import WEEK
@@ -102,11 +103,19 @@ class Source:
         filled zeros of `cleaned_series` are for people to see, and are not read.
 
         Raises:
-            ValueError: see `build_panel`.
+            ValueError: see `panel_of`.
         """
-        sales, features = _table(self.sales), _table(self.features)
-        panel = build_panel(sales, features, self.calendar, self.meaning, self.span, self.landed, retailer)
-        return panel.until(self.cutoff)
+
+        def read() -> Panel:
+            sales, features = _table(self.sales), _table(self.features)
+            return panel_of(sales, features, self.calendar, self.meaning, self.span, self.landed)
+
+        def interpreted() -> Panel:
+            panel = retailer.keep_as(read, save_panel, load_panel)
+            return interpret(panel, self.meaning.no_row, self.meaning.active_weeks, retailer).until(self.cutoff)
+
+        # Of a shard both are kept: in a later round of sums neither is done again.
+        return retailer.keep_as(interpreted, save_panel, load_panel)
 
 
 def _table(rows: pa.Table | Path) -> pa.Table:
@@ -271,21 +280,29 @@ def _write(con: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str, Any],
     con.execute(f"COPY ({sql}) TO {place} (FORMAT parquet, COMPRESSION zstd, PARTITION_BY (shard))", parameters)
 
 
-def build_panel(
+def build_panel(sales: pa.Table, features: pa.Table, calendar: pa.Table, meaning: Meaning) -> Panel:
+    """`panel_of` with its gaps and closures interpreted.
+
+    Raises:
+        ValueError: see `panel_of`.
+    """
+    return interpret(panel_of(sales, features, calendar, meaning), meaning.no_row, meaning.active_weeks)
+
+
+def panel_of(
     sales: pa.Table,
     features: pa.Table,
     calendar: pa.Table,
     meaning: Meaning,
     span: tuple[dt.date, dt.date] | None = None,
     landed: Collection[str] | None = None,
-    retailer: Retailer = WHOLE,
 ) -> Panel:
-    """Sales on the weekly grid with the covariates in use and the holidays to line up, gaps and closures interpreted.
+    """Sales as reported on the weekly grid, with the covariates in use and the holidays to line up.
 
     Args:
         sales: (store, dept, week, sales). features: (store, dept, week, name, value). calendar: (name, date).
-        span, landed, retailer: for a shard, what it can't know by itself: the first and last week of all series, the
-            names of all feature columns, and the sums over all series.
+        span, landed: for a shard, what it can't know by itself: the first and last week of all series, and the names
+            of all feature columns.
 
     Raises:
         ValueError: sales beyond LARGEST, naming series and week; or see Panel.from_table, covariates.attach and
@@ -303,7 +320,7 @@ def build_panel(
         panel = attach(panel, features, meaning.declarations, landed)
         first, last = panel.weeks[[0, -1]].astype(dt.date)
         panel = replace(panel, events=events_for(first, last, _named_days(calendar), meaning.country))
-    return interpret(panel, meaning.no_row, meaning.active_weeks, retailer)
+    return panel
 
 
 def events_given(

@@ -136,6 +136,7 @@ def _added(groups: Groups, values: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 Asked = tuple[Sums, ...]  # sums asked for together
+_COUNTS = "counts.npz"  # written last, so that what lies beside it is whole
 
 
 class _Pause(Exception):
@@ -225,6 +226,28 @@ class Retailer:
             return tuple(found)
         made = make()
         _save(path, (*made, np.array([self._asked, self._made])))
+        return made
+
+    def keep_as(
+        self, make: Callable[[], Result], save: Callable[[Result, Path], object], load: Callable[[Path], Result]
+    ) -> Result:
+        """`keep` for a result that has files of its own.
+
+        Args:
+            save, load: to and from a folder of its own.
+        """
+        if self._kept is None:
+            return make()
+        folder = self._kept / f"{self._made:03d}"
+        self._made += 1
+        if (folder / _COUNTS).exists():
+            with np.load(folder / _COUNTS, allow_pickle=False) as file:
+                [counts] = (file[name] for name in file.files)
+            self._asked, self._made = counts.tolist()
+            return load(folder)
+        made = make()
+        save(made, folder)
+        _save(folder / _COUNTS, [np.array([self._asked, self._made])])
         return made
 
 
