@@ -126,6 +126,11 @@ def probability_of_return(panel: Panel, horizon: int, retailer: Retailer = WHOLE
         panel: ends at the cutoff and holds, with the rest of the retailer, all series, those that ended long ago too:
             they are the evidence.
     """
+    [found] = retailer.keep(lambda: (_probability_of_return(panel, horizon, retailer),))
+    return found
+
+
+def _probability_of_return(panel: Panel, horizon: int, retailer: Retailer) -> Floats:
     silence = Silence.of(panel, retailer)
     degree = silence.degree[:, -1]
     chance = returning(silence, horizon, retailer)[silence.steady[:, -1].astype(int), np.maximum(degree, 0)]
