@@ -18,6 +18,7 @@ from botocore.credentials import RefreshableCredentials
 from botocore.exceptions import ClientError, ReadTimeoutError
 from botocore.httpsession import URLLib3Session
 from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException
+from pyiceberg.table import StaticTable
 
 from forecast_platform.clouds.aws import glue
 from forecast_platform.clouds.aws.clients import client
@@ -267,6 +268,17 @@ def test_a_state_that_is_shown_is_read_with_keys_that_came_after_it_was_opened(g
     gate.key = "third"
     assert table.scan().to_arrow().num_rows == 2 * one_week(week(0), 1.0).num_rows
     assert lake.replace_weeks(TABLE, [week(2)], one_week(week(2), 3.0))
+
+
+def test_the_state_that_a_crawler_pinned_is_read_after_20_commits(lake):
+    """A Glue crawler writes down the metadata file it found, and looks again the next morning."""
+    lake.replace_weeks(TABLE, [week(0)], one_week(week(0), 0.5))
+    pinned = lake.table(TABLE)
+    for value in range(20):
+        lake.replace_weeks(TABLE, [week(0)], one_week(week(0), float(value)))
+    crawled = StaticTable.from_metadata(pinned.metadata_location, properties={**glue._file_io(None).properties})
+    assert set(crawled.scan().to_arrow()["sales"].to_pylist()) == {0.5}
+    assert set(content(lake.read(TABLE)).values()) == {19.0}
 
 
 def test_connections_are_kept_while_the_keys_last(lake):
