@@ -106,9 +106,16 @@ def test_what_an_image_copies_is_there_and_it_runs_as_nobody_special(path: Path)
         for source in sources:
             assert list(ROOT.glob(source)), f"{path.name}: COPY {source}"
     assert not [line for line in lines if re.match(r"(ENV|ARG) .*(PASSWORD|SECRET|TOKEN)", line)]
-    assert not [line for line in lines if re.match(r"FROM \S+(:latest)?$", line) and ":" not in line]
     if path.name == "platform.Dockerfile":  # SageMaker's contract has its containers run as root
         assert [line for line in lines if line.startswith("USER ")][-1] != "USER root"
+
+
+def test_what_others_made_is_named_by_its_digest_and_both_images_stand_on_the_same() -> None:
+    bases = [re.findall(r"^FROM (\S+)", path.read_text(), flags=re.M) for path in DOCKER.glob("*.Dockerfile")]
+    assert bases[0] == bases[1]
+    (postgres,) = (s["image"] for s in COMPOSE["services"].values() if "build" not in s)
+    for name in (*bases[0], postgres):
+        assert re.fullmatch(r"[a-z]+:[\w.-]+@sha256:[0-9a-f]{64}", name), name
 
 
 def test_the_integrations_of_the_image_are_the_pinned_ones() -> None:
