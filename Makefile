@@ -87,40 +87,45 @@ ui: install  ## Dagster's UI over ./.forecast at http://127.0.0.1:3000
 
 # --- AWS (docs/aws.md). They use the aws and docker commands and whatever account these are logged in to.
 STACK ?= forecast
-# Of the template; more of its parameters by PARAMETERS="AlarmEmail=me@example.com InstanceTypes=ml.c5.2xlarge"
-TRIGGER ?= sqs
+# Parameters of the template: PARAMETERS="AlarmEmail=me@example.com InstanceTypes=ml.c5.2xlarge"
 PARAMETERS ?=
-# For TRIGGER=lambda: a bucket of yours in the same region for the code, and Dagster's address as the Lambda reaches it
-CODE_BUCKET ?=
-DAGSTER_URL ?=
-# The engine's code decides the image: a job refuses an image of other code.
-IMAGE_TAG = $(shell $(BIN)/python -c "from forecast_platform.models.trained import code_version; print(code_version())")
-OUTPUTS = aws cloudformation describe-stacks --stack-name $(STACK) --output text --query
-IMAGE = $(filter-out None,$(shell $(OUTPUTS) "Stacks[0].Outputs[?OutputKey=='Image'].OutputValue"))
-
-deploy: install $(if $(filter lambda,$(TRIGGER)),lambda)  ## Buckets, trigger, roles, catalog, workgroup in AWS: docs/aws.md
-ifeq ($(TRIGGER),lambda)
-	@test -n "$(CODE_BUCKET)" -a -n "$(DAGSTER_URL)" || { echo "TRIGGER=lambda needs CODE_BUCKET and DAGSTER_URL"; exit 1; }
-	key="forecast-lambda/$$(sha256sum dist/lambda.zip | cut -c1-16).zip"; \
-	aws s3 cp dist/lambda.zip "s3://$(CODE_BUCKET)/$$key" && \
-	aws cloudformation deploy --stack-name $(STACK) --template-file infra/forecast_platform.yaml \
-		--capabilities CAPABILITY_IAM --no-fail-on-empty-changeset --parameter-overrides Trigger=lambda \
-		LambdaCodeBucket=$(CODE_BUCKET) LambdaCodeKey=$$key DagsterUrl=$(DAGSTER_URL) \
-		ImageTag=$(IMAGE_TAG) $(PARAMETERS)
-else
-	aws cloudformation deploy --stack-name $(STACK) --template-file infra/forecast_platform.yaml \
-		--capabilities CAPABILITY_IAM --no-fail-on-empty-changeset --parameter-overrides Trigger=$(TRIGGER) \
-		ImageTag=$(IMAGE_TAG) $(PARAMETERS)
+# The aws command reads one name of the region or both, by its version.
+ifdef AWS_REGION
+export AWS_DEFAULT_REGION := $(AWS_REGION)
 endif
+# The engine's code, since a job refuses an image of other code; and what the image is built on.
+CODE = $(shell $(BIN)/python -c "from forecast_platform.models.trained import code_version; print(code_version())")
+BUILT_ON = $(shell cat docker/deepar.Dockerfile constraints.txt pyproject.toml | cksum | cut -d ' ' -f 1)
+IMAGE_TAG = $(CODE)-$(BUILT_ON)
+OUTPUTS = aws cloudformation describe-stacks --stack-name $(STACK) --output text --query
+# Of the stack; asked in the recipe, since make's own shell function sees no exported region.
+IMAGE ?= $$($(OUTPUTS) "Stacks[0].Outputs[?OutputKey=='Image'].OutputValue")
 
+deploy: install  ## Buckets, queue, roles, catalog, workgroup, repository in AWS: docs/aws.md
+	@# A first creation that failed leaves a stack with nothing in it, which can only be deleted.
+	@if [ "$$($(OUTPUTS) 'Stacks[0].StackStatus' 2>&1)" = ROLLBACK_COMPLETE ]; then \
+		echo "The stack $(STACK) could not be created last time: deleting what is left of it" && \
+		aws cloudformation delete-stack --stack-name $(STACK) && \
+		aws cloudformation wait stack-delete-complete --stack-name $(STACK); fi
+	aws cloudformation deploy --stack-name $(STACK) --template-file infra/forecast_platform.yaml \
+		--capabilities CAPABILITY_IAM --no-fail-on-empty-changeset \
+		--parameter-overrides ImageTag=$(IMAGE_TAG) $(PARAMETERS)
+
+# SageMaker takes Docker's own form of a manifest alone: no OCI, no index with attestations. And the repository takes a tag
+# once, so what is there is not built again.
 image:  ## Build the DeepAR image for SageMaker and push it to $(IMAGE), by default the stack's
-	@test -n "$(IMAGE)" || { echo "there is no stack $(STACK); make deploy, or give IMAGE=..."; exit 1; }
-	aws ecr get-login-password | docker login --username AWS --password-stdin $(firstword $(subst /, ,$(IMAGE)))
-	docker build --platform linux/amd64 --file docker/deepar.Dockerfile --tag $(IMAGE) .
-	docker push $(IMAGE)
+	@image="$(IMAGE)"; case "$$image" in "" | None) \
+	echo "there is no stack $(STACK); make deploy, or give IMAGE=..."; exit 1;; esac; \
+	name="$${image#*/}" && \
+	if aws ecr describe-images --repository-name "$${name%:*}" --image-ids "imageTag=$${name##*:}" >/dev/null 2>&1; \
+	then echo "$$image is there already"; exit 0; fi && \
+	aws ecr get-login-password | docker login --username AWS --password-stdin "$${image%%/*}" && \
+	docker buildx build --platform linux/amd64 --provenance=false --sbom=false \
+		--output type=registry,oci-mediatypes=false --file docker/deepar.Dockerfile --tag "$$image" .
 
 settings:  ## Print the stack's outputs as settings; > docker/aws.env for docker/compose.yaml
-	@found=$$($(OUTPUTS) "Stacks[0].Outputs[?starts_with(Description, 'FORECAST_')].[Description, OutputValue]") && \
+	@found=$$($(OUTPUTS) "Stacks[0].Outputs[?starts_with(Description, 'FORECAST_') || \
+		Description == 'AWS_REGION'].[Description, OutputValue]") && \
 	bucket=$$($(OUTPUTS) "Stacks[0].Outputs[?OutputKey=='StorageUrl'].OutputValue") && \
 	echo FORECAST_PROFILE=aws && echo "$$found" | tr '\t' '=' && echo "DAGSTER_LOGS_BUCKET=$${bucket#s3://}"
 

@@ -1,9 +1,11 @@
 # Our DeepAR image for SageMaker training and Batch Transform:
 #   docker build --platform linux/amd64 --file docker/deepar.Dockerfile --tag forecast-deepar .
+# For ECR `make image`, in the form that SageMaker takes.
 # SageMaker starts it as `forecast-container train` and `forecast-container serve`; on a laptop, over a folder laid out
 # as /opt/ml:
 #   docker run --rm --user "$(id -u)" --volume "$PWD/ml:/opt/ml" forecast-deepar train
-FROM python:3.11-slim
+# Of 25 August 2026. The one of today: docker buildx imagetools inspect python:3.11-slim-bookworm
+FROM python:3.11-slim-bookworm@sha256:0bee7276f83efd4a1ee05bbbf4281d95ed28e079220a9457f25a93e3f1e3c31b
 
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1
 # The few compiled loops (deepar/kernels.py) are kept here, whoever the image runs as.

@@ -1,6 +1,7 @@
 # Dagster's three services in production, one image: webserver, daemon and code location (docker/compose.yaml).
 # Build from the repository's root: docker build -f docker/platform.Dockerfile -t forecast-platform .
-FROM python:3.11-slim-bookworm
+# Of 25 August 2026. The one of today: docker buildx imagetools inspect python:3.11-slim-bookworm
+FROM python:3.11-slim-bookworm@sha256:0bee7276f83efd4a1ee05bbbf4281d95ed28e079220a9457f25a93e3f1e3c31b
 
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 OMP_NUM_THREADS=1
 

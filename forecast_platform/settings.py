@@ -243,7 +243,7 @@ class Settings(BaseSettings):
     # The lake
     keep_states_days: int = Field(30, ge=1, description="days for which replaced states of a table can be asked for")
 
-    # AWS (profile aws). Credentials, region and endpoints are boto3's own: AWS_PROFILE, AWS_REGION, AWS_ENDPOINT_URL.
+    # AWS (profile aws). Credentials, region and endpoints: AWS_PROFILE, AWS_REGION, AWS_ENDPOINT_URL, see clients.py.
     storage_url: str = Field("", description="s3://bucket/prefix under which lake, models and job files live")
     database: str = Field("forecast", pattern="^[a-z0-9_]+$", description="Glue database of the tables")
     workgroup: str = Field("forecast", description="Athena workgroup of queries")

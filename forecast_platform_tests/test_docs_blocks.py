@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
+import botocore
+import botocore.session
 import click
 import pytest
 
@@ -45,7 +47,7 @@ LANGUAGES = {
     "mermaid": "pictures",
 }
 # The programs that blocks may name. Each is replaced by one that writes down how it was called.
-PROGRAMS = ("forecast", ".venv/bin/forecast", "make", "docker", "oauth2-proxy")
+PROGRAMS = ("forecast", ".venv/bin/forecast", "make", "docker", "aws", "oauth2-proxy")
 QUICK = {
     "FORECAST_HYPERPARAMETERS": '{"epochs": "1", "num_cells": "8", "num_networks": "1"}',
     "FORECAST_NUM_SAMPLES": "20",
@@ -143,9 +145,27 @@ def wrong_with(call: list[str], folder: Path, whole: bool) -> str | None:
         targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.M)
         lacking = [a for a in arguments if not a.startswith("-") and "=" not in a and a not in targets]
         return f"no target {lacking}" if lacking else None
+    if program == "aws":
+        return wrong_with_aws(*arguments)
     named = [a for a in arguments if re.fullmatch(r"\w[\w.-]*(/[\w.-]+)+", a)]
     lacking = [name for name in named if not (folder / name).exists()]
     return f"no file {lacking}" if lacking else None
+
+
+def wrong_with_aws(service: str, operation: str, *rest: str) -> str | None:
+    """By the models that the aws command is made of: whether it has the operation, and the operation the options."""
+    session = botocore.session.get_session()
+    if operation == "wait":
+        waiters = [botocore.xform_name(name, "-") for name in session.get_waiter_model(service).waiter_names]
+        return None if rest[0] in waiters else f"no waiter {rest[0]}"
+    model = session.get_service_model(service)
+    operations = {botocore.xform_name(name, "-"): name for name in model.operation_names}
+    if operation not in operations:
+        return f"no operation {operation}"
+    shape = model.operation_model(operations[operation]).input_shape
+    options = {f"--{botocore.xform_name(name, '-')}" for name in shape.members} | {"--cli-input-json"}
+    lacking = [word for word in rest if word.startswith("--") and word not in options]
+    return f"no option {lacking}" if lacking else None
 
 
 @pytest.fixture(scope="module")
@@ -199,6 +219,8 @@ def test_commands_that_are_not_run_exist(block: Block, tmp_path: Path) -> None:
         [".venv/bin/forecast", "override", "1", "2"],
         ["make", "-s", "demos"],
         ["docker", "compose", "-f", "docker/compos.yaml"],
+        ["aws", "cloudformation", "create-change-set", "--import-existing"],
+        ["aws", "cloudformation", "wait", "stack-made"],
     ],
 )
 def test_a_call_that_cannot_work_is_found(call: list[str]) -> None:

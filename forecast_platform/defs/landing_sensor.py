@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import dagster as dg
 
+from forecast_platform.clouds.aws.clients import split_s3
 from forecast_platform.clouds.aws.landing import S3Landing
 from forecast_platform.clouds.aws.queue import Message, Queue, QueueError
 from forecast_platform.defs import partitions
@@ -13,7 +14,6 @@ from forecast_platform.defs.jobs import history_assets, ingest_history, weekly_f
 from forecast_platform.defs.partitions import PINNED
 from forecast_platform.defs.resources import Platform
 from forecast_platform.history.cleaning import newest_complete_week
-from forecast_platform.lake.lake import Lake
 from forecast_platform.landing.ledger import Ledger
 from forecast_platform.landing.peek import peek
 from forecast_platform.landing.place import Landing, LandingObject
@@ -27,7 +27,7 @@ from forecast_platform.landing.trigger import (
     notice,
     uncleaned,
 )
-from forecast_platform.settings import Settings
+from forecast_platform.settings import Settings, get_settings
 from forecast_platform.weeks import key
 
 # Where the files lie before anything is done with them. The Lambda reports each file here (clouds/aws).
@@ -50,9 +50,14 @@ RUN_KEY = "dagster/run_key"
 _MOST_OBSERVATIONS = 100  # of one tick
 
 
+def seconds_between_ticks(landing_url: str) -> int:
+    """In S3 each tick is a handful of requests, and a file that lands once a week can wait half a minute."""
+    return 30 if split_s3(landing_url)[0] else 5
+
+
 @dg.sensor(
     jobs=[weekly_forecast, ingest_history],
-    minimum_interval_seconds=5,
+    minimum_interval_seconds=seconds_between_ticks(get_settings().landing_url),
     default_status=dg.DefaultSensorStatus.RUNNING,
     description=__doc__,
 )
@@ -78,7 +83,7 @@ def landing_sensor(context: dg.SensorEvaluationContext, platform: dg.ResourcePar
     if not busy and not memory.asked and not _people_are_at_it(context.instance, now):
         to_clean = [w for w in ledger.to_clean(settings.calendar) if w <= newest_week]
         uncleaned(memory, [w for w in to_clean if w >= partitions.FIRST])
-        troubles += _begin_anew(context, lake, [w for w in to_clean if w < partitions.FIRST])
+        troubles += _begin_anew(context, ledger, [w for w in to_clean if w < partitions.FIRST])
     troubles += [f"{name} waits: {why}" for name, why in sorted(memory.parked.items())]
     troubles += [
         f"GIVEN UP after {TRIES} failed runs: {label}: {why}; mend the cause and run it: forecast run"
@@ -103,14 +108,14 @@ def landing_sensor(context: dg.SensorEvaluationContext, platform: dg.ResourcePar
 _begun_anew = threading.Event()
 
 
-def _begin_anew(context: dg.SensorEvaluationContext, lake: Lake, waiting: Sequence[dt.date]) -> list[str]:
+def _begin_anew(context: dg.SensorEvaluationContext, ledger: Ledger, waiting: Sequence[dt.date]) -> list[str]:
     """Have the definitions loaded again where the lake's first week is not that of the partitions. Asked once, because
     the new process takes over. Returns what to say of the weeks that wait for it.
 
     A code server in front of this one can do that (`dagster dev`, `dagster code-server start`). Where there is none,
     somebody has to.
     """
-    first = partitions.first_landed(lake)
+    first = partitions.first_landed(ledger)
     create_client = getattr(context.code_location_origin, "create_client", None)
     if partitions.SHOWN and first != partitions.FIRST and create_client and not _begun_anew.is_set():
         _begun_anew.set()

@@ -10,7 +10,6 @@ import dagster as dg
 from dagster._core.definitions.definitions_load_context import DefinitionsLoadContext, DefinitionsLoadType
 
 from forecast_platform.clouds.base import cloud_of
-from forecast_platform.lake.lake import Lake
 from forecast_platform.landing.ledger import Ledger
 from forecast_platform.settings import get_settings
 from forecast_platform.weeks import key
@@ -21,9 +20,9 @@ _calendar = get_settings().calendar
 SHOWN = DefinitionsLoadContext.is_set() and DefinitionsLoadContext.get().load_type is DefinitionsLoadType.INITIALIZATION
 
 
-def first_landed(lake: Lake) -> dt.date:
+def first_landed(ledger: Ledger) -> dt.date:
     """The week that partitions should begin with: the first that landed, or of an empty lake the first there may be."""
-    landed = Ledger.of(lake).first_week
+    landed = ledger.first_week
     return max(_calendar.first_week, _calendar.week_of(landed)) if landed else _calendar.first_week
 
 
@@ -32,7 +31,7 @@ def _first() -> dt.date:
         return _calendar.first_week
     try:
         cloud = cloud_of(get_settings())
-        return first_landed(cloud.lake) if cloud.begun() else _calendar.first_week
+        return first_landed(Ledger.of(cloud.lake)) if cloud.begun() else _calendar.first_week
     except Exception:  # any trouble of the lake: too many weeks do no harm, while a platform that does not load does
         logging.getLogger(__name__).warning("the lake cannot be asked for its first week", exc_info=True)
         return _calendar.first_week

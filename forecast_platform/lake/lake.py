@@ -36,9 +36,10 @@ if TYPE_CHECKING:
 
 
 # Measured on 300 weekly commits: at Iceberg's defaults a commit grew from .14 to .73 CPU s, with these it stays flat.
+# Who reads a table by the file of one state, as a Glue crawler's table does, can do so for 100 commits more.
 _PROPERTIES = {
     "write.metadata.delete-after-commit.enabled": "true",
-    "write.metadata.previous-versions-max": "10",
+    "write.metadata.previous-versions-max": "100",
     "commit.manifest-merge.enabled": "true",
     "commit.manifest.min-count-to-merge": "20",
     "commit.retry.num-retries": "20",

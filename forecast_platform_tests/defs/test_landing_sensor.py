@@ -15,6 +15,7 @@ import pytest
 
 from forecast_platform.defs.landing_sensor import LANDING_TAG, RUN_KEY, landing_sensor
 from forecast_platform.demo import Retailer, history_files, week_file
+from forecast_platform.landing.ledger import Ledger
 from forecast_platform.landing.place import LandingError
 from forecast_platform.settings import Settings
 from forecast_platform.weeks import key
@@ -331,7 +332,7 @@ def test_weeks_before_the_first_partition_are_ingested_and_run_once_the_definiti
     )
     assert not server.asked.acquire(blocking=False)
     # As the code server loads them then.
-    assert partitions.first_landed(sensor.graph.lake) == W[0]
+    assert partitions.first_landed(Ledger.of(sensor.graph.lake)) == W[0]
     monkeypatch.setattr(partitions, "FIRST", W[0])
     assert [r.partition_key for r in sensor.tick().run_requests] == [key(W[0])]
 

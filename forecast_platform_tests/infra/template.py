@@ -142,7 +142,7 @@ class _Resolver:
             "AWS::SQS::Queue": f"arn:aws:sqs:{REGION}:{ACCOUNT}:{text}",
             "AWS::IAM::Role": f"arn:aws:iam::{ACCOUNT}:role/{text}",
             "AWS::ECR::Repository": f"arn:aws:ecr:{REGION}:{ACCOUNT}:repository/{text}",
-            "AWS::Lambda::Function": f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{text}",
+            "AWS::Events::Rule": f"arn:aws:events:{REGION}:{ACCOUNT}:rule/{text}",
         }[kind]
 
     def fn_sub(self, text: str) -> str:
@@ -160,12 +160,6 @@ class _Resolver:
 
     def fn_not(self, argument: list[Any]) -> bool:
         return not self.value(argument[0])
-
-    def fn_and(self, argument: list[Any]) -> bool:
-        return all(map(self.value, argument))
-
-    def fn_join(self, argument: list[Any]) -> str:
-        return str(argument[0]).join(self.value(argument[1]))
 
 
 def listed(value: Any) -> list[Any]:

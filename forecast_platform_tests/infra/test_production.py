@@ -16,10 +16,11 @@ import pytest
 import yaml
 
 from forecast_platform.settings import Settings
-from forecast_platform_tests.infra.template import load, resolve
+from forecast_platform_tests.infra.template import REGION, load, resolve
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
+MAKEFILE = (ROOT / "Makefile").read_text().replace("\\\n\t\t", "")
 PLATFORM = (DOCKER / "platform.Dockerfile").read_text()
 COMPOSE = yaml.safe_load((DOCKER / "compose.yaml").read_text())
 OURS = ("code", "webserver", "daemon")
@@ -105,9 +106,16 @@ def test_what_an_image_copies_is_there_and_it_runs_as_nobody_special(path: Path)
         for source in sources:
             assert list(ROOT.glob(source)), f"{path.name}: COPY {source}"
     assert not [line for line in lines if re.match(r"(ENV|ARG) .*(PASSWORD|SECRET|TOKEN)", line)]
-    assert not [line for line in lines if re.match(r"FROM \S+(:latest)?$", line) and ":" not in line]
     if path.name == "platform.Dockerfile":  # SageMaker's contract has its containers run as root
         assert [line for line in lines if line.startswith("USER ")][-1] != "USER root"
+
+
+def test_what_others_made_is_named_by_its_digest_and_both_images_stand_on_the_same() -> None:
+    bases = [re.findall(r"^FROM (\S+)", path.read_text(), flags=re.M) for path in DOCKER.glob("*.Dockerfile")]
+    assert bases[0] == bases[1]
+    (postgres,) = (s["image"] for s in COMPOSE["services"].values() if "build" not in s)
+    for name in (*bases[0], postgres):
+        assert re.fullmatch(r"[a-z]+:[\w.-]+@sha256:[0-9a-f]{64}", name), name
 
 
 def test_the_integrations_of_the_image_are_the_pinned_ones() -> None:
@@ -117,23 +125,49 @@ def test_the_integrations_of_the_image_are_the_pinned_ones() -> None:
 
 
 def test_make_settings_prints_the_outputs_as_settings() -> None:
-    makefile = (ROOT / "Makefile").read_text()
-    (query,) = re.findall(r'\$\(OUTPUTS\) "(.*starts_with.*)"\)', makefile)
+    (query,) = re.findall(r'\$\(OUTPUTS\) "(.*starts_with.*?)"\)', MAKEFILE)
     outputs = [
         {"OutputKey": name, "OutputValue": value, "Description": load()["Outputs"][name]["Description"]}
         for name, value in resolve().outputs.items()
     ]
     printed = dict(jmespath.search(query, {"Stacks": [{"Outputs": outputs}]}))
+    assert printed.pop("AWS_REGION") == REGION
     settings = {name.removeprefix("FORECAST_").lower(): value for name, value in printed.items()}
     assert Settings(profile="aws", **settings).queue_url == settings["queue_url"]
-    others = re.findall(r"OutputKey=='(\w+)'", makefile)
+    others = re.findall(r"OutputKey=='(\w+)'", MAKEFILE)
     assert others
     for other in others:
         assert other in resolve().outputs
 
 
 def test_make_deploy_gives_parameters_that_exist() -> None:
-    deploy = (ROOT / "Makefile").read_text().split("\ndeploy:")[1].split("\nimage:")[0]
-    given = set(re.findall(r"\b([A-Z][a-z][A-Za-z]+)=", deploy))
-    assert {"Trigger", "LambdaCodeBucket", "LambdaCodeKey", "DagsterUrl", "ImageTag"} <= given
-    assert given <= set(load()["Parameters"])
+    deploy = MAKEFILE.split("\ndeploy:")[1].split("\nimage:")[0]
+    assert set(re.findall(r"\b([A-Z][a-z][A-Za-z]+)=", deploy)) == {"ImageTag"}
+    assert "ImageTag" in load()["Parameters"]
+
+
+def test_every_process_of_the_services_is_told_the_region_by_both_its_names() -> None:
+    """The daemon and the webserver do not run our code: Dagster's logs of runs go by boto3, which knows the second."""
+    for name in (*OURS, "dashboard"):
+        given = COMPOSE["services"][name]["environment"]
+        assert given["AWS_DEFAULT_REGION"] == given["AWS_REGION"] == "${AWS_REGION:?make settings prints it}", name
+
+
+def test_what_the_guide_takes_over_after_a_deletion_is_what_outlives_a_stack_and_has_a_name_of_its_own() -> None:
+    """A change set imports by itself what lies there under a name that the template gives it."""
+    import botocore.session
+
+    guide = (ROOT / "docs" / "aws.md").read_text()
+    assert "--import-existing-resources" in guide
+    creation = botocore.session.get_session().get_service_model("cloudformation").operation_model("CreateChangeSet")
+    assert "ImportExistingResources" in creation.input_shape.members
+    resources = load()["Resources"]
+    kept = [r for r in resources.values() if r.get("DeletionPolicy", "Delete") != "Delete"]
+    assert [("BucketName" in r["Properties"] or "Name" in r["Properties"]["DatabaseInput"]) for r in kept] == [True] * 3
+
+
+@pytest.mark.parametrize("guide", ["docs/aws.md", "bi/README.md"])
+def test_outputs_that_the_guides_name_exist(guide: str) -> None:
+    named = re.findall(r"output\s+`(\w+)`", (ROOT / guide).read_text())
+    assert named, guide
+    assert set(named) <= set(load()["Outputs"])

@@ -1,26 +1,25 @@
 """The CloudFormation template: sound, deployable in every combination of its choices, and giving no right too many.
 
-moto's CloudFormation makes buckets, queues, roles, the Lambda and the repository; it passes over bucket and queue
-policies, Glue, Athena and alarms, and a bucket's notifications. Those are read from the resolved template instead, and
-the notifications are then set by the API as CloudFormation would.
+moto's CloudFormation makes buckets, queues, rules, roles and the repository; it passes over bucket and queue policies,
+Glue, Athena and alarms, and a bucket's notifications. Those are read from the resolved template instead, and the
+notifications are then set by the API as CloudFormation would.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import functools
-import io
 import itertools
 import json
 import re
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from forecast_platform.clouds.aws.events import parse
 from forecast_platform.engines.sagemaker.decision import job_name
 from forecast_platform.settings import Settings
 from forecast_platform_tests.infra.template import (
@@ -38,42 +37,32 @@ from forecast_platform_tests.infra.template import (
 # moto names what it passes over.
 pytestmark = pytest.mark.filterwarnings("ignore:Tried to parse")
 
-PUSH = {
-    "Trigger": "lambda",
-    "LambdaCodeBucket": "drop",
-    "LambdaCodeKey": "push.zip",
-    "DagsterUrl": "http://dagster:3000",
-}
-TOKEN = f"arn:aws:secretsmanager:{REGION}:{ACCOUNT}:secret:dagster-AbCdEf"
-IN_VPC = {**PUSH, "TokenSecretArn": TOKEN, "LambdaSubnetIds": "subnet-1,subnet-2", "LambdaSecurityGroupIds": "sg-1"}
-TRIGGERS = ({}, PUSH, IN_VPC)
 OPTIONS = (
     ({}, {"Crawler": "yes"}),
     ({}, {"AlarmEmail": "ops@example.com"}),
     ({}, {"ReaderPrincipalArn": f"arn:aws:iam::{ACCOUNT}:role/tableau"}),
 )
-COMBINATIONS = [
-    {key: value for part in parts for key, value in part.items()} for parts in itertools.product(TRIGGERS, *OPTIONS)
-]
+COMBINATIONS = [{key: value for part in parts for key, value in part.items()} for parts in itertools.product(*OPTIONS)]
 
 # Where AWS itself knows no narrower resource.
 ONLY_STAR = {
     "ecr:GetAuthorizationToken",
     "cloudwatch:PutMetricData",
     "servicequotas:ListServiceQuotas",
+    "servicequotas:ListAWSDefaultServiceQuotas",
     "athena:ListWorkGroups",
     "athena:ListDataCatalogs",
-    "ec2:CreateNetworkInterface",
-    "ec2:DescribeNetworkInterfaces",
-    "ec2:DescribeSubnets",
-    "ec2:DeleteNetworkInterface",
-    "ec2:AssignPrivateIpAddresses",
-    "ec2:UnassignPrivateIpAddresses",
+    # Of a machine that is not managed yet there is nothing else to name.
+    "ssm:UpdateInstanceInformation",
+    "ssmmessages:CreateControlChannel",
+    "ssmmessages:CreateDataChannel",
+    "ssmmessages:OpenControlChannel",
+    "ssmmessages:OpenDataChannel",
 }
 
 
 def named(parameters: dict[str, str]) -> str:
-    return ",".join(f"{k}={v}" for k, v in parameters.items() if "Lambda" not in k) or "defaults"
+    return ",".join(f"{k}={v}" for k, v in parameters.items()) or "defaults"
 
 
 @pytest.fixture(params=COMBINATIONS, ids=named)
@@ -111,6 +100,7 @@ def test_defaults_of_the_template_are_those_of_the_settings() -> None:
 
 def test_every_setting_among_the_outputs_exists_and_the_platform_starts_with_them(stack: Stack) -> None:
     described = {name: output["Description"] for name, output in load()["Outputs"].items()}
+    assert (described["Region"], stack.outputs["Region"]) == ("AWS_REGION", REGION)
     given = {
         described[name].removeprefix("FORECAST_").lower(): value
         for name, value in stack.outputs.items()
@@ -122,7 +112,7 @@ def test_every_setting_among_the_outputs_exists_and_the_platform_starts_with_the
     assert {name.replace("_", "") for name in given} == {
         name.lower() for name in stack.outputs if described[name].startswith("FORECAST_")
     }
-    assert ("queue_url" in given) == ("Queue" in stack.types), "with the Lambda as trigger no queue is polled"
+    assert given["queue_url"]
 
 
 def test_every_setting_of_the_aws_profile_is_an_output_or_in_the_guide() -> None:
@@ -156,35 +146,19 @@ def test_no_right_is_wider_than_it_must_be(stack: Stack) -> None:
                 assert re.fullmatch(r"arn:aws:[a-z0-9]+:[a-z0-9-]*:(\d{12}|\*)?:[^*]\S*", resource), resource
                 if ":*:" in resource:
                     assert resource.endswith("repository/forecasting-deepar"), f"{where}: any account in {resource}"
-    used = {a for _, s in statements(resolve(**IN_VPC)) if s.get("Resource") == "*" for a in listed(s["Action"])}
+    used = {a for _, s in statements(resolve()) if s.get("Resource") == "*" for a in listed(s["Action"])}
     assert used == ONLY_STAR, "an exception that nothing needs any more"
 
 
 def test_services_act_for_this_account_only(stack: Stack) -> None:
-    """Against the confused deputy: a service that acts for any account must say for which one. EC2 and Lambda cannot
-    be asked by others to take a role, so they send no such key."""
+    """Against the confused deputy: a service that acts for any account must say for which one. EC2 cannot be asked by
+    others to take a role, so it sends no such key."""
     for where, statement in statements(stack):
         service = statement.get("Principal", {}) if statement["Effect"] == "Allow" else {}
-        if service and service.get("Service") not in (None, "ec2.amazonaws.com", "lambda.amazonaws.com"):
+        if service.get("Service") == "events.amazonaws.com":  # names the rule, and with it the account
+            assert statement["Condition"] == {"ArnEquals": {"aws:SourceArn": RULE}}, where
+        elif service and service.get("Service") not in (None, "ec2.amazonaws.com"):
             assert statement["Condition"]["StringEquals"]["aws:SourceAccount"] == ACCOUNT, where
-    if "Queue" in stack.types:
-        (statement,) = stack.resources["QueuePolicy"]["PolicyDocument"]["Statement"]
-        landing = f"arn:aws:s3:::{stack.resources['LandingBucket']['BucketName']}"
-        assert statement["Condition"]["ArnEquals"]["aws:SourceArn"] == landing
-    else:
-        permission = stack.resources["LambdaPermission"]
-        assert permission["SourceAccount"] == ACCOUNT
-        assert permission["SourceArn"] == f"arn:aws:s3:::{stack.resources['LandingBucket']['BucketName']}"
-
-
-@pytest.mark.parametrize(("parameters", "allowed"), [(PUSH, False), (IN_VPC, True)], ids=["without", "with a token"])
-def test_the_lambda_reads_the_secret_it_is_told_of_and_no_other(parameters: dict[str, str], allowed: bool) -> None:
-    stack = resolve(**parameters)
-    rights, other = stack.policies("LambdaRole"), f"{TOKEN[:-6]}other1"
-    assert allows(rights, "secretsmanager:GetSecretValue", TOKEN) is allowed
-    assert not allows(rights, "secretsmanager:GetSecretValue", other)
-    told = stack.resources["PushFunction"]["Environment"]["Variables"]["DAGSTER_TOKEN_SECRET_ARN"]
-    assert told == (TOKEN if allowed else "")
 
 
 def sagemaker(kind: str, name: str) -> str:
@@ -197,6 +171,7 @@ LANDING, STORAGE = BUCKETS["landing"], BUCKETS["storage"]
 TRAINING = sagemaker("training-job", "forecast-20250131-abc-a0")
 EXECUTION = f"arn:aws:iam::{ACCOUNT}:role/ExecutionRole"
 GLUE = f"arn:aws:glue:{REGION}:{ACCOUNT}"
+RULE = f"arn:aws:events:{REGION}:{ACCOUNT}:rule/LandedFiles"
 
 
 @pytest.mark.parametrize(
@@ -274,25 +249,47 @@ def test_buckets_are_private_encrypted_versioned_and_tidied(stack: Stack) -> Non
         (deny,) = stack.resources[f"{name}Policy"]["PolicyDocument"]["Statement"]
         assert (deny["Effect"], deny["Condition"]) == ("Deny", {"Bool": {"aws:SecureTransport": "false"}})
         assert len(deny["Resource"]) == 2
-        assert load()["Resources"][name]["DeletionPolicy"] == "Retain"
     kept = [rule.get("Prefix", "") for rule in stack.resources["StorageBucket"]["LifecycleConfiguration"]["Rules"]]
     assert not [prefix for prefix in kept if prefix.startswith(("lake", "models"))], "tables and models never expire"
 
 
-def test_events_of_files_have_one_destination_and_a_dead_letter_queue(stack: Stack) -> None:
-    notifications = stack.resources["LandingBucket"]["NotificationConfiguration"]
-    (kind,) = notifications
-    assert kind == ("QueueConfigurations" if "Queue" in stack.types else "LambdaConfigurations")
-    dead = f"arn:aws:sqs:{REGION}:{ACCOUNT}:forecast-landing-dead-letters"
-    if "Queue" in stack.types:
-        assert stack.resources["Queue"]["RedrivePolicy"] == {"deadLetterTargetArn": dead, "maxReceiveCount": 5}
-    else:
-        assert stack.resources["PushRetries"]["DestinationConfig"] == {"OnFailure": {"Destination": dead}}
-        assert allows(stack.policies("LambdaRole"), "sqs:SendMessage", dead)
-        function = stack.resources["PushFunction"]
-        assert function["ReservedConcurrentExecutions"] > 0
-        told = {"DAGSTER_URL", "LANDING_PREFIX", "MODEL_NAME", "DAGSTER_TOKEN_SECRET_ARN"}
-        assert set(function["Environment"]["Variables"]) == told
+def test_what_holds_data_outlives_the_stack_and_a_creation_that_failed_leaves_nothing() -> None:
+    """What it left would be in the way of the next try, because it has a name of its own. Whatever outlives the stack
+    is imported by that name: docs/aws.md."""
+    resources = load()["Resources"]
+    kept = {name: r["DeletionPolicy"] for name, r in resources.items() if r.get("DeletionPolicy", "Delete") != "Delete"}
+    assert kept == dict.fromkeys(("LandingBucket", "StorageBucket", "GlueDatabase"), "RetainExceptOnCreate")
+    assert {resources[name]["UpdateReplacePolicy"] for name in kept} == {"Retain"}
+
+
+def test_events_of_files_reach_the_queue_and_what_nobody_can_read_its_dead_letters() -> None:
+    stack = resolve()
+    landing = stack.resources["LandingBucket"]
+    assert landing["NotificationConfiguration"] == {"EventBridgeConfiguration": {"EventBridgeEnabled": True}}
+    rule, queue = stack.resources["LandedFiles"], f"arn:aws:sqs:{REGION}:{ACCOUNT}:forecast-landing"
+    assert rule["EventPattern"]["detail"] == {
+        "bucket": {"name": [landing["BucketName"]]},
+        "object": {"key": [{"prefix": "landing/"}]},
+    }
+    assert [target["Arn"] for target in rule["Targets"]] == [queue]
+    (statement,) = stack.resources["QueuePolicy"]["PolicyDocument"]["Statement"]
+    assert (statement["Action"], statement["Resource"]) == ("sqs:SendMessage", queue)
+    assert stack.resources["Queue"]["RedrivePolicy"] == {
+        "deadLetterTargetArn": f"{queue}-dead-letters",
+        "maxReceiveCount": 5,
+    }
+
+
+def test_an_image_is_never_exchanged_under_its_tag() -> None:
+    assert resolve().resources["Repository"]["ImageTagMutability"] == "IMMUTABLE"
+
+
+def test_session_manager_reaches_the_machine_and_it_reads_no_secret() -> None:
+    """docs/aws.md opens Dagster's UI so. The five actions are those of Systems Manager's own guide."""
+    platform = resolve().policies("PlatformRole")
+    for action in sorted(a for a in ONLY_STAR if a.startswith("ssm")):
+        assert allows(platform, action, "*")
+    assert not [a for s in platform for a in listed(s["Action"]) if a.startswith(("ssm:Get", "secretsmanager:"))]
 
 
 def test_the_workgroup_enforces_its_limits() -> None:
@@ -318,10 +315,6 @@ def client(service: str, endpoint: str) -> Any:
 
 def deploy(parameters: dict[str, str], s3: Any, endpoint: str) -> tuple[Stack, dict[str, str]]:
     """The template on moto. Returns it resolved, and the outputs that moto gave."""
-    code = io.BytesIO()
-    with zipfile.ZipFile(code, "w") as archive:
-        archive.writestr("lambda_function.py", "def lambda_handler(event, context): ...\n")
-    s3.put_object(Bucket="drop", Key="push.zip", Body=code.getvalue())
     cloudformation = client("cloudformation", endpoint)
     cloudformation.create_stack(
         StackName="forecast",
@@ -332,52 +325,32 @@ def deploy(parameters: dict[str, str], s3: Any, endpoint: str) -> tuple[Stack, d
     (made,) = cloudformation.describe_stacks(StackName="forecast")["Stacks"]
     assert made["StackStatus"] == "CREATE_COMPLETE", made
     stack = resolve(**parameters)
-    landing = stack.resources["LandingBucket"]
     s3.put_bucket_notification_configuration(
-        Bucket=landing["BucketName"], NotificationConfiguration=as_request(landing["NotificationConfiguration"])
+        Bucket=stack.resources["LandingBucket"]["BucketName"],
+        NotificationConfiguration={"EventBridgeConfiguration": {}},
     )
     return stack, {output["OutputKey"]: output["OutputValue"] for output in made["Outputs"]}
-
-
-def as_request(notifications: dict[str, Any]) -> dict[str, Any]:
-    """CloudFormation's spelling of notifications in S3's."""
-    names = {"Queue": "QueueArn", "Function": "LambdaFunctionArn"}
-
-    def one(item: dict[str, Any]) -> dict[str, Any]:
-        (target,) = set(item) & set(names)
-        rules = [{"Name": r["Name"], "Value": r["Value"]} for r in item["Filter"]["S3Key"]["Rules"]]
-        return {names[target]: item[target], "Events": [item["Event"]], "Filter": {"Key": {"FilterRules": rules}}}
-
-    words = {"QueueConfigurations": "QueueConfigurations", "LambdaConfigurations": "LambdaFunctionConfigurations"}
-    return {words[kind]: [one(item) for item in items] for kind, items in notifications.items()}
 
 
 @pytest.mark.parametrize("parameters", COMBINATIONS, ids=named)
 def test_every_combination_deploys(parameters: dict[str, str], s3: Any, endpoint: str) -> None:
     stack, outputs = deploy(parameters, s3, endpoint)
-    assert set(outputs) == set(stack.outputs) - {"Workgroup"}  # of a kind that moto passes over
+    assert set(outputs) == set(stack.outputs)
     assert outputs["LandingUrl"] == stack.outputs["LandingUrl"]
     roles = {role["Arn"]: role for role in client("iam", endpoint).list_roles()["Roles"]}
     assert len(roles) == list(stack.types.values()).count("AWS::IAM::Role")
     assert "sagemaker.amazonaws.com" in json.dumps(roles[outputs["RoleArn"]]["AssumeRolePolicyDocument"])
-    if "PushFunction" in stack.types:
-        function = client("lambda", endpoint).get_function(FunctionName="forecast-landing")
-        assert function["Configuration"]["Handler"] == "lambda_function.lambda_handler"
-        assert function["Configuration"]["Environment"]["Variables"]["DAGSTER_URL"] == PUSH["DagsterUrl"]
 
 
 def test_a_file_put_into_the_deployed_bucket_is_a_message_in_the_deployed_queue(s3: Any, endpoint: str) -> None:
     stack, outputs = deploy({}, s3, endpoint)
     sqs = client("sqs", endpoint)
-    sqs.purge_queue(QueueUrl=outputs["QueueUrl"])  # s3:TestEvent
     bucket = outputs["LandingUrl"].removeprefix("s3://").partition("/")[0]
-    s3.put_object(Bucket=bucket, Key="landing/sales/2025-01-31.csv", Body=b"x")
+    s3.put_object(Bucket=bucket, Key="landing/sales/a b+c.csv", Body=b"x")
     s3.put_object(Bucket=bucket, Key="elsewhere/2025-01-31.csv", Body=b"x")
     received = sqs.receive_message(QueueUrl=outputs["QueueUrl"], MaxNumberOfMessages=10).get("Messages", [])
-    (record,) = [record for message in received for record in json.loads(message["Body"])["Records"]]
-    assert record["s3"]["bucket"]["name"] == bucket
-    assert "2025-01-31.csv" in record["s3"]["object"]["key"]
-    assert "elsewhere" not in record["s3"]["object"]["key"]
+    (event,) = [event for message in received for event in parse(message["Body"])]
+    assert event.url == f"s3://{bucket}/landing/sales/a b+c.csv", "in EventBridge's form names are not encoded"
     # What nobody manages to handle ends in the dead-letter queue.
     for _ in range(6):
         for message in received:

@@ -1,8 +1,8 @@
 """Athena: SQL over the lake's tables in Glue, for people and for business intelligence tools.
 
-Results are read by GetQueryResults, 1,000 rows a request. It needs no right to read the result bucket, works where the
-workgroup keeps results by itself, and tells null from an empty string. Whoever wants millions of rows reads the lake's
-files instead: `glue_lake(...).query`, or `forecast query --local`.
+Results are read by GetQueryResults, 1,000 rows a request. It works where the workgroup keeps results by itself, tells
+null from an empty string, and asks for s3:GetObject where they lie in a bucket. Whoever wants millions of rows reads
+the lake's files instead: `glue_lake(...).query`, or `forecast query --local`.
 """
 
 from __future__ import annotations

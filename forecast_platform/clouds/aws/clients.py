@@ -10,24 +10,46 @@ from typing import Any
 _RETRIES = {"mode": "adaptive", "max_attempts": 10}
 
 
-def client(service: str, **config: Any) -> Any:
-    """A client of an AWS service, of its own session.
+# The order of the `aws` command and of AWS's other libraries. botocore by itself does not read the first.
+_REGION = ("region", ["AWS_REGION", "AWS_DEFAULT_REGION"], None, None)
+NO_REGION = "no AWS region is set: AWS_REGION=..., or region in the profile that AWS_PROFILE names"
 
-    Credentials, region and endpoints are boto3's own business (AWS_PROFILE, AWS_REGION, AWS_ENDPOINT_URL and so on).
+
+def session() -> Any:
+    """A session of boto3's, of one's own: its default one is shared by threads and remembers old credentials.
+
+    Credentials and endpoints are its own business (AWS_PROFILE, AWS_ENDPOINT_URL and so on). The region is that of
+    AWS_REGION, else of AWS_DEFAULT_REGION, else of the profile; never guessed, where S3 alone would take us-east-1.
+
+    Raises:
+        botocore.exceptions.NoRegionError: no region is set.
+    """
+    import boto3  # half a second that the local profile need not pay
+    import botocore.session
+    from botocore.exceptions import NoRegionError
+
+    found = boto3.Session(botocore_session=botocore.session.Session(session_vars={"region": _REGION}))
+    if not found.region_name:
+        error = NoRegionError()
+        error.args = (NO_REGION,)
+        raise error
+    return found
+
+
+def client(service: str, **config: Any) -> Any:
+    """A client of an AWS service, of a `session` of its own.
 
     Args:
         service: boto3's name of it, for example "sagemaker".
         config: more of botocore.config.Config, or other values of what is set here.
 
     Raises:
-        botocore.exceptions.NoRegionError: no region is configured, and the service needs one.
+        botocore.exceptions.NoRegionError: no region is set.
     """
-    import boto3  # half a second that the local profile need not pay
     from botocore.config import Config
 
     given = {"retries": _RETRIES, "connect_timeout": 10, "user_agent_extra": "forecast-platform", **config}
-    # A session of our own: boto3's default one is shared by threads and remembers old credentials.
-    return boto3.Session().client(service, config=Config(**given))
+    return session().client(service, config=Config(**given))
 
 
 def split_s3(url: str) -> tuple[str, str]:

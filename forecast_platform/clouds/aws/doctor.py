@@ -12,7 +12,8 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from forecast_platform.clouds.aws.clients import client, split_s3, translated
+from forecast_platform.clouds.aws.athena import Athena, AthenaError
+from forecast_platform.clouds.aws.clients import client, session, split_s3, translated
 from forecast_platform.settings import Settings
 
 DEPLOY = "make deploy"
@@ -27,12 +28,13 @@ class Finding(RuntimeError):
 def checks(settings: Settings) -> dict[str, Callable[[], str]]:
     """The checks of these settings (profile aws), by name, in the order a person mends them."""
     return {
+        "region": _region,
         "identity": _identity,
         "landing": lambda: _landing(settings.landing_url),
         "storage": lambda: _storage(settings.storage_url),
         "queue": lambda: _queue(settings.queue_url),
         "catalog": lambda: _catalog(settings.database),
-        "workgroup": lambda: _workgroup(settings.workgroup),
+        "workgroup": lambda: _workgroup(settings.workgroup, settings.database),
     }
 
 
@@ -59,6 +61,11 @@ def ask(
 
     with translated(to):
         return call(**given)
+
+
+def _region() -> str:
+    with translated(lambda _, text: Finding(text)):
+        return str(session().region_name)
 
 
 def _identity() -> str:
@@ -115,7 +122,7 @@ def _queue(url: str) -> str:
     if not url:
         return "none set: landed files are found by listing alone (FORECAST_QUEUE_URL is the stack's QueueUrl)"
     sqs = client("sqs")
-    gone = f"there is no such queue: {DEPLOY} TRIGGER=sqs, and set FORECAST_QUEUE_URL; {SETTINGS}"
+    gone = f"there is no such queue: {DEPLOY}, and set FORECAST_QUEUE_URL; {SETTINGS}"
     missing = dict.fromkeys(("AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist"), gone)
 
     def attributes(of: str, permission: str) -> dict[str, str]:
@@ -136,7 +143,7 @@ def _queue(url: str) -> str:
     if failed := int(letters["ApproximateNumberOfMessages"]):
         raise Finding(
             f"{failed} events failed for good and lie in {dead}; mend the cause (see the landing sensor), then "
-            f"aws sqs start-message-move-task --source-arn {letters['QueueArn']}"
+            f"aws sqs start-message-move-task --source-arn {letters['QueueArn']} --destination-arn {own['QueueArn']}"
         )
     return f"{url}: {waiting} waiting, none failed"
 
@@ -153,7 +160,7 @@ def _catalog(database: str) -> str:
     return f"{database}: {len(iceberg)} Iceberg tables"
 
 
-def _workgroup(name: str) -> str:
+def _workgroup(name: str, database: str) -> str:
     mend = f"there is no workgroup {name}: {DEPLOY}, or set FORECAST_WORKGROUP; {SETTINGS}"
     missing = {"InvalidRequestException": mend}
     found = ask(
@@ -176,4 +183,12 @@ def _workgroup(name: str) -> str:
             f"workgroup {name} has no limit of bytes scanned: aws athena update-work-group --work-group {name} "
             "--configuration-updates BytesScannedCutoffPerQuery=10737418240"
         )
-    return f"{name}: results in {location or 'managed storage'}, at most {limit / 1e9:.1f} GB scanned a query"
+    try:
+        Athena(name, database).query("SELECT 1")  # scans nothing, so costs nothing
+    except AthenaError as error:
+        where = f"; and s3:PutObject and s3:GetObject on {location}*" if location else ""
+        raise Finding(
+            f"{error}; a query needs athena:StartQueryExecution, GetQueryExecution and GetQueryResults{where}"
+        ) from error
+    where = location or "managed storage"
+    return f"{name}: answers, results in {where}, at most {limit / 1e9:.1f} GB scanned a query"

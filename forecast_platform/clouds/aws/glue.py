@@ -1,7 +1,7 @@
 """The lake on AWS: Iceberg tables in Glue's catalog, their files in S3.
 
-Three things are ours on top of pyiceberg's Glue catalog. Files are read and written with boto3's credentials, so that
-profiles, roles and single sign-on work as everywhere else, and are renewed in a process that outlives them.
+Three things are ours on top of pyiceberg's Glue catalog. Files are opened with boto3's credentials of the moment, so
+that profiles, roles and single sign-on work as everywhere else, and a table opened yesterday is read with today's.
 A commit whose reply was lost is reported as unknown, never as failed. And passing errors of S3 (503 Slow
 Down, 500) are retried.
 """
@@ -14,19 +14,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import boto3
 from botocore.exceptions import ClientError, HTTPClientError
-from pyarrow.fs import AwsStandardS3RetryStrategy
+from pyarrow.fs import AwsStandardS3RetryStrategy, FileInfo, FileSelector, FileSystem, FileSystemHandler, PyFileSystem
 from pyiceberg.catalog.glue import GlueCatalog
 from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException
 from pyiceberg.io.pyarrow import PyArrowFileIO
 
-from forecast_platform.clouds.aws.clients import client
+from forecast_platform.clouds.aws.clients import client, session
 from forecast_platform.clouds.aws.files import BucketFiles
 from forecast_platform.lake.lake import Lake
 
 if TYPE_CHECKING:
-    from botocore.credentials import ReadOnlyCredentials
+    from botocore.credentials import Credentials, ReadOnlyCredentials
+    from pyarrow import NativeFile
     from pyiceberg.io import FileIO
     from pyiceberg.typedef import Properties
 
@@ -47,21 +47,92 @@ class Catalog(GlueCatalog):
 
     def __init__(self, warehouse: str, database: str) -> None:
         super().__init__("glue", client=client("glue"), warehouse=warehouse)
-        self._credentials = boto3.Session().get_credentials()
-        self._file_io = functools.lru_cache(maxsize=2)(_file_io)  # its connections serve all tables
-        self._one_at_a_time = threading.Lock()  # tables are loaded by several threads, and making it takes a while
+        self._file_io = RenewedFileIO(session().get_credentials())  # its connections serve all tables
         # Infrastructure code makes the database; only where it did not is the right to make one needed.
         if not self.namespace_exists(database):
             self.create_namespace_if_not_exists(database)
 
     def _load_file_io(self, properties: Properties | None = None, location: str | None = None) -> FileIO:
-        found = self._credentials
-        # boto3 renews credentials 10 minutes before they end, so an opened table is good for that long.
-        with self._one_at_a_time:
-            return self._file_io(found.get_frozen_credentials() if found else None)
+        return self._file_io
 
     def _update_glue_table(self, *arguments: Any, **named: Any) -> None:
         _commit(lambda: super(Catalog, self)._update_glue_table(*arguments, **named))
+
+
+class RenewedFileIO(PyArrowFileIO):
+    """Files in S3, each opened with the credentials of that moment; a file that is open keeps its own.
+
+    pyarrow's S3FileSystem keeps the keys it was made with. A role's last some hours, while a dashboard shows one state
+    of a table until the next week is published.
+    """
+
+    def __init__(self, credentials: Credentials | None) -> None:
+        super().__init__()
+        self._credentials = credentials
+        self._frozen = functools.lru_cache(maxsize=2)(_file_io)
+        self._one_at_a_time = threading.Lock()  # tables are read by several threads, and making it takes a while
+
+    def of_now(self) -> PyArrowFileIO:
+        """The same with the keys of now. boto3 renews them at the latest 10 minutes before they end."""
+        with self._one_at_a_time:
+            return self._frozen(self._credentials.get_frozen_credentials() if self._credentials else None)
+
+    def _initialize_s3_fs(self, netloc: str | None) -> FileSystem:
+        return PyFileSystem(_OfNow(lambda: self.of_now().fs_by_scheme("s3", netloc)))
+
+
+class _OfNow(FileSystemHandler):  # type: ignore[misc]  # pyarrow is untyped
+    """Passes each call on to the file system of the moment. What is read and written does not go through Python."""
+
+    def __init__(self, now: Callable[[], FileSystem]) -> None:
+        self._now = now
+
+    def get_type_name(self) -> str:
+        return "s3"
+
+    def normalize_path(self, path: str) -> str:
+        return path
+
+    def get_file_info(self, paths: list[str]) -> list[FileInfo]:
+        found: list[FileInfo] = self._now().get_file_info(paths)
+        return found
+
+    def get_file_info_selector(self, selector: FileSelector) -> list[FileInfo]:
+        found: list[FileInfo] = self._now().get_file_info(selector)
+        return found
+
+    def create_dir(self, path: str, recursive: bool) -> None:
+        self._now().create_dir(path, recursive=recursive)
+
+    def delete_dir(self, path: str) -> None:
+        self._now().delete_dir(path)
+
+    def delete_dir_contents(self, path: str, missing_dir_ok: bool = False) -> None:
+        self._now().delete_dir_contents(path, missing_dir_ok=missing_dir_ok)
+
+    def delete_root_dir_contents(self) -> None:
+        raise NotImplementedError("nobody empties S3")
+
+    def delete_file(self, path: str) -> None:
+        self._now().delete_file(path)
+
+    def move(self, src: str, dest: str) -> None:
+        self._now().move(src, dest)
+
+    def copy_file(self, src: str, dest: str) -> None:
+        self._now().copy_file(src, dest)
+
+    def open_input_stream(self, path: str) -> NativeFile:
+        return self._now().open_input_stream(path, compression=None)
+
+    def open_input_file(self, path: str) -> NativeFile:
+        return self._now().open_input_file(path)
+
+    def open_output_stream(self, path: str, metadata: dict[str, str]) -> NativeFile:
+        return self._now().open_output_stream(path, compression=None, metadata=metadata)
+
+    def open_append_stream(self, path: str, metadata: dict[str, str]) -> NativeFile:
+        return self._now().open_append_stream(path, compression=None, metadata=metadata)
 
 
 def glue_lake(
@@ -77,7 +148,7 @@ def glue_lake(
     )
 
 
-def _file_io(credentials: ReadOnlyCredentials | None) -> FileIO:
+def _file_io(credentials: ReadOnlyCredentials | None) -> PyArrowFileIO:
     """Access to S3 with these credentials, where boto3's clients find it."""
     s3 = client("s3")
     properties = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
 
@@ -14,6 +14,9 @@ from forecast_platform.clouds.aws.storage import Storage
 from forecast_platform.engines.sagemaker import requests
 from forecast_platform.engines.sagemaker.cost import Spending
 from forecast_platform.settings import Settings
+
+# Docker's own form. `docker push` of today's Docker gives OCI's, and an index where it attests the build's provenance.
+_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 
 
 def checks(settings: Settings) -> dict[str, Callable[[], str]]:
@@ -78,23 +81,17 @@ def _quota(settings: Settings) -> str:
     return ", ".join(f"{name} {found[name]['Value']:.0f}" for name in wanted)
 
 
-def _quotas() -> Iterator[dict[str, Any]]:
-    """Every SageMaker quota. There is no search by name, and codes differ from type to type."""
-    quotas = client("service-quotas")
-    page: dict[str, Any] = {}
-    while True:
-        reply = ask(
-            "the quotas of SageMaker",
-            quotas.list_service_quotas,
-            "servicequotas:ListServiceQuotas",
-            ServiceCode="sagemaker",
-            MaxResults=100,
-            **page,
-        )
-        yield from reply["Quotas"]
-        if not reply.get("NextToken"):
-            return
-        page = {"NextToken": reply["NextToken"]}
+def _quotas() -> list[dict[str, Any]]:
+    """Every SageMaker quota. There is no search by name, and codes differ from type to type. What every account begins
+    with comes first, then what this one has: a quota that was never changed is among the former only."""
+    quotas, found = client("service-quotas"), []
+    for operation, permission in (
+        ("list_aws_default_service_quotas", "servicequotas:ListAWSDefaultServiceQuotas"),
+        ("list_service_quotas", "servicequotas:ListServiceQuotas"),
+    ):
+        pages = quotas.get_paginator(operation).paginate(ServiceCode="sagemaker", PaginationConfig={"PageSize": 100})
+        found += ask("the quotas of SageMaker", pages.build_full_result, permission)["Quotas"]
+    return found
 
 
 def _caps(settings: Settings) -> str:
@@ -143,5 +140,11 @@ def _image(image: str) -> str:
         imageIds=[{"imageTag": tag}],
     )
     (found,) = reply["imageDetails"]
+    manifest = found.get("imageManifestMediaType", _MANIFEST)
+    if manifest != _MANIFEST:
+        raise Finding(
+            f"{image} has a manifest of type {manifest}, which SageMaker refuses; it takes {_MANIFEST}, as make image "
+            "pushes it (in the repository a tag is never written twice: aws ecr batch-delete-image first)"
+        )
     size = f", {found['imageSizeInBytes'] / 1e6:.0f} MB" if "imageSizeInBytes" in found else ""
     return f"{image}: pushed {found['imagePushedAt']:%Y-%m-%d %H:%M}{size}"

@@ -262,7 +262,7 @@ class Jobs:
 
     def _url(self, kind: Kind, name: str) -> str:
         region = self.region
-        return f"https://{region}.console.aws.amazon.com/sagemaker/home?region={region}#/{kind.page}/{name}"
+        return f"https://{region}.{_console(region)}/sagemaker/home?region={region}#/{kind.page}/{name}"
 
     def _tail(self, spec: Spec, name: str) -> str:
         """The end of a failed job's log, and where to see the rest."""
@@ -270,6 +270,12 @@ class Jobs:
         tail.read()
         lines = "".join(f"\n  {line}" for line in tail.last)
         return f"\n{self._url(spec.kind, name)}" + (f"\nIts log ends with:{lines}" if lines else "")
+
+
+def _console(region: str) -> str:
+    """The domain of AWS's console in the region's partition, which botocore does not know."""
+    domains = {"cn": "console.amazonaws.cn", "us-gov": "console.amazonaws-us-gov.com"}
+    return next((name for start, name in domains.items() if region.startswith(f"{start}-")), "console.aws.amazon.com")
 
 
 def _said(error: Any) -> tuple[str, str]:

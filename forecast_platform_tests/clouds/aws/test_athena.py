@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forecast_platform.clouds.aws.athena import Athena, AthenaError, create_views, literal
-from forecast_platform.clouds.aws.clients import client
+from forecast_platform.clouds.aws.clients import NO_REGION, client
 from forecast_platform.clouds.aws.glue import glue_lake
 from forecast_platform.lake.tables import VIEWS
 
@@ -150,7 +150,7 @@ class TestOverTheWire:
         assert "retail.latest_forecast" in CliRunner().invoke(main, ["views"]).output.splitlines()
         monkeypatch.delenv("AWS_DEFAULT_REGION")
         refused = CliRunner().invoke(main, [*ask, "--local"])
-        assert (refused.exit_code, refused.output) == (1, "Error: You must specify a region.\n")
+        assert (refused.exit_code, refused.output) == (1, f"Error: {NO_REGION}\n")
 
     def test_nightly_maintenance_renews_the_views(self, on_aws, home):
         from forecast_platform.defs.lake_maintenance import lake_maintenance

@@ -1,111 +1,34 @@
 """`forecast doctor --profile aws`: each fault of an installation is found, alone, with what mends it.
 
-moto is the AWS here, with the template's resources made by its API. It knows no SageMaker quotas, so those are served
-by a few lines of our own; and it takes any credentials, so refusals are made by a proxy in front of it.
+moto is the AWS here, with the template's resources made by its API, and gate.py in front of it, which knows quotas and
+refuses.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import functools
-import http.server
 import json
-import threading
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import NoRegionError
 from click.testing import CliRunner
 
 from forecast_platform.cli import main
 from forecast_platform.clouds.aws import doctor
+from forecast_platform.clouds.aws.clients import client
 from forecast_platform.clouds.aws.storage import Storage, StorageError
 from forecast_platform.engines.sagemaker import doctor as sagemaker
 from forecast_platform.engines.sagemaker.cost import Spending
 from forecast_platform.settings import Settings
+from forecast_platform_tests.clouds.aws.gate import TRAINING, Gate
 
 TRUST = {
     "Statement": [{"Effect": "Allow", "Principal": {"Service": "sagemaker.amazonaws.com"}, "Action": "sts:AssumeRole"}]
 }
-TRAINING, TRANSFORM = "ml.c5.2xlarge for training job usage", "ml.c5.2xlarge for transform job usage"
-
-
-_OF_THE_HOP = ("host", "connection", "expect", "content-length", "transfer-encoding", "date", "server")
-
-
-class Gate(http.server.ThreadingHTTPServer):
-    """Stands in front of moto: answers SageMaker's quotas, refuses what is in `denied`, passes on the rest."""
-
-    def __init__(self, behind: str) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.behind = behind
-        self.denied: set[str] = set()
-        self.quotas: dict[str, float] = {TRAINING: 1, TRANSFORM: 1}
-        self.pages_read = 0
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class _Handler(http.server.BaseHTTPRequestHandler):
-    server: Gate
-    protocol_version = "HTTP/1.1"  # answers "Expect: 100-continue", for which boto3 would wait a second
-    disable_nagle_algorithm = True
-
-    def log_message(self, *_: Any) -> None: ...
-
-    def _answer(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        target = self.headers.get("X-Amz-Target", "")
-        action = target.rpartition(".")[2] or f"{self.command} {self.path.partition('?')[0].split('/')[1]}"
-        if action in self.server.denied and target:
-            return self._send(400, json.dumps({"__type": "AccessDeniedException", "message": "no"}).encode())
-        if action in self.server.denied:
-            return self._send(403, b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>")
-        if target.startswith("ServiceQuotas"):
-            return self._send(200, json.dumps(self._quotas(json.loads(body))).encode())
-        headers = {"Content-Type": "application/octet-stream"}  # or urllib calls it a form
-        headers |= {key: value for key, value in self.headers.items() if key.lower() not in _OF_THE_HOP}
-        request = urllib.request.Request(self.server.behind + self.path, body or None, headers, method=self.command)
-        try:
-            with urllib.request.urlopen(request) as reply:
-                self._send(reply.status, reply.read(), dict(reply.headers))
-        except urllib.error.HTTPError as error:
-            self._send(error.code, error.read(), dict(error.headers))
-
-    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _answer
-
-    def _quotas(self, request: dict[str, Any]) -> dict[str, Any]:
-        """One quota a page: they are hundreds in truth, so a page that is not read is a quota not found."""
-        assert request["ServiceCode"] == "sagemaker"
-        self.server.pages_read += 1
-        items = [("ml.c5.2xlarge for endpoint usage", 7.0), *self.server.quotas.items()]
-        number = int(request.get("NextToken", 0))
-        name, value = items[number]
-        page = {"Quotas": [{"QuotaName": name, "QuotaCode": f"L-{number:08}", "Value": value}]}
-        return page | ({"NextToken": str(number + 1)} if number + 1 < len(items) else {})
-
-    def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        for key, value in (headers or {}).items():
-            if key.lower() not in _OF_THE_HOP:
-                self.send_header(key, value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-
-@pytest.fixture
-def gate(s3: Any, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
-    server = Gate(endpoint)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
-    monkeypatch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")  # else bodies come in chunks
-    yield server
-    server.shutdown()
-    server.server_close()
 
 
 @functools.cache
@@ -173,7 +96,8 @@ def test_a_sound_installation_has_no_finding_and_keeps_nothing_of_the_probe(
 ) -> None:
     assert findings(installation) == {}
     assert s3.list_objects_v2(Bucket="store")["KeyCount"] == 0
-    assert gate.pages_read == 3
+    asked = {name: gate.calls[name] for name in ("ListAWSDefaultServiceQuotas", "ListServiceQuotas")}
+    assert asked == {"ListAWSDefaultServiceQuotas": 3, "ListServiceQuotas": 1}
 
 
 @pytest.mark.parametrize(
@@ -181,7 +105,7 @@ def test_a_sound_installation_has_no_finding_and_keeps_nothing_of_the_probe(
     [
         ({"landing_url": "s3://nowhere/landing"}, "landing", "no bucket nowhere: make deploy"),
         ({"storage_url": "s3://nowhere"}, "storage", "FORECAST_STORAGE_URL"),
-        ({"queue_url": "http://127.0.0.1/123456789012/gone"}, "queue", "no such queue: make deploy TRIGGER=sqs"),
+        ({"queue_url": "http://127.0.0.1/123456789012/gone"}, "queue", "no such queue: make deploy"),
         ({"database": "gone"}, "catalog", "FORECAST_DATABASE"),
         ({"workgroup": "gone"}, "workgroup", "FORECAST_WORKGROUP"),
         ({"role_arn": "arn:aws:iam::123456789012:role/gone"}, "role", "no such role: make deploy"),
@@ -216,6 +140,9 @@ def test_a_wrong_setting_is_one_finding_with_what_mends_it(
         ("GetDatabase", "catalog", "glue:GetDatabase"),
         ("GetTables", "catalog", "glue:GetTables"),
         ("GetWorkGroup", "workgroup", "athena:GetWorkGroup"),
+        ("StartQueryExecution", "workgroup", "athena:StartQueryExecution"),
+        ("GetQueryResults", "workgroup", "s3:GetObject on s3://store/athena/*"),
+        ("ListAWSDefaultServiceQuotas", "quota", "servicequotas:ListAWSDefaultServiceQuotas"),
         ("ListServiceQuotas", "quota", "servicequotas:ListServiceQuotas"),
         ("DescribeImages", "image", "ecr:DescribeImages"),
     ],
@@ -225,16 +152,70 @@ def test_a_refusal_names_the_permission(
 ) -> None:
     gate.denied = {denied}
     found = findings(installation, check)
-    assert "access denied" in found[check]
+    assert "access denied" in found[check].lower().replace("accessdenied", "access denied")
     assert permission in found[check]
 
 
 def test_a_quota_of_zero_comes_with_the_request_for_more(installation: dict[str, str], gate: Gate) -> None:
-    gate.quotas[TRAINING] = 0
+    gate.applied[TRAINING] = 0
     assert (
         "aws service-quotas request-service-quota-increase --service-code sagemaker --quota-code L-00000001"
         in (findings(installation)["quota"])
     )
+
+
+def test_a_quota_that_was_never_changed_is_known_by_its_default(installation: dict[str, str], gate: Gate) -> None:
+    """ListServiceQuotas does not name it at all."""
+    gate.defaults[TRAINING], gate.applied = 4, {}
+    assert findings(installation, "quota") == {}
+    gate.defaults[TRAINING] = 0
+    assert f"{TRAINING} is 0 and 1 needed" in findings(installation, "quota")["quota"]
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    ["application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json"],
+)
+def test_an_image_that_sagemaker_refuses_is_a_finding(
+    installation: dict[str, str], endpoint: str, manifest: str
+) -> None:
+    body = {"schemaVersion": 2, "mediaType": manifest, "config": {"digest": "sha256:" + "1" * 64}, "layers": []}
+    moto("ecr", endpoint).put_image(repositoryName="deepar", imageManifest=json.dumps(body), imageTag="plain")
+    found = findings(installation, "image", image=installation["image"].replace(":abc", ":plain"))
+    assert f"a manifest of type {manifest}, which SageMaker refuses" in found["image"]
+
+
+@pytest.mark.parametrize(
+    ("given", "region"),
+    [
+        ({"AWS_REGION": "eu-central-1"}, "eu-central-1"),
+        ({"AWS_DEFAULT_REGION": "eu-west-1"}, "eu-west-1"),
+        ({"AWS_REGION": "eu-central-1", "AWS_DEFAULT_REGION": "eu-west-1"}, "eu-central-1"),
+        ({"AWS_PROFILE": "shop"}, "sa-east-1"),
+        ({"AWS_REGION": "eu-central-1", "AWS_PROFILE": "shop"}, "eu-central-1"),
+        ({}, None),
+    ],
+    ids=lambda value: ",".join(value) or "nothing" if isinstance(value, dict) else "",
+)
+def test_the_region_is_what_is_set_and_never_guessed(
+    given: dict[str, str], region: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With botocore's own resolution, and S3, which takes us-east-1 by itself where nothing is set."""
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "config").write_text("[profile shop]\nregion = sa-east-1\n")
+    keys = dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), "x")
+    for name, value in {"AWS_CONFIG_FILE": str(tmp_path / "config"), **keys, **given}.items():
+        monkeypatch.setenv(name, value)
+    told = doctor.checks(Settings())["region"]
+    if region is None:
+        with pytest.raises(doctor.Finding, match=r"^no AWS region is set: AWS_REGION="):
+            told()
+        with pytest.raises(NoRegionError, match="AWS_REGION"):
+            client("s3")
+        return
+    assert told() == region
+    assert [client(service).meta.region_name for service in ("s3", "sqs")] == [region, region]
 
 
 def test_events_that_failed_and_a_queue_without_dead_letters_are_findings(
@@ -246,7 +227,8 @@ def test_events_that_failed_and_a_queue_without_dead_letters_are_findings(
     sqs.send_message(QueueUrl=installation["queue_url"].replace("landing", "dead"), MessageBody="poison")
     found = findings(installation, "queue")
     assert "1 events failed for good" in found["queue"]
-    assert "start-message-move-task --source-arn arn:aws:sqs:us-east-1:123456789012:dead" in found["queue"]
+    arn = "arn:aws:sqs:us-east-1:123456789012"
+    assert f"start-message-move-task --source-arn {arn}:dead --destination-arn {arn}:landing" in found["queue"]
     assert findings(installation, "queue", queue_url="") == {}, "without a queue, listing alone finds the files"
 
 

@@ -18,10 +18,12 @@ from botocore.credentials import RefreshableCredentials
 from botocore.exceptions import ClientError, ReadTimeoutError
 from botocore.httpsession import URLLib3Session
 from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException
+from pyiceberg.table import StaticTable
 
 from forecast_platform.clouds.aws import glue
 from forecast_platform.clouds.aws.clients import client
 from forecast_platform.clouds.aws.glue import glue_lake
+from forecast_platform.dashboard.source import Source
 from forecast_platform.lake.duck import dataset
 from forecast_platform.lake.lake import Lake, LakeError
 from forecast_platform.lake.maintenance import merge
@@ -242,8 +244,44 @@ def test_a_commit_whose_reply_is_lost_ends_in_the_right_rows(lake, lands):
 # Access to S3
 
 
-def test_files_are_read_with_the_credentials_of_now(lake):
-    """A role's credentials last an hour, a process longer."""
+def test_a_state_that_is_shown_is_read_with_keys_that_came_after_it_was_opened(gate, monkeypatch):
+    """As the dashboard does: a state is opened at a publication and shown for a week, while a role's keys last hours.
+    The keys come as a container's do, and a file of another week is opened after those of the first have expired."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{gate.url}/credentials")
+    gate.key = "first"
+    lake = glue_lake(WAREHOUSE, DATABASE, QUANTILES)
+    for number, value in enumerate((1.0, 2.0)):
+        lake.replace_weeks(TABLE, [week(number)], one_week(week(number), value))
+    table = lake.table(TABLE)
+    source = Source(lake)
+    state = source.state()
+
+    def sales(of: dt.date) -> float:
+        return state.rows(f"SELECT max(sales) AS sales FROM {TABLE} WHERE week = '{of}'")[0]["sales"]
+
+    assert sales(week(0)) == 1.0
+    gate.key = "second"
+    assert sales(week(1)) == 2.0, "refused: the first keys have expired"
+    assert state is source.state(), "nothing was opened anew"
+    gate.key = "third"
+    assert table.scan().to_arrow().num_rows == 2 * one_week(week(0), 1.0).num_rows
+    assert lake.replace_weeks(TABLE, [week(2)], one_week(week(2), 3.0))
+
+
+def test_the_state_that_a_crawler_pinned_is_read_after_20_commits(lake):
+    """A Glue crawler writes down the metadata file it found, and looks again the next morning."""
+    lake.replace_weeks(TABLE, [week(0)], one_week(week(0), 0.5))
+    pinned = lake.table(TABLE)
+    for value in range(20):
+        lake.replace_weeks(TABLE, [week(0)], one_week(week(0), float(value)))
+    crawled = StaticTable.from_metadata(pinned.metadata_location, properties={**glue._file_io(None).properties})
+    assert set(crawled.scan().to_arrow()["sales"].to_pylist()) == {0.5}
+    assert set(content(lake.read(TABLE)).values()) == {19.0}
+
+
+def test_connections_are_kept_while_the_keys_last(lake):
     turns = iter(range(10))
 
     def renew() -> dict[str, str]:
@@ -251,12 +289,12 @@ def test_files_are_read_with_the_credentials_of_now(lake):
         soon = (dt.datetime.now(dt.UTC) + dt.timedelta(minutes=1 if turn == 0 else 60)).isoformat()
         return {"access_key": f"key{turn}", "secret_key": "s", "token": f"token{turn}", "expiry_time": soon}
 
-    catalog = lake.catalog
-    catalog._credentials = RefreshableCredentials.create_from_metadata(renew(), refresh_using=renew, method="test")
-    seen = [catalog._load_file_io() for _ in range(3)]
-    assert [io.properties["s3.access-key-id"] for io in seen] == ["key1"] * 3  # key0 was about to end
-    assert seen[0] is seen[2], "connections are kept"
+    credentials = RefreshableCredentials.create_from_metadata(renew(), refresh_using=renew, method="test")
+    io = glue.RenewedFileIO(credentials)
+    seen = [io.of_now() for _ in range(3)]
+    assert seen[0].properties["s3.access-key-id"] == "key1", "key0 was about to end"
     assert seen[0].properties["s3.session-token"] == "token1"
+    assert seen[0] is seen[2]
 
 
 def test_an_endpoint_of_our_own_is_used_and_amazons_is_left_to_the_library(s3, endpoint, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,13 @@ import pytest
 from forecast_platform.clouds.aws import queue as queues
 from forecast_platform.clouds.aws.landing import S3Landing
 from forecast_platform.clouds.aws.queue import Queue, QueueError
+from forecast_platform.defs.landing_sensor import landing_sensor, seconds_between_ticks
 from forecast_platform.landing import trigger
+from forecast_platform.landing.kinds import KINDS
+from forecast_platform.landing.ledger import Entry, record
 from forecast_platform.settings import Settings
-from forecast_platform_tests.clouds.aws.test_events import record
+from forecast_platform_tests.clouds.aws.gate import Gate
+from forecast_platform_tests.clouds.aws.test_events import record as s3_record
 from forecast_platform_tests.conftest import SMALL
 from forecast_platform_tests.defs.graph import Graph
 from forecast_platform_tests.defs.test_landing_sensor import Ticking, W, sales
@@ -82,6 +87,34 @@ def weeks(result: Any) -> list[str]:
     return [r.partition_key for r in result.run_requests]
 
 
+def test_an_hour_without_files_is_a_few_hundred_requests(
+    home: Path, s3: Any, sqs: Any, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the lake in Glue, as it is on AWS: what the sensor costs while nothing lands, which is nearly always."""
+    cloud = {"profile": "aws", "engine": "local", "storage_url": "s3://drop/storage", "landing_url": "s3://drop/in"}
+    graph = Graph(Settings(**{**SMALL, **cloud}, queue_url=sqs.landing))
+    there = graph.platform.landing.put("sales/a.csv", sales(W[0]))
+    record(graph.lake, Entry(there.key, there.version, "sales", there.arrived_at, "ingested", first_week=W[0]))
+    sensor = Ticking(graph)
+    sensor.tick()
+    sqs.purge_queue(QueueUrl=sqs.landing)
+
+    def requests() -> Counter[str]:
+        gate.calls.clear()
+        assert sensor.tick().skip_message == "nothing new landed"
+        return Counter(gate.calls)
+
+    idle = requests()
+    assert idle["ReceiveMessage"] == 1
+    monkeypatch.setattr(trigger, "RECONCILE", dt.timedelta(0))
+    listing = requests()
+    assert listing["GET drop"] - idle["GET drop"] == 1 + len(KINDS)
+    ticks, listings = 3600 // seconds_between_ticks("s3://drop/in"), 6
+    hour = ticks * sum(idle.values()) + listings * (1 + len(KINDS))
+    assert hour <= 550, idle
+    assert landing_sensor.minimum_interval_seconds == seconds_between_ticks(""), "nothing is paid for on a laptop"
+
+
 def test_the_test_event_is_taken_out(sensor: Ticking, sqs: Any):
     assert waiting(sqs, sqs.landing) == 0
 
@@ -132,7 +165,7 @@ def test_repeated_and_reordered_events_are_one_run(sensor: Ticking, sqs: Any, s3
         s3.put_object(Bucket="drop", Key="in/sales/a.csv", Body=sales(week))
     sqs.purge_queue(QueueUrl=sqs.landing)
     for sequencer in ("0B", "0A", "0B", "0A"):
-        body = {"Records": [record("in/sales/a.csv", sequencer=sequencer)]}
+        body = {"Records": [s3_record("in/sales/a.csv", sequencer=sequencer)]}
         sqs.send_message(QueueUrl=sqs.landing, MessageBody=json.dumps(body))
     assert weeks(sensor.tick()) == ["2025-01-31"], "what lies there counts, not what was said of it"
     reappear()
@@ -167,11 +200,11 @@ def test_a_poison_message_is_named_and_left_for_the_dead_letter_queue(sensor: Ti
 
 def test_events_of_elsewhere_of_deletions_and_of_files_gone_are_taken_out(sensor: Ticking, sqs: Any):
     for body in (
-        record("elsewhere/sales/a.csv"),
-        record("in/sales/gone.csv"),
-        record("in/sales/a.csv", "ObjectRemoved:Delete"),
-        record("in/sales/.hidden"),
-        record("in/other/x.csv"),
+        s3_record("elsewhere/sales/a.csv"),
+        s3_record("in/sales/gone.csv"),
+        s3_record("in/sales/a.csv", "ObjectRemoved:Delete"),
+        s3_record("in/sales/.hidden"),
+        s3_record("in/other/x.csv"),
     ):
         sqs.send_message(QueueUrl=sqs.landing, MessageBody=json.dumps({"Records": [body]}))
     assert sensor.tick().skip_message == "nothing new landed"
@@ -188,7 +221,7 @@ def test_without_its_queue_the_sensor_lists_and_says_why(sensor: Ticking, sqs: A
 def test_many_events_are_cheaper_listed(sensor: Ticking, sqs: Any, listings: list[str], monkeypatch: Any):
     monkeypatch.setattr(trigger, "MOST_LOOKS", 1)
     for name in "ab":
-        body = {"Records": [record(f"in/sales/{name}.csv")]}
+        body = {"Records": [s3_record(f"in/sales/{name}.csv")]}
         sqs.send_message(QueueUrl=sqs.landing, MessageBody=json.dumps(body))
     sensor.tick()
     assert len(listings) == 1

@@ -500,3 +500,19 @@ class TestCaps:
         (usd, settled), = ledger(made).values()  # fmt: skip
         assert settled
         assert usd < 0.01
+
+
+@pytest.mark.parametrize(
+    ("region", "domain"),
+    [
+        ("eu-central-1", "eu-central-1.console.aws.amazon.com"),
+        ("cn-north-1", "cn-north-1.console.amazonaws.cn"),
+        ("us-gov-west-1", "us-gov-west-1.console.amazonaws-us-gov.com"),
+    ],
+)
+def test_a_job_is_linked_to_in_the_console_of_its_partition(
+    region: str, domain: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Jobs, "region", region)
+    page = jobs.Jobs._url(object.__new__(Jobs), TRANSFORM, "forecast-x")
+    assert page == f"https://{domain}/sagemaker/home?region={region}#/transform-jobs/forecast-x"

@@ -1,0 +1,65 @@
+"""Two kinds of resource that moto's CloudFormation passes over, made as CloudFormation makes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from moto.athena.models import athena_backends
+from moto.core.common_models import CloudFormationModel
+from moto.glue.models import glue_backends
+
+
+class _Named(CloudFormationModel):
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @property
+    def physical_resource_id(self) -> str:
+        return self.name
+
+    @staticmethod
+    def cloudformation_name_type() -> str:
+        return ""
+
+    @staticmethod
+    def cloudformation_type() -> str:
+        return ""
+
+    @classmethod
+    def update_from_cloudformation_json(cls, original_resource: Any, *_: Any) -> Any:
+        return original_resource
+
+
+class GlueDatabase(_Named, CloudFormationModel):
+    @staticmethod
+    def cloudformation_type() -> str:
+        return "AWS::Glue::Database"
+
+    @classmethod
+    def create_from_cloudformation_json(
+        cls, resource_name: str, cloudformation_json: dict[str, Any], account_id: str, region_name: str, **_: Any
+    ) -> GlueDatabase:
+        given = cloudformation_json["Properties"]["DatabaseInput"]
+        glue_backends[account_id][region_name].create_database(given["Name"], given)
+        return cls(given["Name"])
+
+    @classmethod
+    def delete_from_cloudformation_json(cls, resource_name: str, *_: Any) -> None: ...
+
+
+class Workgroup(_Named, CloudFormationModel):
+    @staticmethod
+    def cloudformation_type() -> str:
+        return "AWS::Athena::WorkGroup"
+
+    @classmethod
+    def create_from_cloudformation_json(
+        cls, resource_name: str, cloudformation_json: dict[str, Any], account_id: str, region_name: str, **_: Any
+    ) -> Workgroup:
+        given = cloudformation_json["Properties"]
+        backend = athena_backends[account_id][region_name]
+        backend.create_work_group(given["Name"], given["WorkGroupConfiguration"], given["Description"], [])
+        return cls(given["Name"])
+
+    @classmethod
+    def delete_from_cloudformation_json(cls, resource_name: str, *_: Any) -> None: ...
