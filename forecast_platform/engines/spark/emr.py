@@ -25,6 +25,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from forecast_platform.clouds.aws.clients import session
 from forecast_platform.clouds.aws.storage import Storage
 from forecast_platform.engines.base import (
     NOTHING,
@@ -91,7 +92,7 @@ class EmrServerlessEngine(LocalEngine):
             ask = {"model": model.digest, "shards": len(shards), "asked": dataclasses.asdict(asked)}
             storage.put_bytes(f"{root}/ask.json", json.dumps(ask).encode())
             storage.put_bytes(f"{root}/job.py", _JOB.encode())
-            self.submit(request(self._settings, storage.uri(root), folder.name))
+            self.submit(request(self._settings, storage.uri(root), folder.name, session().region_name))
             storage.download_folder(f"{root}/finished", building)
             if lost := [number for number in range(len(shards)) if written_shard(building, number) is None]:
                 shutil.rmtree(building)
@@ -101,11 +102,12 @@ class EmrServerlessEngine(LocalEngine):
         return predict_here(model, shards, folder, asked, progress, beside, self.run)
 
 
-def request(settings: Settings, url: str, week: str) -> dict[str, Any]:
+def request(settings: Settings, url: str, week: str, region: str) -> dict[str, Any]:
     """The request for a job, as emr-serverless StartJobRun takes it.
 
     Args:
         url: the prediction's folder in S3.
+        region: of that bucket. A machine of EMR is not relied on to say where it is.
     """
     conf = {
         "spark.archives": f"{settings.spark_archive}#environment",
@@ -113,6 +115,8 @@ def request(settings: Settings, url: str, week: str) -> dict[str, Any]:
         "spark.emr-serverless.driverEnv.PYSPARK_PYTHON": _PYTHON,
         "spark.executorEnv.PYSPARK_PYTHON": _PYTHON,
         "spark.executorEnv.OMP_NUM_THREADS": "1",
+        "spark.emr-serverless.driverEnv.AWS_REGION": region,
+        "spark.executorEnv.AWS_REGION": region,
         **settings.spark_conf,
     }
     return {

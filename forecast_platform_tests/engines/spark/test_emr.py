@@ -41,7 +41,7 @@ def test_the_request_is_one_that_aws_knows():
     from botocore.session import get_session
     from botocore.validate import validate_parameters
 
-    asked = request(SETTINGS, "s3://drop/store/transforms/2025-01-31/spark/abc", "2025-01-31")
+    asked = request(SETTINGS, "s3://drop/store/transforms/2025-01-31/spark/abc", "2025-01-31", "eu-central-1")
     operation = get_session().get_service_model("emr-serverless").operation_model("StartJobRun")
     validate_parameters({**asked, "clientToken": "t"}, operation.input_shape)
     assert asked["applicationId"] == "00f1r2o3n4t5"
@@ -52,6 +52,8 @@ def test_the_request_is_one_that_aws_knows():
     assert given["spark.archives"] == "s3://drop/spark.tar.gz#environment"
     assert given["spark.executor.memory"] == "8g"
     assert given["spark.executorEnv.PYSPARK_PYTHON"] == "./environment/bin/python"
+    for machine in ("spark.emr-serverless.driverEnv", "spark.executorEnv"):
+        assert given[f"{machine}.AWS_REGION"] == "eu-central-1"
 
 
 @pytest.mark.parametrize(
