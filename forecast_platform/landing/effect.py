@@ -20,6 +20,7 @@ from forecast_platform.landing.ledger import INGESTED, WITHDRAWN, Entry, Ledger
 
 KNOWN_WEEKS = 60  # that a file is judged by
 AT_ONCE = 1 << 22  # rows in force that are looked at together
+DAY = dt.timedelta(days=1)
 LEAST_REMOVED = 2  # a single row may be removed without asking, even in the smallest shop
 
 _ROWS = pa.schema(
@@ -158,15 +159,15 @@ class Standing:
             left = left[together:]
 
     def _until(self, first: dt.date) -> dt.date:
-        """The last of as many weeks from this one on as fit into memory."""
+        """The last day of as many weeks from this one on as fit into memory."""
         rows = sum(
             (e.stored or e.accepted) / max((e.last_week - e.first_week).days // 7 + 1, 1)
             for e in self._ledger.entries
             if e.kind == "sales" and e.status == INGESTED and e.first_week and e.last_week
-            and e.first_week <= first <= e.last_week
+            and e.first_week <= first + 6 * DAY and first <= e.last_week  # the week that begins there
         )  # fmt: skip
         weeks = max(int(AT_ONCE / max(rows, 1)), 1)
-        return first + dt.timedelta(weeks=min(weeks, 1000) - 1)
+        return first + dt.timedelta(weeks=min(weeks, 1000)) - DAY
 
     def in_force(self, first: dt.date, last: dt.date) -> Iterator[pa.Table]:
         """Rows in force of the weeks first .. last, some weeks at a time."""
@@ -174,7 +175,7 @@ class Standing:
             until = min(self._until(first), last)
             if self._meets(first, until):
                 yield in_force(self._open(), first, until, EVER).select(_ROWS.names[:-1])
-            first = until + dt.timedelta(days=1)
+            first = until + DAY
 
     def add(self, entry: Entry, rows: ByWeek) -> None:
         """Take in a file that was recorded just now."""
