@@ -28,6 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "publishing": {"history", "lake", "levels", "models", "weeks"},
     "clouds": {"lake", "landing", "settings"},
     "engines": {"clouds", "deepar", "history", "levels", "models", "settings"},
+    "panels": {"engines", "history", "lake", "levels", "publishing", "settings"},
     "homes": {"lake"},
     "failures": {"lake"},
     "demo": {"history", "weeks"},
