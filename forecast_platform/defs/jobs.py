@@ -15,7 +15,7 @@ _INGEST = ["raw_sales", "cleaned_series", "forecast_accuracy"]
 weekly_forecast = dg.define_asset_job(
     "weekly_forecast",
     selection=dg.AssetSelection.assets(
-        *_INGEST, "deepar_model", "batch_predictions", "forecast_table", "weekly_report"
+        *_INGEST, "deepar_model", "batch_predictions", "forecast_table", "exports", "weekly_report"
     ),
     description="One week, from landed files to published forecasts.",
     tags=MAX_RUNTIME,
