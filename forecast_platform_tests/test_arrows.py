@@ -29,6 +29,9 @@ ALLOWED: dict[str, set[str]] = {
     "publishing": {"history", "lake", "levels", "models", "weeks"},
     "clouds": {"lake", "landing", "settings"},
     "engines": {"clouds", "deepar", "history", "levels", "models", "settings"},
+    "panels": {"engines", "history", "lake", "levels", "publishing", "settings"},
+    "serverless": {"clouds", "engines", "history", "lake", "landing", "levels", "models"}
+    | {"panels", "publishing", "settings", "weeks"},
     "homes": {"lake"},
     "failures": {"lake"},
     "demo": {"history", "weeks"},

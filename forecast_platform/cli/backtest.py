@@ -163,9 +163,9 @@ def _asked(names: Sequence[str]) -> list[str]:
 def _landed(settings: Settings) -> Panel:
     """What has landed in the home, up to its newest complete week."""
     from forecast_platform.clouds.base import cloud_of
-    from forecast_platform.defs.panels import KNOWN, known_panel
     from forecast_platform.history.absence import told
     from forecast_platform.history.cleaning import newest_complete_week
+    from forecast_platform.panels import KNOWN, known_panel
 
     cloud = cloud_of(settings)
     week = None

@@ -17,6 +17,7 @@ ASSETS = (
     "batch_predictions",
     "forecast_table",
     "forecast_accuracy",
+    "exports",
     "weekly_report",
 )
 

@@ -10,7 +10,6 @@ from dagster_duckdb import DuckDBResource
 from forecast_platform.defs.cleaned_series import cleaned_series
 from forecast_platform.defs.deepar_model import deepar_model
 from forecast_platform.defs.emr_serverless import through_pipes
-from forecast_platform.defs.panels import KNOWN, listed_series
 from forecast_platform.defs.partitions import OWNERS, as_known, history_of, weekly, weeks_of
 from forecast_platform.defs.raw_sales import raw_sales
 from forecast_platform.defs.resources import Platform, lake_connection
@@ -20,6 +19,7 @@ from forecast_platform.engines.predictions import BatchError, Predictions
 from forecast_platform.engines.spark.emr import EmrServerlessEngine
 from forecast_platform.lake.lake import any_of
 from forecast_platform.models.trained import ModelLost, TrainedModel
+from forecast_platform.panels import KNOWN, listed_series
 from forecast_platform.weeks import key
 
 

@@ -14,12 +14,12 @@ from forecast_platform.defs.cleaned_series import cleaned_series
 from forecast_platform.defs.deepar_model import deepar_model
 from forecast_platform.defs.forecast_accuracy import forecast_accuracy
 from forecast_platform.defs.forecast_table import forecast_table
-from forecast_platform.defs.panels import KNOWN
 from forecast_platform.defs.partitions import as_known, weekly, weeks_of
 from forecast_platform.defs.resources import Platform, lake_connection
 from forecast_platform.engines.predictions import BatchError
 from forecast_platform.history.cleaning import completeness
 from forecast_platform.history.reading import observations
+from forecast_platform.panels import KNOWN
 from forecast_platform.weeks import key
 
 ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN

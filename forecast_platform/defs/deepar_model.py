@@ -11,7 +11,6 @@ from dagster_duckdb import DuckDBResource
 from forecast_platform.defs import pictures
 from forecast_platform.defs.cleaned_series import cleaned_series
 from forecast_platform.defs.column_lineage import column_lineage
-from forecast_platform.defs.panels import KNOWN, known_panel
 from forecast_platform.defs.partitions import OWNERS, PINNED, as_known, history_of, weekly, weeks_of
 from forecast_platform.defs.raw_sales import raw_sales
 from forecast_platform.defs.resources import Platform, lake_connection
@@ -20,6 +19,7 @@ from forecast_platform.engines.base import EngineError
 from forecast_platform.lake.lake import run_columns
 from forecast_platform.models.pinning import pinned_training
 from forecast_platform.models.trained import ModelLost, TrainedModel, training_panel, training_week
+from forecast_platform.panels import KNOWN, known_panel
 
 
 @dg.asset(

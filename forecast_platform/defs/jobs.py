@@ -15,7 +15,9 @@ _INGEST = ["raw_sales", "cleaned_series", "forecast_accuracy"]
 weekly_forecast = dg.define_asset_job(
     "weekly_forecast",
     # Whether the newest week has a forecast is no matter of a run of another week.
-    selection=dg.AssetSelection.assets(*_INGEST, "deepar_model", "batch_predictions", "forecast_table", "weekly_report")
+    selection=dg.AssetSelection.assets(
+        *_INGEST, "deepar_model", "batch_predictions", "forecast_table", "exports", "weekly_report"
+    )
     - dg.AssetSelection.checks(dg.AssetCheckKey(dg.AssetKey("forecast_table"), "freshness_check")),
     description="One week, from landed files to published forecasts.",
     tags=MAX_RUNTIME,

@@ -13,8 +13,8 @@ from starlette.testclient import TestClient
 
 from forecast_platform.dashboard.app import build_app
 from forecast_platform.dashboard.source import Source
-from forecast_platform.defs.panels import KNOWN, known_panel
 from forecast_platform.demo import Retailer, history_files, week_file
+from forecast_platform.panels import KNOWN, known_panel
 from forecast_platform.surface import run_leaderboard
 from forecast_platform_tests.conftest import landing_day, made_once, open_graph, weeks_of
 from forecast_platform_tests.defs.graph import Graph

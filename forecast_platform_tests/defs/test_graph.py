@@ -27,7 +27,7 @@ from forecast_platform_tests.conftest import HistoryHome, contents, landing_day,
 from forecast_platform_tests.defs.graph import Graph
 
 ASSETS = ["raw_sales", "cleaned_series", "deepar_model", "batch_predictions", "forecast_table", "forecast_accuracy"]
-WEEKLY = [*ASSETS, "weekly_report"]
+WEEKLY = [*ASSETS, "exports", "weekly_report"]
 
 # asset: group, kinds, upstream, weeks a backfill run takes
 TABLE = {
@@ -38,6 +38,7 @@ TABLE = {
     "batch_predictions": ("forecast", {"pytorch", "deepar"}, "cleaned_series deepar_model raw_sales", 1),
     "forecast_table": ("forecast", {"iceberg", "table"}, "batch_predictions cleaned_series deepar_model raw_sales", 1),
     "forecast_accuracy": ("accuracy", {"iceberg", "duckdb"}, "cleaned_series forecast_table", 500),
+    "exports": ("hand_over", {"csv", "parquet"}, "forecast_table raw_sales", 1),
     "weekly_report": (
         "hand_over",
         {"html"},

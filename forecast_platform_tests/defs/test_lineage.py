@@ -26,6 +26,7 @@ WRITES = {
     "batch_predictions": set(),  # a folder
     "forecast_table": {"forecasts", "lead_time_demand", "no_forecast", "stopping_series", "forecast_events"},
     "forecast_accuracy": {"forecast_accuracy"},
+    "exports": set(),  # files
     "weekly_report": set(),
 }
 AUTHOR = {table: asset for asset, tables in WRITES.items() for table in tables}

@@ -44,8 +44,8 @@ _Loader.add_multi_constructor("!", _intrinsic)
 
 
 @functools.cache
-def load() -> dict[str, Any]:
-    template: dict[str, Any] = yaml.load(PATH.read_text(), Loader=_Loader)
+def load(path: Path = PATH) -> dict[str, Any]:
+    template: dict[str, Any] = yaml.load(path.read_text(), Loader=_Loader)
     return template
 
 
@@ -63,13 +63,13 @@ class Stack:
         return [statement for policy in policies for statement in policy["PolicyDocument"]["Statement"]]
 
 
-def resolve(**parameters: str) -> Stack:
+def resolve(path: Path = PATH, /, **parameters: str) -> Stack:
     """The stack of these parameters, the others at their defaults.
 
     Raises:
         KeyError: something refers to what these parameters leave out.
     """
-    template = load()
+    template = load(path)
     values = {name: parameters.pop(name, spec.get("Default")) for name, spec in template["Parameters"].items()}
     assert not parameters, f"unknown parameters {parameters}"
     for name, spec in template["Parameters"].items():
@@ -137,6 +137,13 @@ class _Resolver:
         if attribute == "RepositoryUri":
             return f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/{text}"
         assert attribute == "Arn", attribute
+        serverless = {
+            "AWS::Events::Rule": f"arn:aws:events:{REGION}:{ACCOUNT}:rule/{text}",
+            "AWS::Lambda::Function": f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{text}",
+            "AWS::Logs::LogGroup": f"arn:aws:logs:{REGION}:{ACCOUNT}:log-group:{text}:*",
+        }
+        if kind in serverless:
+            return serverless[kind]
         return {
             "AWS::S3::Bucket": f"arn:aws:s3:::{text}",
             "AWS::SQS::Queue": f"arn:aws:sqs:{REGION}:{ACCOUNT}:{text}",

@@ -290,7 +290,22 @@ class SageMakerEngine(ABC):
         tags: Mapping[str, str],
         outputs: Path,
     ) -> list[Path]:
-        """Upload the inputs of a transform and run it; returns its outputs, brought to a folder.
+        """Upload the inputs of a transform and run it, see `sent`; returns its outputs, brought to a folder."""
+        done = self.jobs.ensure(self.sent(twin, inputs, transform, week, tags))
+        names = [f"{path.name}.out" for path in inputs]
+        for artefact, name in zip(done.artefacts, names, strict=True):
+            self.storage.get_file(artefact, outputs / name)
+        return [outputs / name for name in names]
+
+    def sent(
+        self,
+        twin: str,
+        inputs: Sequence[Path],
+        transform: Callable[[str, str], Mapping[str, Any]],
+        week: dt.date,
+        tags: Mapping[str, str],
+    ) -> Spec:
+        """Upload the inputs of a transform; returns the job that answers them.
 
         Args:
             twin: storage key of the folder of the transform's inputs and outputs; equal work has an equal one.
@@ -298,20 +313,15 @@ class SageMakerEngine(ABC):
         """
         for path in inputs:
             self.storage.put_file(path, f"{twin}/input/{path.name}")
-        names = [f"{path.name}.out" for path in inputs]
-        spec = Spec(
+        return Spec(
             TRANSFORM,
             week,
             transform(self.storage.uri(f"{twin}/input/"), self.storage.uri(f"{twin}/output")),
-            tuple(f"{twin}/output/{name}" for name in names),
+            tuple(f"{twin}/output/{path.name}.out" for path in inputs),
             60 * self.settings.max_job_minutes,
             tags,
             self.settings.job_prefix,
         )
-        done = self.jobs.ensure(spec)
-        for artefact, name in zip(done.artefacts, names, strict=True):
-            self.storage.get_file(artefact, outputs / name)
-        return [outputs / name for name in names]
 
     def model_of(self, week: dt.date, artifact: str, tags: Mapping[str, str]) -> str:
         """The name of SageMaker's model of an artifact in storage."""

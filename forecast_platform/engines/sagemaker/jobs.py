@@ -78,7 +78,9 @@ class Jobs:
         """
         self._running = ""
         try:
-            return self._ensure(spec, progress)
+            found = self._ensure(spec, progress)
+            assert isinstance(found, Done)
+            return found
         except Exception:
             raise
         except BaseException:
@@ -87,7 +89,43 @@ class Jobs:
                 self.stop(spec.kind, self._running)
             raise
 
-    def _ensure(self, spec: Spec, progress: Percent | None) -> Done:
+    def begin(self, spec: Spec) -> str:
+        """`ensure` without waiting: the name of the job that makes the outputs, this call's or an earlier one's, or
+        that has made them. For who is told when it has ended, see `ended`."""
+        found = self._ensure(spec, None, wait=False)
+        return found.name if isinstance(found, Done) else found
+
+    def ended(self, kind: Kind, name: str) -> Mapping[str, Any] | None:
+        """What SageMaker says of a job that has ended, whose cost is then in the ledger; None while it runs.
+
+        Raises:
+            JobError: there is none of that name.
+        """
+        described = self._describe(kind, name)
+        if described is None:
+            raise JobError(f"there is no {kind.word} job {name} in this account and region")
+        if not state_of(kind, described).ended:
+            return None
+        # Describe repeats the request, of which the instances count.
+        self._settle(Spec(kind, described["CreationTime"].date(), described, (), 0), name, described, paid_now=True)
+        return described
+
+    def exists(self, kind: Kind, name: str) -> bool:
+        """Whether there is, or was, a job of that name."""
+        return self._describe(kind, name) is not None
+
+    def model(self, name: str) -> Mapping[str, Any]:
+        """What SageMaker says of a model. Raises JobError when there is none, or it can't be asked."""
+        from botocore.exceptions import ClientError
+
+        try:
+            found: dict[str, Any] = self._client.describe_model(ModelName=name)
+        except ClientError as error:
+            raise _explained("describe_model", name, error) from error
+        return found
+
+    def _ensure(self, spec: Spec, progress: Percent | None, wait: bool = True) -> Done | str:
+        # Without waiting, the name of a job that runs.
         attempt, refusals, ours, on_demand = 1, 0, False, False
         failures: Counter[Cause] = Counter()
         while True:
@@ -105,9 +143,12 @@ class Jobs:
             if action.do == "create":
                 self._running = name
                 ours = True
-                wait = self._create(spec, name, on_demand, refusals)
-                refusals += wait > 0
-                self._pause(wait)
+                pause = self._create(spec, name, on_demand, refusals)
+                refusals += pause > 0
+                self._pause(pause)
+            elif action.do == "attach" and state and not wait:
+                log.info("%s: %s; %s", name, action.why, self._url(spec.kind, name))
+                return name
             elif action.do == "attach" and state:
                 self._running = name
                 log.info("%s: %s; %s", name, action.why, self._url(spec.kind, name))

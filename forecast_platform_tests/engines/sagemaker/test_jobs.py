@@ -246,6 +246,34 @@ def ledger(made: Jobs) -> dict[str, tuple[float, bool]]:
     return {entry["job"]: (entry["usd"], entry["settled"]) for entry in entries}
 
 
+class TestBegin:
+    """For who does not wait: a Lambda, which is told when the job has ended."""
+
+    def test_a_job_is_begun_once_and_settled_when_it_has_ended(self, emulator, made, clock):
+        spec = transform(made)
+        emulator.hold()
+        assert [made.begin(spec), make_jobs(clock).begin(spec)] == [spec.name(1)] * 2
+        assert made.ended(TRANSFORM, spec.name(1)) is None
+        assert ledger(made)[spec.name(1)][1] is False
+        assert made.exists(TRANSFORM, spec.name(1))
+        assert not made.exists(TRANSFORM, spec.name(2))
+        emulator.release()
+        emulator.wait_idle()
+        described = made.ended(TRANSFORM, spec.name(1))
+        assert described is not None
+        assert described["TransformJobStatus"] == "Completed"
+        assert ledger(made)[spec.name(1)][1] is True
+        assert made.begin(spec) == spec.name(1)
+        assert emulator.billed == [spec.name(1)]
+        assert clock.slept == []
+
+    def test_what_is_not_there_is_said(self, made):
+        with pytest.raises(JobError, match="there is no transform job nobody"):
+            made.ended(TRANSFORM, "nobody")
+        with pytest.raises(JobError, match="describe_model nobody"):
+            made.model("nobody")
+
+
 class TestEnsure:
     @pytest.mark.parametrize("kind", ["train", "transform"])
     def test_work_is_done_once_and_found_again(self, emulator, made, clock, kind):

@@ -18,12 +18,13 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
+import hashlib
 import io
 import json
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,25 +69,56 @@ def request_of(shard: Shard, number: int, sums: Path | None, asked: Asked) -> by
     return _zipped(files | {f"sums/{path.name}": path.read_bytes() for path in rounds})
 
 
+def write_requests(
+    model: TrainedModel, shards: Sequence[tuple[int, Shard]], sums: Path | None, asked: Asked, folder: Path
+) -> tuple[str, int]:
+    """What our image is sent, as files shard-000.zip .. of a folder.
+
+    Args:
+        sums: see `request_of`.
+
+    Returns:
+        The digest of all that decides the answers, and the bytes of the largest request.
+    """
+    content, largest = hashlib.sha256(model.digest.encode()), 0
+    folder.mkdir()
+    for number, shard in shards:
+        body = request_of(shard, number, sums, asked)
+        content.update(hashlib.sha256(body).digest())
+        largest = max(largest, len(body))
+        (folder / f"shard-{number:03d}.zip").write_bytes(body)
+    return content.hexdigest()[:20], largest
+
+
+def opened_request(body: bytes, folder: Path) -> dict[str, Any]:
+    """Put a request's files into a folder; returns what asked.json says.
+
+    Raises:
+        ContractError: it is damaged.
+    """
+    try:
+        files = _unzipped(body)
+        said: dict[str, Any] = json.loads(files.pop("asked.json"))
+    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+        raise ContractError(f"the request is no shard: {error}") from error
+    for file, data in files.items():
+        (folder / file).parent.mkdir(exist_ok=True)
+        (folder / file).write_bytes(data)
+    return said
+
+
 def answer_to(model: TrainedModel, body: bytes) -> bytes:
     """What our image answers.
 
     Raises:
         ContractError: the request is damaged, or comes from other code; ValueError: a covariate is missing.
     """
-    try:
-        files = _unzipped(body)
-        header = json.loads(files.pop("asked.json"))
-    except (zipfile.BadZipFile, KeyError, ValueError) as error:
-        raise ContractError(f"the request is no shard: {error}") from error
-    if header["code"] != code_version():
-        raise ContractError("the request comes from other code than the image's; build the image anew: make image")
-    asked = Asked(tuple(header["quantiles"]), header["num_samples"], header["seed"], header["as_known"])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for file, data in files.items():
-            (folder / file).parent.mkdir(exist_ok=True)
-            (folder / file).write_bytes(data)
+        header = opened_request(body, folder)
+        if header["code"] != code_version():
+            raise ContractError("the request comes from other code than the image's; build the image anew: make image")
+        asked = Asked(tuple(header["quantiles"]), header["num_samples"], header["seed"], header["as_known"])
         retailer = Retailer() if header["alone"] else Retailer(Rounds.at(folder / "sums"))
         made = folder / "made"
         made.mkdir()

@@ -8,7 +8,6 @@ What they leave is verified before it counts here.
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 import json
 import shutil
 import tarfile
@@ -26,8 +25,8 @@ from forecast_platform.engines.sagemaker.container.shards import (
     BUNDLE,
     bundle,
     received,
-    request_of,
     series_of_a_request,
+    write_requests,
 )
 from forecast_platform.engines.sagemaker.engine import SageMakerEngine
 from forecast_platform.history.panel import Panel
@@ -104,6 +103,12 @@ class ContainerEngine(SageMakerEngine):
         at_most, at_least = super().shard_size(settings, weeks, columns)
         return min(at_most, series_of_a_request(weeks, columns)), max(at_least, settings.transform_instances)
 
+    def served(self, model: TrainedModel, tags: Mapping[str, str], work: Path) -> str:
+        """The name of SageMaker's model of a whole model of the platform, which is packed in the folder `work`."""
+        bundle(model, work / BUNDLE)
+        self.storage.put_file(work / BUNDLE, f"models/{model.digest}/{BUNDLE}")
+        return self.model_of(model.trained_as_of, f"models/{model.digest}/{BUNDLE}", tags)
+
     def predict_by_jobs(
         self,
         model: TrainedModel,
@@ -123,20 +128,12 @@ class ContainerEngine(SageMakerEngine):
         ]
         for _ in over_shards(places, _Rounds(model), self.run, work):
             pass
-        content = hashlib.sha256(model.digest.encode())
-        (work / "input").mkdir()
-        largest = 0
-        for number, shard in places:
-            body = request_of(shard, number, work / "sums" if len(shards) > 1 else None, asked)
-            content.update(hashlib.sha256(body).digest())
-            largest = max(largest, len(body))
-            (work / "input" / f"shard-{number:03d}.zip").write_bytes(body)
-        bundle(model, work / BUNDLE)
-        self.storage.put_file(work / BUNDLE, f"models/{model.digest}/{BUNDLE}")
+        sums = work / "sums" if len(shards) > 1 else None
+        content, largest = write_requests(model, places, sums, asked, work / "input")
         week = opened(shards[0]).weeks[-1].astype(dt.date)
         tags = self.tags(week=str(week), digest=model.digest, version=model.version)
-        name = self.model_of(model.trained_as_of, f"models/{model.digest}/{BUNDLE}", tags)
-        twin = f"transforms/{folder.name}/{content.hexdigest()[:20]}"
+        name = self.served(model, tags, work)
+        twin = f"transforms/{folder.name}/{content}"
         answers = self.run_transform(
             twin,
             sorted((work / "input").iterdir()),

@@ -1,0 +1,162 @@
+"""The second template: sound, narrow, deployed on moto as far as moto goes, and what it says of the code is so."""
+
+from __future__ import annotations
+
+import fnmatch
+import io
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from forecast_platform.publishing.exports import FOLDER
+from forecast_platform.serverless import lambda_function
+from forecast_platform.settings import Settings
+from forecast_platform_tests.infra.serverless import PATH, RUNS, actions, rights
+from forecast_platform_tests.infra.template import ACCOUNT, REGION, allows, listed, load, resolve, statements
+
+pytestmark = pytest.mark.filterwarnings("ignore:Tried to parse")
+
+
+def test_cfn_lint_finds_nothing_and_it_fits_into_a_request() -> None:
+    lint = [str(Path(sys.executable).with_name("cfn-lint")), "--include-checks", "I", "--", str(PATH)]
+    done = subprocess.run(lint, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert PATH.stat().st_size <= 51_200
+    assert not re.search(r"[:-] [&*]\w", PATH.read_text()), "CloudFormation knows no anchors"
+    for name, spec in load(PATH)["Parameters"].items():
+        assert spec.get("Description"), name
+        assert "Default" in spec, name
+
+
+def test_without_a_model_there_are_buckets_and_nothing_that_runs() -> None:
+    """The first deployment: a training needs the buckets, and the functions the model."""
+    first, whole = resolve(PATH), resolve(PATH, **RUNS)
+    assert {"LandingBucket", "StorageBucket", "ExecutionRole", "Crawler"} <= first.types.keys()
+    assert not [kind for kind in first.types.values() if kind.startswith(("AWS::Lambda", "AWS::Events"))]
+    assert len([kind for kind in whole.types.values() if kind == "AWS::Lambda::Function"]) == 2
+
+
+def test_the_functions_are_those_of_the_code_with_settings_that_exist() -> None:
+    stack = resolve(PATH, **RUNS)
+    for name in ("BeginFunction", "PublishFunction"):
+        function = stack.resources[name]
+        module, _, handler = function["Handler"].partition(".")
+        assert module == "lambda_function"
+        assert callable(getattr(lambda_function, handler))
+        variables = function["Environment"]["Variables"]
+        given = {k.removeprefix("FORECAST_").lower(): v for k, v in variables.items() if k.startswith("FORECAST_")}
+        assert given.pop("home") == "/var/task"
+        settings = Settings(**given)
+        assert settings.engine_name == "sagemaker-container"
+        assert settings.memory_gb * 1024 < int(function["MemorySize"])
+        others = {name for name in variables if not name.startswith("FORECAST_")}
+        assert others == {"MODEL_NAME", "CRAWLER"}
+        assert all(f"`{name}`" in str(lambda_function.__doc__) for name in others)
+        assert variables["CRAWLER"] == stack.resources["Crawler"]["Name"]
+    described = {output["Description"] for output in load(PATH)["Outputs"].values()}
+    for setting in (text for text in described if text.startswith("FORECAST_")):
+        assert setting.removeprefix("FORECAST_").lower() in Settings.model_fields
+
+
+def test_events_reach_the_functions_and_failures_the_dead_letter_queue() -> None:
+    stack = resolve(PATH, **RUNS)
+    landed, ended = (stack.resources[name]["EventPattern"] for name in ("FileLanded", "TransformEnded"))
+    bucket = stack.resources["LandingBucket"]
+    assert bucket["NotificationConfiguration"]["EventBridgeConfiguration"]["EventBridgeEnabled"] is True
+    assert landed["detail"]["bucket"]["name"] == [bucket["BucketName"]]
+    assert (
+        stack.outputs["LandingUrl"]
+        == f"s3://{bucket['BucketName']}/{landed['detail']['object']['key'][0]['prefix'].rstrip('/')}"
+    )
+    assert ended["detail"]["TransformJobName"] == [{"prefix": f"{stack.outputs['JobPrefix']}-"}]
+    dead = f"arn:aws:sqs:{REGION}:{ACCOUNT}:weekly-dead-letters"
+    for rule, function in (("FileLanded", "Begin"), ("TransformEnded", "Publish")):
+        (target,) = stack.resources[rule]["Targets"]
+        permission = stack.resources[f"{function}Permission"]
+        assert target["Arn"].endswith(f":function:{permission['FunctionName']}")
+        assert permission["SourceArn"].endswith(f":rule/{stack.resources[rule]['Name']}")
+        retries = stack.resources[f"{function}Retries"]
+        assert retries["DestinationConfig"]["OnFailure"]["Destination"] == dead
+        assert allows(rights(stack, f"{function}Role"), "sqs:SendMessage", dead)
+
+
+def test_the_crawler_sees_the_parquet_and_not_the_csv_beside_it() -> None:
+    stack = resolve(PATH, **RUNS)
+    (target,) = stack.resources["Crawler"]["Targets"]["S3Targets"]
+    assert target["Path"] == f"{stack.outputs['StorageUrl']}/{FOLDER}"
+    seen = [f"2025-01-31.{kind}" for kind in ("csv", "parquet")]
+    left = [name for name in seen if not any(fnmatch.fnmatch(name, glob) for glob in target["Exclusions"])]
+    assert left == ["2025-01-31.parquet"]
+    bucket = f"arn:aws:s3:::{stack.resources['StorageBucket']['BucketName']}"
+    policy = stack.policies("CrawlerRole")
+    assert allows(policy, "s3:GetObject", f"{bucket}/{FOLDER}/2025-01-31.parquet")
+    assert not allows(policy, "s3:GetObject", f"{bucket}/models/a/model.tar.gz")
+
+
+def test_no_right_is_wider_than_it_must_be() -> None:
+    stack = resolve(PATH, **RUNS)
+    only_star = {"ecr:GetAuthorizationToken", "cloudwatch:PutMetricData"}
+    for where, statement in statements(stack):
+        if statement["Effect"] == "Deny" or "Principal" in statement:
+            continue
+        assert not [action for action in listed(statement["Action"]) if "*" in action], where
+        for resource in listed(statement["Resource"]):
+            assert resource != "*" or set(listed(statement["Action"])) <= only_star, where
+    landing = f"arn:aws:s3:::{stack.resources['LandingBucket']['BucketName']}/landing/sales/a.csv"
+    job = f"arn:aws:sagemaker:{REGION}:{ACCOUNT}:transform-job/weekly-20250131-transform-a-a1"
+    for role in ("BeginRole", "PublishRole"):
+        policy = rights(stack, role)
+        assert allows(policy, "s3:GetObject", landing) is (role == "BeginRole")
+        assert not allows(policy, "s3:PutObject", landing)
+        assert allows(policy, "sagemaker:CreateTransformJob", job, sagemaker__InstanceTypes="ml.c5.2xlarge")
+        assert not allows(policy, "sagemaker:CreateTransformJob", job, sagemaker__InstanceTypes="ml.p4d.24xlarge")
+        assert not {"iam:PassRole", "sagemaker:CreateTrainingJob", "sagemaker:CreateModel"} & actions(stack, role)
+
+
+def test_each_row_of_the_page_s_fault_table_is_a_test() -> None:
+    page = (PATH.parents[1] / "docs" / "aws" / "serverless.md").read_text()
+    section = page.partition("## What fails, and what happens then")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ") and not line.startswith("| what fails")]
+    assert len(rows) >= 9
+    for row in rows:
+        (found,) = re.findall(r"`([\w/]+/test_\w+\.py)` `(test_\w+)` \|$", row)
+        assert f"def {found[1]}(" in (PATH.parents[1] / "forecast_platform_tests" / found[0]).read_text(), row
+
+
+@pytest.mark.parametrize("parameters", [{}, RUNS], ids=["first", "whole"])
+def test_it_deploys(s3: Any, parameters: dict[str, str]) -> None:
+    """moto passes over the crawler's and the workgroup's kind, and over what a bucket tells EventBridge."""
+    code = io.BytesIO()
+    with zipfile.ZipFile(code, "w") as archive:
+        archive.writestr("lambda_function.py", "")
+    for name in ("function.zip", "layer.zip"):
+        s3.put_object(Bucket="drop", Key=name, Body=code.getvalue())
+    session = boto3.Session()
+    cloudformation = session.client("cloudformation")
+    cloudformation.create_stack(
+        StackName="weekly",
+        TemplateBody=PATH.read_text(),
+        Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
+        Capabilities=["CAPABILITY_IAM"],
+    )
+    (made,) = cloudformation.describe_stacks(StackName="weekly")["Stacks"]
+    assert made["StackStatus"] == "CREATE_COMPLETE"
+    names = {bucket["Name"] for bucket in s3.list_buckets()["Buckets"]}
+    assert {f"weekly-{which}-{ACCOUNT}-{REGION}" for which in ("landing", "storage")} <= names
+    functions = {f["FunctionName"]: f for f in session.client("lambda").list_functions()["Functions"]}
+    rules = {rule["Name"] for rule in session.client("events").list_rules()["Rules"]}
+    if not parameters:
+        assert (functions, rules) == ({}, set())
+        return
+    assert {name: f["Handler"] for name, f in functions.items()} == {
+        "weekly-begin": "lambda_function.lambda_handler",
+        "weekly-publish": "lambda_function.transform_handler",
+    }
+    assert functions["weekly-begin"]["Environment"]["Variables"]["MODEL_NAME"] == RUNS["ModelName"]
+    assert rules == {"weekly-file-landed", "weekly-transform-ended"}
