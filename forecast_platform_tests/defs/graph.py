@@ -35,8 +35,7 @@ class Graph:
     """Definitions over one home, and a Dagster instance of their own.
 
     Args:
-        drawn: whether runs draw the week's page and the pictures of the assets' pages, and write the files that are
-            handed over: a third of a weekly run's time.
+        drawn: whether runs draw the week's page and the pictures of the assets' pages, a third of a weekly run's time.
     """
 
     def __init__(self, settings: Settings, drawn: bool = False) -> None:
@@ -86,7 +85,7 @@ class Graph:
         drawn, found = drawn or self.drawn, self.defs.resolve_job_def(job)
         if not drawn and not only:
             assets = {key.to_user_string() for key in found.asset_layer.executable_asset_keys}
-            only = sorted(assets - {"weekly_report", "exports"})
+            only = sorted(assets - {"weekly_report"})
         with pytest.MonkeyPatch.context() as patch:
             if not drawn:
                 patch.setattr(pictures, "_markdown", lambda figure, alt: dg.MarkdownMetadataValue(alt))

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from forecast_platform import panels
 from forecast_platform.dashboard import source
 from forecast_platform.definitions import defs
-from forecast_platform.defs import panels
 from forecast_platform.demo import Retailer, week_file
 from forecast_platform.lake.lake import Lake
 from forecast_platform.lake.tables import VIEWS
