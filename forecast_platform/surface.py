@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,7 +54,13 @@ class Home:
         Raises:
             LakeError: the SQL is wrong, or does more than read.
         """
-        frame: pd.DataFrame = self._cloud.lake.query(sql, parameters).to_pandas(date_as_object=False)
+        return self._rows(sql, parameters)
+
+    def _rows(
+        self, sql: str, parameters: Sequence[Any] | None = None, only: Mapping[str, Collection[str]] | None = None
+    ) -> pd.DataFrame:
+        """See `query`, and Lake.attach for `only`."""
+        frame: pd.DataFrame = self._cloud.lake.query(sql, parameters, only).to_pandas(date_as_object=False)
         return frame
 
     def forecasts(
@@ -118,19 +124,17 @@ class Home:
         names = [*(each.name for each in LEVELS), *self._settings.levels]
         if level not in names:
             raise ValueError(f"no level {level!r}; the levels are {', '.join(names)}")
-        where, given = ["level = ?"], [level]
-        if week is None:
-            where.append("forecast_week = (SELECT max(forecast_week) FROM forecasts)")
-        else:
-            where.append("forecast_week = CAST(? AS DATE)")
-            given.append(str(week))
-        for name, value in zip(NAMES, named, strict=True):
-            if value:
-                where.append(f"{name} = ?")
-                given.append(value)
-        return self.query(
-            f"SELECT * FROM {table} WHERE {' AND '.join(where)} ORDER BY store, dept, member, target_week",  # noqa: S608
-            given,
+        if week is None:  # every week has a total, which is found in few files
+            newest = "SELECT max(forecast_week) AS week FROM forecasts WHERE level = 'total'"
+            found = self._rows(newest, only={"level": ["total"]})["week"]
+            week = "0001-01-01" if found.isna().all() else found[0].date()
+        asked = {"level": level, **{name: value for name, value in zip(NAMES, named, strict=True) if value}}
+        where = " AND ".join(["forecast_week = CAST(? AS DATE)", *(f"{name} = ?" for name in asked)])
+        # Of one series the files are read that may hold it: some of hundreds where there are a million.
+        return self._rows(
+            f"SELECT * FROM {table} WHERE {where} ORDER BY store, dept, member, target_week",  # noqa: S608
+            [str(week), *asked.values()],
+            {name: [value] for name, value in asked.items()},
         )
 
     def accuracy(self, by: str | Sequence[str] = "week", level: str = LEVELS[0].name) -> pd.DataFrame:
