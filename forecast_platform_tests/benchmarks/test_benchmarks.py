@@ -184,7 +184,7 @@ def test_speeds_are_compared_within_rounds_and_by_their_medians(tmp_path: Path) 
     (tmp_path / report.SPEED).write_text(json.dumps({"rounds": taken}))
     first = protocol.CUTOFFS[0]
     for model, windows in (("ours-plain", 99), ("gluonts-sagemaker", 99), ("pytorch-forecasting-deepar", 11)):
-        (tmp_path / f"{model}.json").write_text(json.dumps(result(model, first, 0.08, windows)))
+        (tmp_path / f"{model}.seed0.json").write_text(json.dumps(result(model, first, 0.08, windows)))
     page = tmp_path / "docs" / "benchmarks.md"
     report.write(tmp_path, page)
     text = page.read_text()

@@ -33,7 +33,7 @@ def ran(forecast_home: ForecastHome, retailer: Retailer) -> tuple[Graph, list[Re
     results = []
     for week in (forecast_home.week + WEEK, forecast_home.week + 2 * WEEK):
         graph.land(dict([week_file(retailer, week)]), at=landing_day(week))
-        results.append(graph.week(week, report=True))
+        results.append(graph.week(week, drawn=True))
     return graph, results, week
 
 
