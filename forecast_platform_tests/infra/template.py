@@ -137,19 +137,14 @@ class _Resolver:
         if attribute == "RepositoryUri":
             return f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/{text}"
         assert attribute == "Arn", attribute
-        serverless = {
-            "AWS::Events::Rule": f"arn:aws:events:{REGION}:{ACCOUNT}:rule/{text}",
-            "AWS::Lambda::Function": f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{text}",
-            "AWS::Logs::LogGroup": f"arn:aws:logs:{REGION}:{ACCOUNT}:log-group:{text}:*",
-        }
-        if kind in serverless:
-            return serverless[kind]
         return {
             "AWS::S3::Bucket": f"arn:aws:s3:::{text}",
             "AWS::SQS::Queue": f"arn:aws:sqs:{REGION}:{ACCOUNT}:{text}",
             "AWS::IAM::Role": f"arn:aws:iam::{ACCOUNT}:role/{text}",
             "AWS::ECR::Repository": f"arn:aws:ecr:{REGION}:{ACCOUNT}:repository/{text}",
             "AWS::Events::Rule": f"arn:aws:events:{REGION}:{ACCOUNT}:rule/{text}",
+            "AWS::Lambda::Function": f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{text}",
+            "AWS::Logs::LogGroup": f"arn:aws:logs:{REGION}:{ACCOUNT}:log-group:{text}:*",
         }[kind]
 
     def fn_sub(self, text: str) -> str:
