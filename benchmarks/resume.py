@@ -68,17 +68,20 @@ def resume(series: int, kills: int, seed: int, work: Path) -> dict[str, Any]:
         expected = _files(home)
         (made,) = (path.parent for path in home.rglob("predictions.json"))
         shutil.rmtree(made)
+        last = None
         for _ in range(kills):
-            # From its first moment, which is spent on imports, to the time the whole prediction takes.
-            after = moments.uniform(0, undisturbed["start_cpu_s"] + undisturbed["wall_s"])
+            # From the end of its imports to the time the whole prediction takes.
+            after = undisturbed["start_cpu_s"] + moments.uniform(0, undisturbed["wall_s"])
             try:
                 replace(trial, start=_dying(after)).run(stages[capacity.PREDICT], tree)
                 break  # nothing was left to be killed
             except RuntimeError:
                 finished.append(len(list(home.rglob("*.building/shard-*.json"))))
             print(f"killed after {after:.1f} s, {finished[-1]} shards finished", file=sys.stderr, flush=True)
+            if list(home.rglob("predictions.json")):
+                break  # it went on, ended, and was killed in its checks
         else:
-            last = trial.run(stages[capacity.PREDICT], tree)
+            last = trial.run(stages[capacity.PREDICT], tree)["cpu_s"]
         return {
             "series": series,
             "shards": undisturbed["said"]["shards"],
@@ -86,7 +89,7 @@ def resume(series: int, kills: int, seed: int, work: Path) -> dict[str, Any]:
             "finished_shards": finished,
             "same_bytes": _files(home) == expected,
             "undisturbed_cpu_s": undisturbed["cpu_s"],
-            "last_cpu_s": last["cpu_s"] if len(finished) == kills else None,
+            "last_cpu_s": last,
         }
 
 

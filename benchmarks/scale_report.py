@@ -40,7 +40,8 @@ _HEAD = """\
 Made-up retailers of {depts} departments a store and {weeks} weeks land as Parquet, a file a quarter. Then each stage of
 the weekly run runs through Dagster's graph, with its checks, in a process of its own. CPU seconds are those of the
 process and its children, without the {start:.1f} of starting it; memory is the peak of it and its children together.
-With `--old TREE` another checkout did the same in turns. What to choose at which size: [scale.md](scale.md).
+With `--old TREE` another checkout did the same in turns. The files of the asset `exports` are not among the stages.
+What to choose at which size: [scale.md](scale.md).
 
 - Command: `{command}`, {when}, at commit {commits}.
 - Machine: {machines}. numpy and torch on one thread; DuckDB and workers on all cores.

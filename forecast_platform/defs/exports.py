@@ -29,7 +29,9 @@ def exports(
 ) -> dg.MaterializeResult:
     stage, (week,) = Stage(context), weeks_of(context)
     found: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as folder, lake_connection(platform, duckdb, *READ) as con:
+    beside = platform.settings.home / "exports"  # the files of a million series have 4 GB
+    beside.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=beside) as folder, lake_connection(platform, duckdb, *READ) as con:
         for name, path, rows in write_exports(con, week, Path(folder)):
             kind = path.suffix[1:]
             found |= {"rows": rows, kind: dg.MetadataValue.path(platform.cloud.keep(name, path))}

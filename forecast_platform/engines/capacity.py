@@ -331,6 +331,7 @@ class _Need:
                 if self.wanted.weeks > r.weeks
                 else "all else goes by series, as if their histories were as long as those measured"
             ),
+            "the files of the asset exports aside",
             f"{SHARED} is shared out evenly, which far more {UNIT[self.engine]}s than measured will not quite reach",
         ]
         if self.wanted.series > r.largest:

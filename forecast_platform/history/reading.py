@@ -27,7 +27,7 @@ from forecast_platform.history.holidays import Event, events_for
 from forecast_platform.history.panel import ACTIVE_WEEKS, LARGEST, Panel
 from forecast_platform.history.panel_file import load_panel, save_panel
 from forecast_platform.history.shards import WHOLE, Retailer
-from forecast_platform.history.versions import BEGINNING, CALENDAR, EVER, FEATURES, VERSIONS
+from forecast_platform.history.versions import BEGINNING, CALENDAR, EVER, FEATURES, VERSIONS, joins_as_written
 from forecast_platform.weeks import WEEK
 
 FEWEST_STORES = 8  # in a sample: it takes several to learn what stores have in common and what not
@@ -145,17 +145,18 @@ def sample(con: duckdb.DuckDBPyConnection, cutoff: dt.date, as_known: str, at_mo
     """
     observed, parameters = _observed(cutoff, as_known)
     # All rows are read once; of a million series that is most of what it takes.
-    rows = con.execute(
-        f"""WITH each AS MATERIALIZED (
-                SELECT store, dept, coalesce(sum(greatest(sales, 0)) FILTER (week >= $year), 0) AS size
-                FROM ({observed}) GROUP BY store, dept
-            )
-            SELECT 'store' AS kind, store AS name, sum(size) AS size, count(*) AS series FROM each GROUP BY store
-            UNION ALL
-            SELECT 'dept', dept, sum(size), count(*) FROM each GROUP BY dept
-            ORDER BY size, name""",  # noqa: S608 (only our own SQL is composed)
-        parameters | {"year": cutoff - 51 * WEEK},
-    ).fetchall()
+    sizes = f"""
+        WITH each AS MATERIALIZED (
+            SELECT store, dept, coalesce(sum(greatest(sales, 0)) FILTER (week >= $year), 0) AS size
+            FROM ({observed}) GROUP BY store, dept
+        )
+        SELECT 'store' AS kind, store AS name, sum(size) AS size, count(*) AS series FROM each GROUP BY store
+        UNION ALL
+        SELECT 'dept', dept, sum(size), count(*) FROM each GROUP BY dept
+        ORDER BY size, name
+    """  # noqa: S608 (only our own SQL is composed)
+    with joins_as_written(con):
+        rows = con.execute(sizes, parameters | {"year": cutoff - 51 * WEEK}).fetchall()
     stores, depts = ([name for of, name, *_ in rows if of == kind] for kind in ("store", "dept"))
     series = sum(count for of, *_, count in rows if of == "store")
     if series <= at_most:
@@ -199,7 +200,8 @@ def _whole(
         sql = f"SELECT * FROM ({sql}) WHERE store IN $stores AND dept IN $depts"  # noqa: S608 (only our own SQL is composed)
         of_features = f"SELECT * FROM ({FEATURES}) WHERE store IN $stores AND coalesce(dept IN $depts, true)"  # noqa: S608
         parameters, asked = parameters | chosen, moment | chosen
-    sales = con.sql(sql, params=parameters).to_arrow_table()
+    with joins_as_written(con):
+        sales = con.sql(sql, params=parameters).to_arrow_table()
     if meaning.declarations is not None:
         features, calendar = (
             con.sql(sql, params=given).to_arrow_table() for sql, given in ((of_features, asked), (CALENDAR, moment))
@@ -253,7 +255,8 @@ def sources(
     """
     observed, parameters = _observed(cutoff, as_known)
     there = f"SELECT store, dept, min(week) AS first, max(week) AS last FROM ({observed}) GROUP BY store, dept"  # noqa: S608 (only our own SQL is composed)
-    con.execute(f"CREATE OR REPLACE TEMP TABLE series_there AS {there}", parameters)
+    with joins_as_written(con):
+        con.execute(f"CREATE OR REPLACE TEMP TABLE series_there AS {there}", parameters)
     ((count, first, last),) = con.execute("SELECT count(*), min(first), max(last) FROM series_there").fetchall()
     shards = max(-(-count // at_most), min(at_least, count))
     if shards <= 1:
@@ -263,7 +266,8 @@ def sources(
     folder.mkdir(parents=True)
     sales, features = folder / "sales", folder / "features"
     of_shards = f"SELECT * FROM ({observed}) JOIN shard_of USING (store, dept)"  # noqa: S608 (only our own SQL is composed)
-    _write(con, of_shards, parameters, sales)
+    with joins_as_written(con):
+        _write(con, of_shards, parameters, sales)
     moment, calendar, landed = _moment(cutoff, as_known), _NO_DAYS, []
     if meaning.declarations is not None:
         _write(con, _FEATURES_OF_SHARDS, moment, features)

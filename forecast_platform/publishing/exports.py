@@ -18,7 +18,8 @@ FOLDER = "exports/forecasts"  # of the home, or of the bucket
 READ = ("forecasts", "overrides", "level_members", "stores", "departments")  # tables of the lake
 KEY = ("level", "store", "dept", "member", "target_week")
 _TEXTS = ("store", "store_name", "dept", "dept_name", "member")
-_FORMATS = {"csv": "FORMAT csv, HEADER", "parquet": "FORMAT parquet, COMPRESSION zstd"}
+# A spreadsheet runs what begins like a formula; names of stores come from files that others wrote.
+_HARMLESS = "CASE WHEN left(NAME, 1) IN ('=', '+', '-', '@', '\t', '\r') THEN '''' || NAME ELSE NAME END AS NAME"
 
 
 class NothingToExport(LookupError):
@@ -49,27 +50,30 @@ def write_exports(
     if not rows:
         raise NothingToExport(f"there is no forecast of {week}; run forecast_table for its week")
     folder.mkdir(parents=True, exist_ok=True)
-    for kind, how in _FORMATS.items():
-        path = folder / f"{week}.{kind}"
-        place = "'" + str(path).replace("'", "''") + "'"
-        con.execute(f"COPY ({_select(week, quantiles or published, kind)}) TO {place} ({how})")
+    text, columnar = (folder / f"{week}.{kind}" for kind in ("csv", "parquet"))
+    con.execute(f"COPY ({_select(week, quantiles or published)}) TO {_at(columnar)} (FORMAT parquet, COMPRESSION zstd)")
+    # From the rows that were just written, in their order: to sort them is most of the work.
+    harmless = ", ".join(_HARMLESS.replace("NAME", name) for name in _TEXTS)
+    con.execute(f"COPY (SELECT * REPLACE ({harmless}) FROM {_at(columnar)}) TO {_at(text)} (FORMAT csv, HEADER)")  # noqa: S608
+    for path in (text, columnar):
         yield f"{FOLDER}/{path.name}", path, rows
 
 
-def _select(week: dt.date, quantiles: Sequence[str], kind: str) -> str:
+def _at(path: Path) -> str:
+    return "'" + str(path).replace("'", "''") + "'"
+
+
+def _select(week: dt.date, quantiles: Sequence[str]) -> str:
     store, dept = (
         f"LEFT JOIN (SELECT {of}, max(value) AS {of}_name FROM {table} WHERE name = 'name' GROUP BY {of}) USING ({of})"  # noqa: S608
         for of, table in (("store", "stores"), ("dept", "departments"))
     )
-    # A spreadsheet runs what begins like a formula; names of stores come from files that others wrote.
-    harmless = "CASE WHEN left(NAME, 1) IN ('=', '+', '-', '@', '\t', '\r') THEN '''' || NAME ELSE NAME END AS NAME"
-    texts = [harmless.replace("NAME", name) if kind == "csv" else name for name in _TEXTS]
     # The view is of the newest forecast there is: here that of the week.
     return f"""
         WITH forecasts AS (FROM main.forecasts WHERE forecast_week = DATE '{week}'),
         planned AS ({VIEWS["forecast_with_overrides"]}),
         named AS (FROM planned {store} {dept})
-        SELECT forecast_week, level, {", ".join(texts)}, target_week, horizon, plan, override, mean,
+        SELECT forecast_week, level, {", ".join(_TEXTS)}, target_week, horizon, plan, override, mean,
                {", ".join(quantiles)}, model_version, as_known
         FROM named ORDER BY {", ".join(f"named.{name} NULLS FIRST" for name in KEY)}
     """  # noqa: S608 (only our own SQL is composed)

@@ -237,14 +237,14 @@ class BuiltinEngine(SageMakerEngine):
         last = max(batch.manifest["last_week"].to_pylist())
         tags = self.tags(week=str(last), digest=key, version=version)
         name = self.model_of(week, artifact, tags)
-        self.run_transform(
+        spec = self.sent(
             twin,
             [source for source, _ in batch.shards()],
             lambda source, output: requests.transform_lines(self.settings, name, source, output, asked.config()),
             last,
             tags,
-            batch.folder / "output",
         )
+        self.answered(spec, batch.folder / "output")
         try:
             return list(read_batch(batch, asked.quantiles, horizon))
         except BatchError:

@@ -281,22 +281,6 @@ class SageMakerEngine(ABC):
         done = self.jobs.ensure(spec, progress and (lambda percent: progress("train", percent, 100)))
         return done.artefacts, dict(done.described)
 
-    def run_transform(
-        self,
-        twin: str,
-        inputs: Sequence[Path],
-        transform: Callable[[str, str], Mapping[str, Any]],
-        week: dt.date,
-        tags: Mapping[str, str],
-        outputs: Path,
-    ) -> list[Path]:
-        """Upload the inputs of a transform and run it, see `sent`; returns its outputs, brought to a folder."""
-        done = self.jobs.ensure(self.sent(twin, inputs, transform, week, tags))
-        names = [f"{path.name}.out" for path in inputs]
-        for artefact, name in zip(done.artefacts, names, strict=True):
-            self.storage.get_file(artefact, outputs / name)
-        return [outputs / name for name in names]
-
     def sent(
         self,
         twin: str,
@@ -322,6 +306,14 @@ class SageMakerEngine(ABC):
             tags,
             self.settings.job_prefix,
         )
+
+    def answered(self, spec: Spec, folder: Path) -> list[Path]:
+        """Run a transform that was `sent`; returns its outputs, brought to a folder."""
+        artefacts = self.jobs.ensure(spec).artefacts
+        outputs = [folder / artefact.rpartition("/")[2] for artefact in artefacts]
+        for artefact, output in zip(artefacts, outputs, strict=True):
+            self.storage.get_file(artefact, output)
+        return outputs
 
     def model_of(self, week: dt.date, artifact: str, tags: Mapping[str, str]) -> str:
         """The name of SageMaker's model of an artifact in storage."""

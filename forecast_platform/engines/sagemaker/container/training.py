@@ -134,14 +134,14 @@ class ContainerEngine(SageMakerEngine):
         tags = self.tags(week=str(week), digest=model.digest, version=model.version)
         name = self.served(model, tags, work)
         twin = f"transforms/{folder.name}/{content}"
-        answers = self.run_transform(
+        spec = self.sent(
             twin,
             sorted((work / "input").iterdir()),
             lambda source, output: requests.transform(self.settings, name, source, output, largest),
             week,
             tags,
-            work / "output",
         )
+        answers = self.answered(spec, work / "output")
         building = work / "building"
         building.mkdir()
         try:
