@@ -143,7 +143,7 @@ def test_the_retailer_has_what_could_go_wrong(whole: Listed) -> None:
     assert (panel.returns < 1).any()
 
 
-@pytest.mark.parametrize("at_most", [20, 4])
+@pytest.mark.parametrize("at_most", [20, 4, 1])
 def test_shards_on_disk_are_forecast_as_the_whole(at_most, tmp_path, models, expected) -> None:
     found = listed(at_most, tmp_path / "series")
     assert len(found.shards) > 1

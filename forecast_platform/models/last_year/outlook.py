@@ -104,9 +104,11 @@ class Outlook:
         reference = self.reference[:, among]
         if week <= YEAR:
             return reference
-        levels, slopes = zip(*self.known_weeks.variants(week - YEAR), strict=True)
-        level = np.einsum("kn,kn->n", self.weights, np.array(levels))
-        slope = (np.array(slopes)[:, None] * self.weights).sum(axis=0)
+        # One variant after the other: NumPy adds up the last digits in another order where there is one series alone.
+        level, slope = np.zeros(self.weights.shape[1]), np.zeros(self.weights.shape[1])
+        for weight, (own_level, own_slope) in zip(self.weights, self.known_weeks.variants(week - YEAR), strict=True):
+            level += weight * own_level
+            slope += weight * own_slope
         return np.asarray(np.exp(level[:, None] + slope[:, None] * np.log(reference)))
 
 
