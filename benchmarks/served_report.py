@@ -73,7 +73,8 @@ def _of_pieces(pieces: Sequence[Run], whole: Sequence[Run]) -> Iterable[str]:
     yield ""
     drawn = len({run["piece"] for run in pieces})
     sizes = sorted(run["series"] for run in pieces)
-    yield f"{drawn} pieces of {sizes[0]} to {sizes[-1]} series, {len({run['seed'] for run in pieces})} seeds."
+    seeds = len({run["seed"] for run in pieces})
+    yield f"{drawn} pieces of {sizes[0]} to {sizes[-1]} series, {seeds} seed{'s' if seeds > 1 else ''}."
     yield ""
     yield "| | " + " | ".join(cutoffs := sorted({run["cutoff"] for run in pieces})) + " | all | asked |"
     yield "|---" * (len(cutoffs) + 3) + "|"
