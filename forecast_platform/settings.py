@@ -366,6 +366,8 @@ class Settings(BaseSettings):
             raise ValueError(f"engine {self.engine} needs profile aws; set FORECAST_PROFILE=aws")
         if self.spark_application and (self.profile, self.engine) != ("aws", "spark"):
             raise ValueError("spark_application needs profile aws and engine spark")
+        if self.queue_url and not self.landing.startswith("s3://"):
+            raise ValueError(f"queue_url tells of files in S3, and landing_url is the folder {self.landing}; unset one")
         self._check_notify()
         _ = self.contract, self.calendar, self.declarations  # they validate themselves
         return self

@@ -133,6 +133,11 @@ def test_wrong_quantiles_are_refused(monkeypatch, text, why):
     assert "quantiles" in str(error.value)
 
 
+def test_a_queue_beside_a_folder_is_refused_as_nothing_would_ever_be_told_of_it(tmp_path):
+    with pytest.raises(ValidationError, match="queue_url tells of files in S3, and landing_url is the folder"):
+        Settings(landing_url=str(tmp_path), queue_url="https://sqs.eu-west-1.amazonaws.com/1/landing")
+
+
 @pytest.mark.parametrize(("name", "value"), [
     ("num_samples", "9"),
     ("num_samples", "many"),

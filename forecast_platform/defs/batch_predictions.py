@@ -16,7 +16,6 @@ from forecast_platform.defs.resources import Platform, lake_connection
 from forecast_platform.defs.stage import Stage
 from forecast_platform.engines.base import Asked, EngineError
 from forecast_platform.engines.predictions import BatchError, Predictions
-from forecast_platform.engines.spark.emr import EmrServerlessEngine
 from forecast_platform.lake.lake import any_of
 from forecast_platform.models.trained import ModelLost, TrainedModel
 from forecast_platform.panels import KNOWN, listed_series
@@ -66,9 +65,7 @@ def batch_predictions(
 ) -> dg.MaterializeResult:
     stage, (week,), settings, mode = Stage(context), weeks_of(context), platform.settings, as_known(context)
     model = model_in_force(platform, week)
-    platform.engine.run_id = context.run_id
-    if isinstance(platform.engine, EmrServerlessEngine):
-        platform.engine.submit = through_pipes(context)
+    platform.engine.run_id, platform.engine.submit = context.run_id, through_pipes(context)
     asked = Asked(settings.quantiles, settings.num_samples, settings.seed, mode)
     folder = folder_of(platform, week)
     series = folder.with_name(f"{folder.name}.series")

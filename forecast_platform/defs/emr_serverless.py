@@ -1,15 +1,14 @@
 """Jobs of EMR Serverless by Dagster Pipes: what they log is in the run's log, and whoever ends the run ends the job."""
 
-from collections.abc import Callable
 from typing import Any
 
 import dagster as dg
 
-from forecast_platform.engines.base import EngineError
+from forecast_platform.engines.base import EngineError, Submit
 
 
-def through_pipes(context: dg.AssetExecutionContext) -> Callable[[dict[str, Any]], None]:
-    """Runs a job to its end, see EmrServerlessEngine.submit."""
+def through_pipes(context: dg.AssetExecutionContext) -> Submit:
+    """Runs a job to its end, see Engine.submit."""
 
     def submit(request: dict[str, Any]) -> None:
         from dagster_aws.pipes import PipesCloudWatchMessageReader, PipesEMRServerlessClient

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 import dagster as dg
 
 from forecast_platform.clouds.aws.clients import split_s3
-from forecast_platform.clouds.aws.landing import S3Landing
 from forecast_platform.clouds.aws.queue import Message, Queue, QueueError
 from forecast_platform.defs import partitions
 from forecast_platform.defs.jobs import history_assets, ingest_history, weekly_forecast
@@ -187,8 +186,6 @@ def _look(
     instance: dg.DagsterInstance, settings: Settings, place: Landing, memory: Memory, ledger: Ledger, now: dt.datetime
 ) -> tuple[Sequence[LandingObject], list[str]]:
     """What lies in the landing place, as far as there may be news; and troubles with the queue or the Lambda."""
-    if not isinstance(place, S3Landing):
-        return place.list(known=ledger.objects), []
     queue_url = settings.queue_url
     remembered, queue, troubles = memory.waiting, Queue(queue_url), []
     messages: list[Message] = []
@@ -203,7 +200,7 @@ def _look(
     if hears or memory.observed:
         keys = keys_to_look_at(memory, _keys_below(place, urls), now)
         memory.listed = now.isoformat() if keys is None else memory.listed
-    objects = place.look(keys) if keys is not None else place.list()
+    objects = place.look(keys) if keys is not None else place.list(known=ledger.objects)
     # The cursor stored last time, or the lake, holds the effect of every message but those that name something else.
     newest_week = settings.calendar.last_started(now)
     fresh = {o.key for o in objects if ledger.is_news(o, settings.reading, newest_week)} - remembered
@@ -230,7 +227,7 @@ def _observed(instance: dg.DagsterInstance, memory: Memory) -> set[str]:
     return urls
 
 
-def _keys_below(place: S3Landing, urls: Iterable[str]) -> set[str]:
+def _keys_below(place: Landing, urls: Iterable[str]) -> set[str]:
     return {url.removeprefix(f"{place.url}/") for url in urls if url.startswith(f"{place.url}/")}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -328,17 +328,23 @@ def _outputs(model: TrainedModel, ask: ToAsk, block: slice, asked: Asked) -> Out
     return found.quantiles.astype(np.float64), found.samples.astype(np.float64)
 
 
+Submit = Callable[[dict[str, Any]], None]
+
+
 class Engine(Protocol):
     """Where DeepAR runs. Engines differ in the machine that does the work, not in the forecasts.
 
     Attributes:
         models: folder of the models at hand.
         run_id: of the run that asks; engines that create jobs tag them with it.
+        submit: runs a job of this request to its end, or raises EngineError. Only an engine uses it that forecasts by a
+            job of Spark elsewhere.
         run: maps work on the shards of a large retailer to outcomes, see `over_shards`.
     """
 
     models: Path
     run_id: str
+    submit: Submit
     run: Run
 
     def candidates(self, settings: Settings) -> Plans:

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 from filelock import FileLock
 
-from forecast_platform.engines.base import NOTHING, Asked, Shard, predict_here
+from forecast_platform.engines.base import NOTHING, Asked, Shard, Submit, predict_here
 from forecast_platform.engines.predictions import Predictions
 from forecast_platform.engines.workers import Workers, series_at_once
 from forecast_platform.history.panel import Panel
@@ -28,6 +28,8 @@ class LocalEngine:
         models: where models are kept, one folder per digest.
         workers: processes that work on shards at the same time, where there are several.
     """
+
+    submit: Submit
 
     def __init__(self, models: Path, workers: int = 1) -> None:
         self.models, self.run_id = models, ""

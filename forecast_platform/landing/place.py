@@ -14,7 +14,7 @@ import os
 import stat
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -69,6 +69,14 @@ class Landing(Protocol):
 
         Raises:
             LandingError: the place can't be listed; that is never the same as "no files".
+        """
+        ...
+
+    def look(self, keys: Iterable[str]) -> Sequence[LandingObject]:
+        """Those of the objects named by `keys` that lie here now, as `list` would show them.
+
+        Raises:
+            LandingError: one can't be looked at.
         """
         ...
 
@@ -156,7 +164,12 @@ class FolderLanding:
     def list(self, known: Mapping[str, LandingObject] = {}) -> list[LandingObject]:
         """See Landing.list."""
         with self._explained(self.url):
-            return oldest_first(self._objects(known))
+            return oldest_first(self._objects(self._files(), known))
+
+    def look(self, keys: Iterable[str]) -> Sequence[LandingObject]:
+        """See Landing.look."""
+        with self._explained(self.url):
+            return oldest_first(self._objects(self._path(key) for key in keys if is_wanted(key)))
 
     def read(self, obj: LandingObject) -> bytes:
         """See Landing.read."""
@@ -223,8 +236,8 @@ class FolderLanding:
         moments = self.arrived_at(status), _moment(status.st_mtime_ns)
         return LandingObject(key, version, status.st_size, *moments)
 
-    def _objects(self, known: Mapping[str, LandingObject]) -> Iterator[LandingObject]:
-        for path in self._files():
+    def _objects(self, paths: Iterable[Path], known: Mapping[str, LandingObject] = {}) -> Iterator[LandingObject]:
+        for path in paths:
             key = path.relative_to(self.root).as_posix()
             with self._explained(key), contextlib.suppress(FileNotFoundError):  # gone again: not landed
                 obj = self._look(key, path, known.get(key))

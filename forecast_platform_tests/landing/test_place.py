@@ -448,11 +448,12 @@ class TestS3UnderFaults:
 
 
 class TestLook:
-    def test_it_shows_what_a_listing_shows(self, s3: Any) -> None:
-        landing = S3Landing("s3://drop/in")
+    def test_it_shows_what_a_listing_shows(self, twin: Any) -> None:
+        landing, drop = twin
         for key in ("sales/a b+ä.csv", "stores/s.csv", "misplaced.csv", "other/x.csv", "sales/.hidden"):
-            s3.put_object(Bucket="drop", Key=f"in/{key}", Body=b"x")
+            drop(key, b"x")
         names = ["sales/a b+ä.csv", "misplaced.csv", "other/x.csv", "sales/.hidden", "sales/gone.csv", "../up"]
+        assert set(keys(landing.look(names))) == {"sales/a b+ä.csv", "misplaced.csv"}
         assert landing.look(names) == [o for o in landing.list() if o.key in names]
         assert landing.look([]) == []
 

@@ -47,11 +47,7 @@ class S3Landing:
             return oldest_first(self._objects())
 
     def look(self, keys: Iterable[str]) -> Sequence[LandingObject]:
-        """Those of the objects named by `keys` that lie here now, as `list` would show them.
-
-        Raises:
-            LandingError: one can't be looked at.
-        """
+        """See Landing.look."""
         found = (self._look(key) for key in keys if is_wanted(key))
         return oldest_first(obj for obj in found if obj)
 

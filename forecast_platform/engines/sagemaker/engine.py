@@ -35,7 +35,7 @@ from filelock import FileLock
 
 from forecast_platform.clouds.aws.storage import NotStored, Storage
 from forecast_platform.engines import base
-from forecast_platform.engines.base import Asked
+from forecast_platform.engines.base import Asked, Submit
 from forecast_platform.engines.predictions import NAME as PREDICTIONS
 from forecast_platform.engines.predictions import BatchError, Predictions
 from forecast_platform.engines.sagemaker import requests
@@ -66,6 +66,7 @@ class SageMakerEngine(ABC):
     """
 
     resumes = isolated = True
+    submit: Submit
 
     def __init__(
         self, settings: Settings, sleep: Callable[[float], None] = time.sleep, now: Callable[[], dt.datetime] = _utc_now

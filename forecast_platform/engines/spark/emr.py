@@ -54,12 +54,7 @@ class EmrServerlessEngine(LocalEngine):
 
     Args:
         settings: of profile aws, with an application.
-
-    Attributes:
-        submit: runs a job of this request to its end, or raises EngineError.
     """
-
-    submit: Callable[[dict[str, Any]], None]
 
     def __init__(self, settings: Settings, workers: int = 1) -> None:
         super().__init__(settings.models, workers)
