@@ -18,6 +18,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from datetime import date
+from importlib.util import find_spec
 from pathlib import Path
 
 import botocore
@@ -36,7 +37,7 @@ from forecast_platform_tests.processes import python
 from forecast_platform_tests.reference_pages import DOCS
 
 ROOT = DOCS.parent
-PAGES = {page.name: page for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md")))}
+PAGES = {page.name: page for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md")))}
 # What checks the blocks of a language; a page with another one fails.
 LANGUAGES = {
     "sh": "run here, or their commands parsed",
@@ -47,7 +48,9 @@ LANGUAGES = {
     "mermaid": "pictures",
 }
 # The programs that blocks may name. Each is replaced by one that writes down how it was called.
-PROGRAMS = ("forecast", ".venv/bin/forecast", "make", "docker", "aws", "oauth2-proxy")
+PROGRAMS = ("forecast", ".venv/bin/forecast", "make", "docker", "aws", "python", "oauth2-proxy")
+# What the aws command has beside the services' operations.
+OWN_OF_AWS = {("s3", "cp"), ("s3", "sync"), ("cloudformation", "deploy"), ("logs", "tail")}
 QUICK = {
     "FORECAST_HYPERPARAMETERS": '{"epochs": "1", "num_cells": "8", "num_networks": "1"}',
     "FORECAST_NUM_SAMPLES": "20",
@@ -147,6 +150,8 @@ def wrong_with(call: list[str], folder: Path, whole: bool) -> str | None:
         return f"no target {lacking}" if lacking else None
     if program == "aws":
         return wrong_with_aws(*arguments)
+    if program == "python":
+        return None if arguments[0] == "-m" and find_spec(arguments[1]) else f"no module {arguments[1]}"
     named = [a for a in arguments if re.fullmatch(r"\w[\w.-]*(/[\w.-]+)+", a)]
     lacking = [name for name in named if not (folder / name).exists()]
     return f"no file {lacking}" if lacking else None
@@ -155,6 +160,8 @@ def wrong_with(call: list[str], folder: Path, whole: bool) -> str | None:
 def wrong_with_aws(service: str, operation: str, *rest: str) -> str | None:
     """By the models that the aws command is made of: whether it has the operation, and the operation the options."""
     session = botocore.session.get_session()
+    if (service, operation) in OWN_OF_AWS:
+        return None
     if operation == "wait":
         waiters = [botocore.xform_name(name, "-") for name in session.get_waiter_model(service).waiter_names]
         return None if rest[0] in waiters else f"no waiter {rest[0]}"
