@@ -16,6 +16,7 @@ from forecast_platform.failures import Failure, record_failures, record_success
 from forecast_platform.landing.ingest import Order, ingest_landed
 from forecast_platform.landing.kinds import KINDS
 from forecast_platform.landing.ledger import Entry, Ledger
+from forecast_platform.landing.place import FolderLanding
 from forecast_platform.settings import Settings, get_settings
 from forecast_platform.weeks import key
 
@@ -89,10 +90,12 @@ class Runner:
         import dagster as dg
 
         from forecast_platform.definitions import defs
+        from forecast_platform.defs.event_log import keep_open
         from forecast_platform.defs.resources import Platform
 
         self.defs = defs
         self.instance = dg.DagsterInstance.get()
+        keep_open(self.instance)
         self.platform = Platform(self.settings)
 
     def __enter__(self) -> Runner:
@@ -103,7 +106,8 @@ class Runner:
 
     def settle(self) -> None:
         """Wait until a file written just now counts as landed: a folder leaves it alone until it stops changing."""
-        time.sleep(getattr(self.platform.landing, "settle_seconds", 0))
+        if isinstance(self.platform.landing, FolderLanding):
+            time.sleep(self.platform.landing.settles_in())
 
     def bring_in(self) -> Outcome | None:
         """Ingest whatever has landed, then clean the weeks that it touched; None when there was nothing to do.

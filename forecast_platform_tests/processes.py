@@ -22,13 +22,18 @@ import pytest
 
 _PRELOADED = [
     "boto3",
+    "dagster._core.execution.execute_in_process",
+    "dagster._core.instance.factory",
     "dagster._core.storage.sqlite_storage",
+    "holidays.countries",
+    "matplotlib.backends.backend_agg",
     "matplotlib.figure",
     "pyiceberg.catalog.sql",
     "pyiceberg.io.pyarrow",
     "pyiceberg.table",
     "pytest",
     "torch",
+    "upath",
     "forecast_platform.cli",
     "forecast_platform.dashboard.report",
     "forecast_platform.deepar.training",
@@ -87,6 +92,7 @@ def _become(arguments: Sequence[str], cwd: str, env: dict[str, str], stdout: str
     end_with_tests()
     os.environ.clear()
     os.environ.update(env)
+    sys.dont_write_bytecode = False  # a server of processes was told by the environment of whoever runs the tests
     os.chdir(cwd)
     for number, path in ((1, stdout), (2, stderr)):
         stream = os.open(path, os.O_WRONLY | os.O_CREAT)

@@ -147,7 +147,7 @@ class FolderLanding:
     """A folder. Links are followed to files below the root only; linked folders are not entered.
 
     A file may still be under way: one that changed less than `settle_seconds` ago is left for a later look, and a text
-    that ends in the middle of a line for UNENDED times as long (not what `put` wrote: that is whole).
+    that ends in the middle of a line for UNENDED times as long (not what this process `put`: that is whole).
 
     Args:
         path: the folder, created when missing.
@@ -193,6 +193,22 @@ class FolderLanding:
             with self._explained(obj.key):
                 if _identity(path.stat()) != identity:
                     raise self._replaced(obj)
+
+    def settles_in(self) -> float:
+        """Seconds until no file that lies here now is left for a later look because it changed just now."""
+        longest = 0.0
+        with self._explained(self.url):
+            for path in self._files():
+                with contextlib.suppress(FileNotFoundError):  # gone again
+                    longest = max(longest, self._settles_in(path.stat()))
+        return longest
+
+    def _settles_in(self, status: os.stat_result) -> float:
+        if _identity(status) in _whole:
+            return 0.0
+        # By ctime, which a copy can't set. One in the future is a skewed clock, not a copy under way.
+        age = time.time() - status.st_ctime
+        return self.settle_seconds - age if 0 <= age < self.settle_seconds else 0.0
 
     def _replaced(self, obj: LandingObject) -> LandingError:
         return LandingError(f"{obj.key} in {self.url} was replaced since it was listed; look again")
@@ -263,8 +279,7 @@ class FolderLanding:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             return None
-        # By ctime, which a copy can't set. One in the future is a skewed clock, not a copy under way.
-        if 0 <= time.time() - status.st_ctime < self.settle_seconds:
+        if self._settles_in(status) > 0:
             return None
         try:
             key.encode()

@@ -159,9 +159,18 @@ class TestFolder:
 
     def test_a_file_settles_before_it_is_listed(self, tmp_path: Path) -> None:
         landing = FolderLanding(tmp_path, settle_seconds=0.5)
-        landing.put("sales/a.csv", b"x")
+        assert landing.settles_in() == 0
+        copied = tmp_path / "sales" / "a.csv"
+        copied.parent.mkdir()
+        copied.write_bytes(b"x\n")
         assert landing.list() == []
-        time.sleep(0.6)
+        assert 0 < landing.settles_in() <= 0.5
+        time.sleep(landing.settles_in())
+        assert keys(landing.list()) == ["sales/a.csv"]
+        assert landing.settles_in() == 0
+        landing.put("sales/b.csv", b"y")  # whole, as this process wrote it
+        assert keys(landing.list()) == ["sales/a.csv", "sales/b.csv"]
+        os.utime(tmp_path / "sales" / "b.csv")  # somebody else does something with it
         assert keys(landing.list()) == ["sales/a.csv"]
 
     @pytest.mark.usefixtures("far_from_utc")
