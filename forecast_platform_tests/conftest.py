@@ -5,11 +5,14 @@
 | `retailer` | 3 stores x 4 departments, 57 Friday weeks up to 2025-01-31, 490 observations |
 | `home` | an empty FORECAST_HOME of this test's own, also in the environment for child processes |
 | `lake` | the Iceberg lake of that home |
-| `graph` | the assets, checks and jobs over that home (forecast_platform_tests/defs/graph.py) |
+| `graph` | the assets, checks and jobs over such a home (forecast_platform_tests/defs/graph.py) |
+| `tables_home` | gives a home that has every table, empty, wherever a test wants it: `tables_home(folder)` |
 | `with_history` | the same, with all but the retailer's last three weeks landed, ingested and cleaned |
 | `far_from_utc` | this process's own time zone is Tokyo's, then New York's: no date may come from it |
 | `s3` | a client of an S3 server on loopback (moto), emptied, with a bucket named `drop` |
 | `history_home` | gives `with_history` as often as wanted within one test: `history_home.restore()` |
+| `first_forecast_home` | the same after the first weekly run, of the newest week of that history |
+| `with_forecast` | the graph over a copy of that |
 | `forecast_home` | the same after two weekly runs, the second after the week `forecast_home.week` had sold |
 
 A home that takes long to make is made once, by the first of the processes that asks, and copied by who writes into it:
@@ -22,6 +25,7 @@ ones. Tests of other calendars start a process of their own.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import functools
 import gc
@@ -29,8 +33,10 @@ import json
 import logging
 import os
 import shutil
+import sqlite3
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -68,6 +74,7 @@ SMALL: dict[str, Any] = {
     "hyperparameters": {"epochs": "1", "num_cells": "8", "num_networks": "1"},
     "target": "sales",  # else what learns nothing would win, and no network would be served
 }
+QUANTILES = ("p10", "p50", "p90")
 
 
 @pytest.fixture(autouse=True)
@@ -110,13 +117,21 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def lake(home: Path) -> Lake:
-    return Lake.local(home / "lake", ("p10", "p50", "p90"))
+    return Lake.local(home / "lake", QUANTILES)
+
+
+@pytest.fixture(scope="session")
+def tables_home(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
+    """To make the tables takes half a second, longer than most of what small tests do with them."""
+    made = made_once(tmp_path_factory, "tables", lambda folder: snapshots(Lake.local(folder / "lake", QUANTILES)))
+    return lambda folder: Path(shutil.copytree(made, folder, dirs_exist_ok=True))
 
 
 @pytest.fixture
-def graph(home: Path) -> Graph:
+def graph(home: Path, tables_home: Callable[[Path], Path]) -> Graph:
     from forecast_platform_tests.defs.graph import Graph
 
+    tables_home(home)
     return Graph(Settings(**SMALL))
 
 
@@ -152,6 +167,56 @@ def schemas_of_manifests_are_worked_out_once() -> Iterator[None]:
         patch.setattr(avro.AvroFileHeader, "get_schema", lambda self: schema_of(self.meta["avro.schema"]))
         patch.setattr(avro, "resolve_reader", reader)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def dagster_in_memory_is_made_and_asked_quickly() -> Iterator[None]:
+    """It reads all migrations there ever were to make an instance, a tenth of a second, and connects anew for whatever
+    it is asked, a thousand times a weekly run."""
+    from dagster._core.storage.event_log import in_memory as events
+    from dagster._core.storage.runs import in_memory as runs
+
+    def keep(patch: pytest.MonkeyPatch, storage: Any, method: str, lock: Callable[[Any], Any]) -> None:
+        """Ask by the connection that it holds anyway, in the thread that made it."""
+        make, connect = storage.__init__, getattr(storage, method)
+
+        def made(self: Any, *args: Any, **kwargs: Any) -> None:
+            make(self, *args, **kwargs)
+            self._made_in = threading.get_ident()
+
+        @contextlib.contextmanager
+        def connected(self: Any) -> Iterator[Any]:
+            if self._made_in == threading.get_ident() and not self._held_conn.in_transaction():
+                with lock(self), self._held_conn.begin():
+                    yield self._held_conn
+            else:
+                with connect(self) as other:
+                    yield other
+
+        patch.setattr(storage, "__init__", made)
+        patch.setattr(storage, method, connected)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (events, runs):
+            patch.setattr(module, "stamp_alembic_rev", lambda *_: None)
+        keep(patch, events.InMemoryEventLogStorage, "_connect", lambda storage: storage._db_lock)
+        keep(patch, runs.InMemoryRunStorage, "connect", lambda _: contextlib.nullcontext())
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def the_power_never_fails() -> Iterator[None]:
+    """Nor does a catalog wait for the disk, some milliseconds a commit: a killed process loses nothing by that."""
+    import sqlalchemy.event
+    from sqlalchemy.engine import Engine
+
+    def at_once(connection: Any, _: Any) -> None:
+        if isinstance(connection, sqlite3.Connection):
+            connection.execute("PRAGMA synchronous = OFF")
+
+    sqlalchemy.event.listen(Engine, "connect", at_once)
+    yield
+    sqlalchemy.event.remove(Engine, "connect", at_once)
 
 
 @pytest.fixture(scope="session")
@@ -250,6 +315,18 @@ def history_home(tmp_path_factory: pytest.TempPathFactory, retailer: Retailer) -
     return HistoryHome(made_once(tmp_path_factory, "history", make) / "home", tmp_path_factory)
 
 
+@pytest.fixture(scope="session")
+def first_forecast_home(
+    history_home: HistoryHome, tmp_path_factory: pytest.TempPathFactory, retailer: Retailer
+) -> HistoryHome:
+    def make(folder: Path) -> None:
+        graph = open_graph(Path(shutil.copytree(history_home.home, folder / "home")))
+        result = graph.week(weeks_of(retailer)[-4], drawn=True)
+        assert result.success, result.failures
+
+    return HistoryHome(made_once(tmp_path_factory, "first", make) / "home", tmp_path_factory)
+
+
 class ForecastHome(HistoryHome):
     """A home with forecasts after two weeks, the later one `week`, whose sales the earlier one forecast."""
 
@@ -260,13 +337,12 @@ class ForecastHome(HistoryHome):
 
 @pytest.fixture(scope="session")
 def forecast_home(
-    history_home: HistoryHome, tmp_path_factory: pytest.TempPathFactory, retailer: Retailer
+    first_forecast_home: HistoryHome, tmp_path_factory: pytest.TempPathFactory, retailer: Retailer
 ) -> ForecastHome:
-    before, week = weeks_of(retailer)[-4:-2]
+    week = weeks_of(retailer)[-3]
 
     def make(folder: Path) -> None:
-        graph = open_graph(Path(shutil.copytree(history_home.home, folder / "home")))
-        assert graph.week(before).success
+        graph = open_graph(Path(shutil.copytree(first_forecast_home.home, folder / "home")))
         graph.land(dict([week_file(retailer, week)]), at=landing_day(week))
         assert graph.week(week).success
 
@@ -276,6 +352,13 @@ def forecast_home(
 @pytest.fixture
 def with_history(history_home: HistoryHome, monkeypatch: pytest.MonkeyPatch) -> Graph:
     graph = history_home.restore()
+    monkeypatch.setenv("FORECAST_HOME", str(graph.platform.settings.home))
+    return graph
+
+
+@pytest.fixture
+def with_forecast(first_forecast_home: HistoryHome, monkeypatch: pytest.MonkeyPatch) -> Graph:
+    graph = first_forecast_home.restore()
     monkeypatch.setenv("FORECAST_HOME", str(graph.platform.settings.home))
     return graph
 

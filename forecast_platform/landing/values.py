@@ -94,6 +94,7 @@ def example(form: str) -> str:
     return EXAMPLE.strftime(form)
 
 
+@functools.cache  # 80 dates each, for every pair of formats that a file's dates are tried in
 def _confusable(one: str, other: str) -> bool:
     for day in (dt.date(2011, 1, 2) + dt.timedelta(days=9 * i) for i in range(80)):
         with contextlib.suppress(ValueError):

@@ -8,6 +8,7 @@ import gzip
 import io
 import random
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -131,8 +132,9 @@ CASES = {
 
 
 @pytest.fixture
-def graph(home: Path) -> Graph:
+def graph(home: Path, tables_home: Callable[[Path], Path]) -> Graph:
     """The rules of rows are tried on files of a few rows; when most of a file is wrong is test_judgement's business."""
+    tables_home(home)
     return Graph(Settings(**SMALL, most_refused=1, most_duplicates=1))
 
 

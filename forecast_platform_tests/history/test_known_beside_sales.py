@@ -17,6 +17,7 @@ from forecast_platform.lake.lake import Lake
 from forecast_platform.landing.dialects import Dialect
 from forecast_platform.landing.ingest import ingest_landed
 from forecast_platform.weeks import WEEK, WEEKDAYS, WeekCalendar
+from forecast_platform_tests.conftest import QUANTILES
 from forecast_platform_tests.history.conftest import clean_table
 from forecast_platform_tests.landing.dated import DatedLanding
 
@@ -29,7 +30,7 @@ class Retailer:
 
     def __init__(self, folder: Path, first: dt.date = dt.date(2024, 1, 5)) -> None:
         self.first = first
-        self.lake = Lake.local(folder / "lake", ("p50",))
+        self.lake = Lake.local(folder / "lake", QUANTILES)
         self.landing = DatedLanding(folder / "landing")
         self.calendar = WeekCalendar(WEEKDAYS[first.weekday()], first)
 
@@ -68,8 +69,8 @@ class Retailer:
 
 
 @pytest.fixture
-def retailer(tmp_path) -> Retailer:
-    return Retailer(tmp_path)
+def retailer(tmp_path, tables_home) -> Retailer:
+    return Retailer(tables_home(tmp_path))
 
 
 def test_known_columns_reach_past_the_cutoff_and_past_only_ones_end_there(retailer):

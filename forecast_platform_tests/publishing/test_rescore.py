@@ -56,10 +56,10 @@ class Book:
         return pa.concat_tables([spec.schema.empty_table(), *blocks]).to_pylist()
 
 
-def test_all_orders_of_three_weeks_give_equal_scores(tmp_path):
+def test_all_orders_of_three_weeks_give_equal_scores(tmp_path, tables_home):
     found = []
     for number, order in enumerate(itertools.permutations(range(3))):
-        book = Book(tmp_path / str(number))
+        book = Book(tables_home(tmp_path / str(number)))
         for n in order:
             book.sell(WEEKS[n], 100.0 + n)
             book.publish(WEEKS[n], 90.0 + n)
@@ -84,8 +84,10 @@ STEPS = st.one_of(
 
 @settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(steps=st.lists(STEPS, min_size=3, max_size=7))
-def test_whatever_came_changed_or_went_the_scores_are_those_of_the_tables_as_they_are(tmp_path_factory, steps):
-    book = Book(tmp_path_factory.mktemp("book"))
+def test_whatever_came_changed_or_went_the_scores_are_those_of_the_tables_as_they_are(
+    tmp_path_factory, tables_home, steps
+):
+    book = Book(tables_home(tmp_path_factory.mktemp("book")))
     for what, *arguments in steps:
         getattr(book, what)(*arguments)
     assert book.scores == book.expected
