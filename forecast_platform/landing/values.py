@@ -73,7 +73,7 @@ def check_formats(date_format: str) -> None:
     forms = formats_of(date_format)
     for form in forms:
         try:
-            whole = strict_date(example(form), form) == EXAMPLE
+            whole = strict_date(example(form), form) == _example_day(form)
         except ValueError:
             whole = False
         if not whole:
@@ -87,11 +87,18 @@ def check_formats(date_format: str) -> None:
 
 
 def example(form: str) -> str:
-    """EXAMPLE as the format writes it."""
+    """EXAMPLE, or the first day after it that is counted, as the format writes it."""
     if NUMBERED in form:
         plain, _, first = form.partition(_FROM)
-        return plain.replace(NUMBERED, str((EXAMPLE - dt.date.fromisoformat(first.strip())).days + 1))
+        number = (_example_day(form) - dt.date.fromisoformat(first.strip())).days + 1
+        return plain.replace(NUMBERED, str(number))
     return EXAMPLE.strftime(form)
+
+
+def _example_day(form: str) -> dt.date:
+    if NUMBERED not in form:
+        return EXAMPLE
+    return max(EXAMPLE, dt.date.fromisoformat(form.partition(_FROM)[2].strip()))
 
 
 def _confusable(one: str, other: str) -> bool:
