@@ -260,10 +260,11 @@ def readings(texts: Sequence[str], weekday: int, own: str = "") -> tuple[list[Re
     Returns:
         The readings, and a day for each text that any format reads.
     """
-    column = pa.array(list(texts), pa.string())
+    # Of a moment with a zone the day is told by itself, in the format that it has.
+    column = pa.array([re.sub(r"(:[0-9.,]+) ?(Z|UTC|[+-][0-9]{2}:?[0-9]{2})$", r"\1", t) for t in texts], pa.string())
     single: dict[str, Days] = {}
     for form in dict.fromkeys([*([own] if own else []), *_ALL]):
-        days = DateStyle(tuple(form.split("|")), weekday, times=True, zone="UTC").days(column)
+        days = DateStyle(tuple(form.split("|")), weekday, times=True).days(column)
         if not np.isnat(days).all():
             single[form] = days
     any_day = np.full(len(texts), np.datetime64("NaT"), "datetime64[D]")

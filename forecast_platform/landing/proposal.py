@@ -39,6 +39,7 @@ from forecast_platform.weeks import EARLIEST, WEEKDAYS, WeekCalendar
 
 SAMPLE = 1 << 22  # bytes of text that are looked at, and shown
 _MOST_TEXTS = 4000  # distinct texts of a column that are looked at
+_STRAY = 0.05  # share of the dates that may be none
 _ROLES = ("store", "dept", "date", "weekly_sales")
 _WORD = {"store": "stores", "dept": "departments", "date": "dates", "weekly_sales": "sales"}
 # Settings that a file's answers may add to without another reading of the files that a home has.
@@ -512,6 +513,14 @@ class _Search:
             return
         zoned = has_zone(pa.array(texts, pa.string()))
         found, day = evidence.readings(texts, self.calendar.weekday, self.dialect.date_format)
+        # Slips in a format that is known, such as a 31st of June, are rows to refuse; another format is not.
+        known = {re.sub("[0-9]", "0", t) for t, d in zip(texts, day, strict=True) if not np.isnat(d)}
+        unread = [t for t in texts if re.search("[0-9].*[0-9]", t) and re.sub("[0-9]", "0", t) not in known]
+        if len(unread) > _STRAY * len(texts):
+            raise FileRefused(
+                "date_format",
+                f"{self.key} has dates in no format that is known, such as {', '.join(map(short, unread[:3]))}.",
+            )
         if (~np.isnat(day)).any() and "date_format" not in self.answered:
             self._choose_format(found, [t for t, d in zip(texts, day, strict=True) if not np.isnat(d)], texts)
         if zoned.any() and not self.dialect.time_zone and "time_zone" not in self.answered:

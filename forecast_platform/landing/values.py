@@ -162,6 +162,9 @@ class DateStyle:
         """
         if pc.any(pc.match_substring(text, ":")).as_py():
             return self._days_of_moments(text)
+        return self._days_of_dates(text)
+
+    def _days_of_dates(self, text: pa.Array) -> Days:
         encoded = pc.dictionary_encode(text)
         days = np.append(self._distinct(encoded.dictionary), _NAT)  # the last one stands for null
         return np.asarray(days[np.asarray(pc.fill_null(encoded.indices, -1))])
@@ -186,8 +189,7 @@ class DateStyle:
         time, zone = pc.struct_field(parts, "time"), pc.struct_field(parts, "zone")
         zoned = mask(pc.and_(timed, pc.greater(pc.utf8_length(zone), 0)))
         good |= mask(timed) & ~zoned & (self.times | mask(pc.match_substring_regex(time, _MIDNIGHT)))
-        plain = DateStyle(self.formats, self.weekday, starts=self.starts)
-        days = np.where(good, plain.days(day), _NAT)
+        days = np.where(good, self._days_of_dates(day), _NAT)
         if self.zone and zoned.any():
             at = np.flatnonzero(zoned)
             days[at] = self._local(text.take(pa.array(at)))

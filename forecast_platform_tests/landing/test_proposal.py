@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -370,6 +371,69 @@ def test_weeks_as_columns_in_another_way_of_writing(tmp_path: Path) -> None:
     chosen = agree(path)
     assert read(path, chosen)["sales"].to_pylist() == [1.5, 2.5]
     assert chosen["date_format"] == "%d.%m.%Y"
+
+
+def test_transactions_with_times_of_day(tmp_path: Path) -> None:
+    rows = "".join(
+        f"1;a;{day:%d.%m.%Y} {hour:02d}:15;2,50\n"
+        for day in (dt.date(2026, 10, 31) + dt.timedelta(days=i) for i in range(14))
+        for hour in (9, 17)
+    )
+    path = put(tmp_path, "Filiale;Artikel;Datum;Betrag\n" + rows)
+    chosen = agree(path)
+    assert chosen["aggregate"] == "sum"
+    assert read(path, chosen)["sales"].to_pylist() == [35, 35]
+
+
+def test_moments_with_a_zone_ask_where_the_stores_are(tmp_path: Path) -> None:
+    path = put(tmp_path, HEAD + "1,a,2026-11-12T23:00:00Z,5\n1,a,2026-11-19T23:00:00Z,6\n")
+    (question,) = asked(look(path))
+    assert {"time_zone": "{}"} in question
+    berlin = look(path, {}, {"time_zone": "Europe/Berlin"})
+    assert berlin.parsed is not None
+    assert [str(week) for week in berlin.parsed.accepted["week"].to_pylist()] == ["2026-11-13", "2026-11-20"]
+
+
+def test_a_workbook_with_titles_and_other_names(tmp_path: Path) -> None:
+    rows: list[list[Any]] = [["Umsatz je Woche"], [], ["Filiale", "Sparte", "Woche", "Umsatz"]]
+    rows += [["Nord", "Brot", dt.date(2026, 11, 13 + 7 * i), 10.5 + i] for i in range(2)]
+    path = put(tmp_path, _xlsx(rows), "umsatz.xlsx")
+    chosen = agree(path)
+    assert chosen["skip_rows"] == 2
+    assert read(path, chosen)["sales"].to_pylist() == [10.5, 11.5]
+
+
+def test_parquet_with_other_names(tmp_path: Path) -> None:
+    table = pa.table({"branch": [1], "sku": ["x"], "ds": [dt.date(2026, 11, 20)], "revenue": [7.5]})
+    pq.write_table(table, tmp_path / "sales.parquet")
+    path = tmp_path / "sales.parquet"
+    assert read(path, agree(path))["sales"].to_pylist() == [7.5]
+
+
+@pytest.mark.parametrize(
+    "dates",
+    [
+        ["15. September 2026", "16. Oktober 2026", "20. November 2026"],  # strptime knows English names
+        ["46000", "46007"],  # of a spreadsheet
+        ["11/13/2026 12:00:00 AM", "11/20/2026 12:00:00 AM"],
+    ],
+)
+def test_dates_in_no_known_format_are_not_read_in_part(dates: list[str], tmp_path: Path) -> None:
+    path = put(tmp_path, "store;dept;date;weekly_sales\n" + "".join(f"1;a;{day};5\n" for day in dates))
+    assert not look(path).helps
+
+
+def test_an_old_korean_encoding_gives_its_words_or_a_question(tmp_path: Path) -> None:
+    path = put(tmp_path, "매장,부서,주,매출\n강남,빵,2026-11-20,5\n".encode("cp949"))
+    proposal = look(path)
+    meant = proposal.settings.get("encoding") or [choice["encoding"] for choice in asked(proposal)[0]]
+    assert "cp949" in meant
+    assert read(path, agree(path, {"encoding": "cp949"}))["store"].to_pylist() == ["강남"]
+
+
+def test_stores_in_another_dialect_are_taken_for_stores(tmp_path: Path) -> None:
+    proposal = look(put(tmp_path, "store;region\n1;Nord\n2;Süd\n", "stores.csv"))
+    assert (proposal.kind, dict(proposal.settings)) == ("stores", {"delimiter": ";"})
 
 
 def test_a_file_without_a_header_is_refused(tmp_path: Path) -> None:
