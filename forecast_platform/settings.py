@@ -18,10 +18,12 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import tomlkit
 from pydantic import Field, PrivateAttr, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_settings import (
@@ -32,6 +34,7 @@ from pydantic_settings import (
     SettingsError,
     TomlConfigSettingsSource,
 )
+from tomlkit.items import Item
 
 from forecast_platform.history.covariates import AUTO, NONE, Declarations
 from forecast_platform.landing.dialects import PRESETS, Dialect
@@ -487,6 +490,63 @@ class _SettingsFile(TomlConfigSettingsSource):
         if secret := [name for name in ENVIRONMENT_ONLY if name in found]:
             raise SettingsError(f"{secret[0]} stands in {file_path}; give it as {PREFIX}{secret[0].upper()} instead")
         return found
+
+
+def written(changes: Mapping[str, Any], comments: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Settings as lines of settings.toml."""
+    return "".join(
+        f"{name} = {_toml(value).as_string()}" + (f"  # {comments[name]}" if name in comments else "") + "\n"
+        for name, value in changes.items()
+    )
+
+
+def write(changes: Mapping[str, Any], comment: str = "") -> Path:
+    """Set settings in $FORECAST_HOME/settings.toml, where everything else stays as it is.
+
+    Args:
+        changes: name -> value.
+        comment: stands above what is new.
+
+    Returns:
+        The file.
+
+    Raises:
+        SettingsError: the environment says one of them, and would win.
+    """
+    if said := [name for name in changes if f"{PREFIX}{name}".upper() in map(str.upper, os.environ)]:
+        raise SettingsError(f"{PREFIX}{said[0].upper()} is set in the environment, which wins; unset it, or change it")
+    path = home() / "settings.toml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Line ends and a byte order mark stay as they are.
+    before = path.read_bytes().decode() if path.exists() else ""
+    mark = "\ufeff" if before.startswith("\ufeff") else ""
+    document = tomlkit.parse(before.removeprefix(mark))
+    new = [name for name in changes if name not in document]
+    for name in [name for name in changes if name in document] + new:
+        if comment and new and name == new[0]:
+            document.add(tomlkit.comment(comment))
+        kept = document.get(name)
+        if isinstance(kept, MutableMapping) and isinstance(changes[name], Mapping):
+            kept.update({key: _toml(value) for key, value in changes[name].items()})
+            for key in [key for key in kept if key not in changes[name]]:
+                del kept[key]
+        else:
+            document[name] = _toml(changes[name])
+    draft = path.with_suffix(".toml.new")
+    draft.write_bytes((mark + tomlkit.dumps(document)).encode())
+    draft.replace(path)
+    get_settings.cache_clear()
+    return path
+
+
+def _toml(value: Any) -> Item:
+    """A value on one line."""
+    if isinstance(value, Mapping):
+        table = tomlkit.inline_table()
+        table.update({key: _toml(each) for key, each in value.items()})
+        return table
+    item: Item = tomlkit.item(list(value) if isinstance(value, tuple) else value)
+    return item
 
 
 def _near(name: str, names: Iterable[str]) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from forecast_platform.cli.guide import guide, tell
 from forecast_platform.cli.terminal import SEE_REFUSED, open_runner, report
 
 if TYPE_CHECKING:
@@ -26,10 +27,18 @@ KINDS = ("sales", "stores", "departments", "features", "calendar")
 @click.option("--preset", default="", help="named mapping of columns and formats, remembered for later files")
 @click.option("--kind", type=click.Choice(KINDS), help="what the files hold; by default told from their columns")
 @click.option("--again", is_flag=True, help="take the files as arriving now, also where the lake has their bytes")
-def import_files(files: tuple[Path, ...], preset: str, kind: str | None, again: bool) -> None:
+@click.option("--yes", is_flag=True, help="take the settings that a file decides without asking")
+def import_files(files: Sequence[Path], preset: str, kind: str | None, again: bool, yes: bool) -> None:
     """Land FILES (sales, stores, departments, features, calendar), ingest and clean them. A file that cannot be read
-    is named, and the others go through."""
+    is named, and the others go through.
+
+    Where the settings do not read a file of sales, those that do are shown, with its rows as understood. On a terminal
+    you are asked, and they are kept in settings.toml; elsewhere they are printed, and the file is refused.
+    """
     remember_preset(preset)
+    files, proposals = guide(files, kind, yes)
+    if not files:
+        raise click.ClickException("nothing was imported")
     from forecast_platform.landing.ingest import Order
     from forecast_platform.landing.kinds import FileRefused
     from forecast_platform.landing.ledger import Ledger
@@ -65,7 +74,10 @@ def import_files(files: tuple[Path, ...], preset: str, kind: str | None, again: 
         for key in keys:
             _say(key, before, after)
         entries = [entry for key in keys if (entry := after.newest.get(key))]
+        tell(proposals)
         conclude(entries, [entry for entry in entries if _is_news(entry, before)], len(refused), len(files))
+    if proposals:
+        raise click.ClickException("what would read these files is above")
 
 
 def _is_news(entry: Entry, before: Ledger) -> bool:
@@ -288,7 +300,7 @@ def _moment(moment: dt.datetime) -> str:
 def remember_preset(preset: str) -> None:
     """Keep the preset in settings.toml, so that the sensor reads later files the same way."""
     from forecast_platform.landing.dialects import Dialect
-    from forecast_platform.settings import get_settings, home
+    from forecast_platform.settings import get_settings, home, write
 
     if not preset:
         return
@@ -296,12 +308,9 @@ def remember_preset(preset: str) -> None:
         Dialect.named(preset)
     except ValueError as error:
         raise click.ClickException(str(error)) from error
-    path = home() / "settings.toml"
     current = get_settings().preset
     if current and current != preset:
+        path = home() / "settings.toml"
         raise click.ClickException(f"{path} says preset {current!r}; a home reads one kind of file: use another one")
     if not current:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as file:
-            file.write(f'preset = "{preset}"\n')
-        get_settings.cache_clear()
+        write({"preset": preset})

@@ -155,7 +155,7 @@ def print_forecast(runner: Runner, week: dt.date) -> None:
     click.echo(f"{count:,} rows for {series:,} series, forecast from the week of {key(week)}")
 
 
-def echo_table(rows: pa.Table, form: str, limit: int) -> None:
+def echo_table(rows: pa.Table, form: str, limit: int, err: bool = False) -> None:
     if form == "csv":
         import pyarrow.csv
 
@@ -168,14 +168,14 @@ def echo_table(rows: pa.Table, form: str, limit: int) -> None:
     names = rows.column_names
     cells: Sequence[Sequence[str]] = [[cell(row[name]) for name in names] for row in shown]
     widths = [max([len(name), *(len(c[i]) for c in cells)]) for i, name in enumerate(names)]
-    click.echo("  ".join(name.ljust(width) for name, width in zip(names, widths, strict=True)))
-    click.echo("  ".join("-" * width for width in widths))
+    click.echo("  ".join(name.ljust(width) for name, width in zip(names, widths, strict=True)), err=err)
+    click.echo("  ".join("-" * width for width in widths), err=err)
     for row in cells:
         numeric = [c[:1].isdigit() or c[:1] == "-" for c in row]
         padded = (c.rjust(w) if n else c.ljust(w) for c, w, n in zip(row, widths, numeric, strict=True))
-        click.echo("  ".join(padded))
+        click.echo("  ".join(padded), err=err)
     if len(rows) > limit:
-        click.echo(f"... {len(rows) - limit:,} more rows; see them with --rows or --format csv")
+        click.echo(f"... {len(rows) - limit:,} more rows; see them with --rows or --format csv", err=err)
 
 
 def cell(value: Any) -> str:

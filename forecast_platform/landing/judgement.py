@@ -34,7 +34,7 @@ from forecast_platform.landing.values import (
 from forecast_platform.weeks import WEEKDAYS, WeekCalendar
 
 # What other people write, tried where the dialect's own formats do not read a file.
-_FORMATS: tuple[str, ...] = (
+FORMATS: tuple[str, ...] = (
     ISO,
     "%d/%m/%Y",
     "%m/%d/%Y",
@@ -45,7 +45,7 @@ _FORMATS: tuple[str, ...] = (
     "%Y%m%d",
     "%Y.%m.%d",
 )
-_FORMATS += ("%d.%m.%y", "%d/%m/%y", "%m/%d/%y", "%d-%b-%Y", "%d %b %Y", "%b %d %Y", "%d %B %Y", ISO_WEEK)
+FORMATS += ("%d.%m.%y", "%d/%m/%y", "%m/%d/%y", "%d-%b-%Y", "%d %b %Y", "%b %d %Y", "%d %B %Y", ISO_WEEK)
 _STRAY = 0.05  # share of a column's texts that may be written differently before the whole file is judged by it
 _MOST_TEXTS = 4000  # distinct texts of a column that are looked at
 _EXPECTED = (
@@ -179,7 +179,7 @@ class Profile:
         if max(self._bad_dates, off if weekly else 0) <= _STRAY * dates:
             return
         texts, own = pa.array(list(self._texts), pa.string()), self.dialect.dates
-        others: dict[str, tuple[str, ...]] = {form: (form,) for form in _FORMATS if form not in own.formats}
+        others: dict[str, tuple[str, ...]] = {form: (form,) for form in FORMATS if form not in own.formats}
         if self._bad_dates:
             others |= {"|".join((*own.formats, form)): (*own.formats, form) for form in others}
         found = []

@@ -16,31 +16,46 @@ FORMATS = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz", ".zip", ".xl
 CANONICAL = ("store", "dept", "date", "weekly_sales", "is_holiday", "name")
 
 
-def _words(text: str) -> frozenset[str]:
+def one_of(text: str) -> frozenset[str]:
+    """Words that are written with | between them."""
     return frozenset(text.split("|"))
 
 
 # Names that say which column is meant. They are proposed, never taken: a wrong guess would be a wrong number.
 SYNONYMS = {
-    "store": _words(
-        "shop|branch|outlet|location|site|store id|store nbr|store number|store no|filiale|markt|laden|magasin|tienda|"
-        "negozio|loja|butik|winkel|매장"
+    "store": one_of(
+        "shop|branch|outlet|location|site|store id|store nbr|store number|store no|shop id|shop no|outlet id|branch id|"
+        "filiale|filialnr|filial nr|filialnummer|markt|markt nr|laden|standort|verkaufsstelle|magasin|point de vente|"
+        "tienda|sucursal|punto de venta|negozio|punto vendita|loja|filial|butik|butikk|winkel|vestiging|sklep|prodejna|"
+        "kauppa|mağaza|магазин|店舗|店铺|门店|門市|매장|점포"
     ),
-    "dept": _words(
-        "department|dept id|category|category id|product|product id|item|item id|item nbr|family|sku|article|group|"
-        "warengruppe|abteilung|artikel|rayon|produit|departamento|reparto|producto|부서"
+    "dept": one_of(
+        "department|dept id|dept nbr|department id|category|category id|product|product id|product group|"
+        "product category|item|item id|item nbr|family|sku|article|group|section|"
+        "warengruppe|abteilung|artikel|artikelnr|artikel nr|artikelnummer|produkt|produktgruppe|sparte|kategorie|rayon|"
+        "produit|famille|catégorie|departamento|producto|artículo|categoría|sección|reparto|prodotto|articolo|"
+        "categoria|produto|artigo|seção|afdeling|productgroep|avdelning|avdeling|varugrupp|varegruppe|kategori|dział|"
+        "kategoria|oddělení|osasto|reyon|ürün|отдел|товар|категория|部門|部门|商品|品类|부서|상품|품목"
     ),
-    "date": _words(
-        "week|day|week ending|week end|weekending|week date|ds|timestamp|period|datum|woche|tag|semaine|jour|fecha|"
-        "semana|settimana|주"
+    "date": one_of(
+        "week|day|week ending|week end|weekending|week ended|week date|week start|week starting|week begin|"
+        "week beginning|week commencing|ds|timestamp|period|order date|sales date|transaction date|invoice date|"
+        "datum|woche|wochenende|woche ab|woche bis|kalenderwoche|kw|tag|verkaufstag|verkaufsdatum|belegdatum|"
+        "rechnungsdatum|buchungsdatum|semaine|semaine du|jour|date de vente|fecha|semana|día|fecha de venta|settimana|"
+        "data|giorno|data di vendita|dia|weekeinde|vecka|uke|uge|dato|tydzień|týden|viikko|päivä|tarih|hafta|дата|"
+        "неделя|日付|日期|週|周|주|날짜|주차"
     ),
-    "weekly_sales": _words(
-        "sales|amount|revenue|turnover|units|unit sales|quantity|qty|value|y|net sales|umsatz|betrag|menge|ventes|"
-        "chiffre d affaires|ventas|vendite|매출"
+    "weekly_sales": one_of(
+        "sales|weekly sales|weeklysales|sales amount|sales value|total sales|amount|revenue|turnover|units|unit sales|"
+        "units sold|quantity|qty|value|y|net sales|gross sales|umsatz|nettoumsatz|bruttoumsatz|umsatz netto|"
+        "umsatz brutto|wochenumsatz|tagesumsatz|betrag|menge|stück|stückzahl|anzahl|absatz|ventes|montant|quantité|"
+        "chiffre d affaires|ventas|importe|cantidad|unidades|vendite|fatturato|importo|quantità|vendas|faturamento|"
+        "quantidade|omzet|aantal|försäljning|omsättning|omsetning|omsætning|salg|sprzedaż|obrót|tržby|myynti|satış|"
+        "ciro|продажи|выручка|売上|売上高|销售额|銷售額|매출|매출액|판매량"
     ),
 }
 # Names of stores and departments that say that their rows are sums of others.
-TOTALS = _words(
+TOTALS = one_of(
     "total|totals|grand total|subtotal|sum|sums|all|all stores|all departments|overall|gesamt|summe|gesamtsumme|"
     "insgesamt|alle|somme|totale|suma|som|totaal|합계|계"
 )

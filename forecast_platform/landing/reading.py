@@ -23,7 +23,7 @@ from forecast_platform.landing.kinds import FORMATS, SYNONYMS, FileRefused
 from forecast_platform.landing.text import HEAD, open_text
 from forecast_platform.landing.typed import open_parquet, open_workbook
 
-_TEXT = (".csv", ".tsv", ".txt")
+TEXT = (".csv", ".tsv", ".txt")
 _LARGEST_UNPACKED = 8 << 30  # bytes of one archived file; more is a mistake or worse
 
 
@@ -37,21 +37,37 @@ def open_file(data: bytes | Path, key: str, dialect: Dialect, head: bool = False
     Raises:
         FileRefused: it is of no known format, is damaged, or has no header.
     """
+    return _wide(open_table(data, key, dialect, head), dialect)
+
+
+def open_table(data: bytes | Path, key: str, dialect: Dialect, head: bool = False) -> Opened:
+    """The file as it is, also where its columns are weeks; see `open_file`."""
+    name, content = unpacked(data, key, HEAD if head else -1)
+    if name.endswith(".parquet"):
+        return open_parquet(content, key, dialect)
+    if name.endswith(".xlsx"):
+        return open_workbook(content, key, dialect)
+    suffix = next((s for s in TEXT if name.endswith(s)), ".csv")
+    cut = head and len(content) >= HEAD
+    return open_text(content[:HEAD] if head else content, key, suffix, dialect, cut)
+
+
+def unpacked(data: bytes | Path, key: str, most: int = -1) -> tuple[str, Content]:
+    """Name in lower case and bytes of a file, or of the one in an archive.
+
+    Args:
+        most: of packed texts no more bytes than this are unpacked; -1: all.
+
+    Raises:
+        FileRefused: it is of no known format, or its packing is damaged.
+    """
     name = key.lower()
     if not name.endswith(FORMATS):
         raise FileRefused("unknown_format", f"{key} is none of {', '.join(FORMATS)}; save it as one of them.")
-    content, most = Content(data), HEAD if head else -1
+    content = Content(data)
     if name.endswith(".gz"):
-        name, content = name.removesuffix(".gz"), _gunzip(content, key, most) if len(content) else content
-    elif name.endswith(".zip"):
-        name, content = _unzip(content, key, most)
-    if name.endswith(".parquet"):
-        return _wide(open_parquet(content, key, dialect), dialect)
-    if name.endswith(".xlsx"):
-        return _wide(open_workbook(content, key, dialect), dialect)
-    suffix = next((s for s in _TEXT if name.endswith(s)), ".csv")
-    cut = head and len(content) >= HEAD
-    return _wide(open_text(content[:HEAD] if head else content, key, suffix, dialect, cut), dialect)
+        return name.removesuffix(".gz"), _gunzip(content, key, most) if len(content) else content
+    return _unzip(content, key, most) if name.endswith(".zip") else (name, content)
 
 
 def _gunzip(content: Content, key: str, size: int) -> Content:
@@ -95,14 +111,14 @@ def _unzip(content: Content, key: str, size: int) -> tuple[str, Content]:
                     f"{key} holds {len(files)} files; land an archive of one file, or the files themselves.",
                 )
             name = files[0].filename.lower()
-            if not name.endswith((*_TEXT, ".parquet", ".xlsx")):
+            if not name.endswith((*TEXT, ".parquet", ".xlsx")):
                 raise FileRefused(
                     "unknown_format", f"{key} holds {files[0].filename}, which is no format that is read."
                 )
             if files[0].file_size > _LARGEST_UNPACKED:
                 raise FileRefused("too_large", f"{key} unpacks to {files[0].file_size:,} bytes; land it in parts.")
             with archive.open(files[0]) as file:
-                return name, kept(_parts(file, size if name.endswith(_TEXT) else -1))
+                return name, kept(_parts(file, size if name.endswith(TEXT) else -1))
     except (zipfile.BadZipFile, OSError, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
         raise unreadable(key, error) from None
 
@@ -186,13 +202,14 @@ def likely(header: Sequence[str], dialect: Dialect, names: Sequence[str]) -> dic
     used = set(canonical(header, dialect)) & set(SYNONYMS)
     found: dict[str, str] = {}
     for name in names:
-        columns = [c.strip() for c in header if _words(c) in SYNONYMS.get(name, ())]
+        columns = [c.strip() for c in header if words(c) in SYNONYMS.get(name, ())]
         if len(columns) == 1 and name not in used:
             found[name] = columns[0]
     return found
 
 
-def _words(name: str) -> str:
+def words(name: str) -> str:
+    """A column's name as names are compared: in lower case, signs as blanks."""
     return re.sub(r"[\W_]+", " ", name.strip().lower()).strip()
 
 

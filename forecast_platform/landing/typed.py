@@ -155,6 +155,18 @@ def open_workbook(data: Content, key: str, dialect: Dialect) -> Opened:
     Raises:
         FileRefused: it is damaged, or which sheet to read is unclear.
     """
+    rows = sheet_cells(data, key, dialect)
+    top = next((i for i, row in enumerate(rows) if i >= dialect.skip_rows and any(c != "" for c in row)), None)
+    if top is None:
+        raise no_rows(key)
+    header = [_cell(cell) or "" for cell in rows[top]]
+    while header and not header[-1].strip():
+        header.pop()
+    return Opened(key, header, lambda wanted: _sheet_rows(rows, top, key, wanted, dialect))
+
+
+def sheet_cells(data: Content, key: str, dialect: Dialect) -> list[list[Any]]:
+    """The rows of the sheet to read, "" where a cell is empty; see `open_workbook`."""
     import python_calamine
 
     if not len(data):
@@ -174,14 +186,7 @@ def open_workbook(data: Content, key: str, dialect: Dialect) -> Opened:
             "which_sheet",
             f"{key} has the sheets {listed(cells)}; say which one to read with {setting('sheet', filled[0])}.",
         )
-    rows = cells[name]
-    top = next((i for i, row in enumerate(rows) if i >= dialect.skip_rows and any(c != "" for c in row)), None)
-    if top is None:
-        raise no_rows(key)
-    header = [_cell(cell) or "" for cell in rows[top]]
-    while header and not header[-1].strip():
-        header.pop()
-    return Opened(key, header, lambda wanted: _sheet_rows(rows, top, key, wanted, dialect))
+    return cells[name]
 
 
 def _sheet_rows(rows: list[list[Any]], top: int, key: str, wanted: Sequence[int], dialect: Dialect) -> Iterator[Rows]:

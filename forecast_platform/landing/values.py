@@ -73,7 +73,7 @@ def check_formats(date_format: str) -> None:
     forms = formats_of(date_format)
     for form in forms:
         try:
-            whole = strict_date(example(form), form) == EXAMPLE
+            whole = strict_date(example(form), form) == _example_day(form)
         except ValueError:
             whole = False
         if not whole:
@@ -87,11 +87,18 @@ def check_formats(date_format: str) -> None:
 
 
 def example(form: str) -> str:
-    """EXAMPLE as the format writes it."""
+    """EXAMPLE, or the first day after it that is counted, as the format writes it."""
     if NUMBERED in form:
         plain, _, first = form.partition(_FROM)
-        return plain.replace(NUMBERED, str((EXAMPLE - dt.date.fromisoformat(first.strip())).days + 1))
+        number = (_example_day(form) - dt.date.fromisoformat(first.strip())).days + 1
+        return plain.replace(NUMBERED, str(number))
     return EXAMPLE.strftime(form)
+
+
+def _example_day(form: str) -> dt.date:
+    if NUMBERED not in form:
+        return EXAMPLE
+    return max(EXAMPLE, dt.date.fromisoformat(form.partition(_FROM)[2].strip()))
 
 
 @functools.cache  # 80 dates each, for every pair of formats that a file's dates are tried in
@@ -156,6 +163,9 @@ class DateStyle:
         """
         if pc.any(pc.match_substring(text, ":")).as_py():
             return self._days_of_moments(text)
+        return self._days_of_dates(text)
+
+    def _days_of_dates(self, text: pa.Array) -> Days:
         encoded = pc.dictionary_encode(text)
         days = np.append(self._distinct(encoded.dictionary), _NAT)  # the last one stands for null
         return np.asarray(days[np.asarray(pc.fill_null(encoded.indices, -1))])
@@ -180,8 +190,7 @@ class DateStyle:
         time, zone = pc.struct_field(parts, "time"), pc.struct_field(parts, "zone")
         zoned = mask(pc.and_(timed, pc.greater(pc.utf8_length(zone), 0)))
         good |= mask(timed) & ~zoned & (self.times | mask(pc.match_substring_regex(time, _MIDNIGHT)))
-        plain = DateStyle(self.formats, self.weekday, starts=self.starts)
-        days = np.where(good, plain.days(day), _NAT)
+        days = np.where(good, self._days_of_dates(day), _NAT)
         if self.zone and zoned.any():
             at = np.flatnonzero(zoned)
             days[at] = self._local(text.take(pa.array(at)))

@@ -329,6 +329,11 @@ def test_a_time_of_day_must_be_midnight() -> None:
     assert parsed.rejected["rule"].to_pylist() == ["bad_date"]
 
 
+def test_a_colon_where_no_time_is_makes_a_bad_date() -> None:
+    parsed = sales(HEADER + "1,1,10/26/2012 12:00:00 AM,1,\n1,2,a:b,1,\n1,3,2012-10-26,1,\n")
+    assert parsed.rejected["rule"].to_pylist() == ["bad_date", "bad_date"]
+
+
 # --- the other kinds
 
 

@@ -1,0 +1,219 @@
+"""The questions of `forecast import` about a file that the settings of now do not read, and what it proposes."""
+
+from __future__ import annotations
+
+import datetime as dt
+import sys
+import tomllib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from forecast_platform.cli.terminal import echo_table
+
+if TYPE_CHECKING:
+    from forecast_platform.landing.proposal import Choice, Proposal, Question
+
+_WEEKS = 6  # whose sums are shown at each end
+
+
+def guide(files: Sequence[Path], kind: str | None, yes: bool) -> tuple[list[Path], list[Proposal]]:
+    """Before files land: ask about those that the settings of now do not read, and keep what a person agrees to.
+
+    Args:
+        yes: take what a file decides without asking.
+
+    Returns:
+        The files to land, and what was proposed and not agreed to, because nobody was there to be asked.
+    """
+    from forecast_platform.settings import write
+
+    landing: list[Path] = []
+    proposals: list[Proposal] = []
+    for file in files:
+        others = bool(landing)
+        proposal = _look(file, kind, {}, others)
+        agreed: Mapping[str, Any] | None = {}
+        if not proposal.helps:
+            if proposal.refusal and proposal.refusal.rule == "other_dialect":
+                click.secho(proposal.refusal.message, fg="yellow", err=True)
+        elif yes and not proposal.questions:
+            _show(proposal)
+            agreed = proposal.settings
+        elif sys.stdin.isatty() and sys.stdout.isatty():
+            agreed = _agree(file, kind, others, yes)
+        else:
+            proposals.append(proposal)
+        if agreed is None:
+            click.echo(f"{file.name} is left out")
+            continue
+        if agreed:
+            click.echo(f"wrote {write(agreed, f'forecast import {file.name}')}")
+        landing.append(file)
+    return landing, proposals
+
+
+def _look(file: Path, kind: str | None, answers: Mapping[str, Any], others: bool) -> Proposal:
+    from forecast_platform.landing.proposal import propose
+    from forecast_platform.settings import Settings
+
+    settings = Settings(**answers)
+    proposal = propose(
+        file,
+        file.name,
+        settings.contract,
+        dt.datetime.now(dt.UTC),
+        settings.first_week,
+        settings.limits,
+        settings.model_fields_set,
+        answers,
+        kind or "",
+    )
+    return proposal.beside_others() if proposal.helps and (others or _has_sales()) else proposal
+
+
+def _has_sales() -> bool:
+    """Whether the home has sales, which the settings of now have read."""
+    from forecast_platform.clouds.base import cloud_of, open_lake
+    from forecast_platform.landing.ledger import INGESTED, Ledger
+    from forecast_platform.settings import get_settings
+
+    settings = get_settings()
+    if not cloud_of(settings).begun():
+        return False
+    return any(e.kind == "sales" and e.status == INGESTED for e in Ledger.of(open_lake(settings)).entries)
+
+
+def _agree(file: Path, kind: str | None, others: bool, yes: bool) -> Mapping[str, Any] | None:
+    """What a person answers; None: the file is to be left alone."""
+    from forecast_platform.landing.kinds import FileRefused
+
+    answers: dict[str, Any] = {}
+    proposal = _look(file, kind, answers, others)
+    assert isinstance(proposal.refusal, FileRefused)
+    click.secho(f"{file.name} is not read by the settings of now. {proposal.refusal.message}", fg="yellow")
+    while True:
+        if proposal.questions:
+            answer = _answer(proposal.questions[0])
+        elif not proposal.parsed:
+            click.secho(str(proposal.refusal), fg="yellow")
+            return None
+        else:
+            _show(proposal)
+            if yes or (said := _confirmed()) == "yes":
+                return {**answers, **proposal.settings}
+            answer = _changed(said) if said != "no" else None
+        if answer is None:
+            return None
+        if (looked := _checked(file, kind, {**answers, **answer}, others)) is not None:
+            answers, proposal = {**answers, **answer}, looked
+
+
+def _checked(file: Path, kind: str | None, answers: Mapping[str, Any], others: bool) -> Proposal | None:
+    """What is proposed with these answers; None where one of them can be no setting, which is said."""
+    from pydantic import ValidationError
+
+    try:
+        return _look(file, kind, answers, others)
+    except ValidationError as error:
+        click.secho("\n".join(str(e["msg"]) for e in error.errors()), fg="yellow")
+        return None
+
+
+def _answer(question: Question) -> dict[str, Any] | None:
+    click.secho(f"\n{question.text}", bold=True)
+    for number, choice in enumerate(question.choices, 1):
+        click.echo(f"  {number}  {choice.words}")
+    click.echo("  0  leave this file out")
+    number = click.prompt("Answer", type=click.IntRange(0, len(question.choices)))
+    if number == 0:
+        return None
+    choice = question.choices[number - 1]
+    return choice.with_text(click.prompt("Which").strip() if choice.free else "")
+
+
+def _confirmed() -> str:
+    said: str = click.prompt("\nWrite these settings and import? yes, no, or the name of a setting to change")
+    return {"y": "yes", "n": "no"}.get(said.strip().lower(), said.strip().lower())
+
+
+def _changed(name: str) -> dict[str, Any]:
+    """Another value of a setting, written as in settings.toml or without quotes."""
+    from forecast_platform.settings import Settings
+
+    if name not in Settings.model_fields:
+        click.secho(f"there is no setting {name}", fg="yellow")
+        return {}
+    text = click.prompt(f"{name} =", default="", show_default=False).strip()
+    try:
+        return {name: tomllib.loads(f"value = {text}")["value"]}
+    except tomllib.TOMLDecodeError:
+        return {name: text}
+
+
+# --- what is shown
+
+
+def as_toml(proposal: Proposal) -> str:
+    """Lines of settings.toml; what the file does not decide stands in comments, an answer below another."""
+    from forecast_platform.settings import written
+
+    lines = [f"# settings.toml for {proposal.key}", *written(proposal.settings, proposal.why).splitlines()]
+    for question in proposal.questions:
+        lines += [f"# {question.text}", "# Take away the # of one answer:"]
+        for choice in question.choices:
+            lines += [f"#   {choice.words}", *(f"# {line}" for line in written(_shown(choice)).splitlines())]
+    return "\n".join(lines)
+
+
+def _shown(choice: Choice) -> dict[str, Any]:
+    return choice.with_text("...") if choice.free else dict(choice.settings)
+
+
+def tell(proposals: Sequence[Proposal]) -> None:
+    """What would read files that nobody could be asked about: rows to standard error, settings to standard output."""
+    from forecast_platform.settings import home
+
+    for proposal in proposals:
+        _show(proposal, err=True)
+        click.echo(as_toml(proposal))
+    if proposals:
+        left = ", answer what it asks" if any(p.questions for p in proposals) else ""
+        click.echo(
+            f"Put these lines into {home() / 'settings.toml'}{left}, and import again. A terminal asks instead; --yes "
+            "takes what a file decides.",
+            err=True,
+        )
+
+
+def _show(proposal: Proposal, err: bool = False) -> None:
+    parsed = proposal.parsed
+    if not err:
+        click.echo("\n" + as_toml(proposal))
+    if parsed is None:
+        return
+    head = parsed.accepted.drop_columns(["line"]).slice(0, 10)
+    click.secho(f"\nThe first rows of {proposal.key}, as understood:", bold=True, err=err)
+    echo_table(head, "table", 10, err)
+    if proposal.kind == "sales":
+        click.secho("\nSums by week:" if proposal.whole else "\nSums by week, of its beginning:", bold=True, err=err)
+        sums = parsed.accepted.group_by("week").aggregate([("sales", "sum"), ("sales", "count")]).sort_by("week")
+        sums = sums.rename_columns(["week", "sales", "rows"])
+        if len(sums) > 2 * _WEEKS:
+            echo_table(sums.slice(0, _WEEKS), "table", _WEEKS, err)
+            click.echo(f"... {len(sums) - 2 * _WEEKS} more weeks", err=err)
+            sums = sums.slice(len(sums) - _WEEKS)
+        echo_table(sums, "table", len(sums), err)
+    if len(parsed.rejected):
+        click.secho(f"\n{len(parsed.rejected):,} of {parsed.rows:,} rows would be refused:", fg="yellow", err=err)
+        rejected = parsed.rejected.to_pylist()
+        for rule, count in Counter(row["rule"] for row in rejected).most_common():
+            first = next(row for row in rejected if row["rule"] == rule)
+            click.echo(f"  {count:,} by {rule}; line {first['line']}: {first['message']}", err=err)
+    if parsed.ignored_columns:
+        click.echo(f"Not read: {', '.join(parsed.ignored_columns)}", err=err)
+    for note in parsed.notes:
+        click.echo(note, err=err)
