@@ -63,7 +63,7 @@ class Shop:
                 key = row["store"], row["dept"]
                 assert key not in found.setdefault(row["date"], {})
                 found[row["date"]][key] = float(row["weekly_sales"])
-            assert path.name == f"stream_{max(found)}.parquet"
+            assert path.name.endswith(f"_{max(found)}.parquet")
         return found
 
 
