@@ -66,7 +66,7 @@ def test_messages_become_weeks_and_weeks_a_forecast(
     first = sold[0]
     shop.send({**first, "weekly_sales": -1.5})
     shop.now += dt.timedelta(days=1)
-    assert shop.stream().files == counts.files[:1]
+    assert shop.stream(first=weeks[0]).files == counts.files[:1]
     before = {(s, d): v for s, d, v in rows(weeks[0])}
     assert graph.history(weeks[0], weeks[1]).success
     after = {(s, d): v for s, d, v in rows(weeks[0])}
