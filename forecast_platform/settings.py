@@ -62,7 +62,7 @@ OTHER_VARIABLES = {
     "FORECAST_LIVE_WORKGROUP": "tests: an Athena workgroup of a live AWS account",
 }
 # Passwords and keys have no place in a file that is copied, mailed and committed.
-ENVIRONMENT_ONLY = ("smtp_password", "notify_secret")
+ENVIRONMENT_ONLY = ("smtp_password", "notify_secret", "kafka_password")
 
 
 def home() -> Path:
@@ -229,6 +229,22 @@ class Settings(BaseSettings):
 
     spark_application: str = Field(
         "", description="EMR Serverless application whose jobs forecast shards (profile aws); empty: spark_master does"
+    )
+
+    # Transactions from a stream (forecast stream): docs/streams.md
+    kafka_servers: str = Field("", description="brokers to begin with: host:9092,host:9092")
+    kafka_topic: str = Field("", description="topic of the transactions, JSON objects with the fields of a sales file")
+    kafka_conf: dict[str, str] = Field(
+        default_factory=dict, description='more properties of librdkafka\'s: {"security.protocol": "SASL_SSL"}'
+    )
+    kafka_password: SecretStr = Field(
+        SecretStr(""), description="sasl.password, of kafka_conf's sasl.username; environment only"
+    )
+    stream_lateness_hours: float = Field(
+        24, ge=0, description="hours from a week's end until it is landed; and between two restatements of it"
+    )
+    stream_keep_weeks: int = Field(
+        8, ge=1, description="weeks after its end in which late messages restate a week; later ones are refused"
     )
 
     # What people see
@@ -411,7 +427,8 @@ class Settings(BaseSettings):
     @property
     def secrets(self) -> tuple[str, ...]:
         """What must never be in a text that people or logs get."""
-        return tuple(s.get_secret_value() for s in (*self.notify, self.notify_secret, self.smtp_password))
+        hidden = (*self.notify, self.notify_secret, self.smtp_password, self.kafka_password)
+        return tuple(s.get_secret_value() for s in hidden)
 
     @property
     def landing(self) -> str:
@@ -487,6 +504,11 @@ class _SettingsFile(TomlConfigSettingsSource):
                 f'{file_path} is no TOML: {error}. A setting is a line such as week_ends = "SUN"; texts have quotes, '
                 "numbers have none"
             ) from None
+        conf = found.get("kafka_conf")
+        if isinstance(conf, dict) and (names := [name for name in conf if re.search("password|secret", name)]):
+            raise SettingsError(
+                f"{names[0]} stands in kafka_conf in {file_path}; give it in {PREFIX}KAFKA_CONF instead"
+            )
         if secret := [name for name in ENVIRONMENT_ONLY if name in found]:
             raise SettingsError(f"{secret[0]} stands in {file_path}; give it as {PREFIX}{secret[0].upper()} instead")
         return found

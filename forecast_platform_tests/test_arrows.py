@@ -26,6 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "lake": {"levels", "scores", "weeks"},
     "landing": {"history", "lake", "weeks"},
     "settings": {"history", "landing", "levels", "weeks"},
+    "streaming": {"lake", "landing", "weeks"},
     "publishing": {"history", "lake", "levels", "models", "weeks"},
     "clouds": {"lake", "landing", "settings"},
     "engines": {"clouds", "deepar", "history", "levels", "models", "settings"},
@@ -49,6 +50,7 @@ PEOPLES = {
 }  # where it all meets: they may know everything
 NO_DAGSTER = ALLOWED.keys() - {"dashboard"}  # which shows what its runs are doing
 NO_CLOUD = {"compiled", "weeks", "levels", "scores", "deepar", "history", "models", "landing", "publishing"}
+NO_CLOUD |= {"streaming"}
 
 
 @functools.cache

@@ -16,6 +16,8 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 from importlib.util import find_spec
@@ -35,6 +37,7 @@ from forecast_platform.weeks import WeekCalendar
 from forecast_platform_tests.conftest import made_once
 from forecast_platform_tests.processes import python
 from forecast_platform_tests.reference_pages import DOCS
+from forecast_platform_tests.streaming.broker import Broker
 
 ROOT = DOCS.parent
 PAGES = {page.name: page for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md")))}
@@ -192,6 +195,21 @@ def made_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made_once(tmp_path_factory, "docs", make) / "home"
 
 
+@pytest.fixture(scope="module")
+def transactions() -> Iterator[dict[str, str]]:
+    """The settings of docs/streams.md, with a broker that holds some of its messages."""
+    broker, settings = Broker(), tomllib.loads(next(b.text for b in blocks("toml") if b.page == "streams.md"))
+    sold = [{"store": "1", "dept": "2", "sold_at": f"2025-10-{day}T10:00:00+01:00", "amount": 5} for day in (27, 31)]
+    broker.send(settings["kafka_topic"], [*sold, "no transaction"])
+    yield {
+        "FORECAST_KAFKA_SERVERS": broker.servers,
+        "FORECAST_KAFKA_TOPIC": settings["kafka_topic"],
+        "FORECAST_TIME_ZONE": settings["time_zone"],
+        "FORECAST_COLUMNS": json.dumps(settings["columns"]),
+    }
+    del broker  # it lives until here
+
+
 def run(arguments: list[str], folder: Path, environment: dict[str, str]) -> None:
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("FORECAST_", "DAGSTER_"))}
     given = {**clean, "OMP_NUM_THREADS": "1", **QUICK, **environment}
@@ -200,7 +218,10 @@ def run(arguments: list[str], folder: Path, environment: dict[str, str]) -> None
 
 
 @pytest.mark.parametrize("page", sorted({b.page for b in blocks("sh") if b.not_run is None}, key=str.lower))
-def test_commands_run_as_they_are_written(page: str, made_home: Path, tmp_path: Path) -> None:
+def test_commands_run_as_they_are_written(
+    page: str, made_home: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    environment = request.getfixturevalue("transactions") if page == "streams.md" else {}
     shutil.copytree(made_home, tmp_path / ".forecast")
     history = made_home / "landing/sales/sales_history.csv.gz"
     (tmp_path / "sales.csv").write_bytes(gzip.decompress(history.read_bytes()))
@@ -208,7 +229,7 @@ def test_commands_run_as_they_are_written(page: str, made_home: Path, tmp_path: 
         if block.page == page and block.not_run is None:
             for call in calls(block, tmp_path):
                 assert call.arguments[0].endswith("forecast"), f"{block}: {call.arguments[0]} is not run here"
-                run(call.arguments[1:], tmp_path, call.environment)
+                run(call.arguments[1:], tmp_path, {**environment, **call.environment})
 
 
 @pytest.mark.parametrize("block", [b for b in blocks("sh") if b.not_run is not None], ids=str)

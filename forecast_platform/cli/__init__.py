@@ -19,6 +19,7 @@ from forecast_platform.cli.notifying import notify
 from forecast_platform.cli.planning import close, override, reopen
 from forecast_platform.cli.running import backfill, run
 from forecast_platform.cli.serving import dashboard, ui
+from forecast_platform.cli.streaming import stream
 
 
 class _Friendly(click.Group):
@@ -55,6 +56,7 @@ def main() -> None:
 
 for _command in (
     import_files,
+    stream,
     landing_group,
     run,
     backfill,

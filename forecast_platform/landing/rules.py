@@ -210,6 +210,28 @@ def parse_calendar(data: bytes | Path, key: str, dialect: Dialect) -> Parsed:
     return review.parsed(frame, len(frame))
 
 
+def transactions(block: Block, calendar: WeekCalendar, last_day: dt.date) -> tuple[pa.Table, pa.Table]:
+    """Transactions judged one by one, by the rules of a file's rows: each is accepted or rejected.
+
+    Args:
+        block: columns store, dept, date and weekly_sales; lines ascend.
+        last_day: later ones cannot have happened yet.
+
+    Returns:
+        The accepted, by line: SALES_SCHEMA, whose `week` is the one that holds the day; and the rejected,
+        REJECTED_SCHEMA.
+    """
+    rows = _Rows(block)
+    store, dept, day = rows.key("store"), rows.key("dept"), rows.past_days(calendar, last_day)
+    rows.required("weekly_sales")  # a transaction without an amount is none, other than a week nothing is known of
+    sales = rows.numbers("weekly_sales")
+    good = pa.array(rows.verdict < 0)
+    days = day.filter(good).to_numpy(zero_copy_only=False).astype("datetime64[D]")
+    accepted = [column.filter(good) for column in (rows.line, store, dept)]
+    accepted += [pa.array(calendar.week_ends(days)), sales.filter(good), pa.nulls(len(days), pa.bool_())]
+    return pa.table(accepted, SALES_SCHEMA), _rejected(list(rows.rejected()))
+
+
 def weeks_in(data: bytes | Path, key: str, dialect: Dialect, calendar: WeekCalendar) -> list[dt.date]:
     """The weeks of the calendar a file speaks of, ascending: a peek that reads the date column only.
 
@@ -512,6 +534,19 @@ class _Rows:
                 f"{short(value)} lies in a week that is not over ({newest_week} ends the newest one); it waits: "
                 "land it again with the whole week"
             ),
+        )
+        return day
+
+    def past_days(self, calendar: WeekCalendar, last_day: dt.date) -> pa.Array:
+        """Days of transactions."""
+        day = self.dates()
+        days = day.to_numpy(zero_copy_only=False).astype("datetime64[D]")
+        self._within(days, calendar)
+        self.reject(
+            "date_in_future",
+            "date",
+            days > np.datetime64(last_day, "D"),
+            lambda value: f"{short(value)} lies after {last_day} and cannot have happened yet; set the sender's clock",
         )
         return day
 
