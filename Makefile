@@ -125,7 +125,7 @@ image:  ## Build the DeepAR image for SageMaker and push it to $(IMAGE), by defa
 
 settings:  ## Print the stack's outputs as settings; > docker/aws.env for docker/compose.yaml
 	@found=$$($(OUTPUTS) "Stacks[0].Outputs[?starts_with(Description, 'FORECAST_') || \
-		Description == 'AWS_REGION'].[Description, OutputValue]") && \
+		contains(['AWS_REGION', 'DASHBOARD_ROLE_ARN'], Description)].[Description, OutputValue]") && \
 	bucket=$$($(OUTPUTS) "Stacks[0].Outputs[?OutputKey=='StorageUrl'].OutputValue") && \
 	echo FORECAST_PROFILE=aws && echo "$$found" | tr '\t' '=' && echo "DAGSTER_LOGS_BUCKET=$${bucket#s3://}"
 

@@ -34,6 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     | {"panels", "publishing", "settings", "weeks"},
     "homes": {"lake"},
     "failures": {"lake"},
+    "monitoring": {"lake"},
     "demo": {"history", "weeks"},
     "notify": {"clouds", "failures", "history", "lake", "settings", "weeks"},
     "dashboard": {"figures", "history", "lake", "levels", "models", "publishing", "scores", "settings", "weeks"},

@@ -58,8 +58,12 @@ class Stack:
     types: dict[str, str]
 
     def policies(self, role: str) -> list[dict[str, Any]]:
-        """The statements of a role's own policies."""
-        policies = self.resources[role]["Policies"]
+        """The statements of a role's own policies, and of those that are attached to it."""
+        policies = self.resources[role].get("Policies", []) + [
+            resource
+            for name, resource in self.resources.items()
+            if self.types[name] == "AWS::IAM::Policy" and role in resource["Roles"]
+        ]
         return [statement for policy in policies for statement in policy["PolicyDocument"]["Statement"]]
 
 
@@ -75,6 +79,8 @@ def resolve(path: Path = PATH, /, **parameters: str) -> Stack:
     for name, spec in template["Parameters"].items():
         if spec["Type"] == "CommaDelimitedList":
             values[name] = values[name].split(",") if values[name] else []
+        elif spec["Type"] == "Number":
+            values[name] = str(values[name])  # as CloudFormation compares them
     return _Resolver(template, values).stack()
 
 
@@ -159,6 +165,9 @@ class _Resolver:
 
     def fn_equals(self, argument: list[Any]) -> bool:
         return bool(self.value(argument[0]) == self.value(argument[1]))
+
+    def fn_and(self, argument: list[Any]) -> bool:
+        return all(self.value(each) for each in argument)
 
     def fn_not(self, argument: list[Any]) -> bool:
         return not self.value(argument[0])
