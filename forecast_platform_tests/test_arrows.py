@@ -47,6 +47,7 @@ PEOPLES = {
     "runner",
     "definitions",
     "spark_job",
+    "draining",
 }  # where it all meets: they may know everything
 NO_DAGSTER = ALLOWED.keys() - {"dashboard"}  # which shows what its runs are doing
 NO_CLOUD = {"compiled", "weeks", "levels", "scores", "deepar", "history", "models", "landing", "publishing"}

@@ -142,6 +142,8 @@ class _Resolver:
         kind = self.kept[name]["Type"]
         if attribute == "RepositoryUri":
             return f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/{text}"
+        if attribute == "GroupId":
+            return str(text)
         assert attribute == "Arn", attribute
         return {
             "AWS::S3::Bucket": f"arn:aws:s3:::{text}",
@@ -159,6 +161,10 @@ class _Resolver:
             return str(self.fn_getatt([name, attribute]) if attribute else self.ref(name))
 
         return re.sub(r"\$\{([^}]+)\}", replaced, text)
+
+    def fn_base64(self, argument: Any) -> str:
+        """Not encoded, to be read."""
+        return str(self.value(argument))
 
     def fn_if(self, argument: list[Any]) -> Any:
         return self.value(argument[1] if self.condition(argument[0]) else argument[2])

@@ -45,8 +45,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:Tried to parse")
 
 # Athena asks for these with the rights of who asks it; moto's does not.
 BY_ATHENA = {"athena:GetDataCatalog", "s3:GetBucketLocation", "s3:ListMultipartUploadParts", "s3:AbortMultipartUpload"}
-# Systems Manager's agent on the machine.
+# Systems Manager's agent on the machine, and Docker, which prints to CloudWatch.
 BY_THE_MACHINE = {
+    *("logs:CreateLogStream", "logs:PutLogEvents"),
     *("ssm:UpdateInstanceInformation", "ssmmessages:CreateControlChannel", "ssmmessages:CreateDataChannel"),
     *("ssmmessages:OpenControlChannel", "ssmmessages:OpenDataChannel"),
 }
