@@ -12,7 +12,7 @@ export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo spark spark-archive lambda test test-fast lint types format bench ablations scale ui deploy \
-	image settings clean
+	image settings release host clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -125,9 +125,22 @@ image:  ## Build the DeepAR image for SageMaker and push it to $(IMAGE), by defa
 
 settings:  ## Print the stack's outputs as settings; > docker/aws.env for docker/compose.yaml
 	@found=$$($(OUTPUTS) "Stacks[0].Outputs[?starts_with(Description, 'FORECAST_') || \
-		Description == 'AWS_REGION'].[Description, OutputValue]") && \
+		contains(['AWS_REGION', 'DASHBOARD_ROLE_ARN'], Description)].[Description, OutputValue]") && \
 	bucket=$$($(OUTPUTS) "Stacks[0].Outputs[?OutputKey=='StorageUrl'].OutputValue") && \
 	echo FORECAST_PROFILE=aws && echo "$$found" | tr '\t' '=' && echo "DAGSTER_LOGS_BUCKET=$${bucket#s3://}"
+
+# What the machine runs is what is committed. It holds no secret.
+release:  ## The committed code and the stack's settings to the storage bucket, for the machine of infra/host.yaml
+	@bucket=$$($(OUTPUTS) "Stacks[0].Outputs[?OutputKey=='StorageUrl'].OutputValue") && \
+	git archive --format=tar.gz HEAD | aws s3 cp - "$$bucket/host/release.tar.gz" && \
+	$(MAKE) -s settings | aws s3 cp - "$$bucket/host/aws.env"
+
+host: release  ## The machine itself: PARAMETERS="VpcId=vpc-... SubnetId=subnet-...": docs/aws/day_two.md
+	@bucket=$$($(OUTPUTS) "Stacks[0].Outputs[?OutputKey=='StorageUrl'].OutputValue") && \
+	profile=$$($(OUTPUTS) "Stacks[0].Outputs[?OutputKey=='PlatformProfile'].OutputValue") && \
+	name=$$($(OUTPUTS) "Stacks[0].Outputs[?OutputKey=='JobPrefix'].OutputValue") && \
+	aws cloudformation deploy --stack-name $(STACK)-host --template-file infra/host.yaml --no-fail-on-empty-changeset \
+		--parameter-overrides Name=$$name Profile=$$profile StorageBucket=$${bucket#s3://} $(PARAMETERS)
 
 lambda: install  ## The zip of the AWS Lambda that tells Dagster of landed files: dist/lambda.zip
 	$(BIN)/python -m forecast_platform.clouds.aws.package_lambda dist/lambda.zip

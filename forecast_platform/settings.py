@@ -274,6 +274,17 @@ class Settings(BaseSettings):
     )
     role_arn: str = Field("", description="role that SageMaker jobs, or those of EMR Serverless, run as")
     image: str = Field("", description="ECR address of our DeepAR image, for sagemaker-container")
+    kms_key: str = Field(
+        "",
+        pattern="^$|^arn:[a-z-]+:kms:[a-z0-9-]+:[0-9]{12}:(key|alias)/.+$",
+        description="ARN of the KMS key of SageMaker jobs' disks and outputs; empty: AWS's own; infra's KmsKeyArn",
+    )
+    vpc_subnets: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="subnets that SageMaker jobs run in, with vpc_security_groups; empty: outside any VPC of yours"
+    )
+    vpc_security_groups: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="security groups of SageMaker jobs in vpc_subnets"
+    )
     train_instance: str = Field("ml.c5.2xlarge", pattern="^ml[.]", description="instance type of a training job")
     train_instances: int = Field(
         1,
@@ -337,7 +348,7 @@ class Settings(BaseSettings):
     def _split_quantiles(cls, value: Any) -> Any:
         return tuple(float(v) for v in value.split(",")) if isinstance(value, str) else value
 
-    @field_validator("normalise_keys", mode="before")
+    @field_validator("normalise_keys", "vpc_subnets", "vpc_security_groups", mode="before")
     @classmethod
     def _split_words(cls, value: Any) -> Any:
         return tuple(v.strip() for v in value.split(",") if v.strip()) if isinstance(value, str) else value
@@ -411,6 +422,8 @@ class Settings(BaseSettings):
         missing = [f"FORECAST_{name.upper()}" for name, value in needed.items() if not value]
         if missing:
             raise ValueError(f"profile aws needs {', '.join(missing)}; the outputs of infra/ name them")
+        if bool(self.vpc_subnets) != bool(self.vpc_security_groups):
+            raise ValueError("vpc_subnets and vpc_security_groups go together; set both, or neither")
         for name in ("storage_url", "landing_url"):
             if not getattr(self, name).startswith("s3://"):
                 raise ValueError(f"on profile aws {name} is s3://bucket/prefix; got {getattr(self, name)!r}")

@@ -35,6 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     | {"panels", "publishing", "settings", "weeks"},
     "homes": {"lake"},
     "failures": {"lake"},
+    "monitoring": {"lake"},
     "demo": {"history", "weeks"},
     "notify": {"clouds", "failures", "history", "lake", "settings", "weeks"},
     "dashboard": {"figures", "history", "lake", "levels", "models", "publishing", "scores", "settings", "weeks"},
@@ -47,6 +48,7 @@ PEOPLES = {
     "runner",
     "definitions",
     "spark_job",
+    "draining",
 }  # where it all meets: they may know everything
 NO_DAGSTER = ALLOWED.keys() - {"dashboard"}  # which shows what its runs are doing
 NO_CLOUD = {"compiled", "weeks", "levels", "scores", "deepar", "history", "models", "landing", "publishing"}

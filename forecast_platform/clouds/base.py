@@ -5,7 +5,7 @@ A cloud is chosen here, by the setting `profile`. Whoever needs one is given it;
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -22,10 +22,12 @@ class Cloud(Protocol):
     Attributes:
         lake: the tables.
         beside: packages of the profile, whose versions `forecast doctor` shows.
+        monitored: whether there is a monitoring that `report` tells.
     """
 
     lake: Lake
     beside: tuple[str, ...]
+    monitored: bool
 
     def hold(self) -> IO[Any] | None:
         """Say that this process uses the lake, where that has to be said, until the file is closed or the process ends.
@@ -58,6 +60,11 @@ class Cloud(Protocol):
         Raises:
             LakeError, AthenaError: it can't be answered; the text says why.
         """
+        ...
+
+    def report(self, measures: Mapping[str, float]) -> bool:
+        """Tell the cloud's monitoring numbers by their names (monitoring.py). Never raises. Returns whether it took
+        them."""
         ...
 
     def renew_views(self) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,6 +19,7 @@ class LocalCloud:
     """See base.Cloud."""
 
     beside: tuple[str, ...] = ("dagster-duckdb",)
+    monitored = False
 
     def __init__(self, settings: Settings) -> None:
         self.home = settings.home
@@ -65,6 +66,9 @@ class LocalCloud:
 
     def query(self, sql: str) -> pa.Table:
         return self.lake.query(sql)
+
+    def report(self, measures: Mapping[str, float]) -> bool:
+        return False
 
     def renew_views(self) -> list[str]:
         return []  # the lake has its views always

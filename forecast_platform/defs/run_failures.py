@@ -7,6 +7,8 @@ import dagster as dg
 
 from forecast_platform import failures
 from forecast_platform.defs.resources import Platform
+from forecast_platform.engines.sagemaker.jobs import JobError
+from forecast_platform.monitoring import JOBS_FAILED
 
 _TELLING = {dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.ASSET_CHECK_EVALUATION}
 
@@ -40,6 +42,17 @@ def failed_steps(events: Iterable[dg.DagsterEvent]) -> list[failures.Failure]:
     return [failures.Failure(step, text) for step, text in (found | blocked).items()]
 
 
+def jobs_failed(events: Iterable[dg.DagsterEvent]) -> int:
+    """How many steps failed because a job of SageMaker's did."""
+    count = 0
+    for event in events:
+        error = event.step_failure_data.error if event.is_step_failure else None
+        while error and error.cls_name != JobError.__name__:
+            error = error.cause
+        count += error is not None
+    return count
+
+
 @dg.run_failure_sensor(
     name="failed_runs",
     description="Records failed runs in run_failures.",
@@ -48,10 +61,13 @@ def failed_steps(events: Iterable[dg.DagsterEvent]) -> list[failures.Failure]:
 def failed_runs(context: dg.RunFailureSensorContext, platform: dg.ResourceParam[Platform]) -> None:
     run = context.dagster_run
     logs = context.instance.all_logs(run.run_id, of_type=_TELLING)
-    steps = failed_steps(entry.dagster_event for entry in logs if entry.dagster_event)
+    events = [entry.dagster_event for entry in logs if entry.dagster_event]
+    steps = failed_steps(events)
     what = run_of(run.run_id, run.job_name, run.tags)
     told = steps or [failures.Failure("", context.failure_event.message or "the run failed")]
     failures.record_failures(platform.lake, what, told, dt.datetime.now(dt.UTC), platform.settings.secrets)
+    if failed := jobs_failed(events):
+        platform.cloud.report({JOBS_FAILED: failed})
 
 
 @dg.run_status_sensor(

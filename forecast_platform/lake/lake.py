@@ -367,8 +367,15 @@ class Lake:
         return bool(both[0] == both[1])
 
     def snapshot(self, name: str) -> int | None:
-        """Identifier of the table's current state, None while it is empty. A key for caches and provenance."""
-        current = self.table(name).current_snapshot()
+        """Identifier of the table's current state, a key for caches and provenance; None: it is empty or missing."""
+        from pyiceberg.exceptions import NoSuchTableError
+
+        if name not in self.specs:
+            raise LakeError(f"no table {name!r}; the lake holds {', '.join(self.specs)}")
+        try:
+            current = self.catalog.load_table((self.namespace, name)).current_snapshot()
+        except NoSuchTableError:
+            return None
         return current.snapshot_id if current else None
 
 

@@ -169,6 +169,7 @@ def test_jobs_and_sensor():
         "extract_sensor",
         "failed_runs",
         "mended_runs",
+        "monitor",
         "notifier",
     }
     for name, assets in {

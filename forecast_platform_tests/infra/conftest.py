@@ -1,10 +1,12 @@
-"""Two kinds of resource that moto's CloudFormation passes over, made as CloudFormation makes them."""
+"""Four kinds of resource that moto's CloudFormation passes over, made as CloudFormation makes them."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from moto.athena.models import athena_backends
+from moto.budgets.models import budgets_backends
+from moto.cloudwatch.models import cloudwatch_backends
 from moto.core.common_models import CloudFormationModel
 from moto.glue.models import glue_backends
 
@@ -60,6 +62,55 @@ class Workgroup(_Named, CloudFormationModel):
         backend = athena_backends[account_id][region_name]
         backend.create_work_group(given["Name"], given["WorkGroupConfiguration"], given["Description"], [])
         return cls(given["Name"])
+
+    @classmethod
+    def delete_from_cloudformation_json(cls, resource_name: str, *_: Any) -> None: ...
+
+
+class MetricAlarm(_Named, CloudFormationModel):
+    @staticmethod
+    def cloudformation_type() -> str:
+        return "AWS::CloudWatch::Alarm"
+
+    @classmethod
+    def create_from_cloudformation_json(
+        cls, resource_name: str, cloudformation_json: dict[str, Any], account_id: str, region_name: str, **_: Any
+    ) -> MetricAlarm:
+        given = cloudformation_json["Properties"]
+        cloudwatch_backends[account_id][region_name].put_metric_alarm(
+            name=given["AlarmName"],
+            namespace=given["Namespace"],
+            metric_name=given["MetricName"],
+            comparison_operator=given["ComparisonOperator"],
+            evaluation_periods=int(given["EvaluationPeriods"]),
+            period=int(given["Period"]),
+            threshold=float(given["Threshold"]),
+            statistic=given["Statistic"],
+            description=given["AlarmDescription"],
+            dimensions=given["Dimensions"],
+            alarm_actions=given.get("AlarmActions", []),
+            treat_missing_data=given["TreatMissingData"],
+        )
+        return cls(given["AlarmName"])
+
+    @classmethod
+    def delete_from_cloudformation_json(cls, resource_name: str, *_: Any) -> None: ...
+
+
+class Budget(_Named, CloudFormationModel):
+    @staticmethod
+    def cloudformation_type() -> str:
+        return "AWS::Budgets::Budget"
+
+    @classmethod
+    def create_from_cloudformation_json(
+        cls, resource_name: str, cloudformation_json: dict[str, Any], account_id: str, region_name: str, **_: Any
+    ) -> Budget:
+        given = cloudformation_json["Properties"]
+        budgets_backends[account_id]["aws"].create_budget(
+            account_id, given["Budget"], given["NotificationsWithSubscribers"]
+        )
+        return cls(given["Budget"]["BudgetName"])
 
     @classmethod
     def delete_from_cloudformation_json(cls, resource_name: str, *_: Any) -> None: ...

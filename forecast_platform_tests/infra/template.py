@@ -58,8 +58,12 @@ class Stack:
     types: dict[str, str]
 
     def policies(self, role: str) -> list[dict[str, Any]]:
-        """The statements of a role's own policies."""
-        policies = self.resources[role]["Policies"]
+        """The statements of a role's own policies, and of those that are attached to it."""
+        policies = self.resources[role].get("Policies", []) + [
+            resource
+            for name, resource in self.resources.items()
+            if self.types[name] == "AWS::IAM::Policy" and role in resource["Roles"]
+        ]
         return [statement for policy in policies for statement in policy["PolicyDocument"]["Statement"]]
 
 
@@ -75,6 +79,8 @@ def resolve(path: Path = PATH, /, **parameters: str) -> Stack:
     for name, spec in template["Parameters"].items():
         if spec["Type"] == "CommaDelimitedList":
             values[name] = values[name].split(",") if values[name] else []
+        elif spec["Type"] == "Number":
+            values[name] = str(values[name])  # as CloudFormation compares them
     return _Resolver(template, values).stack()
 
 
@@ -136,6 +142,8 @@ class _Resolver:
         kind = self.kept[name]["Type"]
         if attribute == "RepositoryUri":
             return f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/{text}"
+        if attribute == "GroupId":
+            return str(text)
         assert attribute == "Arn", attribute
         return {
             "AWS::S3::Bucket": f"arn:aws:s3:::{text}",
@@ -154,11 +162,18 @@ class _Resolver:
 
         return re.sub(r"\$\{([^}]+)\}", replaced, text)
 
+    def fn_base64(self, argument: Any) -> str:
+        """Not encoded, to be read."""
+        return str(self.value(argument))
+
     def fn_if(self, argument: list[Any]) -> Any:
         return self.value(argument[1] if self.condition(argument[0]) else argument[2])
 
     def fn_equals(self, argument: list[Any]) -> bool:
         return bool(self.value(argument[0]) == self.value(argument[1]))
+
+    def fn_and(self, argument: list[Any]) -> bool:
+        return all(self.value(each) for each in argument)
 
     def fn_not(self, argument: list[Any]) -> bool:
         return not self.value(argument[0])

@@ -132,6 +132,7 @@ def test_make_settings_prints_the_outputs_as_settings() -> None:
     ]
     printed = dict(jmespath.search(query, {"Stacks": [{"Outputs": outputs}]}))
     assert printed.pop("AWS_REGION") == REGION
+    assert printed.pop("DASHBOARD_ROLE_ARN") == resolve().outputs["DashboardRoleArn"]
     settings = {name.removeprefix("FORECAST_").lower(): value for name, value in printed.items()}
     assert Settings(profile="aws", **settings).queue_url == settings["queue_url"]
     others = re.findall(r"OutputKey=='(\w+)'", MAKEFILE)

@@ -37,10 +37,19 @@ from forecast_platform_tests.infra.template import (
 # moto names what it passes over.
 pytestmark = pytest.mark.filterwarnings("ignore:Tried to parse")
 
+KEY = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/0a1b2c3d-0000-0000-0000-000000000000"
+GUARDED = {"KmsKeyArn": KEY, "SubnetIds": "subnet-0a1b,subnet-2c3d", "SecurityGroupIds": "sg-4e5f"}
 OPTIONS = (
     ({}, {"Crawler": "yes"}),
     ({}, {"AlarmEmail": "ops@example.com"}),
-    ({}, {"ReaderPrincipalArn": f"arn:aws:iam::{ACCOUNT}:role/tableau"}),
+    (
+        {},
+        {
+            "ReaderPrincipalArn": f"arn:aws:iam::{ACCOUNT}:role/tableau",
+            "EtlPrincipalArn": f"arn:aws:iam::{ACCOUNT}:role/etl",
+            **GUARDED,
+        },
+    ),
 )
 COMBINATIONS = [{key: value for part in parts for key, value in part.items()} for parts in itertools.product(*OPTIONS)]
 
@@ -58,6 +67,9 @@ ONLY_STAR = {
     "ssmmessages:CreateDataChannel",
     "ssmmessages:OpenControlChannel",
     "ssmmessages:OpenDataChannel",
+}
+ONLY_STAR_IN_A_VPC = {
+    f"ec2:Describe{what}" for what in ("DhcpOptions", "NetworkInterfaces", "SecurityGroups", "Subnets", "Vpcs")
 }
 
 
@@ -108,7 +120,8 @@ def test_every_setting_among_the_outputs_exists_and_the_platform_starts_with_the
     }
     settings = Settings(profile="aws", **given)  # type: ignore[arg-type]
     for name, output in given.items():
-        assert getattr(settings, name) == output
+        found = getattr(settings, name)
+        assert (",".join(found) if isinstance(found, tuple) else found) == output
     assert {name.replace("_", "") for name in given} == {
         name.lower() for name in stack.outputs if described[name].startswith("FORECAST_")
     }
@@ -142,13 +155,14 @@ def test_no_right_is_wider_than_it_must_be(stack: Stack) -> None:
             continue
         for resource in listed(statement["Resource"]):
             if resource == "*":
-                assert set(actions) <= ONLY_STAR, f"{where}.{statement['Sid']}: {set(actions) - ONLY_STAR}"
+                wide = set(actions) - ONLY_STAR - ONLY_STAR_IN_A_VPC
+                assert not wide, f"{where}.{statement['Sid']}: {wide}"
             else:
                 assert re.fullmatch(r"arn:aws:[a-z0-9]+:[a-z0-9-]*:(\d{12}|\*)?:[^*]\S*", resource), resource
                 if ":*:" in resource:
                     assert resource.endswith("repository/forecasting-deepar"), f"{where}: any account in {resource}"
-    used = {a for _, s in statements(resolve()) if s.get("Resource") == "*" for a in listed(s["Action"])}
-    assert used == ONLY_STAR, "an exception that nothing needs any more"
+    used = {a for _, s in statements(resolve(**GUARDED)) if s.get("Resource") == "*" for a in listed(s["Action"])}
+    assert used == ONLY_STAR | ONLY_STAR_IN_A_VPC, "an exception that nothing needs any more"
 
 
 def test_services_act_for_this_account_only(stack: Stack) -> None:
@@ -208,7 +222,17 @@ RULE = f"arn:aws:events:{REGION}:{ACCOUNT}:rule/LandedFiles"
             {},
         ),
         ("ExecutionRole", False, "ecr:BatchGetImage", f"arn:aws:ecr:{REGION}:{ACCOUNT}:repository/other", {}),
+        ("DashboardRole", True, "s3:GetObject", f"{STORAGE}/lake/forecast/quarantine/data/a.parquet", {}),
+        ("DashboardRole", False, "s3:PutObject", f"{STORAGE}/lake/forecast/forecasts/data/a.parquet", {}),
+        ("DashboardRole", False, "s3:GetObject", f"{LANDING}/landing/sales/a.csv", {}),
+        ("DashboardRole", False, "glue:UpdateTable", f"{GLUE}:table/forecast/forecasts", {}),
+        ("EtlRole", True, "s3:PutObject", f"{LANDING}/landing/sales/a.csv", {}),
+        ("EtlRole", False, "s3:PutObject", f"{LANDING}/elsewhere/a.csv", {}),
+        ("EtlRole", False, "s3:GetObject", f"{LANDING}/landing/sales/a.csv", {}),
+        ("EtlRole", False, "s3:PutObject", f"{STORAGE}/lake/forecast/forecasts/data/a.parquet", {}),
         ("ReaderRole", True, "s3:GetObject", f"{STORAGE}/lake/forecast/forecasts/data/a.parquet", {}),
+        ("ReaderRole", False, "s3:GetObject", f"{STORAGE}/lake/forecast/raw_sales/data/a.parquet", {}),
+        ("ReaderRole", False, "glue:GetTable", f"{GLUE}:table/forecast/quarantine", {}),
         ("ReaderRole", False, "s3:PutObject", f"{STORAGE}/lake/forecast/forecasts/data/a.parquet", {}),
         ("ReaderRole", True, "s3:PutObject", f"{STORAGE}/athena/1.csv", {}),
         ("ReaderRole", False, "s3:GetObject", f"{STORAGE}/models/a/model.tar.gz", {}),
@@ -252,6 +276,35 @@ def test_buckets_are_private_encrypted_versioned_and_tidied(stack: Stack) -> Non
         assert len(deny["Resource"]) == 2
     kept = [rule.get("Prefix", "") for rule in stack.resources["StorageBucket"]["LifecycleConfiguration"]["Rules"]]
     assert not [prefix for prefix in kept if prefix.startswith(("lake", "models"))], "tables and models never expire"
+
+
+@pytest.mark.parametrize("path", [PATH, PATH.with_name("serverless.yaml")], ids=lambda path: path.stem)
+def test_under_a_key_every_bucket_is_and_every_role_that_touches_one_may_use_it(path: Path) -> None:
+    crawler = {"Crawler": "yes"} if path == PATH else {}
+    with_key, without = resolve(path, **GUARDED, **crawler), resolve(path, **crawler)
+    for stack, algorithm in ((with_key, "aws:kms"), (without, "AES256")):
+        for name, kind in stack.types.items():
+            if kind == "AWS::S3::Bucket":
+                (rule,) = stack.resources[name]["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+                how = {"SSEAlgorithm": algorithm} | ({"KMSMasterKeyID": KEY} if stack is with_key else {})
+                assert rule["ServerSideEncryptionByDefault"] == how
+                assert rule.get("BucketKeyEnabled", False) is (stack is with_key)
+            if kind == "AWS::Athena::WorkGroup":
+                result = stack.resources[name]["WorkGroupConfiguration"]["ResultConfiguration"]
+                option = {"EncryptionOption": "SSE_KMS", "KmsKey": KEY}
+                assert result["EncryptionConfiguration"] == (
+                    option if stack is with_key else {"EncryptionOption": "SSE_S3"}
+                )
+    for role in (name for name, kind in with_key.types.items() if kind == "AWS::IAM::Role"):
+        policy = with_key.policies(role)
+        actions = {action for statement in policy for action in listed(statement["Action"])}
+        assert allows(policy, "kms:Decrypt", KEY), role
+        assert allows(policy, "kms:GenerateDataKey", KEY) is ("s3:PutObject" in actions), role
+    assert allows(with_key.policies("ExecutionRole"), "kms:Encrypt", KEY)
+    interface = f"arn:aws:ec2:{REGION}:{ACCOUNT}:network-interface/eni-1"
+    assert allows(with_key.policies("ExecutionRole"), "ec2:CreateNetworkInterface", interface)
+    left = with_key.resources.keys() - without.resources.keys()
+    assert left - {"CrawlUnderTheKey"} == {"WriteUnderTheKey", "ReadUnderTheKey", "JobsUnderTheKey", "JobsInTheVpc"}
 
 
 def test_what_holds_data_outlives_the_stack_and_a_creation_that_failed_leaves_nothing() -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pyarrow as pa
 
-from forecast_platform.clouds.aws import doctor
+from forecast_platform.clouds.aws import doctor, metrics
 from forecast_platform.clouds.aws.athena import Athena, create_views
 from forecast_platform.clouds.aws.glue import glue_lake
 from forecast_platform.clouds.aws.storage import Storage
@@ -19,6 +19,7 @@ class AwsCloud:
     """See clouds/base.py, Cloud."""
 
     beside: tuple[str, ...] = ("dagster-duckdb", "dagster-aws")
+    monitored = True
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -53,6 +54,9 @@ class AwsCloud:
 
     def query(self, sql: str) -> pa.Table:
         return Athena(self._workgroup, self.database).query(sql)
+
+    def report(self, measures: Mapping[str, float]) -> bool:
+        return metrics.put(self._settings.job_prefix, measures)
 
     def renew_views(self) -> list[str]:
         return list(create_views(Athena(self._workgroup, self.database), self.lake))

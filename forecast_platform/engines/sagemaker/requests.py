@@ -44,6 +44,18 @@ def run_seconds(settings: Settings, checkpoints: bool) -> int:
     return min(limit, SPOT_WITHOUT_CHECKPOINTS) if settings.spot and not checkpoints else limit
 
 
+def _vpc(settings: Settings) -> dict[str, Any]:
+    """Where jobs run: in subnets of one's own, where the settings name some. A transform runs where its model says."""
+    if not settings.vpc_subnets:
+        return {}
+    return {"VpcConfig": {"Subnets": [*settings.vpc_subnets], "SecurityGroupIds": [*settings.vpc_security_groups]}}
+
+
+def _key(settings: Settings, name: str) -> dict[str, str]:
+    """The settings' KMS key under the name of a request's field."""
+    return {name: settings.kms_key} if settings.kms_key else {}
+
+
 def training(
     settings: Settings,
     image: str,
@@ -84,14 +96,16 @@ def training(
                 },
             }
         ],
-        "OutputDataConfig": {"S3OutputPath": output},
+        "OutputDataConfig": {"S3OutputPath": output, **_key(settings, "KmsKeyId")},
         "ResourceConfig": {
             "InstanceType": settings.train_instance,
             "InstanceCount": instances,
             "VolumeSizeInGB": VOLUME_GB,
+            **_key(settings, "VolumeKmsKeyId"),
         },
         "StoppingCondition": stopping,
         "EnableManagedSpotTraining": settings.spot,
+        **_vpc(settings),
     }
     if checkpoints:
         algorithm["MetricDefinitions"] = METRICS  # refused for Amazon's own algorithms
@@ -106,6 +120,7 @@ def model(settings: Settings, image: str, artifact: str, isolated: bool) -> dict
         "PrimaryContainer": {"Image": image, "ModelDataUrl": artifact},
         "ExecutionRoleArn": settings.role_arn,
         **({"EnableNetworkIsolation": True} if isolated else {}),
+        **_vpc(settings),
     }
 
 
@@ -135,12 +150,22 @@ def transform(settings: Settings, model_name: str, source: str, output: str, lar
             "ContentType": SHARD,
             "SplitType": "None",
         },
-        "TransformOutput": {"S3OutputPath": output, "Accept": SHARD, "AssembleWith": "None"},
-        "TransformResources": {
-            "InstanceType": settings.transform_instance,
-            "InstanceCount": settings.transform_instances,
+        "TransformOutput": {
+            "S3OutputPath": output,
+            "Accept": SHARD,
+            "AssembleWith": "None",
+            **_key(settings, "KmsKeyId"),
         },
+        "TransformResources": _machines(settings),
         "ModelClientConfig": {"InvocationsTimeoutInSeconds": 3600, "InvocationsMaxRetries": 1},
+    }
+
+
+def _machines(settings: Settings) -> dict[str, Any]:
+    return {
+        "InstanceType": settings.transform_instance,
+        "InstanceCount": settings.transform_instances,
+        **_key(settings, "VolumeKmsKeyId"),
     }
 
 
@@ -171,10 +196,8 @@ def transform_lines(
             "S3OutputPath": output,
             "Accept": "application/jsonlines",
             "AssembleWith": "Line",  # the default writes all answers on one line
+            **_key(settings, "KmsKeyId"),
         },
-        "TransformResources": {
-            "InstanceType": settings.transform_instance,
-            "InstanceCount": settings.transform_instances,
-        },
+        "TransformResources": _machines(settings),
         "Environment": {"DEEPAR_INFERENCE_CONFIG": text},
     }

@@ -27,6 +27,7 @@ class Gate(http.server.ThreadingHTTPServer):
         defaults, applied: SageMaker's quotas as every account begins with, and those of this one that differ or were
             ever asked to be raised.
         calls: action -> requests so far: "GetTable", or of S3 the method and the bucket, as in "GET drop".
+        plain: method, path and body of each request without an action in its head, as those to S3.
         key: the access key that is good now. None: every key is. `gate.url/credentials` gives it, to be renewed at
             every use.
     """
@@ -38,6 +39,7 @@ class Gate(http.server.ThreadingHTTPServer):
         self.defaults: dict[str, float] = {"ml.c5.2xlarge for endpoint usage": 7, TRAINING: 0, TRANSFORM: 1}
         self.applied: dict[str, float] = {TRAINING: 1}
         self.calls: Counter[str] = Counter()
+        self.plain: list[tuple[str, str, bytes]] = []
         self.key: str | None = None
 
     @property
@@ -66,6 +68,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         target = self.headers.get("X-Amz-Target", "")
         action = target.rpartition(".")[2] or f"{self.command} {self.path.partition('?')[0].split('/')[1]}"
         self.server.calls[action] += 1
+        if not target:
+            self.server.plain.append((self.command, self.path, body))
         signed = re.search(r"Credential=([^/]+)/", self.headers.get("Authorization", ""))
         if self.server.key and (not signed or signed[1] != self.server.key):
             return self._refuse(target, "ExpiredToken" if not target else "ExpiredTokenException")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,14 @@ BODIES: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
 }
 
 
+# The same in a VPC and under a key of one's own.
+GUARDED: dict[str, Any] = {
+    "kms_key": "arn:aws:kms:us-east-1:123456789012:key/0a1b2c3d-0000-0000-0000-000000000000",
+    "vpc_subnets": "subnet-0a1b2c3d, subnet-4e5f6071",
+    "vpc_security_groups": ("sg-01234567",),
+}
+
+
 def named(operation: str, body: dict[str, Any]) -> dict[str, Any]:
     """The body as it is sent, with name and tags."""
     kind = {"CreateTrainingJob": "train", "CreateTransformJob": "transform", "CreateModel": "model"}[operation]
@@ -123,6 +132,40 @@ class TestBodies:
             rules.check_training(body)
         if operation == "CreateTransformJob":
             rules.check_transform(body)
+
+
+class TestGuarded:
+    """Every job writes under the key, on disks under the key, in the subnets; and nothing else of it is changed."""
+
+    @pytest.mark.parametrize("name", BODIES)
+    def test_each_body_gains_key_and_vpc_and_nothing_else(self, name, monkeypatch):
+        from botocore.validate import ParamValidator
+
+        before = BODIES[name][1]()
+        monkeypatch.setattr(sys.modules[__name__], "COMMON", COMMON | GUARDED)
+        operation, body = BODIES[name][0], BODIES[name][1]()
+        if operation.endswith("Job"):
+            disk = body["ResourceConfig" if "ResourceConfig" in body else "TransformResources"]
+            output = body["OutputDataConfig" if "OutputDataConfig" in body else "TransformOutput"]
+            assert (disk.pop("VolumeKmsKeyId"), output.pop("KmsKeyId")) == (GUARDED["kms_key"],) * 2
+        if operation != "CreateTransformJob":  # which runs where its model says
+            vpc = {"Subnets": ["subnet-0a1b2c3d", "subnet-4e5f6071"], "SecurityGroupIds": ["sg-01234567"]}
+            assert body.pop("VpcConfig") == vpc
+        if name == "container-transform" or name == "builtin-transform":
+            before["ModelName"] = body["ModelName"]  # another model, since it lies in a VPC
+        assert body == before
+        shape = rules.service_model("sagemaker").operation_model(operation).input_shape
+        report = ParamValidator().validate(named(operation, BODIES[name][1]()), shape)
+        assert not report.has_errors(), report.generate_report()
+        rules.check_shape(operation, named(operation, BODIES[name][1]()))
+
+    def test_half_a_vpc_is_refused(self):
+        with pytest.raises(ValueError, match="vpc_subnets and vpc_security_groups go together"):
+            settings(vpc_subnets=("subnet-0a1b2c3d",))
+
+    def test_a_key_is_an_arn(self):
+        with pytest.raises(ValueError, match="kms_key"):
+            settings(kms_key="my-key")
 
 
 class TestHyperparameters:
