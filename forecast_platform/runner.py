@@ -16,7 +16,6 @@ from forecast_platform.failures import Failure, record_failures, record_success
 from forecast_platform.landing.ingest import Order, ingest_landed
 from forecast_platform.landing.kinds import KINDS
 from forecast_platform.landing.ledger import Entry, Ledger
-from forecast_platform.landing.place import FolderLanding
 from forecast_platform.settings import Settings, get_settings
 from forecast_platform.weeks import key
 
@@ -106,8 +105,7 @@ class Runner:
 
     def settle(self) -> None:
         """Wait until a file written just now counts as landed: a folder leaves it alone until it stops changing."""
-        if isinstance(self.platform.landing, FolderLanding):
-            time.sleep(self.platform.landing.settles_in())
+        time.sleep(self.platform.landing.settles_in())
 
     def bring_in(self) -> Outcome | None:
         """Ingest whatever has landed, then clean the weeks that it touched; None when there was nothing to do.

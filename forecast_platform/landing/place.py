@@ -80,6 +80,14 @@ class Landing(Protocol):
         """
         ...
 
+    def settles_in(self) -> float:
+        """Seconds until no file that lies here now is left for a later look because it changed just now.
+
+        Raises:
+            LandingError: the place can't be listed.
+        """
+        ...
+
     def read(self, obj: LandingObject) -> bytes:
         """The bytes of exactly this version.
 
@@ -195,7 +203,7 @@ class FolderLanding:
                     raise self._replaced(obj)
 
     def settles_in(self) -> float:
-        """Seconds until no file that lies here now is left for a later look because it changed just now."""
+        """See Landing.settles_in."""
         longest = 0.0
         with self._explained(self.url):
             for path in self._files():
