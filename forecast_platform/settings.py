@@ -33,6 +33,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from forecast_platform.databases import has_password, is_address, passwords
 from forecast_platform.history.covariates import AUTO, NONE, Declarations
 from forecast_platform.landing.dialects import PRESETS, Dialect
 from forecast_platform.landing.digest import reading_digest
@@ -60,6 +61,8 @@ OTHER_VARIABLES = {
 }
 # Passwords and keys have no place in a file that is copied, mailed and committed.
 ENVIRONMENT_ONLY = ("smtp_password", "notify_secret")
+ADDRESSES = ("import_from", "export_to")  # of databases: in that file without a password
+HIDDEN = (*ENVIRONMENT_ONLY, *ADDRESSES, "notify")  # whose values no error shows
 
 
 def home() -> Path:
@@ -228,6 +231,26 @@ class Settings(BaseSettings):
         "", description="EMR Serverless application whose jobs forecast shards (profile aws); empty: spark_master does"
     )
 
+    # Databases: docs/databases.md, docs/export.md
+    import_from: SecretStr = Field(
+        SecretStr(""), description="database that sales come from: postgresql://user@host/name; password: PGPASSWORD"
+    )
+    import_query: str = Field(
+        "", description="SELECT that gives the rows of sales; a name.sql in the home: what it holds"
+    )
+    import_name: str = Field("", description="what its landed files are called; empty: as the database")
+    import_weeks: int = Field(8, ge=1, description="known weeks that are asked for again each time, for restated sales")
+    import_timeout: int = Field(600, ge=1, description="seconds after which the query is stopped")
+    import_schedule: str = Field(
+        "",
+        pattern=r"^(\S+( \S+){4})?$",
+        description='when Dagster asks the database, as cron: "30 5 * * *"; empty: never',
+    )
+    export_to: SecretStr = Field(
+        SecretStr(""), description="database that each week's forecast is written to, as import_from; empty: none"
+    )
+    export_table: str = Field("forecasts", pattern=r"^\w+(\.\w+)?$", description="table there, or SCHEMA.TABLE")
+
     # What people see
     dashboard_url: str = Field("http://127.0.0.1:8050", description="where assets' pages say that the dashboard is")
     notify: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
@@ -367,8 +390,16 @@ class Settings(BaseSettings):
         if self.spark_application and (self.profile, self.engine) != ("aws", "spark"):
             raise ValueError("spark_application needs profile aws and engine spark")
         self._check_notify()
+        self._check_databases()
         _ = self.contract, self.calendar, self.declarations  # they validate themselves
         return self
+
+    def _check_databases(self) -> None:
+        for name in ADDRESSES:
+            if (url := getattr(self, name).get_secret_value()) and not is_address(url):
+                raise ValueError(f"{name} is no address of a database, such as postgresql://user@host:5432/shop")
+        if self.import_schedule and not (self.import_from.get_secret_value() and self.import_query):
+            raise ValueError("import_schedule needs import_from and import_query")
 
     def _check_notify(self) -> None:
         for number, target in enumerate(self.notify, 1):
@@ -406,7 +437,9 @@ class Settings(BaseSettings):
     @property
     def secrets(self) -> tuple[str, ...]:
         """What must never be in a text that people or logs get."""
-        return tuple(s.get_secret_value() for s in (*self.notify, self.notify_secret, self.smtp_password))
+        addresses = (getattr(self, name).get_secret_value() for name in ADDRESSES)
+        secrets = (*self.notify, self.notify_secret, self.smtp_password)
+        return (*(s.get_secret_value() for s in secrets), *(p for url in addresses for p in passwords(url)))
 
     @property
     def landing(self) -> str:
@@ -484,6 +517,11 @@ class _SettingsFile(TomlConfigSettingsSource):
             ) from None
         if secret := [name for name in ENVIRONMENT_ONLY if name in found]:
             raise SettingsError(f"{secret[0]} stands in {file_path}; give it as {PREFIX}{secret[0].upper()} instead")
+        if secret := [name for name in ADDRESSES if has_password(str(found.get(name, "")))]:
+            raise SettingsError(
+                f"{secret[0]} holds a password in {file_path}; leave it out there: give it as PGPASSWORD, or the "
+                f"address as {PREFIX}{secret[0].upper()}"
+            )
         return found
 
 
@@ -516,7 +554,7 @@ def _explained(error: ValidationError, values: Mapping[str, Any], fields: Mappin
             text = f"unknown setting {name} in {_source(name, values)}"
             text += _near(name, fields)
         elif name:
-            shown = "" if name in ENVIRONMENT_ONLY or name == "notify" else f" is {found['input']!r}: {reason}"
+            shown = "" if name in HIDDEN else f" is {found['input']!r}: {reason}"
             text = f"{name}, set in {_source(name, values)}," + (shown or f" is wrong: {reason}")
             text += f" ({fields[name].description})" if name in fields else ""
         else:
