@@ -298,18 +298,14 @@ def _said(lake: Lake, entries: Sequence[Entry], since: dt.date) -> dict[dt.date,
     )
     with lake.connection("raw_sales") as con:
         con.register("those", moments)
-        rows: pa.Table = (
-            con.execute(
-                """
+        rows = con.sql(
+            """
             SELECT week, store, dept, sales, is_holiday FROM raw_sales SEMI JOIN those USING (source_key, landed_at)
-            WHERE week >= ?
+            WHERE week >= $since
             QUALIFY landed_at = max(landed_at) OVER (PARTITION BY week)
             """,
-                [since],
-            )
-            .to_arrow_reader()
-            .read_all()
-        )
+            params={"since": since},
+        ).to_arrow_table()
     return {week: rows.filter(pc.equal(rows["week"], week)) for week in pc.unique(rows["week"]).to_pylist()}
 
 

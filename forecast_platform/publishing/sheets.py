@@ -231,7 +231,7 @@ def _sheet_name(name: str, part: int, taken: Mapping[str, int]) -> str:
     used = {each.lower() for each in taken}
     for number in itertools.count(part):
         suffix = f" {number}" if number > 1 else ""
-        found = plain[: 31 - len(suffix)] + suffix
+        found = plain[: 31 - len(suffix)].rstrip() + suffix
         if found.lower() not in used and found.lower() != "history":  # which Excel keeps for itself
             return found
     raise AssertionError

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from forecast_platform.databases import DatabaseError, connected, is_postgres, without_password
+from forecast_platform.lake.tables import QUANTILE
 from forecast_platform.publishing.exports import Rows, Selection, rows_of
 
 if TYPE_CHECKING:
@@ -86,18 +87,19 @@ def write_table(url: str, table: str, rows: Rows, week: dt.date, chosen: Selecti
         raise DatabaseError(f"{table!r} is no name of a table; write NAME or SCHEMA.NAME")
     columns = rows.schema.names
     with connected(url) as connection, connection.cursor() as cursor:
-        _make(cursor, table, rows.schema, url)
+        others = _make(cursor, table, rows.schema, url)
         if is_postgres(url):  # two at once would meet in the key; readers go on
             cursor.execute(f"LOCK TABLE {_quoted(table)} IN SHARE ROW EXCLUSIVE MODE")
         reader = pa.RecordBatchReader.from_batches(rows.schema, _keyed(rows))
         cursor.adbc_ingest(_STAGING, reader, mode="create", temporary=True)
-        deleted = _run(cursor, _delete(table, columns, week, chosen))
+        deleted = _run(cursor, _delete(table, columns, others, week, chosen))
         inserted = _run(cursor, _insert(table, columns))
         cursor.execute(f"DROP TABLE {_quoted(_STAGING)}")
     return Written(rows.count, inserted, deleted)
 
 
-def _make(cursor: Cursor, table: str, schema: pa.Schema, url: str) -> None:
+def _make(cursor: Cursor, table: str, schema: pa.Schema, url: str) -> list[str]:
+    """Make the table, or give it the columns it lacks; its columns of quantiles that are not exported now."""
     columns = [f"{_quoted(f.name)} {_TYPES[f.type]}{' NOT NULL' if f.name in KEY else ''}" for f in schema]
     columns.append(f"{_quoted(CHANGED_AT)} TIMESTAMP WITH TIME ZONE")
     key = ", ".join(map(_quoted, KEY))
@@ -113,6 +115,7 @@ def _make(cursor: Cursor, table: str, schema: pa.Schema, url: str) -> None:
     for field in schema:
         if field.name not in there:  # a quantile that is new
             cursor.execute(f"ALTER TABLE {_quoted(table)} ADD COLUMN {_quoted(field.name)} {_TYPES[field.type]}")
+    return sorted(name for name in there if QUANTILE.fullmatch(name) and name not in schema.names)
 
 
 def _keyed(rows: Rows) -> Iterator[pa.RecordBatch]:
@@ -126,11 +129,13 @@ def _keyed(rows: Rows) -> Iterator[pa.RecordBatch]:
         )
 
 
-def _delete(table: str, columns: Sequence[str], week: dt.date, chosen: Selection) -> str:
-    """Deletes the rows of what was chosen that are not in the staging table as they are."""
+def _delete(table: str, columns: Sequence[str], others: Sequence[str], week: dt.date, chosen: Selection) -> str:
+    """Deletes the rows of what was chosen that are not in the staging table as they are. A quantile that is not
+    exported now must be empty: that of a run before would stand beside the plan of this one."""
     same = " AND ".join(f"s.{_quoted(name)} = t.{_quoted(name)}" for name in KEY)
     values = [name for name in columns if name not in KEY]
     equal = " AND ".join(f"s.{_quoted(name)} IS NOT DISTINCT FROM t.{_quoted(name)}" for name in values)
+    equal = " AND ".join([equal, *(f"t.{_quoted(name)} IS NULL" for name in others)])
     where = " AND ".join(_scope(week, chosen))
     return (
         f"DELETE FROM {_quoted(table)} AS t WHERE {where} AND NOT EXISTS "  # noqa: S608
