@@ -75,7 +75,8 @@ def test_what_changed_is_exchanged_and_the_rest_is_left_alone(database: Postgres
     assert len(plans(database)) == 4
     key = database.run(
         "SELECT string_agg(a.attname, ' ' ORDER BY a.attnum) FROM pg_index i JOIN pg_attribute a "
-        "ON a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey) WHERE i.indrelid = 'forecasts'::regclass AND i.indisprimary"
+        "ON a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey) "
+        "WHERE i.indrelid = 'forecasts'::regclass AND i.indisprimary"
     )
     assert key == [("forecast_week level store dept member target_week",)]
 
