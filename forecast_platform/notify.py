@@ -3,7 +3,8 @@
 What there is to tell is a question to the lake, so it does not matter which process failed or published. The table
 `notices` remembers what was sent to whom: each thing is told once, and a failure again only after it had been mended.
 Targets are the setting `notify`: mail (mailto:), Slack, or any webhook, which gets JSON and, where notify_secret is
-set, its HMAC-SHA256 in the header X-Forecast-Signature. A target that does not answer is tried a few times, then
+set, its HMAC-SHA256 in the header X-Forecast-Signature; the body says when it was sent, so that an old one is known by
+its age, and of a report it holds a summary for programs. A target that does not answer is tried a few times, then
 named in `notices`; telling never fails the run that it tells of.
 """
 
@@ -20,8 +21,8 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ class Notice:
         about: what it is about; kind and about together are told once to each target.
         text: what happened, for people. next_step: what to do about it. link: where to look.
         attachment: a page to go with a mail.
+        summary: the same for programs, as JSON has it; webhooks get it.
     """
 
     kind: str
@@ -70,6 +72,7 @@ class Notice:
     next_step: str = ""
     link: str = ""
     attachment: Path | None = None
+    summary: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def body(self) -> str:
@@ -157,7 +160,8 @@ def _report(lake: Lake, settings: Settings, since: dt.datetime, link: str) -> li
         """
         SELECT f.forecast_week AS week, max(f.created_at) AS created_at,
                count(DISTINCT CASE WHEN f.level = 'series' THEN f.store || ' ' || f.dept END) AS series,
-               sum(CASE WHEN f.level = 'total' THEN f.p50 END) AS total, max(f.horizon) AS weeks
+               sum(CASE WHEN f.level = 'total' THEN f.p50 END) AS total, max(f.horizon) AS weeks,
+               max(CASE WHEN f.level = 'total' THEN f.model_version END) AS model_version
         FROM latest_forecast AS f GROUP BY f.forecast_week
         """
     ).to_pylist()
@@ -173,9 +177,19 @@ def _report(lake: Lake, settings: Settings, since: dt.datetime, link: str) -> li
         f"The forecast after the week of {week} is out: {row['series']:,} series, {row['total'] or 0:,.0f} in total "
         f"over {row['weeks']} weeks; {without:,} series have a reason instead of a forecast. On one page: {place}"
     )
-    return [
-        Notice("report", key(week), f"Sales forecast after the week of {week}", text, "", f"{link}/?week={week}", page)
-    ]
+    files = {kind: cloud_of(settings).kept(f"exports/forecasts/{week}.{kind}")[0] for kind in ("csv", "parquet")}
+    summary = {
+        "week": key(week),
+        "weeks_ahead": row["weeks"],
+        "series": row["series"],
+        "without_forecast": without,
+        "total_p50": round(row["total"] or 0, 2),
+        "model_version": row["model_version"],
+        "published_at": row["created_at"].isoformat(timespec="seconds"),
+        "files": {**files, "report": place},
+    }
+    subject = f"Sales forecast after the week of {week}"
+    return [Notice("report", key(week), subject, text, "", f"{link}/?week={week}", page, summary)]
 
 
 # ------------------------------------------------------------------------------------------------------------- telling
@@ -300,11 +314,12 @@ def targets(settings: Settings) -> list[Target]:
 
 def _poster(url: str, slack: bool, settings: Settings) -> Callable[[Notice], None]:
     def send(notice: Notice) -> None:
-        content: dict[str, str] = {"text": f"*{notice.subject}*\n{notice.body}"}
+        content: dict[str, Any] = {"text": f"*{notice.subject}*\n{notice.body}"}
         if not slack:
             content = {
                 name: getattr(notice, name) for name in ("kind", "about", "subject", "text", "next_step", "link")
             }
+            content["summary"] = dict(notice.summary)
             content["sent_at"] = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
         data = json.dumps(content).encode()
         headers = {"Content-Type": "application/json", "User-Agent": "forecast-platform"}

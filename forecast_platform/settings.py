@@ -36,6 +36,7 @@ from pydantic_settings import (
 )
 from tomlkit.items import Item
 
+from forecast_platform.databases import has_password, is_address, passwords
 from forecast_platform.history.covariates import AUTO, NONE, Declarations
 from forecast_platform.landing.dialects import PRESETS, Dialect
 from forecast_platform.landing.digest import reading_digest
@@ -63,6 +64,8 @@ OTHER_VARIABLES = {
 }
 # Passwords and keys have no place in a file that is copied, mailed and committed.
 ENVIRONMENT_ONLY = ("smtp_password", "notify_secret", "kafka_password")
+ADDRESSES = ("import_from", "export_to")  # of databases: in that file without a password
+HIDDEN = (*ENVIRONMENT_ONLY, *ADDRESSES, "notify")  # whose values no error shows
 
 
 def home() -> Path:
@@ -247,6 +250,26 @@ class Settings(BaseSettings):
         8, ge=1, description="weeks after its end in which late messages restate a week; later ones are refused"
     )
 
+    # Databases: docs/databases.md, docs/export.md
+    import_from: SecretStr = Field(
+        SecretStr(""), description="database that sales come from: postgresql://user@host/name; password: PGPASSWORD"
+    )
+    import_query: str = Field(
+        "", description="SELECT that gives the rows of sales; a name.sql in the home: what it holds"
+    )
+    import_name: str = Field("", description="what its landed files are called; empty: as the database")
+    import_weeks: int = Field(8, ge=1, description="known weeks that are asked for again each time, for restated sales")
+    import_timeout: int = Field(600, ge=1, description="seconds after which the query is stopped")
+    import_schedule: str = Field(
+        "",
+        pattern=r"^(\S+( \S+){4})?$",
+        description='when Dagster asks the database, as cron: "30 5 * * *"; empty: never',
+    )
+    export_to: SecretStr = Field(
+        SecretStr(""), description="database that each week's forecast is written to, as import_from; empty: none"
+    )
+    export_table: str = Field("forecasts", pattern=r"^\w+(\.\w+)?$", description="table there, or SCHEMA.TABLE")
+
     # What people see
     dashboard_url: str = Field("http://127.0.0.1:8050", description="where assets' pages say that the dashboard is")
     notify: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
@@ -399,8 +422,16 @@ class Settings(BaseSettings):
         if self.queue_url and not self.landing.startswith("s3://"):
             raise ValueError(f"queue_url tells of files in S3, and landing_url is the folder {self.landing}; unset one")
         self._check_notify()
+        self._check_databases()
         _ = self.contract, self.calendar, self.declarations  # they validate themselves
         return self
+
+    def _check_databases(self) -> None:
+        for name in ADDRESSES:
+            if (url := getattr(self, name).get_secret_value()) and not is_address(url):
+                raise ValueError(f"{name} is no address of a database, such as postgresql://user@host:5432/shop")
+        if self.import_schedule and not (self.import_from.get_secret_value() and self.import_query):
+            raise ValueError("import_schedule needs import_from and import_query")
 
     def _check_notify(self) -> None:
         for number, target in enumerate(self.notify, 1):
@@ -440,8 +471,9 @@ class Settings(BaseSettings):
     @property
     def secrets(self) -> tuple[str, ...]:
         """What must never be in a text that people or logs get."""
-        hidden = (*self.notify, self.notify_secret, self.smtp_password, self.kafka_password)
-        return tuple(s.get_secret_value() for s in hidden)
+        addresses = (getattr(self, name).get_secret_value() for name in ADDRESSES)
+        secrets = (*self.notify, self.notify_secret, self.smtp_password, self.kafka_password)
+        return (*(s.get_secret_value() for s in secrets), *(p for url in addresses for p in passwords(url)))
 
     @property
     def landing(self) -> str:
@@ -524,6 +556,11 @@ class _SettingsFile(TomlConfigSettingsSource):
             )
         if secret := [name for name in ENVIRONMENT_ONLY if name in found]:
             raise SettingsError(f"{secret[0]} stands in {file_path}; give it as {PREFIX}{secret[0].upper()} instead")
+        if secret := [name for name in ADDRESSES if has_password(str(found.get(name, "")))]:
+            raise SettingsError(
+                f"{secret[0]} holds a password in {file_path}; leave it out there: give it as PGPASSWORD, or the "
+                f"address as {PREFIX}{secret[0].upper()}"
+            )
         return found
 
 
@@ -613,7 +650,7 @@ def _explained(error: ValidationError, values: Mapping[str, Any], fields: Mappin
             text = f"unknown setting {name} in {_source(name, values)}"
             text += _near(name, fields)
         elif name:
-            shown = "" if name in ENVIRONMENT_ONLY or name == "notify" else f" is {found['input']!r}: {reason}"
+            shown = "" if name in HIDDEN else f" is {found['input']!r}: {reason}"
             text = f"{name}, set in {_source(name, values)}," + (shown or f" is wrong: {reason}")
             text += f" ({fields[name].description})" if name in fields else ""
         else:

@@ -10,6 +10,7 @@
 | `with_history` | the same, with all but the retailer's last three weeks landed, ingested and cleaned |
 | `far_from_utc` | this process's own time zone is Tokyo's, then New York's: no date may come from it |
 | `s3` | a client of an S3 server on loopback (moto), emptied, with a bucket named `drop` |
+| `database` | a new, empty database on a PostgreSQL of the tests' own; its password is in PGPASSWORD |
 | `history_home` | gives `with_history` as often as wanted within one test: `history_home.restore()` |
 | `first_forecast_home` | the same after the first weekly run, of the newest week of that history |
 | `with_forecast` | the graph over a copy of that |
@@ -49,6 +50,7 @@ from forecast_platform.demo import Retailer, history_files, make_retailer, week_
 from forecast_platform.lake.lake import Lake
 from forecast_platform.lake.tables import PROVENANCE
 from forecast_platform.settings import Settings
+from forecast_platform_tests.postgres import Postgres, lacking, serving
 
 if TYPE_CHECKING:
     from forecast_platform_tests.defs.graph import Graph
@@ -265,6 +267,20 @@ def s3(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     client = _s3_client(endpoint)
     client.create_bucket(Bucket="drop")
     return client
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    if why := lacking():
+        pytest.skip(why)
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def database(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> Postgres:
+    monkeypatch.setenv("PGPASSWORD", postgres.password)
+    return postgres.database("shop")
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:

@@ -137,6 +137,9 @@ def test_a_webhook_gets_signed_json(home, webhook):
     assert headers[notify.SIGNATURE] == "sha256=" + hmac.new(b"key", body, hashlib.sha256).hexdigest()
     content = json.loads(body)
     assert content.items() >= {"kind": "failure", "text": "what happened", "next_step": "what to do"}.items()
+    assert content["summary"] == {}
+    # Signed with the body: a message sent again later is known by its age.
+    assert abs(dt.datetime.fromisoformat(content["sent_at"]) - dt.datetime.now(dt.UTC)) < dt.timedelta(minutes=1)
 
 
 def test_slack_gets_a_text_and_no_signature(home, webhook):
@@ -271,6 +274,9 @@ def test_each_kind_is_told_once(home, lake, webhook):
     assert "no column" in found["refusal"]["text"]
     assert found["report"]["link"] == f"http://dash.example/?week={WEEK}"
     assert "1 series, 5 in total over 1 weeks" in found["report"]["text"]
+    summary = found["report"]["summary"]
+    assert summary.items() >= {"week": str(WEEK), "series": 1, "total_p50": 5, "weeks_ahead": 1}.items()
+    assert summary["files"]["csv"] == str(home / "exports" / "forecasts" / f"{WEEK}.csv")
     assert tell_news(lake, settings, NOW + dt.timedelta(hours=1)) == []
     assert len(webhook.got) == 3
 

@@ -357,3 +357,26 @@ def test_targets_from_the_file(home_folder):
 def test_who_is_told_is_checked(changes, says):
     with pytest.raises(ValidationError, match=says):
         Settings(**changes)
+
+
+def test_addresses_of_databases_are_in_the_file_without_a_password_and_in_no_text(home_folder, monkeypatch):
+    file = home_folder / "settings.toml"
+    file.write_text('import_from = "postgresql://reader:hunter2@db/shop"\nimport_query = "SELECT 1"\n')
+    with pytest.raises(SettingsError, match=r"import_from holds a password in .*FORECAST_IMPORT_FROM") as refused:
+        Settings()
+    assert "hunter2" not in str(refused.value)
+    file.write_text('export_to = "postgresql://planner@db/shop"\n')
+    monkeypatch.setenv("FORECAST_IMPORT_FROM", "postgresql://reader:hunter%402@db/shop")
+    settings = Settings(import_query="SELECT 1", import_schedule="30 5 * * *")
+    assert settings.export_to.get_secret_value() == "postgresql://planner@db/shop"
+    assert "hunter" not in repr(settings)
+    assert {"hunter%402", "hunter@2"} <= set(settings.secrets)  # so that they are kept out of logs and notices
+    for wrong, said in (
+        ({"import_schedule": "daily"}, "import_schedule"),
+        ({"import_schedule": "30 5 * * *", "import_query": ""}, "needs import_from and import_query"),
+        ({"export_to": "hunter2"}, "export_to is no address of a database"),
+        ({"export_table": "a; DROP"}, "export_table"),
+    ):
+        with pytest.raises(ValidationError, match=said) as refused:
+            Settings(**wrong)
+        assert "hunter" not in str(refused.value)

@@ -13,6 +13,7 @@ from forecast_platform.cli.capacity import plan_capacity
 from forecast_platform.cli.deepar import deepar_group
 from forecast_platform.cli.demo import demo
 from forecast_platform.cli.doctor import doctor
+from forecast_platform.cli.export import export
 from forecast_platform.cli.home import backup, move, restore
 from forecast_platform.cli.landing import import_files, landing_group
 from forecast_platform.cli.notifying import notify
@@ -69,6 +70,7 @@ for _command in (
     demo,
     query,
     quantiles,
+    export,
     views,
     backtest,
     plan_capacity,

@@ -15,69 +15,143 @@ from forecast_platform.cli.guide import guide, tell
 from forecast_platform.cli.terminal import SEE_REFUSED, open_runner, report
 
 if TYPE_CHECKING:
+    from forecast_platform.landing.database import Ask
     from forecast_platform.landing.ingest import Order
     from forecast_platform.landing.ledger import Entry, Ledger
+    from forecast_platform.landing.proposal import Proposal
     from forecast_platform.runner import Runner
 
 KINDS = ("sales", "stores", "departments", "features", "calendar")
 
 
 @click.command("import")
-@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("files", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--preset", default="", help="named mapping of columns and formats, remembered for later files")
 @click.option("--kind", type=click.Choice(KINDS), help="what the files hold; by default told from their columns")
 @click.option("--again", is_flag=True, help="take the files as arriving now, also where the lake has their bytes")
 @click.option("--yes", is_flag=True, help="take the settings that a file decides without asking")
-def import_files(files: Sequence[Path], preset: str, kind: str | None, again: bool, yes: bool) -> None:
+@click.option("--from", "source", default="", metavar="URL", help="a database, such as postgresql://user@host/shop")
+@click.option("--query", default="", help="SELECT that gives the rows, or a file NAME.sql; of sales with column names")
+@click.option("--name", default="", help="what the database's files are called; default: as the database")
+@click.option("--weeks", type=click.IntRange(1), help="known weeks to ask for again; default: setting import_weeks")
+@click.option("--timeout", type=click.IntRange(1), help="seconds for the query; default: setting import_timeout")
+def import_files(
+    files: Sequence[Path],
+    preset: str,
+    kind: str | None,
+    again: bool,
+    yes: bool,
+    source: str,
+    query: str,
+    name: str,
+    weeks: int | None,
+    timeout: int | None,
+) -> None:
     """Land FILES (sales, stores, departments, features, calendar), ingest and clean them. A file that cannot be read
     is named, and the others go through.
 
     Where the settings do not read a file of sales, those that do are shown, with its rows as understood. On a terminal
     you are asked, and they are kept in settings.toml; elsewhere they are printed, and the file is refused.
-    """
-    remember_preset(preset)
-    files, proposals = guide(files, kind, yes)
-    if not files:
-        raise click.ClickException("nothing was imported")
-    from forecast_platform.landing.ingest import Order
-    from forecast_platform.landing.kinds import FileRefused
-    from forecast_platform.landing.ledger import Ledger
-    from forecast_platform.landing.rules import kind_of
 
-    refused: list[str] = []
+    With --from and --query, or the settings import_from and import_query, rows come from a database: sales by week, and
+    after the first time only what is new or restated."""
+    if files and (source or query):
+        raise click.UsageError("give FILES or --from, not both")
+    remember_preset(preset)
+    proposals: list[Proposal] = []
+    if files:
+        files, proposals = guide(files, kind, yes)
+        if not files:
+            raise click.ClickException("nothing was imported")
+    from forecast_platform.landing.ingest import Order
+
     with open_runner() as runner:
-        settings, landing = runner.settings, runner.platform.landing
-        before = Ledger.of(runner.platform.lake)
-        keys: list[str] = []
-        for file in files:
-            try:
-                found = kind or kind_of(file, file.name, settings.contract)
-            except FileRefused as refusal:
-                refused.append(str(refusal))
-                click.secho(f"refused {refusal}", fg="yellow", err=True)
-                continue
-            key = f"{found}/{file.name}"
-            if key in keys:  # the same name in several folders: none may replace another before it is read
-                key = f"{found}/{file.resolve().parent.name}/{file.name}"
-            if key in keys:
-                key = f"{found}/{len(keys) + 1}/{file.name}"
-            landed = landing.put(key, file)
-            keys.append(landed.key)
-            click.echo(f"landed {file.name} as {key} ({landed.size:,} bytes)")
+        if files:
+            keys, refused = _land_files(runner, files, kind)
+        else:
+            ask = _ask(runner, source, query, name, kind or "sales", weeks, timeout, again)
+            keys, refused = _land_answer(runner, ask), 0
+        before = _ledger(runner)
         if again and keys:
             runner.settle()
             runner.ingest({key: Order("again") for key in keys})
         outcome = runner.bring_in()
         if outcome is not None:
             report(outcome)
-        after = Ledger.of(runner.platform.lake)
+        after = _ledger(runner)
         for key in keys:
             _say(key, before, after)
         entries = [entry for key in keys if (entry := after.newest.get(key))]
         tell(proposals)
-        conclude(entries, [entry for entry in entries if _is_news(entry, before)], len(refused), len(files))
+        if keys or files:
+            conclude(entries, [entry for entry in entries if _is_news(entry, before)], refused, len(files) or len(keys))
     if proposals:
         raise click.ClickException("what would read these files is above")
+
+
+def _land_files(runner: Runner, files: Sequence[Path], kind: str | None) -> tuple[list[str], int]:
+    """Land files; their keys, and how many cannot be read at all."""
+    from forecast_platform.landing.kinds import FileRefused
+    from forecast_platform.landing.rules import kind_of
+
+    settings, landing = runner.settings, runner.platform.landing
+    keys: list[str] = []
+    refused = 0
+    for file in files:
+        try:
+            found = kind or kind_of(file, file.name, settings.contract)
+        except FileRefused as refusal:
+            refused += 1
+            click.secho(f"refused {refusal}", fg="yellow", err=True)
+            continue
+        key = f"{found}/{file.name}"
+        if key in keys:  # the same name in several folders: none may replace another before it is read
+            key = f"{found}/{file.resolve().parent.name}/{file.name}"
+        if key in keys:
+            key = f"{found}/{len(keys) + 1}/{file.name}"
+        landed = landing.put(key, file)
+        keys.append(landed.key)
+        click.echo(f"landed {file.name} as {key} ({landed.size:,} bytes)")
+    return keys, refused
+
+
+def _ask(
+    runner: Runner, source: str, query: str, name: str, kind: str, weeks: int | None, timeout: int | None, again: bool
+) -> Ask:
+    """What is asked of a database, by the options and the settings.
+
+    Raises:
+        click.UsageError: nothing says what to import.
+    """
+    from forecast_platform.databases import has_password
+    from forecast_platform.landing.database import asked
+
+    settings = runner.settings
+    if has_password(source):
+        raise click.UsageError(
+            "--from holds a password, which everyone on this machine can see: leave it out and set PGPASSWORD, or give "
+            "the address as FORECAST_IMPORT_FROM"
+        )
+    url, query = source or settings.import_from.get_secret_value(), query or settings.import_query
+    if not url:
+        raise click.UsageError("give FILES; or a database with --from postgresql://user@host/name and --query")
+    if not query:
+        raise click.UsageError(
+            '--from needs --query, such as "SELECT store, dept, week AS date, sales AS weekly_sales FROM sales"'
+        )
+    return asked(
+        url, query, name or settings.import_name, kind, weeks or settings.import_weeks,
+        timeout or settings.import_timeout, again, settings.home,
+    )  # fmt: skip
+
+
+def _land_answer(runner: Runner, ask: Ask) -> list[str]:
+    from forecast_platform.landing.database import take
+
+    settings, platform = runner.settings, runner.platform
+    taken = take(ask, settings.contract, settings.calendar, platform.lake, platform.landing, dt.datetime.now(dt.UTC))
+    click.echo(f"{ask.name}: {taken}")
+    return [taken.landed.key] if taken.landed else []
 
 
 def _is_news(entry: Entry, before: Ledger) -> bool:

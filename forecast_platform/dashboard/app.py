@@ -7,24 +7,23 @@ screen reader reads tables. The script adds the pointer's figures to charts and 
 from __future__ import annotations
 
 import contextlib
-import csv
 import datetime as dt
 import hashlib
-import io
-import itertools
-import math
 import re
+import shutil
+import tempfile
 import urllib.parse
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.background import BackgroundTask
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
@@ -36,6 +35,8 @@ from forecast_platform.dashboard.rendering import environment
 from forecast_platform.dashboard.source import Source
 from forecast_platform.dashboard.stages import Stages
 from forecast_platform.dashboard.troubles import troubles
+from forecast_platform.publishing.exports import NothingToExport, Selection, export, file_name
+from forecast_platform.publishing.sheets import Sheet, csv_lines, write_xlsx
 from forecast_platform.settings import Settings
 
 HERE = Path(__file__).parent
@@ -49,10 +50,11 @@ PAGES: dict[str, tuple[str, Callable[[View], dict[str, Any]]]] = {
     "leaderboard": ("Leaderboard", pages.leaderboard),
     "runs": ("Data and runs", pages.runs),
 }
-# Ratios, which have no unit and so no digits of the data.
-_RATIOS = ("wape", "wape_where_naive", "naive_wape", "bias", "bias_share", "coverage", "held", "wql", "share",
-           "quantile", "network_share", "backtest_wape", "backtest_coverage80",
-           "coverage80", "regret", "mean_regret", "best_wql", "above")  # fmt: skip
+_TYPES = {
+    "csv": "text/csv; charset=utf-8",
+    "xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+    "parquet": "application/vnd.apache.parquet",
+}
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -94,8 +96,8 @@ def build_app(settings: Settings, source: Source, hosts: tuple[str, ...] = ("loc
             try:
                 view = View(state, settings, request.query_params, stages, now)
                 context = build(view)
-                if view.wants_csv:
-                    return _csv(name or "week", view, context["tables"])
+                if view.form:
+                    return _table(name or "week", view, context["tables"])
             except NothingPublished as error:
                 found = troubles(state, settings, now)
                 return respond(
@@ -109,6 +111,13 @@ def build_app(settings: Settings, source: Source, hosts: tuple[str, ...] = ("loc
             )
 
         return Route(f"/{name}", handle, methods=["GET"])
+
+    def forecast(request: Request) -> Response:
+        """The forecast as a file; `format` says which."""
+        try:
+            return _forecast(View(source.state(), settings, {"format": "xlsx", **request.query_params}))
+        except (BadView, NothingToExport) as error:
+            return respond(request, "message.html", 404, page=None, title="Files", message=str(error), version="")
 
     def names(request: Request) -> Response:
         """Stores or departments like what is typed into a filter of many."""
@@ -135,6 +144,7 @@ def build_app(settings: Settings, source: Source, hosts: tuple[str, ...] = ("loc
         lifespan=lifespan,
         routes=[
             *(page(name) for name in PAGES),
+            Route("/export", forecast, methods=["GET"]),
             Route("/names", names, methods=["GET"]),
             Route("/version", version, methods=["GET"]),
             Mount("/static", StaticFiles(directory=HERE / "static"), name="static"),
@@ -157,50 +167,55 @@ def ask_ahead(settings: Settings, state: State) -> None:
             _ = view.stores, view.depts
 
 
-def _csv(page: str, view: View, tables: Tables) -> Response:
-    """A table of a page, whole, under a name that says what it is.
+def _table(page: str, view: View, tables: Tables) -> Response:
+    """A table of a page, whole, as a file whose name says what it is.
 
     Raises:
         BadView: the page has no table of that name.
     """
+    if view.form == "parquet":
+        raise BadView("tables of a page are CSV or Excel files; whole forecasts are Parquet, too")
     wanted = view.wanted_table or next(iter(tables))
     if wanted not in tables:
         raise BadView(f"table is {wanted!r}; it is one of {', '.join(tables)}")
     rows, digits = tables[wanted](), ask.digits(view.state)
-    words = f"{page} {wanted if wanted != page else ''} {view.file_name}"
-    name = re.sub(r"[^\w.-]+", "-", words).strip("-")
-    plain = re.sub(r"[^a-zA-Z0-9_.]+", "-", name)
-    disposition = f"attachment; filename=\"{plain}.csv\"; filename*=UTF-8''{urllib.parse.quote(name)}.csv"
-    return StreamingResponse(
-        _lines(rows, digits),
-        media_type="text/csv; charset=utf-8",
-        headers={**_HEADERS, "Content-Disposition": disposition},
+    name = f"{page} {wanted if wanted != page else ''} {view.file_name}"
+    if view.form == "csv":
+        return StreamingResponse(csv_lines(rows, digits), media_type=_TYPES["csv"], headers=_named(name, "csv"))
+    return _made(name, "xlsx", lambda path: write_xlsx(path, [Sheet.of(wanted, rows)], digits))
+
+
+def _forecast(view: View) -> Response:
+    """The whole forecast of the view's week and scope, every level, as `forecast export` writes it."""
+    scope = view.scope
+    chosen = Selection(
+        stores=(scope.store,) if scope.store else (),
+        depts=(scope.dept,) if scope.dept else (),
+        groups=((scope.attribute, scope.member),) if scope.attribute else (),
     )
 
+    def write(path: Path) -> None:
+        with view.state.cursor() as con:
+            export(con, view.week, chosen, path, view.form)
 
-def _lines(rows: Iterable[dict[str, Any]], digits: int) -> Iterator[str]:
-    """The rows as CSV, some at a time."""
-    left, begun = iter(rows), False
-    while part := list(itertools.islice(left, 1000)):
-        out = io.StringIO()
-        writer = csv.DictWriter(out, fieldnames=list(part[0]), lineterminator="\n")
-        if not begun:
-            writer.writeheader()
-        begun = True
-        writer.writerows({k: _cell(k, v, digits) for k, v in row.items()} for row in part)
-        yield out.getvalue()
+    name = file_name(view.week, chosen, view.form).removesuffix(f".{view.form}")
+    return _made(name, view.form, write)
 
 
-def _cell(column: str, value: Any, digits: int) -> Any:
-    """A value with the decimals that the landed sales have, and three significant digits at least."""
-    if isinstance(value, float) and math.isfinite(value) and value:
-        if column in _RATIOS:
-            return round(value, 4)
-        rounded = round(value, max(digits, 2 - math.floor(math.log10(abs(value)))))
-        return int(rounded) if rounded == int(rounded) and not digits else rounded
-    return _harmless(value)
+def _made(name: str, form: str, write: Callable[[Path], object]) -> Response:
+    """A file that is written, sent and thrown away."""
+    folder = Path(tempfile.mkdtemp(prefix="forecast-download-"))
+    away = BackgroundTask(shutil.rmtree, folder, ignore_errors=True)
+    try:
+        write(folder / f"file.{form}")
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return FileResponse(folder / f"file.{form}", headers=_named(name, form), media_type=_TYPES[form], background=away)
 
 
-def _harmless(value: Any) -> Any:
-    """A spreadsheet runs what begins like a formula; names of stores come from files that others wrote."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t\r" else value
+def _named(words: str, form: str) -> dict[str, str]:
+    name = re.sub(r"[^\w.-]+", "-", words).strip("-")
+    plain = re.sub(r"[^a-zA-Z0-9_.]+", "-", name)
+    disposition = f"attachment; filename=\"{plain}.{form}\"; filename*=UTF-8''{urllib.parse.quote(name)}.{form}"
+    return {**_HEADERS, "Content-Disposition": disposition}

@@ -1,7 +1,7 @@
 """What each page shows: the view in an address, and one function a page from a view to what its template needs.
 
-Each context holds `tables`: the page's rows by name, whole and asked for only when `?format=csv&table=NAME` wants them
-as a file. What a page shows of them is limited and says so.
+Each context holds `tables`: the page's rows by name, whole and asked for only when `?format=csv&table=NAME` (or xlsx)
+wants them as a file. What a page shows of them is limited and says so.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from forecast_platform.publishing.forecasts import probability_above
 from forecast_platform.settings import Settings
 from forecast_platform.weeks import WEEK
 
+FORMS = ("csv", "xlsx", "parquet")  # of files; parquet is of whole forecasts only
 LISTED = 50  # rows of a ranking that a page shows; the file has all
 OFFERED = 200  # names of stores, or of departments, that a page has in itself
 FEW = 12  # rows of each list on the page of many lists
@@ -108,7 +109,7 @@ class View:
             raise NothingPublished("No forecast has been published yet. Land sales and run the graph: forecast run")
         self.week = self._week(query.get("week", ""))
         self.scope = self._scope(*(query.get(name, "").strip() for name in ("store", "dept", "group")))
-        self.wants_csv = query.get("format") == "csv"
+        self.form = self.choose("format", ("", *FORMS), "")
         self.wanted_table = query.get("table", "")
 
     @functools.cached_property
@@ -780,7 +781,7 @@ def _accuracy_chart(rows: Rows, title: str) -> str:
 def _with_sparks(view: View, rows: Rows) -> Rows:
     """The rows of series, each with its last half year and the forecast as a small picture."""
     wanted = [f"{r['store']}\t{r['dept']}" for r in rows]
-    if not wanted or view.wants_csv:
+    if not wanted or view.form:
         return rows
     # Stores and departments are named by themselves too: by them the parts of a file without them are passed over.
     series, among = f"store || {ask.SEPARATOR} || dept", ([r["store"] for r in rows], [r["dept"] for r in rows], wanted)

@@ -13,9 +13,11 @@ from __future__ import annotations
 import datetime as dt
 import functools
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+import duckdb
 import numpy as np
 
 from forecast_platform.history.covariates import Declarations
@@ -27,6 +29,7 @@ from forecast_platform.levels import KEYS
 from forecast_platform.models.blend import KINDS, kinds
 from forecast_platform.models.last_year.reference import one_year_back
 from forecast_platform.models.target import RATIO, REFERENCE
+from forecast_platform.publishing.sheets import DIGITS
 from forecast_platform.scores import SCORE, SCORES
 from forecast_platform.weeks import WEEK
 
@@ -53,6 +56,8 @@ class State(Protocol):
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> Rows: ...
 
     def stream(self, sql: str, parameters: Sequence[Any] = ()) -> Iterator[dict[str, Any]]: ...
+
+    def cursor(self) -> AbstractContextManager[duckdb.DuckDBPyConnection]: ...
 
     def apply(self, question: Callable[..., T], *arguments: Hashable) -> T: ...
 
@@ -398,21 +403,9 @@ def published(state: State, week: dt.date, scope: Scope | None = None) -> dict[s
 
 
 def digits(state: State) -> int:
-    """Decimals of the sales that landed, 0 .. 4, going by the newest 13 weeks."""
-    (row,) = state.rows(
-        """SELECT max(CASE WHEN abs(sales - round(sales, 0)) < 0.00001 THEN 0
-                           WHEN abs(sales - round(sales, 1)) < 0.00001 THEN 1
-                           WHEN abs(sales - round(sales, 2)) < 0.00001 THEN 2
-                           WHEN abs(sales - round(sales, 3)) < 0.00001 THEN 3 ELSE 4 END) AS digits
-           FROM cleaned_series WHERE observed AND week > ?""",
-        [_newest(state) - 13 * WEEK],
-    )
+    """Decimals of the sales that landed, see publishing/sheets.py."""
+    (row,) = state.rows(DIGITS)
     return row["digits"] or 0
-
-
-def _newest(state: State) -> dt.date:
-    (row,) = state.rows("SELECT max(week) AS week FROM cleaned_series WHERE observed")
-    return row["week"] or dt.date.max
 
 
 def scores(

@@ -8,6 +8,7 @@ state what its pages will ask before it shows it, and nobody waits for that.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import threading
@@ -116,6 +117,12 @@ class _State:
             while rows := found.fetchmany(STREAMED):
                 for row in rows:
                     yield dict(zip(names, row, strict=True))
+
+    @contextlib.contextmanager
+    def cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection that shows the state, for who writes a file of it. Nothing is kept."""
+        with self._connection.cursor() as cursor:
+            yield cursor
 
     def apply(self, question: Callable[..., T], *arguments: Hashable) -> T:
         """What a function of (connection, *arguments) answers, so that pages ask what the pipeline itself asks. Asked

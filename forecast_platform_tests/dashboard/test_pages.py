@@ -12,6 +12,7 @@ import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
+import openpyxl
 import pyarrow as pa
 import pytest
 from pyiceberg.expressions import AlwaysTrue
@@ -247,3 +248,35 @@ def test_lists_of_the_data_page_are_short_and_say_so(lake: Lake) -> None:
         assert "100 of 152 are shown." in client.get("/runs?rows=100").text
         rows = rows_of(client, "/runs?format=csv&table=quarantine")
     assert [int(r["line"]) for r in rows] == list(range(150))
+
+
+def test_every_table_is_a_workbook_too_with_all_its_rows(client: TestClient) -> None:
+    for address in ("/?store=1", "/explore?store=1&dept=1&table=sales", "/accuracy", "/runs?table=models"):
+        join = "&" if "?" in address else "?"
+        answer = client.get(f"{address}{join}format=xlsx")
+        assert answer.headers["content-type"].endswith("spreadsheetml.sheet"), answer.text
+        assert re.search(r'filename="[a-z]+-[\w-]+-\d{4}-\d\d-\d\d\.xlsx"', answer.headers["content-disposition"])
+        (sheet,) = openpyxl.load_workbook(io.BytesIO(answer.content)).worksheets
+        rows = rows_of(client, f"{address}{join}format=csv")
+        assert [cell.value for cell in sheet[1]] == list(rows[0])
+        assert sheet.max_row - 1 == len(rows)
+    assert client.get("/?format=parquet").status_code == client.get("/?format=pdf").status_code == 404
+
+
+def test_the_forecast_is_handed_over_whole_as_the_command_does(client: TestClient, published: Graph) -> None:
+    week = published.lake.query("SELECT max(forecast_week) FROM forecasts")[0][0].as_py()
+    text = html.unescape(client.get("/explore?store=1").text)
+    assert f"/export?week={week}&store=1&format=xlsx" in text
+    answer = client.get(f"/export?week={week}&store=1&format=csv")
+    assert f'filename="forecast-{week}-store-1.csv"' in answer.headers["content-disposition"]
+    rows = list(csv.DictReader(io.StringIO(answer.text)))
+    kept = published.lake.query("SELECT * FROM latest_forecast WHERE store = '1'").to_pylist()
+    assert {(r["level"], r["dept"], r["target_week"]) for r in rows} == {
+        (r["level"], r["dept"] or "", str(r["target_week"])) for r in kept
+    }
+    assert len(rows) == len(kept)
+    book = openpyxl.load_workbook(io.BytesIO(client.get("/export").content))
+    assert book.sheetnames == ["total", "dept", "store", "series", "columns"]
+    assert client.get("/export?format=parquet").content[:4] == b"PAR1"
+    for wrong in ("store=nowhere", "week=2001-01-05", "format=pdf"):
+        assert client.get(f"/export?{wrong}").status_code == 404
