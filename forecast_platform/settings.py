@@ -60,6 +60,7 @@ OTHER_VARIABLES = {
 }
 # Passwords and keys have no place in a file that is copied, mailed and committed.
 ENVIRONMENT_ONLY = ("smtp_password", "notify_secret", "kafka_password")
+_SECRET = re.compile("password|secret")  # properties of librdkafka's that are such
 
 
 def home() -> Path:
@@ -231,7 +232,7 @@ class Settings(BaseSettings):
     # Transactions from a stream (forecast stream): docs/streams.md
     kafka_servers: str = Field("", description="brokers to begin with: host:9092,host:9092")
     kafka_topic: str = Field("", description="topic of the transactions, JSON objects with the fields of a sales file")
-    kafka_conf: dict[str, str] = Field(
+    kafka_conf: dict[str, SecretStr] = Field(
         default_factory=dict, description='more properties of librdkafka\'s: {"security.protocol": "SASL_SSL"}'
     )
     kafka_password: SecretStr = Field(
@@ -422,7 +423,8 @@ class Settings(BaseSettings):
     @property
     def secrets(self) -> tuple[str, ...]:
         """What must never be in a text that people or logs get."""
-        hidden = (*self.notify, self.notify_secret, self.smtp_password, self.kafka_password)
+        hidden = [*self.notify, self.notify_secret, self.smtp_password, self.kafka_password]
+        hidden += [value for name, value in self.kafka_conf.items() if _SECRET.search(name)]
         return tuple(s.get_secret_value() for s in hidden)
 
     @property
@@ -500,10 +502,8 @@ class _SettingsFile(TomlConfigSettingsSource):
                 "numbers have none"
             ) from None
         conf = found.get("kafka_conf")
-        if isinstance(conf, dict) and (names := [name for name in conf if re.search("password|secret", name)]):
-            raise SettingsError(
-                f"{names[0]} stands in kafka_conf in {file_path}; give it in {PREFIX}KAFKA_CONF instead"
-            )
+        if isinstance(conf, dict) and (names := [name for name in conf if _SECRET.search(name)]):
+            raise SettingsError(f"kafka_conf in {file_path} holds {names[0]}; give it in {PREFIX}KAFKA_CONF instead")
         if secret := [name for name in ENVIRONMENT_ONLY if name in found]:
             raise SettingsError(f"{secret[0]} stands in {file_path}; give it as {PREFIX}{secret[0].upper()} instead")
         return found
@@ -538,7 +538,7 @@ def _explained(error: ValidationError, values: Mapping[str, Any], fields: Mappin
             text = f"unknown setting {name} in {_source(name, values)}"
             text += _near(name, fields)
         elif name:
-            shown = "" if name in ENVIRONMENT_ONLY or name == "notify" else f" is {found['input']!r}: {reason}"
+            shown = "" if name in (*ENVIRONMENT_ONLY, "notify", "kafka_conf") else f" is {found['input']!r}: {reason}"
             text = f"{name}, set in {_source(name, values)}," + (shown or f" is wrong: {reason}")
             text += f" ({fields[name].description})" if name in fields else ""
         else:
