@@ -174,9 +174,12 @@ def test_a_topic_that_lost_messages_of_a_week_is_refused(shop: Shop, monkeypatch
     monkeypatch.setattr(Topic, "_offsets", later)
     with pytest.raises(StreamError, match=r"deleted the messages of partition . before offset 3"):
         shop.stream()
-    shop.home = shop.home / "later"
+    home = shop.home
+    shop.home = home / "later"
     shop.stream(first=WEEKS[1])
     assert shop.weeks() == {WEEKS[1]: {("1", "1"): 28}}
+    shop.home, shop.now = home / "begun before the week", sent - 7 * DAY
+    shop.stream()
 
 
 def test_a_topic_that_lost_what_was_to_be_read_next_is_refused(shop: Shop) -> None:
