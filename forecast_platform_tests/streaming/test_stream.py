@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import datetime as dt
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import confluent_kafka as ck
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from forecast_platform.lake.lake import Lake
 from forecast_platform.landing.dialects import Dialect
 from forecast_platform.landing.place import FolderLanding
+from forecast_platform.landing.rules import parse_sales
 from forecast_platform.streaming.kafka import Topic
-from forecast_platform.streaming.messages import ROWS, Batch, Reader
+from forecast_platform.streaming.messages import AMOUNT, ROWS, Batch, Reader
 from forecast_platform.streaming.state import State, StreamError
-from forecast_platform.streaming.stream import POISON, Counts, Stream, Windows
+from forecast_platform.streaming.stream import POISON, Counts, Stream, Windows, as_file
 from forecast_platform.weeks import WeekCalendar
 from forecast_platform_tests.streaming.broker import Broker, sale
 
@@ -133,6 +136,34 @@ def test_where_most_messages_are_refused_the_settings_are_wrong_and_no_message_i
         shop.stream()
     shop.stream(date_format="%d.%m.%Y")
     assert shop.weeks() == {week: {("1", "1"): 80} for week in WEEKS[:2]}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"aggregate": "sum"},
+        {"aggregate": "last", "totals": "leave_out"},
+        {"week_label": "start"},
+        {"week_label": "start", "aggregate": "sum"},
+        {"date_format": "%d.%m.%Y", "decimal": ",", "thousands": "."},
+        {"date_format": "%G-W%V"},
+        {"columns": {"store": "Filiale", "weekly_sales": "amount"}, "store": "9", "department": "all"},
+        {"time_zone": "Asia/Tokyo", "normalise_keys": ("numbers",)},
+    ],
+    ids=str,
+)
+def test_the_files_are_read_by_whatever_settings_other_files_need(settings: dict[str, Any], tmp_path: Path) -> None:
+    sums = {("1", "2"): "1234.567", ("1", "3"): "0.100000", ("2", "2"): "-5"}
+    amounts = pa.array(map(Decimal, sums.values()), AMOUNT)
+    rows = pa.table({"store": [s for s, _ in sums], "dept": [d for _, d in sums], "sales": amounts})
+    pq.write_table(as_file(rows, WEEKS[0], Dialect("", **settings)), tmp_path / "week.parquet")
+    parsed = parse_sales(
+        tmp_path / "week.parquet", "sales/week.parquet", Dialect("", **settings), WeekCalendar(), WEEKS[0]
+    )
+    assert not parsed.rejected.to_pylist()
+    found = parsed.accepted.select(["store", "dept", "week", "sales"]).to_pylist()
+    assert [tuple(row.values()) for row in found] == [(s, d, WEEKS[0], float(v)) for (s, d), v in sums.items()]
 
 
 class Again(Topic):
