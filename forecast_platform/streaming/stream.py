@@ -244,6 +244,7 @@ class Stream:
 
     def _land(self, at: dt.datetime) -> None:
         """Write the files of weeks that are closed at a moment up to which all is counted and written."""
+        assert not self._waiting, "what is not written yet may be of a week that is forgotten here"
         for week in self._due(at):
             key = f"sales/{self.file}_{week}.parquet"
             with tempfile.TemporaryDirectory() as folder:

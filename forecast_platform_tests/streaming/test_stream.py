@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
+import re
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,9 @@ class Shop:
         self.windows = Windows(lateness=DAY, keep=8 * 7 * DAY)
         self.source: type[Topic] = Topic
 
+    def clock(self) -> dt.datetime:
+        return self.now
+
     def send(self, *values: Any, at: dt.datetime | None = None) -> None:
         self.broker.send(self.topic, values, at)
 
@@ -52,7 +57,7 @@ class Shop:
             reader = Reader(Dialect("", **dialect), WeekCalendar(), first)
             landing = FolderLanding(self.home / "landing")
             return Stream(
-                topic, state, reader, self.windows, landing, self.lake, "stream", lambda: self.now, self.lines.append
+                topic, state, reader, self.windows, landing, self.lake, "stream", self.clock, self.lines.append
             ).run(once=True)
         finally:
             state.close()
@@ -225,13 +230,31 @@ def test_a_topic_that_lost_what_was_to_be_read_next_is_refused(shop: Shop) -> No
         shop.stream()
 
 
-def test_two_consumers_of_one_home_are_refused_and_of_two_homes_both_get_everything(shop: Shop, tmp_path: Path) -> None:
-    """In one process DuckDB shares an open file; test_kills.py has two processes."""
+def test_of_two_homes_each_gets_everything(shop: Shop, tmp_path: Path) -> None:
+    """Two processes in one home are refused: test_kills.py."""
     shop.send(*(sale("1", str(k), WEEKS[0], k) for k in range(50)))
     shop.stream()
     found, shop.home = shop.weeks(), tmp_path / "other"
     shop.stream()
     assert shop.weeks() == found
+
+
+def test_progress_says_how_many_messages_how_fast_the_lag_and_the_open_weeks(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.send(*(sale("1", "1", WEEKS[2], 1) for _ in range(30)), b"{")
+    shop.now = CLOSED - 2 * DAY
+    ticks = itertools.count()
+    monkeypatch.setattr(shop, "clock", lambda: shop.now + dt.timedelta(seconds=20) * next(ticks))
+    monkeypatch.setattr("forecast_platform.streaming.kafka.MOST", 8)
+    shop.stream()
+    counted = [int(line.split()[0]) for line in shop.lines]
+    assert counted == sorted(counted)
+    assert counted[-1] == 31
+    lags = [int(found[1]) for line in shop.lines if (found := re.search(r"lag (\d+)", line))]
+    assert [31 - lag for lag in lags] == counted
+    assert max(lags) > 0
+    assert re.fullmatch(rf"31 messages, .*/s, lag 0, open weeks: {WEEKS[2]}, 1 refused", shop.lines[-1])
 
 
 def test_brokers_that_do_not_answer_and_topics_that_are_not_there_are_named(
