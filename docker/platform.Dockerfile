@@ -12,7 +12,7 @@ WORKDIR /build
 COPY constraints.txt pyproject.toml README.md LICENSE ./
 RUN pip install --index-url https://download.pytorch.org/whl/cpu "$(sed -n 's/^torch==/torch==/p' constraints.txt)"
 COPY forecast_platform ./forecast_platform
-RUN pip install --constraint constraints.txt ".[aws,trees]" dagster-postgres==0.29.27 psycopg2-binary==2.9.13
+RUN pip install --constraint constraints.txt ".[aws,stream,trees]" dagster-postgres==0.29.27 psycopg2-binary==2.9.13
 
 # Nobody inside needs to be root. The home keeps Dagster's settings and what is worth keeping between starts.
 RUN useradd --create-home --uid 10001 forecast && install -d -o forecast /srv/forecast /opt/dagster

@@ -65,7 +65,8 @@ OTHER_VARIABLES = {
 # Passwords and keys have no place in a file that is copied, mailed and committed.
 ENVIRONMENT_ONLY = ("smtp_password", "notify_secret", "kafka_password")
 ADDRESSES = ("import_from", "export_to")  # of databases: in that file without a password
-HIDDEN = (*ENVIRONMENT_ONLY, *ADDRESSES, "notify")  # whose values no error shows
+HIDDEN = (*ENVIRONMENT_ONLY, *ADDRESSES, "notify", "kafka_conf")  # whose values no error shows
+_SECRET = re.compile("password|secret")  # properties of librdkafka's that are such
 
 
 def home() -> Path:
@@ -237,7 +238,7 @@ class Settings(BaseSettings):
     # Transactions from a stream (forecast stream): docs/streams.md
     kafka_servers: str = Field("", description="brokers to begin with: host:9092,host:9092")
     kafka_topic: str = Field("", description="topic of the transactions, JSON objects with the fields of a sales file")
-    kafka_conf: dict[str, str] = Field(
+    kafka_conf: dict[str, SecretStr] = Field(
         default_factory=dict, description='more properties of librdkafka\'s: {"security.protocol": "SASL_SSL"}'
     )
     kafka_password: SecretStr = Field(
@@ -471,9 +472,11 @@ class Settings(BaseSettings):
     @property
     def secrets(self) -> tuple[str, ...]:
         """What must never be in a text that people or logs get."""
+        fields = (*self.notify, self.notify_secret, self.smtp_password, self.kafka_password)
+        of_kafka = (value for name, value in self.kafka_conf.items() if _SECRET.search(name))
         addresses = (getattr(self, name).get_secret_value() for name in ADDRESSES)
-        secrets = (*self.notify, self.notify_secret, self.smtp_password, self.kafka_password)
-        return (*(s.get_secret_value() for s in secrets), *(p for url in addresses for p in passwords(url)))
+        secrets = (s.get_secret_value() for s in (*fields, *of_kafka))
+        return (*secrets, *(p for url in addresses for p in passwords(url)))
 
     @property
     def landing(self) -> str:
@@ -550,10 +553,8 @@ class _SettingsFile(TomlConfigSettingsSource):
                 "numbers have none"
             ) from None
         conf = found.get("kafka_conf")
-        if isinstance(conf, dict) and (names := [name for name in conf if re.search("password|secret", name)]):
-            raise SettingsError(
-                f"{names[0]} stands in kafka_conf in {file_path}; give it in {PREFIX}KAFKA_CONF instead"
-            )
+        if isinstance(conf, dict) and (names := [name for name in conf if _SECRET.search(name)]):
+            raise SettingsError(f"kafka_conf in {file_path} holds {names[0]}; give it in {PREFIX}KAFKA_CONF instead")
         if secret := [name for name in ENVIRONMENT_ONLY if name in found]:
             raise SettingsError(f"{secret[0]} stands in {file_path}; give it as {PREFIX}{secret[0].upper()} instead")
         if secret := [name for name in ADDRESSES if has_password(str(found.get(name, "")))]:

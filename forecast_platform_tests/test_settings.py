@@ -299,6 +299,8 @@ def test_what_is_wrong_in_the_file_is_named_with_the_file(home_folder, text, say
         (b"seed: 3\n", "is no TOML: Expected '=' after a key in a key/value pair (at line 1"),
         ("date_format = '%d' # für\n".encode("utf-16"), "is not in UTF-8"),
         (b'smtp_password = "hunter2"\n', "give it as FORECAST_SMTP_PASSWORD"),
+        (b'kafka_password = "hunter2"\n', "give it as FORECAST_KAFKA_PASSWORD"),
+        (b'kafka_conf = {"ssl.key.password" = "hunter2"}\n', "holds ssl.key.password; give it in FORECAST_KAFKA_CONF"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named_with_the_line(home_folder, content, says):
@@ -331,7 +333,10 @@ def test_secrets_are_in_no_text(monkeypatch):
     monkeypatch.setenv("FORECAST_SMTP_URL", "smtp://robot@mail.example:587")
     monkeypatch.setenv("FORECAST_SMTP_PASSWORD", "hunter2")
     monkeypatch.setenv("FORECAST_NOTIFY_SECRET", "hunter2")
+    monkeypatch.setenv("FORECAST_KAFKA_PASSWORD", "hunter2")
+    monkeypatch.setenv("FORECAST_KAFKA_CONF", '{"ssl.key.password": "hunter2", "client.id": "a"}')
     settings = Settings()
+    assert settings.secrets[-2:] == ("hunter2", "hunter2")
     assert len(settings.notify) == 2
     assert "hunter2" not in f"{settings!r}{settings}{settings.model_dump()}"
     monkeypatch.setenv("FORECAST_NOTIFY", "hooks.example.com/hunter2")

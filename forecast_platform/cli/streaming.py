@@ -77,7 +77,8 @@ def _run(state: State, settings: Settings, once: bool) -> Counts:
     from forecast_platform.streaming.stream import Stream, Windows
 
     assert state.first_week is not None
-    conf = {"bootstrap.servers": settings.kafka_servers, **settings.kafka_conf}
+    conf = {"bootstrap.servers": settings.kafka_servers}
+    conf |= {name: value.get_secret_value() for name, value in settings.kafka_conf.items()}
     if password := settings.kafka_password.get_secret_value():
         conf["sasl.password"] = password
     stopping: list[int] = []

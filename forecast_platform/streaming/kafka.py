@@ -8,7 +8,6 @@ committed to the broker is never read by us: it is for those who watch the lag o
 from __future__ import annotations
 
 import datetime as dt
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +23,14 @@ PATIENCE = 30.0  # seconds for an answer of the brokers
 _RESERVED = {"auto.offset.reset", "enable.auto.commit", "enable.auto.offset.store", "enable.partition.eof"}
 
 _ADMIN: Any = admin  # which has half its types
+
+
+# What librdkafka mends by itself. All else ends the stream: a message that can't be unpacked would be passed over.
+_PASSING = {
+    getattr(ck.KafkaError, name)
+    for name in ("_TRANSPORT", "_ALL_BROKERS_DOWN", "_RESOLVE", "_TIMED_OUT", "_WAIT_COORD", "REQUEST_TIMED_OUT",
+                 "LEADER_NOT_AVAILABLE", "NOT_LEADER_FOR_PARTITION", "BROKER_NOT_AVAILABLE", "NETWORK_EXCEPTION")
+}  # fmt: skip
 
 
 class Topic:
@@ -66,11 +73,12 @@ class Topic:
     def close(self) -> None:
         self._consumer.close()
 
-    def assign(self, positions: Mapping[str, int], since: dt.datetime) -> None:
+    def assign(self, positions: Mapping[str, int], since: dt.datetime | None) -> None:
         """Read on from these offsets; of partitions without one, and of those to come, from their first message on.
 
         Args:
-            since: when the first week that is answered for began: no message from then on may be missing.
+            since: when the first week that is answered for began: no message from then on may be missing. None: it did
+                not yet.
         """
         self._since = since
         self._next = {int(partition): offset for partition, offset in positions.items()}
@@ -91,7 +99,7 @@ class Topic:
         if new := [p for p in partitions if p not in self._next]:
             first = self._offsets(new, _ADMIN.OffsetSpec.earliest())
             self._next |= first
-            self._unsure |= {p for p in new if first[p]}
+            self._unsure |= {p for p in new if first[p] and self._since}
             self._consumer.incremental_assign([ck.TopicPartition(self.topic, p, first[p]) for p in new])
         return {str(p): offset for p, offset in self._offsets(partitions, _ADMIN.OffsetSpec.latest()).items()}
 
@@ -111,7 +119,7 @@ class Topic:
                 ends[str(message.partition())] = int(message.offset() or 0)
             elif error.code() in (ck.KafkaError._AUTO_OFFSET_RESET, ck.KafkaError.OFFSET_OUT_OF_RANGE):
                 raise StreamError(self._lost(int(message.partition() or 0)))
-            elif error.fatal() or not error.retriable():
+            elif error.code() not in _PASSING:
                 raise StreamError(f"the topic {self.topic}: {error.str()}")
         if self._unsure:
             self._check_begin(found)
@@ -144,16 +152,14 @@ class Topic:
         return {at.partition: int(self._asked(answer.result).offset) for at, answer in answers.items()}
 
     def _asked(self, question: Any) -> Any:
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            try:
-                return question()
-            except ck.KafkaException as error:
-                if not error.args[0].retriable() or time.monotonic() > deadline:
-                    why = self._trouble or error.args[0].str()
-                    raise StreamError(
-                        f"the brokers do not answer ({why}); see FORECAST_KAFKA_SERVERS and FORECAST_KAFKA_CONF"
-                    ) from None
+        try:
+            return question()
+        except ck.KafkaException as error:
+            self._consumer.poll(0)  # has what the connections met told to _heard
+            why = self._trouble or error.args[0].str()
+            raise StreamError(
+                f"the brokers do not answer ({why}); see FORECAST_KAFKA_SERVERS and FORECAST_KAFKA_CONF"
+            ) from None
 
     def _check_begin(self, found: list[Any]) -> None:
         """Of a partition that has lost messages, the first one left must be of before the weeks we answer for."""

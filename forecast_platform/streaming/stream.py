@@ -56,7 +56,7 @@ class Source(Protocol):
 
     name: str
 
-    def assign(self, positions: Mapping[str, int], since: dt.datetime) -> None: ...
+    def assign(self, positions: Mapping[str, int], since: dt.datetime | None) -> None: ...
     def ends(self) -> dict[str, int]: ...
     def poll(self, seconds: float) -> Batch: ...
     def note(self, positions: Mapping[str, int]) -> None: ...
@@ -137,14 +137,16 @@ class Stream:
             LandingError, LakeError: a file or the refused could not be written; the next run does.
         """
         assert self.state.first_week is not None
-        self.source.assign(self.state.positions, self._begins(self.state.first_week))
+        since = self._begins(self.state.first_week)
+        self.source.assign(self.state.positions, since if self.clock() >= since else None)
         look, landed = self._look(), False
         written = told = put = self.clock()
         before = 0
         while not stopped():
             self._take(self.source.poll(POLL))
             now, reached = self.clock(), not look.lag(self._positions)
-            if self._waiting >= MOST or len(self._poison) >= MOST_POISON or now - written >= AT_MOST or reached:
+            full = self._waiting >= MOST or len(self._poison) >= MOST_POISON
+            if full or now - written >= AT_MOST or (reached and not landed):
                 self._write(now)
                 written = now
             if now - told >= AT_MOST:
@@ -242,6 +244,7 @@ class Stream:
 
     def _land(self, at: dt.datetime) -> None:
         """Write the files of weeks that are closed at a moment up to which all is counted and written."""
+        assert not self._waiting, "what is not written yet may be of a week that is forgotten here"
         for week in self._due(at):
             key = f"sales/{self.file}_{week}.parquet"
             with tempfile.TemporaryDirectory() as folder:

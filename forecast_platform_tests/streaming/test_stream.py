@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
+import re
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import confluent_kafka as ck
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from forecast_platform.lake.lake import Lake
 from forecast_platform.landing.dialects import Dialect
 from forecast_platform.landing.place import FolderLanding
+from forecast_platform.landing.rules import parse_sales
 from forecast_platform.streaming.kafka import Topic
-from forecast_platform.streaming.messages import ROWS, Batch, Reader
+from forecast_platform.streaming.messages import AMOUNT, ROWS, Batch, Reader
 from forecast_platform.streaming.state import State, StreamError
-from forecast_platform.streaming.stream import POISON, Counts, Stream, Windows
+from forecast_platform.streaming.stream import POISON, Counts, Stream, Windows, as_file
 from forecast_platform.weeks import WeekCalendar
 from forecast_platform_tests.streaming.broker import Broker, sale
 
@@ -35,6 +40,9 @@ class Shop:
         self.windows = Windows(lateness=DAY, keep=8 * 7 * DAY)
         self.source: type[Topic] = Topic
 
+    def clock(self) -> dt.datetime:
+        return self.now
+
     def send(self, *values: Any, at: dt.datetime | None = None) -> None:
         self.broker.send(self.topic, values, at)
 
@@ -49,7 +57,7 @@ class Shop:
             reader = Reader(Dialect("", **dialect), WeekCalendar(), first)
             landing = FolderLanding(self.home / "landing")
             return Stream(
-                topic, state, reader, self.windows, landing, self.lake, "stream", lambda: self.now, self.lines.append
+                topic, state, reader, self.windows, landing, self.lake, "stream", self.clock, self.lines.append
             ).run(once=True)
         finally:
             state.close()
@@ -135,6 +143,34 @@ def test_where_most_messages_are_refused_the_settings_are_wrong_and_no_message_i
     assert shop.weeks() == {week: {("1", "1"): 80} for week in WEEKS[:2]}
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"aggregate": "sum"},
+        {"aggregate": "last", "totals": "leave_out"},
+        {"week_label": "start"},
+        {"week_label": "start", "aggregate": "sum"},
+        {"date_format": "%d.%m.%Y", "decimal": ",", "thousands": "."},
+        {"date_format": "%G-W%V"},
+        {"columns": {"store": "Filiale", "weekly_sales": "amount"}, "store": "9", "department": "all"},
+        {"time_zone": "Asia/Tokyo", "normalise_keys": ("numbers",)},
+    ],
+    ids=str,
+)
+def test_the_files_are_read_by_whatever_settings_other_files_need(settings: dict[str, Any], tmp_path: Path) -> None:
+    sums = {("1", "2"): "1234.567", ("1", "3"): "0.100000", ("2", "2"): "-5"}
+    amounts = pa.array(map(Decimal, sums.values()), AMOUNT)
+    rows = pa.table({"store": [s for s, _ in sums], "dept": [d for _, d in sums], "sales": amounts})
+    pq.write_table(as_file(rows, WEEKS[0], Dialect("", **settings)), tmp_path / "week.parquet")
+    parsed = parse_sales(
+        tmp_path / "week.parquet", "sales/week.parquet", Dialect("", **settings), WeekCalendar(), WEEKS[0]
+    )
+    assert not parsed.rejected.to_pylist()
+    found = parsed.accepted.select(["store", "dept", "week", "sales"]).to_pylist()
+    assert [tuple(row.values()) for row in found] == [(s, d, WEEKS[0], float(v)) for (s, d), v in sums.items()]
+
+
 class Again(Topic):
     """Delivers the messages from a partition's beginning once more."""
 
@@ -174,9 +210,12 @@ def test_a_topic_that_lost_messages_of_a_week_is_refused(shop: Shop, monkeypatch
     monkeypatch.setattr(Topic, "_offsets", later)
     with pytest.raises(StreamError, match=r"deleted the messages of partition . before offset 3"):
         shop.stream()
-    shop.home = shop.home / "later"
+    home = shop.home
+    shop.home = home / "later"
     shop.stream(first=WEEKS[1])
     assert shop.weeks() == {WEEKS[1]: {("1", "1"): 28}}
+    shop.home, shop.now = home / "begun before the week", sent - 7 * DAY
+    shop.stream()
 
 
 def test_a_topic_that_lost_what_was_to_be_read_next_is_refused(shop: Shop) -> None:
@@ -191,13 +230,31 @@ def test_a_topic_that_lost_what_was_to_be_read_next_is_refused(shop: Shop) -> No
         shop.stream()
 
 
-def test_two_consumers_of_one_home_are_refused_and_of_two_homes_both_get_everything(shop: Shop, tmp_path: Path) -> None:
-    """In one process DuckDB shares an open file; test_kills.py has two processes."""
+def test_of_two_homes_each_gets_everything(shop: Shop, tmp_path: Path) -> None:
+    """Two processes in one home are refused: test_kills.py."""
     shop.send(*(sale("1", str(k), WEEKS[0], k) for k in range(50)))
     shop.stream()
     found, shop.home = shop.weeks(), tmp_path / "other"
     shop.stream()
     assert shop.weeks() == found
+
+
+def test_progress_says_how_many_messages_how_fast_the_lag_and_the_open_weeks(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.send(*(sale("1", "1", WEEKS[2], 1) for _ in range(30)), b"{")
+    shop.now = CLOSED - 2 * DAY
+    ticks = itertools.count()
+    monkeypatch.setattr(shop, "clock", lambda: shop.now + dt.timedelta(seconds=20) * next(ticks))
+    monkeypatch.setattr("forecast_platform.streaming.kafka.MOST", 8)
+    shop.stream()
+    counted = [int(line.split()[0]) for line in shop.lines]
+    assert counted == sorted(counted)
+    assert counted[-1] == 31
+    lags = [int(found[1]) for line in shop.lines if (found := re.search(r"lag (\d+)", line))]
+    assert [31 - lag for lag in lags] == counted
+    assert max(lags) > 0
+    assert re.fullmatch(rf"31 messages, .*/s, lag 0, open weeks: {WEEKS[2]}, 1 refused", shop.lines[-1])
 
 
 def test_brokers_that_do_not_answer_and_topics_that_are_not_there_are_named(
