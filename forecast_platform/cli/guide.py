@@ -161,7 +161,9 @@ def as_toml(proposal: Proposal) -> str:
     """Lines of settings.toml; what the file does not decide stands in comments, an answer below another."""
     from forecast_platform.settings import written
 
-    lines = [f"# settings.toml for {proposal.key}", *written(proposal.settings, proposal.why).splitlines()]
+    asked = {name for question in proposal.questions for choice in question.choices for name in choice.settings}
+    decided = {name: value for name, value in proposal.settings.items() if name not in asked}
+    lines = [f"# settings.toml for {proposal.key}", *written(decided, proposal.why).splitlines()]
     for question in proposal.questions:
         lines += [f"# {question.text}", "# Take away the # of one answer:"]
         for choice in question.choices:

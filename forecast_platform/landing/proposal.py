@@ -413,14 +413,16 @@ class _Search:
                 self._map(role, table.names[columns[0]])
                 self._key_columns += columns
         taken += self._key_columns
-        none = Choice({"department": rules.ONE_DEPARTMENT}, "none: all rows are of one department")
+        # Whatever is answered, columns found so far go with it.
+        so_far = {"columns": dict(self.dialect.columns)} if "columns" in self.settings else {}
+        none = Choice({**so_far, "department": rules.ONE_DEPARTMENT}, "none: all rows are of one department")
         rest = [i for i in table.free(taken) if not table.dates(i) and table.texts(i)]
         for role, columns in named.items():
             if len(columns) == 1:
                 continue
             alone = [none]
             if role == "store":
-                alone = [Choice({"store": "{}"}, "none: all rows are of one store, whose name is")]
+                alone = [Choice({**so_far, "store": "{}"}, "none: all rows are of one store, whose name is")]
                 columns = columns or [i for i in rest if not table.numeric(i) or table.whole(i)]
             elif not columns:
                 columns = [i for i in rest if not table.numeric(i) and table.splits(i, taken)]
@@ -885,7 +887,11 @@ class _Columns:
 
     @functools.cache  # noqa: B019
     def dates(self, i: int) -> bool:
-        return evidence.date_like(self.texts(i))
+        """Whether a column holds dates. Whole numbers are some only where the name says so, or as 20261120."""
+        named = self.meant(i)
+        if named not in ("", "date") or not evidence.date_like(self.texts(i)):
+            return False
+        return named == "date" or all(re.fullmatch("(19|20)[0-9]{6}", t) or not t.isdigit() for t in self.texts(i))
 
     @functools.cache  # noqa: B019
     def numeric(self, i: int) -> bool:

@@ -317,6 +317,18 @@ def test_which_of_two_columns_is_sales_is_asked(header: str, row: str, among: li
     assert read(path, chosen)["sales"].to_pylist() == [3]
 
 
+def test_sales_that_look_like_dates_are_sales(tmp_path: Path) -> None:
+    path = put(tmp_path, "Filiale;Sparte;Woche;Umsatz\n1;a;13.11.2026;12102024\n1;a;20.11.2026;202415\n")
+    assert read(path, agree(path))["sales"].to_pylist() == [12102024, 202415]
+
+
+def test_the_columns_found_go_with_an_answer(tmp_path: Path) -> None:
+    path = put(tmp_path, "Sparte,Woche,Umsatz\na,2026-11-20,5\n")
+    ((one,),) = asked(look(path))
+    found = {"date": "Woche", "weekly_sales": "Umsatz", "dept": "Sparte"}
+    assert one == {"columns": found, "store": "{}"}
+
+
 def test_two_columns_of_dates_are_asked_about(tmp_path: Path) -> None:
     path = put(tmp_path, "store,dept,ordered,delivered,sales\n1,a,2026-11-13,2026-11-20,5\n")
     (question,) = asked(look(path))
@@ -529,6 +541,56 @@ def test_the_same_table_or_a_question(tmp_path: Path, written: Written) -> None:
     if not proposal.questions:
         assert table(read(path, proposal.settings)) == pytest.approx(truth)
     assert table(read(path, agree(path, meant))) == pytest.approx(truth), "the right answers give it"
+
+
+_CELLS = st.sampled_from(
+    [
+        "",
+        "1",
+        "1.234",
+        "1,5",
+        "(3)",
+        "-",
+        "a",
+        "ä",
+        "%d",
+        "x:y",
+        '"',
+        "d_1",
+        "−",
+        "€",
+        "\x00",
+        "#N/A",
+        "Total",
+        "Umsatz",
+        "store",
+        "date",
+        "Filiale",
+        "2026-11-20",
+        "20.11.2026",
+        "11/20/26",
+        "2026-W12",
+        "202612",
+        "2026-11-20T01:02:03Z",
+    ]
+)
+
+
+@settings(
+    max_examples=200, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.lists(st.lists(_CELLS, max_size=6), max_size=8),
+    st.sampled_from([",", ";", "\t", "|"]),
+    st.sampled_from(["utf-8", "cp1252", "utf-16-le", "utf-8-sig"]),
+    st.sampled_from([".csv", ".tsv", ".txt", ".xlsx", ".parquet", ".csv.gz"]),
+)
+def test_whatever_lies_there_is_refused_politely(
+    tmp_path: Path, rows: list[list[str]], delimiter: str, encoding: str, end: str
+) -> None:
+    text = "\n".join(delimiter.join(row) for row in rows)
+    proposal = look(put(tmp_path, text.encode(encoding, "replace"), f"sales{end}"))
+    assert proposal.refusal is not None or proposal.parsed is not None
 
 
 def table(rows: pa.Table) -> dict[tuple[str, str, dt.date], float]:
