@@ -145,7 +145,7 @@ class Standing:
             con.execute("ROLLBACK")
             con.unregister("_new")
         those = pa.array(weeks, pa.date32())
-        return compare(*(table.filter(pc.is_in(table["week"], those)) for table in (before, after)))
+        return compare(con, *(table.filter(pc.is_in(table["week"], those)) for table in (before, after)))
 
     def _spans(
         self, weeks: Iterable[dt.date], more: Callable[[dt.date], int] = lambda week: 0
@@ -228,12 +228,12 @@ class Standing:
         )
 
 
-def compare(before: pa.Table, after: pa.Table) -> Effect:
-    """What came, changed and went between two states of rows in force."""
-    con = duckdb.connect()
+def compare(con: duckdb.DuckDBPyConnection, before: pa.Table, after: pa.Table) -> Effect:
+    """What came, changed and went between two states of rows in force; worked out in a connection that is open, since
+    to start DuckDB takes longer."""
+    con.register("before", before)
+    con.register("after", after)
     try:
-        con.register("before", before)
-        con.register("after", after)
         # By week, by store in it, and in total.
         found = con.execute(
             """
@@ -252,7 +252,8 @@ def compare(before: pa.Table, after: pa.Table) -> Effect:
             """
         ).fetchall()
     finally:
-        con.close()
+        con.unregister("before")
+        con.unregister("after")
     ((appeared, vanished, changed),) = [row[2:5] for row in found if row[0] is None]
     removals = [Removal(w, store or "", gone, of) for w, store, _, _, _, of, gone in found if w and gone]
     return Effect(appeared, changed, vanished, tuple(sorted(removals, key=Removal.rank)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,30 +12,34 @@ import pytest
 from starlette.testclient import TestClient
 
 from forecast_platform.dashboard.app import build_app
-from forecast_platform.dashboard.source import Source
-from forecast_platform.demo import Retailer, history_files, week_file
+from forecast_platform.dashboard.source import CHECK_SECONDS, Source
+from forecast_platform.demo import Retailer, week_file
+from forecast_platform.lake.lake import Lake
 from forecast_platform.panels import KNOWN, known_panel
 from forecast_platform.surface import run_leaderboard
-from forecast_platform_tests.conftest import landing_day, made_once, open_graph, weeks_of
+from forecast_platform_tests.conftest import QUANTILES, ForecastHome, landing_day, made_once, open_graph, weeks_of
 from forecast_platform_tests.defs.graph import Graph
 
 
 @pytest.fixture(scope="session")
-def published(tmp_path_factory: pytest.TempPathFactory, retailer: Retailer) -> Graph:
-    """History with two dirty lines up to the fourth week from the end, then a forecast after each of the last four."""
+def published(forecast_home: ForecastHome, tmp_path_factory: pytest.TempPathFactory, retailer: Retailer) -> Graph:
+    """The home with two forecasts, and two more weeks; two lines of the first of their files are no sales."""
 
     def make(folder: Path) -> None:
-        graph, weeks = open_graph(folder / "home"), weeks_of(retailer)
-        graph.land(history_files(retailer, weeks[-4], dirty_rows=2), at=landing_day(weeks[-4]))
-        assert graph.history(weeks[0], weeks[-4]).success
-        for week in weeks[-4:]:
+        graph, weeks = open_graph(Path(shutil.copytree(forecast_home.home, folder / "home"))), weeks_of(retailer)
+        for week, dirty in zip(weeks[-2:], (f"1,1,{weeks[-2]},many\n1,2,2025-01-01,3\n", ""), strict=True):
             name, data = week_file(retailer, week)
-            graph.land({name: data}, at=landing_day(week))
+            graph.land({name: data + dirty.encode()}, at=landing_day(week))
             assert graph.week(week, drawn=week == weeks[-1]).success
         keep_leaderboard(graph, [weeks[-9], weeks[-5]], ["last_year", "recent_level", "sales, counts"])
 
     made = made_once(tmp_path_factory, "dashboard", make) / "home"
     return open_graph(Path(shutil.copytree(made, tmp_path_factory.mktemp("dashboard") / "home")))
+
+
+@pytest.fixture
+def lake(home: Path, tables_home: Callable[[Path], Path]) -> Lake:
+    return Lake.local(tables_home(home) / "lake", QUANTILES)
 
 
 def keep_leaderboard(graph: Graph, cutoffs: list[dt.date], candidates: list[str]) -> None:
@@ -50,13 +54,23 @@ def keep_leaderboard(graph: Graph, cutoffs: list[dt.date], candidates: list[str]
     )
 
 
-@pytest.fixture
-def source(published: Graph) -> Source:
-    return Source(published.lake)
+@pytest.fixture(scope="session")
+def look(published: Graph) -> tuple[Source, list[float]]:
+    """What all tests ask, which answers a question once: and its clock."""
+    now = [0.0]
+    return Source(published.lake, clock=lambda: now[0]), now
 
 
 @pytest.fixture
-def client(published: Graph, source: Source) -> Iterator[TestClient]:
+def source(look: tuple[Source, list[float]]) -> Source:
+    """As one opened for this test: its first question looks for the newest state."""
+    source, now = look
+    now[0] += 2 * CHECK_SECONDS
+    return source
+
+
+@pytest.fixture
+def client(published: Graph, source: Source) -> TestClient:
+    """Not entered, for an app that ends closes the source of all."""
     app = build_app(published.platform.settings, source, hosts=("testserver",))
-    with TestClient(app, raise_server_exceptions=True) as made:
-        yield made
+    return TestClient(app, raise_server_exceptions=True)

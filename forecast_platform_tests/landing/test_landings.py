@@ -7,6 +7,7 @@ import contextlib
 import datetime as dt
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +105,8 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path)
+def place(tmp_path: Path, tables_home: Callable[[Path], Path]) -> Place:
+    return Place(tables_home(tmp_path))
 
 
 # --- identity by name and bytes alone
@@ -452,9 +453,9 @@ CELLS = [(s, d, w) for s in "12" for d in "ab" for w in W[:2]]
     max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_any_split_order_repetition_rename_and_death_gives_the_series_of_one_clean_import(
-    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory, tables_home: Callable[[Path], Path]
 ):
-    place = Place(tmp_path_factory.mktemp("split"))
+    place = Place(tables_home(tmp_path_factory.mktemp("split")))
     parts: dict[int, list] = {}
     for number, cell in enumerate(CELLS):
         parts.setdefault(data.draw(st.integers(0, 2)), []).append((*cell, number))
