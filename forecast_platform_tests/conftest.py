@@ -139,12 +139,12 @@ def graph(home: Path, tables_home: Callable[[Path], Path]) -> Graph:
 
 @pytest.fixture(scope="session", autouse=True)
 def service_models_are_read_once() -> Iterator[None]:
-    """Every boto3 session parses megabytes of JSON of its own, a few tenths of a second; here they share it."""
-    from botocore.loaders import JSONFileLoader
+    """Every boto3 session looks for services and parses megabytes of JSON of its own, a few tenths of a second; here
+    they share what finds and reads them."""
+    import botocore.loaders
 
-    read = functools.cache(JSONFileLoader().load_file)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(JSONFileLoader, "load_file", lambda self, path: read(path))
+        patch.setattr(botocore.loaders, "create_loader", functools.cache(botocore.loaders.create_loader))
         yield
 
 

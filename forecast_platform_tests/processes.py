@@ -32,6 +32,8 @@ _PRELOADED = [
     "pyiceberg.io.pyarrow",
     "pyiceberg.table",
     "pytest",
+    "scipy.signal",
+    "scipy.stats",
     "torch",
     "upath",
     "forecast_platform.cli",
