@@ -95,7 +95,7 @@ def test_user_data_starts_what_the_release_holds() -> None:
 
 
 def test_it_deploys_and_the_machine_is_as_written(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """moto passes over the disk and the metadata's options."""
+    """moto passes over the disk, the metadata's options and the machine's group."""
     session = boto3.Session()
     ec2, iam, cloudformation = (session.client(name) for name in ("ec2", "iam", "cloudformation"))
     subnet = ec2.describe_subnets()["Subnets"][0]
@@ -116,7 +116,8 @@ def test_it_deploys_and_the_machine_is_as_written(s3: Any, monkeypatch: pytest.M
         r["Instances"] for r in ec2.describe_instances(InstanceIds=[outputs["InstanceId"]])["Reservations"]
     )
     assert machine["SubnetId"] == subnet["SubnetId"]
-    (group,) = ec2.describe_security_groups(GroupIds=[machine["SecurityGroups"][0]["GroupId"]])["SecurityGroups"]
+    groups = ec2.describe_security_groups()["SecurityGroups"]
+    (group,) = (group for group in groups if group["Description"].startswith("No way in"))
     assert group["IpPermissions"] == []
     (logs,) = session.client("logs").describe_log_groups(logGroupNamePrefix=outputs["LogGroup"])["logGroups"]
     assert logs["retentionInDays"] == 90
