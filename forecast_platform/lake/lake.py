@@ -373,9 +373,11 @@ class Lake:
         if name not in self.specs:
             raise LakeError(f"no table {name!r}; the lake holds {', '.join(self.specs)}")
         try:
-            current = self.catalog.load_table((self.namespace, name)).current_snapshot()
+            table = self.catalog.load_table((self.namespace, name))
         except NoSuchTableError:
-            return None
+            return None  # and not made: who may only read asks, too
+        _refuse_newer(table, self.specs[name])
+        current = table.current_snapshot()
         return current.snapshot_id if current else None
 
 

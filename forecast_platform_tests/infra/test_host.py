@@ -95,7 +95,7 @@ def test_user_data_starts_what_the_release_holds() -> None:
 
 
 def test_it_deploys_and_the_machine_is_as_written(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """moto passes over the disk and the metadata's options."""
+    """moto passes over the disk, the metadata's options and the machine's group."""
     session = boto3.Session()
     ec2, iam, cloudformation = (session.client(name) for name in ("ec2", "iam", "cloudformation"))
     subnet = ec2.describe_subnets()["Subnets"][0]
@@ -116,7 +116,8 @@ def test_it_deploys_and_the_machine_is_as_written(s3: Any, monkeypatch: pytest.M
         r["Instances"] for r in ec2.describe_instances(InstanceIds=[outputs["InstanceId"]])["Reservations"]
     )
     assert machine["SubnetId"] == subnet["SubnetId"]
-    (group,) = ec2.describe_security_groups(GroupIds=[machine["SecurityGroups"][0]["GroupId"]])["SecurityGroups"]
+    groups = ec2.describe_security_groups()["SecurityGroups"]
+    (group,) = (group for group in groups if group["Description"].startswith("No way in"))
     assert group["IpPermissions"] == []
     (logs,) = session.client("logs").describe_log_groups(logGroupNamePrefix=outputs["LogGroup"])["logGroups"]
     assert logs["retentionInDays"] == 90
@@ -382,6 +383,14 @@ def test_an_update_waits_for_runs_dumps_and_migrates_before_it_starts(machine: M
     assert machine.asked() == ["build", "stop daemon webserver", f"{drain} 0", "start daemon webserver"]
     assert (machine.folder / "opt" / "release" / "docker" / "aws.env").read_text() == tag, "nor is the new image used"
 
+    # So it does where the dump fails, or there would be no daemon from then on.
+    (machine.folder / "bin" / "pg_dump").write_text("#!/bin/sh\nexit 3\n")
+    (machine.folder / "bin" / "pg_dump").chmod(0o755)
+    machine.run("update", "now", code=3)
+    assert machine.asked()[-1] == "start daemon webserver"
+    (machine.folder / "bin" / "pg_dump").unlink()
+
+    (machine.folder / "opt" / "own.env").write_text("FORECAST_PRESET=walmart\n")
     process = machine.start("update")
     ended = threading.Timer(8, end_run, (machine, run_id))
     ended.start()
@@ -398,7 +407,11 @@ def test_an_update_waits_for_runs_dumps_and_migrates_before_it_starts(machine: M
         "up -d --remove-orphans",
         "image prune --all --force",
     ]
-    assert (machine.folder / "opt" / "release" / "docker" / "aws.env").read_text() != tag
+    after = (machine.folder / "opt" / "release" / "docker" / "aws.env").read_text()
+    assert after.partition("PLATFORM_IMAGE=")[2] != tag.partition("PLATFORM_IMAGE=")[2]
+    assert "FORECAST_PRESET=walmart" in after.splitlines(), "what people set stays"
+    password = re.compile(r"^DAGSTER_POSTGRES_PASSWORD=.*$", flags=re.M)
+    assert password.findall(after) == password.findall(tag)
 
 
 def end_run(machine: Machine, run_id: str) -> None:

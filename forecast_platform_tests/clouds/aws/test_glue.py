@@ -94,6 +94,7 @@ def test_reading_creates_nothing(lake):
     con = lake.attach(duckdb.connect())
     for name in [*SPECS, *test_lake.VIEWS]:
         assert con.execute(f"SELECT count(*) FROM {name}").fetchall() == [(0,)]
+    assert {lake.snapshot(name) for name in SPECS} == {None}
     assert client("glue").get_tables(DatabaseName=DATABASE)["TableList"] == []
 
 

@@ -1,0 +1,131 @@
+"""Dagster on ECS: the template is sound, its services are those of docker/compose.yaml, and moto deploys it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import yaml
+
+from forecast_platform_tests.infra.template import ACCOUNT, REGION, listed, load
+from forecast_platform_tests.infra.test_templates import ONLY_STAR
+
+pytestmark = pytest.mark.filterwarnings("ignore:Tried to parse")
+
+ROOT = Path(__file__).parents[2]
+PATH = ROOT / "infra" / "ecs.yaml"
+COMPOSE = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())["services"]
+SERVICES = {"Code": "code", "Webserver": "webserver", "Daemon": "daemon"}
+
+
+def properties(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = load(PATH)["Resources"][name]["Properties"]
+    return found
+
+
+def test_cfn_lint_finds_nothing() -> None:
+    lint = [str(Path(sys.executable).with_name("cfn-lint")), "--include-checks", "I", "--", str(PATH)]
+    done = subprocess.run(lint, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert all(spec.get("Description") for spec in load(PATH)["Parameters"].values())
+
+
+@pytest.mark.parametrize(("title", "name"), SERVICES.items())
+def test_a_task_is_the_service_of_the_compose_file(title: str, name: str) -> None:
+    (container,) = properties(f"{title}Task")["ContainerDefinitions"]
+    assert container.get("Command") == COMPOSE[name].get("command")
+    assert container["LinuxParameters"]["Capabilities"] == {"Drop": COMPOSE[name]["cap_drop"]}
+    # The settings file of `make release`, what it does not hold, and the password as a secret.
+    given = {item["Name"] for item in container["Environment"]} | {item["Name"] for item in container["Secrets"]}
+    by_the_file = {"AWS_REGION", "DAGSTER_LOGS_BUCKET"}
+    assert given == set(COMPOSE[name]["environment"]) - by_the_file
+    assert not [item["Name"] for item in container["Environment"] if "PASSWORD" in item["Name"]]
+    service = properties(title)
+    assert service["DeploymentConfiguration"] == {"MinimumHealthyPercent": 0, "MaximumPercent": 100}, (
+        "never two daemons"
+    )
+    assert service["NetworkConfiguration"]["AwsvpcConfiguration"]["AssignPublicIp"] == "DISABLED"
+
+
+def test_webserver_and_daemon_find_the_code_location() -> None:
+    (server,) = yaml.safe_load((ROOT / "docker" / "workspace.yaml").read_text())["load_from"]
+    (published,) = properties("Code")["ServiceConnectConfiguration"]["Services"]
+    (alias,) = published["ClientAliases"]
+    assert (alias["DnsName"], alias["Port"]) == (server["grpc_server"]["host"], server["grpc_server"]["port"])
+    (container,) = properties("CodeTask")["ContainerDefinitions"]
+    assert container["PortMappings"][0]["Name"] == published["PortName"]
+
+
+def test_nobody_is_let_through_who_was_not_asked_and_nothing_is_public() -> None:
+    listener = properties("Listener")
+    first, second = sorted(listener["DefaultActions"], key=lambda action: action["Order"])
+    assert (first["Type"], second["Type"]) == ("authenticate-oidc", "forward")
+    assert first["AuthenticateOidcConfig"]["OnUnauthenticatedRequest"] == "authenticate"
+    assert (listener["Protocol"], properties("Balancer")["Scheme"]) == ("HTTPS", "internal")
+    database = load(PATH)["Resources"]["Database"]
+    assert database["DeletionPolicy"] == "Snapshot"
+    wanted = {"StorageEncrypted": True, "PubliclyAccessible": False, "ManageMasterUserPassword": True}
+    assert wanted.items() <= database["Properties"].items()
+    for name in ("TaskGroup", "DatabaseGroup"):
+        assert all("SourceSecurityGroupId" in rule for rule in properties(name)["SecurityGroupIngress"]), name
+    ingress = properties("BalancerGroup")["SecurityGroupIngress"]
+    assert [rule["CidrIp"] for rule in ingress] == [{"Ref": "PeopleCidr"}]
+
+
+def test_what_starts_the_tasks_may_do_no_more() -> None:
+    for policy in properties("StartRole")["Policies"]:
+        for statement in policy["PolicyDocument"]["Statement"]:
+            actions = listed(statement["Action"])
+            assert not [action for action in actions if "*" in action]
+            assert statement["Resource"] != "*" or set(actions) <= ONLY_STAR
+
+
+def test_it_deploys(s3: Any) -> None:
+    """moto passes over the namespace, and does not know what RDS says of a database."""
+    session = boto3.Session()
+    ec2, cloudformation = session.client("ec2"), session.client("cloudformation")
+    subnets = ec2.describe_subnets()["Subnets"]
+    ids = ",".join(subnet["SubnetId"] for subnet in subnets[:2])
+    text = PATH.read_text()
+    for attribute in ("Database.MasterUserSecret.SecretArn", "Database.Endpoint.Address", "Names.Arn"):
+        text = text.replace(f"!GetAtt {attribute}", "secret").replace(f"${{{attribute}}}", "secret")
+    given = {
+        "PlatformRoleArn": f"arn:aws:iam::{ACCOUNT}:role/PlatformRole",
+        "StorageBucket": "drop",
+        "Image": f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/forecast-platform:1",
+        "VpcId": subnets[0]["VpcId"],
+        "BalancerSubnetIds": ids,
+        "SubnetIds": ids,
+        "PeopleCidr": "10.0.0.0/8",
+        "CertificateArn": session.client("acm").request_certificate(DomainName="dagster.example.com")["CertificateArn"],
+        **{name: "https://login.example.com/x" for name in load(PATH)["Parameters"] if name.startswith("Oidc")},
+        "OidcSecret": "oidc",
+    }
+    session.client("secretsmanager").create_secret(
+        Name="oidc", SecretString='{"client_id": "dagster", "client_secret": "s"}'
+    )
+    cloudformation.create_stack(
+        StackName="forecast-ecs",
+        TemplateBody=text,
+        Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in given.items()],
+        Capabilities=["CAPABILITY_IAM"],
+    )
+    (made,) = cloudformation.describe_stacks(StackName="forecast-ecs")["Stacks"]
+    assert made["StackStatus"] == "CREATE_COMPLETE"
+    ecs = session.client("ecs")
+    services = ecs.describe_services(cluster="forecast", services=sorted(SERVICES.values()))["services"]
+    assert {service["serviceName"]: service["desiredCount"] for service in services} == dict.fromkeys(
+        SERVICES.values(), 1
+    )
+    task = ecs.describe_task_definition(taskDefinition="forecast-code")["taskDefinition"]
+    assert [container["image"] for container in task["containerDefinitions"]] == [given["Image"]]
+    (database,) = session.client("rds").describe_db_instances()["DBInstances"]
+    assert (database["StorageEncrypted"], database["PubliclyAccessible"]) == (True, False)
+    balancing = session.client("elbv2")
+    (balancer,) = balancing.describe_load_balancers()["LoadBalancers"]
+    (listener,) = balancing.describe_listeners(LoadBalancerArn=balancer["LoadBalancerArn"])["Listeners"]
+    assert [action["Type"] for action in listener["DefaultActions"]] == ["authenticate-oidc", "forward"]
