@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -325,8 +326,9 @@ def _news(
         return list(weeks)
     rows: ByWeek = parsed.sales
     none = SALES_SCHEMA.empty_table()
-    return [
-        week
-        for week in weeks
-        if week not in said or not compare(said[week], rows.of(week) if rows.count(week) else none).nothing
-    ]
+    with duckdb.connect() as con:
+        return [
+            week
+            for week in weeks
+            if week not in said or not compare(con, said[week], rows.of(week) if rows.count(week) else none).nothing
+        ]
