@@ -24,7 +24,7 @@ INK, QUIET, BLUE, GREY, RED = "#16202c", "#516072", "#0067b1", "#6b7684", "#b326
 
 
 @dataclass(frozen=True)
-class Report:
+class WeekPage:
     """One week's page. `summary` is its first line, for the subject of a mail."""
 
     week: dt.date
@@ -33,7 +33,7 @@ class Report:
     png: bytes
 
 
-def weekly_report(state: State, settings: Settings, week: dt.date) -> Report:
+def weekly_report(state: State, settings: Settings, week: dt.date) -> WeekPage:
     """The report of a published week.
 
     Raises:
@@ -55,7 +55,7 @@ def weekly_report(state: State, settings: Settings, week: dt.date) -> Report:
         .get_template("report.html")
         .render(style=(HERE / "static" / "style.css").read_text(), columns=view.columns, **context)
     )
-    return Report(week, summary, html, _png(view, context, by_week))
+    return WeekPage(week, summary, html, _png(view, context, by_week))
 
 
 def _png(view: View, context: dict[str, Any], by_week: ask.Rows) -> bytes:

@@ -99,7 +99,7 @@ def train(
     identity = fingerprint(used, hp, lags)
     if checkpoint is not None and (saved := load_checkpoint(checkpoint, identity)) is not None:
         for k, loop in enumerate(loops):
-            loop.restore(State(saved.under(f"{k}."), saved.numbers["networks"][k]))
+            loop.restore(TrainingState(saved.under(f"{k}."), saved.numbers["networks"][k]))
     epochs = hp.num_networks * hp.epochs
     with quiet_denormals():
         for k, loop in enumerate(loops):
@@ -128,11 +128,11 @@ def train(
     return model
 
 
-def _state(loops: list[TrainingLoop]) -> State:
+def _state(loops: list[TrainingLoop]) -> TrainingState:
     """All networks' states in one, each tensor under its network's number."""
     states = [loop.state() for loop in loops]
     tensors = {f"{k}.{name}": t for k, state in enumerate(states) for name, t in state.tensors.items()}
-    return State(tensors, {"networks": [state.numbers for state in states]})
+    return TrainingState(tensors, {"networks": [state.numbers for state in states]})
 
 
 def _mean_curve(curves: list[list[float]]) -> list[float]:
@@ -319,7 +319,7 @@ class TrainingLoop:
             p.data, p.grad = p.data.clone(), None
         return self.network.to("cpu").eval()
 
-    def state(self) -> State:
+    def state(self) -> TrainingState:
         tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
         tensors |= {f"best.{k}": v for k, v in self.best.items()}
         tensors |= {"adam.mean": self.adam.mean, "adam.square": self.adam.square}
@@ -331,9 +331,9 @@ class TrainingLoop:
             "best_loss": self.best_loss,
             "loss_curve": self.loss_curve,
         }
-        return State(tensors, numbers)
+        return TrainingState(tensors, numbers)
 
-    def restore(self, state: State) -> None:
+    def restore(self, state: TrainingState) -> None:
         self.network.load_state_dict(state.under("network."))
         self.best = state.under("best.")
         self.adam.mean.copy_(state.tensors["adam.mean"])
@@ -345,7 +345,7 @@ class TrainingLoop:
 
 
 @dataclass(frozen=True)
-class State:
+class TrainingState:
     """All a run needs to go on: named tensors and JSON-able numbers."""
 
     tensors: dict[str, Tensor]
@@ -364,7 +364,7 @@ def fingerprint(series: SeriesSet, hp: HyperParameters, lags: tuple[int, ...]) -
     return digest.hexdigest()
 
 
-def save_checkpoint(folder: Path, identity: str, state: State) -> None:
+def save_checkpoint(folder: Path, identity: str, state: TrainingState) -> None:
     """Write the checkpoint beside the old one, then replace it: a kill leaves one of the two, whole."""
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{_CHECKPOINT}.{secrets.token_hex(4)}"
@@ -376,7 +376,7 @@ def save_checkpoint(folder: Path, identity: str, state: State) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def load_checkpoint(folder: Path, identity: str) -> State | None:
+def load_checkpoint(folder: Path, identity: str) -> TrainingState | None:
     """The checkpoint in `folder`, None when there is none. Raises ContractError when it is not this run's."""
     path = folder / _CHECKPOINT
     if not path.exists():
@@ -392,7 +392,7 @@ def load_checkpoint(folder: Path, identity: str) -> State | None:
         raise ContractError(
             f"{path} belongs to a run with other data or hyperparameters; delete it or choose another folder"
         )
-    return State(tensors, numbers)
+    return TrainingState(tensors, numbers)
 
 
 def rmse(actual: NDArray[Any], mean: NDArray[Any]) -> float:

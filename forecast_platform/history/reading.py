@@ -81,7 +81,7 @@ DEFAULT = Meaning()
 
 
 @dataclass(frozen=True)
-class Source:
+class KnownRows:
     """The rows of all series up to a cutoff, or of a shard of them.
 
     Attributes:
@@ -191,7 +191,7 @@ def read_panel(
 
 def _whole(
     con: duckdb.DuckDBPyConnection, cutoff: dt.date, as_known: str, meaning: Meaning, among: Sample | None = None
-) -> Source:
+) -> KnownRows:
     sql, parameters = _observed(cutoff, as_known)
     moment, features, calendar = _moment(cutoff, as_known), _NO_FEATURES, _NO_DAYS
     of_features, asked = FEATURES, moment
@@ -208,7 +208,7 @@ def _whole(
         )
     weeks = pc.min_max(sales["week"]).as_py()
     names = tuple(sorted(features["name"].unique().to_pylist()))
-    return Source(cutoff, meaning, sales, features, calendar, (weeks["min"], weeks["max"]), names)
+    return KnownRows(cutoff, meaning, sales, features, calendar, (weeks["min"], weeks["max"]), names)
 
 
 _NO_FEATURES = pa.table({name: pa.array([], pa.string()) for name in ("store", "dept", "week", "name", "value")})
@@ -243,7 +243,7 @@ def sources(
     folder: Path,
     at_most: int,
     at_least: int = 1,
-) -> list[Source]:
+) -> list[KnownRows]:
     """All series up to `cutoff` in shards.
 
     Args:
@@ -276,7 +276,7 @@ def sources(
     names = [f"shard={shard}" for shard in range(shards)]
     given = [features / name if (features / name).exists() else _NO_FEATURES for name in names]
     return [
-        Source(cutoff, meaning, sales / name, own, calendar, (first, last), tuple(name for (name,) in landed))
+        KnownRows(cutoff, meaning, sales / name, own, calendar, (first, last), tuple(name for (name,) in landed))
         for name, own in zip(names, given, strict=True)
     ]
 

@@ -179,7 +179,7 @@ def _level_is_nearer(view: _View, origins: Sequence[int]) -> bool:
 
 
 @dataclass(frozen=True)
-class _Rows:
+class _SeriesRows:
     """The rows of N series from one origin.
 
     Attributes:
@@ -194,7 +194,7 @@ class _Rows:
 
 
 @dataclass(frozen=True)
-class _Known:
+class _KnownSales:
     """What was known of sales at an origin. All but the padding are logarithms, padding included.
 
     Attributes:
@@ -275,7 +275,7 @@ class _View:
         sold = np.where(before[:, None], sold, np.nan)
         return np.pad(sold, ((0, 0), (0, self.horizon - sold.shape[1])), constant_values=np.nan)
 
-    def at(self, origin: int) -> _Known:
+    def at(self, origin: int) -> _KnownSales:
         """What was known when `origin` weeks were."""
         usual = self.usual[:, origin - 1]
         padding = PADDING * usual
@@ -284,12 +284,12 @@ class _View:
         found = _mean(logs)
         level = np.where(np.isnan(found), np.log(usual + padding), found)
         if self.outlook is None or not self.has_outlook(origin):
-            return _Known(padding, logs, level)
+            return _KnownSales(padding, logs, level)
         outlook = self.outlook.as_of(origin, slice(max(since, YEAR), origin + self.horizon))
         outlook = np.log(np.maximum(outlook, 0) + padding[:, None])
-        return _Known(padding, logs, level, outlook[:, : -self.horizon], outlook[:, -self.horizon :])
+        return _KnownSales(padding, logs, level, outlook[:, : -self.horizon], outlook[:, -self.horizon :])
 
-    def rows(self, origin: int, unit: str) -> _Rows:
+    def rows(self, origin: int, unit: str) -> _SeriesRows:
         """The rows of all series from an origin, given as weeks known."""
         known, weeks, shape = self.at(origin), slice(origin, origin + self.horizon), (len(self.sales), self.horizon)
         of_series = [_mean(known.logs[:, -span:]) - known.level for span in SPANS]
@@ -308,7 +308,7 @@ class _View:
             of_weeks += [values[:, weeks] - self.last_year[name][:, weeks] for name, values in self.planned.items()]
         series = np.column_stack([self.codes, *of_series])
         features = np.column_stack([np.repeat(series, self.horizon, axis=0), *(each.ravel() for each in of_weeks)])
-        return _Rows(features.astype(np.float32), known.unit(unit, self.horizon), known.padding)
+        return _SeriesRows(features.astype(np.float32), known.unit(unit, self.horizon), known.padding)
 
 
 def _mean(values: Floats) -> Floats:

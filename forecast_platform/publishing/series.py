@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from forecast_platform.history.covariates import complete, divide_exposure
 from forecast_platform.history.panel import Panel
 from forecast_platform.history.panel_file import save_panel
-from forecast_platform.history.reading import Source
+from forecast_platform.history.reading import KnownRows
 from forecast_platform.history.shards import WHOLE, Retailer, Run, over_shards
 from forecast_platform.history.silence import probability_of_return, stopping
 from forecast_platform.lake.closures import Closing
@@ -46,7 +46,7 @@ class _Listing:
     levels: tuple[Level, ...]
     folder: Path | None
 
-    def __call__(self, shard: tuple[int, Source], retailer: Retailer) -> Listed:
+    def __call__(self, shard: tuple[int, KnownRows], retailer: Retailer) -> Listed:
         number, source = shard
         panel = replace(source.panel(retailer), levels=self.levels)
         active, without = forecastable(panel, self.active_weeks, self.horizon, self.closings, retailer)
@@ -62,7 +62,7 @@ class _Listing:
 
 
 def list_series(
-    sources: Sequence[Source],
+    sources: Sequence[KnownRows],
     folder: Path,
     active_weeks: int,
     horizon: int,
@@ -77,7 +77,7 @@ def list_series(
         active_weeks, horizon, closings: see `forecastable`. run: see `over_shards`.
 
     Raises:
-        ValueError: see Source.panel and `event_rows`.
+        ValueError: see KnownRows.panel and `event_rows`.
     """
     several = folder if len(sources) > 1 else None
     step = _Listing(active_weeks, horizon, tuple(closings), tuple(levels), several)

@@ -23,7 +23,7 @@ from forecast_platform.engines.predictions import Predictions
 from forecast_platform.engines.workers import FEWEST, Workers, series_at_once, worker_count
 from forecast_platform.history.covariates import Declarations
 from forecast_platform.history.panel import Panel
-from forecast_platform.history.reading import Meaning, Source, sources
+from forecast_platform.history.reading import KnownRows, Meaning, sources
 from forecast_platform.history.shards import Run
 from forecast_platform.lake.closures import Closing
 from forecast_platform.lake.tables import table_specs
@@ -38,7 +38,7 @@ CLOSED = Closing("2", None, LAST, None, "ann", "rebuilt")
 LANDED = dt.datetime(2023, 7, 1, tzinfo=dt.UTC)
 
 
-def rows(at_most: int, folder: Path) -> list[Source]:
+def rows(at_most: int, folder: Path) -> list[KnownRows]:
     """Of a made-up retailer: a series that ended, one that pauses, one that is new, promotions, and features of a
     department."""
     made = demo.make_retailer(3, 5, 6, first=dt.date(2021, 1, 1), last=LAST)

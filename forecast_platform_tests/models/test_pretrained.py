@@ -18,7 +18,7 @@ from forecast_platform.models.backtest import QUANTILES, backtest
 from forecast_platform.models.last_year.outlook import aligned_last_year
 from forecast_platform.models.pretrained import network, train
 from forecast_platform.models.pretrained.made_up import AHEAD, LONGEST, SHORTEST, make_up
-from forecast_platform.models.pretrained.network import Inputs, Network, quantiles_of, shipped
+from forecast_platform.models.pretrained.network import Ensemble, Inputs, quantiles_of, shipped
 from forecast_platform.models.without_learning import pretrained
 
 UNSEEN = 1_000_000  # retailers from this number on are in no training
@@ -43,7 +43,7 @@ def test_the_command_makes_the_same_file_again(tmp_path: Path, capsys: pytest.Ca
     one, two = (file.read_bytes() for file in files)
     assert one == two
     assert hashlib.sha256(one).hexdigest() in capsys.readouterr().out
-    made = Network.from_bytes(one)
+    made = Ensemble.from_bytes(one)
     assert [layer[0].shape for layer in made.members[0]] == [layer[0].shape for layer in shipped().members[0]]
     assert len(made.members) == len(shipped().members)
     assert made.to_bytes() == one

@@ -30,7 +30,7 @@ class SpendRefused(EngineError):
 
 
 @dataclass(frozen=True)
-class Entry:
+class JobCost:
     """One job in the ledger: the worst case until it is settled, then what was billed."""
 
     job: str
@@ -92,7 +92,7 @@ class Spending:
         month = self._now()
         # Written before the sum is taken: of two jobs at once each sees the other, so both may be refused, never both
         # let through.
-        self._write(month, Entry(job, instance, instances, seconds, worst, False))
+        self._write(month, JobCost(job, instance, instances, seconds, worst, False))
         total = self.month_usd(month)
         if total > self._max_month:
             self.forget(job)
@@ -113,7 +113,7 @@ class Spending:
         # It may have been reserved just before the month it was created in.
         if f"{created - dt.timedelta(hours=12):%Y-%m}" != f"{created:%Y-%m}":
             self._storage.delete(_key(created - dt.timedelta(hours=12), job))
-        self._write(created, Entry(job, instance, instances, seconds, usd, True))
+        self._write(created, JobCost(job, instance, instances, seconds, usd, True))
         return usd
 
     def forget(self, job: str) -> None:
@@ -133,7 +133,7 @@ class Spending:
             total += self._read[seen]
         return total
 
-    def _write(self, month: dt.datetime, entry: Entry) -> None:
+    def _write(self, month: dt.datetime, entry: JobCost) -> None:
         self._storage.put_bytes(_key(month, entry.job), json.dumps(asdict(entry), indent=1).encode())
 
 

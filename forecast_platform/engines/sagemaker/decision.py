@@ -50,7 +50,7 @@ class Cause(Enum):
 
 
 @dataclass(frozen=True)
-class State:
+class JobState:
     """A job as Describe tells it: status, secondary status (training only) and failure reason."""
 
     status: str
@@ -98,7 +98,7 @@ def job_name(prefix: str, week: dt.date, kind: str, request: Mapping[str, Any], 
     return f"{prefix}-{week:%Y%m%d}-{kind}-{digest}" + ("" if attempt is None else f"-a{attempt}")
 
 
-def cause_of(state: State, artefacts: bool = True) -> Cause | None:
+def cause_of(state: JobState, artefacts: bool = True) -> Cause | None:
     """Why a job that ended has no outputs; None when it has, or has not ended."""
     if state.status == "Completed":
         return None if artefacts else Cause.ARTEFACTS
@@ -125,7 +125,7 @@ _REASONS = (
 
 
 def decide(
-    state: State | None,
+    state: JobState | None,
     attempt: int,
     ours: bool = False,
     failures: Mapping[Cause, int] | None = None,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from forecast_platform.engines.sagemaker.decision import State, job_name
+from forecast_platform.engines.sagemaker.decision import JobState, job_name
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,9 @@ class Charge:
     reused: bool
 
 
-def state_of(kind: Kind, described: Mapping[str, Any]) -> State:
+def state_of(kind: Kind, described: Mapping[str, Any]) -> JobState:
     """A job's state, from Describe's answer."""
-    return State(
+    return JobState(
         described[f"{kind.title}JobStatus"], described.get("SecondaryStatus", ""), described.get("FailureReason", "")
     )
 

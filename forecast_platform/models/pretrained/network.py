@@ -65,7 +65,7 @@ class Inputs:
     @classmethod
     def of(cls, history: Panel, horizon: int, retailer: Retailer = WHOLE) -> Inputs:
         """The inputs at the end of a history of at least a year and a few weeks (target.FIRST_ORIGIN)."""
-        known = _Known.of(history, horizon, retailer)
+        known = _KnownInputs.of(history, horizon, retailer)
         series = [*known.errors(), *known.of_groups(), *known.lifetime(), *known.comparisons()]
         weeks = np.stack(list(known.weeks_ahead()), axis=2)
         return cls(np.stack(series, axis=1), weeks, known.ahead, (known.ahead + known.usual) * known.spread)
@@ -101,7 +101,7 @@ class _Sums:
 
 
 @dataclass(frozen=True)
-class _Known:
+class _KnownInputs:
     """What the inputs are made of.
 
     Attributes:
@@ -132,7 +132,7 @@ class _Known:
     totals: list[_Sums]
 
     @classmethod
-    def of(cls, history: Panel, horizon: int, retailer: Retailer) -> _Known:
+    def of(cls, history: Panel, horizon: int, retailer: Retailer) -> _KnownInputs:
         known = len(history.weeks)
         events, outlook = Outlook.lined_up(history, horizon, retailer)
         reference, all_weeks = outlook.reference, outlook.as_of(known, slice(YEAR, None))
@@ -273,7 +273,7 @@ def _near(weeks: NDArray[np.datetime64], horizon: int, events: Sequence[Event]) 
 
 
 @dataclass(frozen=True)
-class Network:
+class Ensemble:
     """An ensemble of K multilayer perceptrons with SiLU activations (x / (1 + exp -x)). Their quantiles are averaged.
 
     Attributes:
@@ -317,7 +317,7 @@ class Network:
         return bytes(save({name: np.ascontiguousarray(values, np.float32) for name, values in named.items()}))
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Network:
+    def from_bytes(cls, data: bytes) -> Ensemble:
         named: Mapping[str, Floats] = {name: values.astype(np.float64) for name, values in load(data).items()}
         members: dict[int, dict[int, tuple[Floats, Floats]]] = {}
         for name in named:
@@ -330,7 +330,7 @@ class Network:
 
 
 @functools.cache
-def shipped() -> Network:
+def shipped() -> Ensemble:
     """The network that ships.
 
     Raises:
@@ -339,7 +339,7 @@ def shipped() -> Network:
     data = WEIGHTS.read_bytes()
     if hashlib.sha256(data).hexdigest() != SHA256:
         raise ValueError(f"{WEIGHTS} is not the file of this release; install the package again")
-    return Network.from_bytes(data)
+    return Ensemble.from_bytes(data)
 
 
 def quantiles_of(outputs: Floats) -> Floats:

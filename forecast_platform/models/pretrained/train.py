@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from forecast_platform.models.networks import one_thread
 from forecast_platform.models.pretrained.made_up import AHEAD, make_up
-from forecast_platform.models.pretrained.network import FARTHEST, LEVELS, MIDDLE, WEIGHTS, Floats, Inputs, Network
+from forecast_platform.models.pretrained.network import FARTHEST, LEVELS, MIDDLE, WEIGHTS, Ensemble, Floats, Inputs
 
 RETAILERS, MEMBERS, CELLS, LAYERS, EPOCHS = 2500, 2, 64, 2, 3
 BATCH, LEARNING_RATE, WARM_UP = 1024, 3e-3, 0.1
@@ -85,14 +85,14 @@ def gather(retailers: int) -> Cases:
     return Cases(inputs, outputs, weights / weights.mean())
 
 
-def train(cases: Cases, members: int = MEMBERS, epochs: int = EPOCHS) -> Network:
+def train(cases: Cases, members: int = MEMBERS, epochs: int = EPOCHS) -> Ensemble:
     mean = cases.inputs.mean(axis=0, dtype=np.float64)
     std = cases.inputs.std(axis=0, dtype=np.float64) + 1e-6
     x = torch.from_numpy(np.clip((cases.inputs - mean) / std, -FARTHEST, FARTHEST).astype(np.float32))
     y, weights = torch.from_numpy(cases.outputs), torch.from_numpy(cases.weights.astype(np.float32))
     with one_thread():
         trained = tuple(_member(x, y, weights, epochs, seed) for seed in range(members))
-    return Network(mean, std, trained)
+    return Ensemble(mean, std, trained)
 
 
 def _member(x: Tensor, y: Tensor, weights: Tensor, epochs: int, seed: int) -> tuple[tuple[Floats, Floats], ...]:

@@ -21,7 +21,15 @@ from forecast_platform.clouds.aws import clients
 from forecast_platform.clouds.aws.storage import Storage
 from forecast_platform.engines.sagemaker import job_logs, jobs
 from forecast_platform.engines.sagemaker.cost import Spending, SpendRefused
-from forecast_platform.engines.sagemaker.decision import MAX_ATTEMPTS, Cause, State, answer, cause_of, decide, job_name
+from forecast_platform.engines.sagemaker.decision import (
+    MAX_ATTEMPTS,
+    Cause,
+    JobState,
+    answer,
+    cause_of,
+    decide,
+    job_name,
+)
 from forecast_platform.engines.sagemaker.jobs import JobError, Jobs
 from forecast_platform.engines.sagemaker.specs import TRAIN, TRANSFORM, Spec
 from forecast_platform_tests.sagemaker_emulator.emulator import Emulator
@@ -35,23 +43,23 @@ QUOTA = (
 )
 
 ENDED = [
-    (State("Failed", "Failed", "CapacityError: Unable to provision requested ML compute capacity."), Cause.CAPACITY),
-    (State("Failed", "Failed", "InternalServerError: We encountered an internal error."), Cause.INTERNAL),
-    (State("Failed", reason="InternalServerError: We encountered an internal error."), Cause.INTERNAL),
-    (State("Failed", "Failed", "AlgorithmError: See job logs for more information"), Cause.ALGORITHM),
-    (State("Failed", "Failed", "AlgorithmError: Exit Code: 137"), Cause.MEMORY),
-    (State("Failed", "Failed", "AlgorithmError: , exit code: 137"), Cause.MEMORY),
-    (State("Failed", "Failed", "ClientError: training time series consist of only zeros"), Cause.DATA),
-    (State("Failed", reason="ClientError: See job logs for more information"), Cause.ALGORITHM),
-    (State("Failed", "Failed", "ClientError: Artifact upload failed: Insufficient disk space"), Cause.DISK),
-    (State("Failed", "Failed", "ClientError: Artifact upload failed: AccessDenied"), Cause.ACCESS),
-    (State("Failed", "Failed", "ClientError: Failed to use KMS key"), Cause.ACCESS),
-    (State("Failed", "Failed", "a reason nobody has seen yet"), Cause.UNKNOWN),
-    (State("Failed"), Cause.UNKNOWN),
-    (State("Stopped", "MaxWaitTimeExceeded"), Cause.SPOT),
-    (State("Stopped", "MaxRuntimeExceeded"), Cause.RUNTIME),
-    (State("Stopped", "Stopped"), Cause.STOPPED),
-    (State("Stopped"), Cause.STOPPED),
+    (JobState("Failed", "Failed", "CapacityError: Unable to provision requested ML compute capacity."), Cause.CAPACITY),
+    (JobState("Failed", "Failed", "InternalServerError: We encountered an internal error."), Cause.INTERNAL),
+    (JobState("Failed", reason="InternalServerError: We encountered an internal error."), Cause.INTERNAL),
+    (JobState("Failed", "Failed", "AlgorithmError: See job logs for more information"), Cause.ALGORITHM),
+    (JobState("Failed", "Failed", "AlgorithmError: Exit Code: 137"), Cause.MEMORY),
+    (JobState("Failed", "Failed", "AlgorithmError: , exit code: 137"), Cause.MEMORY),
+    (JobState("Failed", "Failed", "ClientError: training time series consist of only zeros"), Cause.DATA),
+    (JobState("Failed", reason="ClientError: See job logs for more information"), Cause.ALGORITHM),
+    (JobState("Failed", "Failed", "ClientError: Artifact upload failed: Insufficient disk space"), Cause.DISK),
+    (JobState("Failed", "Failed", "ClientError: Artifact upload failed: AccessDenied"), Cause.ACCESS),
+    (JobState("Failed", "Failed", "ClientError: Failed to use KMS key"), Cause.ACCESS),
+    (JobState("Failed", "Failed", "a reason nobody has seen yet"), Cause.UNKNOWN),
+    (JobState("Failed"), Cause.UNKNOWN),
+    (JobState("Stopped", "MaxWaitTimeExceeded"), Cause.SPOT),
+    (JobState("Stopped", "MaxRuntimeExceeded"), Cause.RUNTIME),
+    (JobState("Stopped", "Stopped"), Cause.STOPPED),
+    (JobState("Stopped"), Cause.STOPPED),
 ]
 STATUS = st.sampled_from(["InProgress", "Completed", "Failed", "Stopping", "Stopped", "Deleting", "?"])
 RETRIED = {Cause.CAPACITY: 3, Cause.INTERNAL: 2, Cause.SPOT: 1}  # in one call; the others not at all
@@ -62,9 +70,9 @@ class TestDecision:
         for ours in (False, True):
             assert decide(None, 1, ours).do == "create"
             for status in ("InProgress", "Stopping", "ANewStatus"):
-                assert decide(State(status, "Training"), 1, ours).do == "attach"
-            assert decide(State("Completed", "Completed"), 1, ours).do == "reuse"
-        assert decide(State("Deleting"), 3).do == "next"
+                assert decide(JobState(status, "Training"), 1, ours).do == "attach"
+            assert decide(JobState("Completed", "Completed"), 1, ours).do == "reuse"
+        assert decide(JobState("Deleting"), 3).do == "next"
 
     @pytest.mark.parametrize(("state", "cause"), ENDED)
     def test_what_ended_badly_in_this_call_is_retried_as_often_as_its_cause_may_pass(self, state, cause):
@@ -92,14 +100,14 @@ class TestDecision:
 
     def test_completed_is_not_enough(self):
         """boto3's own waiters count even Stopped as success."""
-        completed = State("Completed", "Completed")
+        completed = JobState("Completed", "Completed")
         assert decide(completed, 1, ours=False, artefacts=False).do == "next"
         lost = decide(completed, 1, ours=True, artefacts=False)
         assert lost.do == "fail"
         assert "outputs are not there" in lost.why
 
     @given(
-        st.none() | st.builds(State, STATUS, st.text(max_size=9), st.text(max_size=40)),
+        st.none() | st.builds(JobState, STATUS, st.text(max_size=9), st.text(max_size=40)),
         st.integers(1, MAX_ATTEMPTS + 1),
         st.booleans(),
         st.dictionaries(st.sampled_from(Cause), st.integers(0, 9)),

@@ -44,7 +44,7 @@ class WorkerDied(RuntimeError):
     """A worker process is gone, and with it the pool."""
 
 
-class Workers:
+class Forecasters:
     """The processes that forecast with one model. Make it while this process has a single thread: it forks.
 
     Raises:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from forecast_platform.deepar.hyperparameters import ContractError
-from forecast_platform.engines.sagemaker.container.inference import ForecastFailed, WorkerDied, Workers, where
+from forecast_platform.engines.sagemaker.container.inference import Forecasters, ForecastFailed, WorkerDied, where
 
 JSON_LINES, JSON, SHARD = "application/jsonlines", "application/json", "application/zip"
 MAX_BODY = 100 << 20  # SageMaker's own limit of a payload
@@ -48,7 +48,7 @@ def serve(model: Path, host: str, port: int) -> int:
     that can't be used.
     """
     try:
-        workers = Workers(model)
+        workers = Forecasters(model)
     except ContractError as error:
         _log(f"ClientError: {error}")
         return 2
@@ -69,7 +69,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, address: tuple[str, int], workers: Workers) -> None:
+    def __init__(self, address: tuple[str, int], workers: Forecasters) -> None:
         super().__init__(address, _Handler)
         self.workers = workers
         self.broken = self.draining = False
