@@ -183,7 +183,7 @@ def made_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """12 stores x 7 departments up to LAST, forecast once, with the levels of docs/levels.md; one file waits."""
 
     def make(folder: Path) -> None:
-        retailer, home = demo.make_retailer(stores=12, depts=7, first=date(2024, 9, 6), last=LAST), folder / "home"
+        retailer, home = demo.make_retailer(stores=12, depts=7, first=date(2025, 3, 7), last=LAST), folder / "home"
         demo.write_landing(retailer, home / "landing", recent=2)
         (home / "landing/departments").mkdir()
         (home / "landing/departments/departments.csv").write_text("dept,category\n1,food\n2,food\n3,food\n")
