@@ -1,22 +1,27 @@
 """A run whose process dies by SIGKILL at a named point inside each asset, and the clean run after it.
 
-The process is forked from one that has everything imported (forecast_platform_tests/processes.py), so that a death
-costs a second and not ten. The landing folder stays where it is and each run that dies has a copy of the home of before
-the run, so it, the one after it and the undisturbed one all see the same files with the same times.
+What a death leaves is what lies in the home at that moment. So one run goes through all the points and copies the home
+at each: the next run starts from such a copy, as it would after a death there. Some points kill a process in earnest,
+and what it leaves is held against the copy. Landed files and their times are equal in all of them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import shutil
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from forecast_platform.demo import Retailer, history_files, week_file
+from forecast_platform.demo import Retailer, week_file
 from forecast_platform.settings import Settings
-from forecast_platform_tests.conftest import SMALL, HistoryHome, contents, landing_day, snapshots, weeks_of
+from forecast_platform_tests.conftest import SMALL, HistoryHome, contents, landing_day, weeks_of
 from forecast_platform_tests.defs.graph import Graph
 from forecast_platform_tests.processes import forked
 
@@ -65,77 +70,82 @@ def _concerns(arguments: tuple[Any, ...], table: str | None) -> bool:
     return table is None or table in [a.name()[-1] if isinstance(a, Table) else a for a in arguments]
 
 
-def _run_and_die(home: str, landing: str, week: Any, place: str, when: str, table: str | None) -> None:
-    """In a process of its own: the weekly run, until the place is reached."""
-    os.environ["FORECAST_HOME"] = home
-    owner, name = _places()[place]
-    original: Callable[..., Any] = getattr(owner, name)
-
-    def deadly(*args: Any, **kwargs: Any) -> Any:
-        here = _concerns(args, table)
-        if here and when == "before":
-            os.kill(os.getpid(), signal.SIGKILL)
-        result = original(*args, **kwargs)
-        if here:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
-
-    setattr(owner, name, deadly)
-    _open(landing).week(week)
+Point = tuple[str, str, str | None]  # place, when, table
 
 
-def _open(landing: str) -> Graph:
-    return Graph(Settings(**SMALL, landing_url=landing, retrain_every_weeks=1))
+@contextlib.contextmanager
+def _reaching(points: list[Point], reached: Callable[[Point], None]) -> Iterator[None]:
+    """While it lasts, `reached` is called wherever a run comes to one of the points."""
+    with pytest.MonkeyPatch.context() as patch:
+        for place, (owner, name) in _places().items():
+            original: Callable[..., Any] = getattr(owner, name)
+
+            def watched(*args: Any, place: str = place, original: Callable[..., Any] = original, **kwargs: Any) -> Any:
+                here = [point for point in points if point[0] == place and _concerns(args, point[2])]
+                for point in here:
+                    if point[1] == "before":
+                        reached(point)
+                result = original(*args, **kwargs)
+                for point in here:
+                    if point[1] == "after":
+                        reached(point)
+                return result
+
+            patch.setattr(owner, name, watched)
+        yield
+
+
+def _run_and_die(home: str, week: Any, point: Point) -> None:
+    """In a process of its own: the weekly run, until the point is reached."""
+    with _reaching([point], lambda _: os.kill(os.getpid(), signal.SIGKILL)):
+        _open(Path(home)).week(week)
+
+
+def _open(home: Path) -> Graph:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FORECAST_HOME", str(home))
+        return Graph(Settings(**SMALL, retrain_every_weeks=1))
 
 
 class Killed:
-    """A home before the weekly run, and what the run gives when nothing happens."""
+    """A home before the weekly run, what the run gives when nothing happens, and the home at each of the points."""
 
-    def __init__(self, home: HistoryHome, landing: str, week: Any) -> None:
-        self.home, self.landing, self.week = home, landing, week
-        self.expected = self.rerun(fresh=True)
+    def __init__(self, home: HistoryHome, week: Any, folder: Path) -> None:
+        self.home, self.week = home, week
+        self.left: dict[Point, Path] = {}
 
-    def rerun(self, fresh: bool = False) -> dict[str, list[dict[str, Any]]]:
+        def keep(point: Point) -> None:
+            if point not in self.left:  # a process dies once
+                self.left[point] = folder / str(len(self.left))
+                shutil.copytree(graph.platform.settings.home, self.left[point])
+
+        graph = _open(home.copy())
+        with _reaching([(place, when, table) for _, place, when, table in POINTS], keep):
+            self.expected = self.rerun(graph)
+
+    def rerun(self, graph: Graph) -> dict[str, list[dict[str, Any]]]:
         """All tables after a clean run."""
-        if fresh:
-            self.place = self.home.copy()
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("FORECAST_HOME", str(self.place))
-            graph = _open(self.landing)
-        result = graph.week(self.week)
+        result = graph.week(self.week, only=list({asset: None for asset, *_ in POINTS}))
         assert result.success, result.failures
         return contents(graph.lake)
 
-    def die(self, place: str, when: str, table: str | None) -> int | None:
-        """Exit code of a run that is killed there: minus the signal's number."""
-        self.place = self.home.copy()
-        process = forked().Process(
-            target=_run_and_die, args=(str(self.place), self.landing, self.week, place, when, table)
-        )
+    def die(self, point: Point) -> Path:
+        """The home of a run that is killed there."""
+        home = self.home.copy()
+        process = forked().Process(target=_run_and_die, args=(str(home), self.week, point))
         process.start()
         process.join(timeout=120)
-        return process.exitcode
+        assert process.exitcode == -signal.SIGKILL
+        return home
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory, retailer: Retailer) -> Iterator[Killed]:
+def killed(first_forecast_home: HistoryHome, tmp_path_factory: pytest.TempPathFactory, retailer: Retailer) -> Killed:
     """History in, a forecast of its last week made, and the next week's file landed."""
-    folder = tmp_path_factory.mktemp("killed")
-    home, landing, weeks = (
-        HistoryHome(folder / "home", tmp_path_factory),
-        str(folder / "landing"),
-        weeks_of(retailer)[:-2],
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FORECAST_HOME", str(home.home))
-        graph = _open(landing)
-        graph.land(history_files(retailer, weeks[-2], dirty_rows=0), at=landing_day(weeks[-2]))
-        assert graph.history(weeks[0], weeks[-2]).success
-        assert graph.week(weeks[-2]).success
-        name, data = week_file(retailer, weeks[-1])
-        graph.land({name: data + b"1,1,2025-01-01,3,\n"}, at=landing_day(weeks[-1]))
-        snapshots(graph.lake)  # makes every table, so that no copy has to
-        yield Killed(home, landing, weeks[-1])
+    home, week = HistoryHome(first_forecast_home.copy(), tmp_path_factory), weeks_of(retailer)[-3]
+    name, data = week_file(retailer, week)
+    _open(home.home).land({name: data + b"1,1,2025-01-01,3,\n"}, at=landing_day(week))
+    return Killed(home, week, tmp_path_factory.mktemp("killed"))
 
 
 def test_the_undisturbed_run_writes_every_table(killed: Killed):
@@ -148,9 +158,35 @@ def test_the_undisturbed_run_writes_every_table(killed: Killed):
 @pytest.mark.parametrize(
     ("asset", "place", "when", "table"), POINTS, ids=[f"{a}-{w}-{p}-{t or ''}".rstrip("-") for a, p, w, t in POINTS]
 )
-def test_a_killed_run_is_mended_by_the_next(killed: Killed, asset: str, place: str, when: str, table: str | None):
-    assert killed.die(place, when, table) == -signal.SIGKILL
-    assert killed.rerun() == killed.expected
+def test_a_killed_run_is_mended_by_the_next(
+    killed: Killed, tmp_path: Path, asset: str, place: str, when: str, table: str | None
+):
+    home = shutil.copytree(killed.left[place, when, table], tmp_path / "home")
+    assert killed.rerun(_open(Path(home))) == killed.expected
+
+
+# In the middle of a commit, and around what is written beside the tables.
+@pytest.mark.parametrize(
+    "point",
+    [
+        ("SqlCatalog.commit_table", "before", "cleaned_series"),
+        ("save_artifact", "before", None),
+        ("write_table", "after", None),
+    ],
+    ids=lambda point: point[0],
+)
+def test_what_is_copied_is_what_a_killed_process_leaves(killed: Killed, point: Point):
+    died = killed.die(point)
+    copied = Path(shutil.copytree(killed.left[point], died.with_name("copied")))
+    assert _files(died) == _files(copied) != _files(killed.home.home)
+    assert contents(_open(died).lake) == contents(_open(copied).lake)
+
+
+def _files(home: Path) -> Counter[str]:
+    """Files by name, without what is drawn anew for each."""
+    uuid = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32}"
+    drawn = re.compile(uuid + r"|[0-9]{17,}|(?<=tmp)\w{8}|(?<=\.parquet\.)[0-9a-f]{8}")
+    return Counter(drawn.sub("*", str(path.relative_to(home))) for path in home.rglob("*") if path.is_file())
 
 
 def test_every_asset_dies_before_and_after_its_commit():

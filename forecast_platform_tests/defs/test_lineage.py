@@ -73,7 +73,7 @@ def test_every_asset_names_those_whose_tables_it_reads(
     watch(source._State, "rows")
     graph.land(dict([week_file(retailer, week)]), at=landing_day(week))
     for now in WRITES:
-        result = graph.week(week, only=[now])
+        result = graph.week(week, only=[now], drawn=True)
         assert result.success, result.failures
     found = {asset: {AUTHOR[table] for table in read[asset]} - {asset} for asset in WRITES}
     # It scores what it publishes: what it reads of the scores are the rows it replaces.
