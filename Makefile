@@ -139,8 +139,9 @@ host: release  ## The machine itself: PARAMETERS="VpcId=vpc-... SubnetId=subnet-
 	@bucket=$$($(OUTPUTS) "Stacks[0].Outputs[?OutputKey=='StorageUrl'].OutputValue") && \
 	profile=$$($(OUTPUTS) "Stacks[0].Outputs[?OutputKey=='PlatformProfile'].OutputValue") && \
 	name=$$($(OUTPUTS) "Stacks[0].Outputs[?OutputKey=='JobPrefix'].OutputValue") && \
+	topic=$$($(OUTPUTS) "Stacks[0].Outputs[?OutputKey=='AlarmTopicArn'].OutputValue") && \
 	aws cloudformation deploy --stack-name $(STACK)-host --template-file infra/host.yaml --no-fail-on-empty-changeset \
-		--parameter-overrides Name=$$name Profile=$$profile StorageBucket=$${bucket#s3://} $(PARAMETERS)
+		--parameter-overrides Name=$$name Profile=$$profile StorageBucket=$${bucket#s3://} AlarmTopicArn=$$topic $(PARAMETERS)
 
 lambda: install  ## The zip of the AWS Lambda that tells Dagster of landed files: dist/lambda.zip
 	$(BIN)/python -m forecast_platform.clouds.aws.package_lambda dist/lambda.zip

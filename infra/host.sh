@@ -24,14 +24,16 @@ compose() {
         --env-file "$RELEASE/docker/aws.env" "$@"
 }
 
-# Of a release: the stack's settings; the password, which is made once on this machine and never leaves it; and a tag of
-# the release's own for its image, so that one that is built and not used yet is not started by chance.
+# Of a release: the stack's settings; own.env, what people set beside them; the password, which is made once on this machine
+# and never leaves it; and a tag of the release's own for its image, so that one that is built and not used yet is not
+# started by chance.
 settings() {
     local password=$FOLDER/postgres.env
     umask 077
     [ -s "$password" ] \
         || echo "DAGSTER_POSTGRES_PASSWORD=$(head -c 24 /dev/urandom | od -An -tx1 | tr -d ' \n')" > "$password"
     aws s3 cp "s3://$BUCKET/host/aws.env" - > "$1/docker/aws.env"
+    [ ! -e "$FOLDER/own.env" ] || cat "$FOLDER/own.env" >> "$1/docker/aws.env"
     cat "$password" >> "$1/docker/aws.env"
     echo "PLATFORM_IMAGE=forecast-platform:$(date -u +%Y%m%d%H%M%S)" >> "$1/docker/aws.env"
     umask 022
@@ -86,14 +88,16 @@ update() {
     aws s3 cp --only-show-errors "s3://$BUCKET/host/release.tar.gz" - | tar -xzf - -C "$new"
     settings "$new"
     (RELEASE=$new; compose build)
-    # Without the daemon nothing leaves the queue, and without the webserver nobody starts a run by hand.
+    # Without the daemon nothing leaves the queue, and without the webserver nobody starts a run by hand. Whatever goes wrong
+    # until the releases are exchanged, both come back.
+    trap 'compose start daemon webserver' EXIT
     compose stop daemon webserver
     if [ "$minutes" != now ] && ! compose exec -T code python -m forecast_platform.draining "$minutes"; then
-        compose start daemon webserver
         echo "not updated: runs are still under way; later, or: forecast-host update now" >&2
         exit 1
     fi
     backup
+    trap - EXIT
     compose stop code dashboard
     rm -rf "$RELEASE.old"
     mv "$RELEASE" "$RELEASE.old"

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import boto3
 import pytest
 from click.testing import CliRunner
 from moto.cloudformation.models import ChangeSet, cloudformation_backends
+from moto.cloudformation.parsing import ResourceMap
 from moto.cloudformation.responses import CloudFormationResponse
 
 from forecast_platform.cli import main
@@ -145,6 +147,30 @@ def test_from_nothing_to_a_green_doctor_and_again_also_after_an_update_that_was_
     assert machine.make("settings") == settings
     told = doctor(settings)
     assert told.exit_code == 0, told.output
+
+
+def test_the_machine_is_made_of_the_stack_s_outputs_and_the_release_is_what_is_committed(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`make host`. moto knows no parameters of Canonical's."""
+    machine.make("deploy", "CODE=abc", "PARAMETERS=AlarmEmail=ops@example.com")
+    session = boto3.Session(region_name=REGION)
+    ec2, s3 = session.client("ec2"), session.client("s3")
+    image, subnet = ec2.describe_images()["Images"][0]["ImageId"], ec2.describe_subnets()["Subnets"][0]
+    monkeypatch.setattr(ResourceMap, "parse_ssm_parameter", lambda *_: image)
+    machine.make("host", f"PARAMETERS=VpcId={subnet['VpcId']} SubnetId={subnet['SubnetId']}")
+    (reservation,) = ec2.describe_instances()["Reservations"]
+    assert reservation["Instances"][0]["SubnetId"] == subnet["SubnetId"]
+    bucket = f"forecast-storage-{ACCOUNT}-{REGION}"
+    told = s3.get_object(Bucket=bucket, Key="host/aws.env")["Body"].read().decode()
+    assert told == machine.make("settings")
+    assert "DASHBOARD_ROLE_ARN=arn:" in told
+    s3.download_file(bucket, "host/release.tar.gz", str(tmp_path / "release.tar.gz"))
+    with tarfile.open(tmp_path / "release.tar.gz") as archive:
+        assert {"infra/host.sh", "docker/awslogs.yaml", "forecast_platform/draining.py"} <= set(archive.getnames())
+        assert archive.getmember("infra/host.sh").mode & 0o100
+    (alarm,) = session.client("cloudwatch").describe_alarms(AlarmNames=["forecast-no-backup"])["MetricAlarms"]
+    assert alarm["AlarmActions"] == [session.client("sns").list_topics()["Topics"][0]["TopicArn"]]
 
 
 def test_after_a_first_creation_that_was_rolled_back(machine: Machine, doctor: Callable[[str], Any]) -> None:

@@ -383,6 +383,14 @@ def test_an_update_waits_for_runs_dumps_and_migrates_before_it_starts(machine: M
     assert machine.asked() == ["build", "stop daemon webserver", f"{drain} 0", "start daemon webserver"]
     assert (machine.folder / "opt" / "release" / "docker" / "aws.env").read_text() == tag, "nor is the new image used"
 
+    # So it does where the dump fails, or there would be no daemon from then on.
+    (machine.folder / "bin" / "pg_dump").write_text("#!/bin/sh\nexit 3\n")
+    (machine.folder / "bin" / "pg_dump").chmod(0o755)
+    machine.run("update", "now", code=3)
+    assert machine.asked()[-1] == "start daemon webserver"
+    (machine.folder / "bin" / "pg_dump").unlink()
+
+    (machine.folder / "opt" / "own.env").write_text("FORECAST_PRESET=walmart\n")
     process = machine.start("update")
     ended = threading.Timer(8, end_run, (machine, run_id))
     ended.start()
@@ -399,7 +407,11 @@ def test_an_update_waits_for_runs_dumps_and_migrates_before_it_starts(machine: M
         "up -d --remove-orphans",
         "image prune --all --force",
     ]
-    assert (machine.folder / "opt" / "release" / "docker" / "aws.env").read_text() != tag
+    after = (machine.folder / "opt" / "release" / "docker" / "aws.env").read_text()
+    assert after.partition("PLATFORM_IMAGE=")[2] != tag.partition("PLATFORM_IMAGE=")[2]
+    assert "FORECAST_PRESET=walmart" in after.splitlines(), "what people set stays"
+    password = re.compile(r"^DAGSTER_POSTGRES_PASSWORD=.*$", flags=re.M)
+    assert password.findall(after) == password.findall(tag)
 
 
 def end_run(machine: Machine, run_id: str) -> None:
