@@ -17,7 +17,7 @@ import datetime as dt
 
 from forecast_platform.lake.lake import Lake
 
-HEARTBEAT, FORECAST_AGE, OPEN_FAILURES, JOBS_FAILED = "Heartbeat", "ForecastAgeDays", "OpenFailures", "JobsFailed"
+HEARTBEAT, AGE_OF_FORECAST, OPEN_FAILURES, JOBS_FAILED = "Heartbeat", "ForecastAgeDays", "OpenFailures", "JobsFailed"
 
 
 def newest_forecast(lake: Lake) -> dt.date | None:
@@ -36,5 +36,5 @@ def measures(lake: Lake, newest: dt.date | None, now: dt.datetime) -> dict[str, 
     found = {HEARTBEAT: 1.0, OPEN_FAILURES: float(failures)}
     if newest:
         ended = dt.datetime.combine(newest + dt.timedelta(days=1), dt.time(), dt.UTC)
-        found[FORECAST_AGE] = (now - ended) / dt.timedelta(days=1)
+        found[AGE_OF_FORECAST] = (now - ended) / dt.timedelta(days=1)
     return found

@@ -11,7 +11,7 @@
 #   forecast-host update now       the same without waiting: runs under way are stopped, and begun again
 set -euo pipefail
 
-FOLDER=${FORECAST_HOST:-/opt/forecast}
+FOLDER=${HOST_FOLDER:-/opt/forecast}
 RELEASE=$FOLDER/release
 set -a
 # BUCKET, NAME, LOG_GROUP, AWS_DEFAULT_REGION, written by user data
@@ -109,10 +109,10 @@ update() {
 }
 
 command_and_cron() {
-    install -m 755 "$RELEASE/infra/host.sh" "${FORECAST_BIN:-/usr/local/bin}/forecast-host"
+    install -m 755 "$RELEASE/infra/host.sh" "${HOST_BIN:-/usr/local/bin}/forecast-host"
     # cron has a PATH of its own.
     printf '%s\n' 'PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/snap/bin' '17 2 * * * root forecast-host backup' \
-        > "${FORECAST_CRON:-/etc/cron.d}/forecast"
+        > "${HOST_CRON:-/etc/cron.d}/forecast"
 }
 
 # By user data. A machine that takes another's place begins with its newest dump.

@@ -21,7 +21,7 @@ from forecast_platform.defs.monitoring import monitor
 from forecast_platform.defs.run_failures import failed_runs
 from forecast_platform.engines.sagemaker.jobs import JobError
 from forecast_platform.failures import Failure, Run, record_failures, record_success
-from forecast_platform.monitoring import FORECAST_AGE, HEARTBEAT, JOBS_FAILED, OPEN_FAILURES, measures
+from forecast_platform.monitoring import AGE_OF_FORECAST, HEARTBEAT, JOBS_FAILED, OPEN_FAILURES, measures
 from forecast_platform.settings import Settings
 from forecast_platform_tests.clouds.aws.gate import Gate, gate
 from forecast_platform_tests.conftest import SMALL, ForecastHome
@@ -121,9 +121,9 @@ def test_a_week_without_its_forecast_is_heard(alarms: Alarms, lake: Any, days: i
     """The newest forecast is of a week that ended so many days ago: of the next one it is due by the eleventh."""
     now = dt.datetime.now(dt.UTC)
     told = measures(lake, now.date() - dt.timedelta(days=days + 1), now)
-    assert int(told[FORECAST_AGE]) == days
+    assert int(told[AGE_OF_FORECAST]) == days
     for hours in (1.9, 1.5, 0.9, 0.1):
-        put_at(alarms, {FORECAST_AGE: told[FORECAST_AGE]}, now - dt.timedelta(hours=hours))
+        put_at(alarms, {AGE_OF_FORECAST: told[AGE_OF_FORECAST]}, now - dt.timedelta(hours=hours))
     assert alarms.goes_off("no-forecast", now) is off
     assert alarms.goes_off("no-forecast", now + dt.timedelta(hours=3)), "nothing was said since"
 
@@ -154,7 +154,9 @@ def test_the_newest_week_is_looked_for_once_a_publication(
     _, cursor = tick(graph)
     assert cursor == f"{graph.lake.snapshot('forecasts')} {forecast_home.week}"
     ended = dt.datetime.combine(forecast_home.week + dt.timedelta(days=1), dt.time(), dt.UTC)
-    assert told[0][FORECAST_AGE] == pytest.approx((dt.datetime.now(dt.UTC) - ended).total_seconds() / 86400, abs=0.01)
+    assert told[0][AGE_OF_FORECAST] == pytest.approx(
+        (dt.datetime.now(dt.UTC) - ended).total_seconds() / 86400, abs=0.01
+    )
     asked = graph.lake.query
     monkeypatch.setattr(graph.lake, "query", lambda sql: asked(sql) if "open_failures" in sql else pytest.fail(sql))
     tick(graph, cursor)
@@ -218,7 +220,7 @@ def test_every_alarm_says_what_to_do_and_is_mailed(alarms: Alarms) -> None:
 def test_what_alarms_lie_on_is_what_the_platform_tells() -> None:
     resources = load()["Resources"].values()
     lies_on = {r["Properties"]["MetricName"] for r in resources if r["Properties"].get("Namespace") == "Forecast"}
-    assert lies_on == {HEARTBEAT, FORECAST_AGE, OPEN_FAILURES, JOBS_FAILED}
+    assert lies_on == {HEARTBEAT, AGE_OF_FORECAST, OPEN_FAILURES, JOBS_FAILED}
 
 
 def test_the_budget_is_told_of_by_mail(alarms: Alarms) -> None:

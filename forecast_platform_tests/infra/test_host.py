@@ -218,9 +218,9 @@ class Machine:
             "DAGSTER_POSTGRES_PASSWORD": "x",
             "DAGSTER_POSTGRES_DB": "dagster",
             "DAGSTER_LOGS_BUCKET": "drop",
-            "FORECAST_HOST": str(folder / "opt"),
-            "FORECAST_BIN": str(folder / "bin"),
-            "FORECAST_CRON": str(folder / "cron"),
+            "HOST_FOLDER": str(folder / "opt"),
+            "HOST_BIN": str(folder / "bin"),
+            "HOST_CRON": str(folder / "cron"),
         }
 
     def start(self, *words: str, script: Path | None = None) -> subprocess.Popen[str]:
