@@ -343,14 +343,12 @@ class _Search:
     # --- columns
 
     def _columns(self) -> None:
+        file = open_table(self.data, self.key, self.dialect)
         if not self.kind:
-            with contextlib.suppress(FileRefused):
-                self.kind = rules.kind_of(self.data, self.key, self.dialect)
-        if self.kind and self.kind != "sales":
+            self.kind = self._kind(file.header)
+        if self.kind != "sales":
             self._parse()
             return
-        self.kind = "sales"
-        file = open_table(self.data, self.key, self.dialect)
         table = _Columns(file, self.dialect)
         names = canonical(file.header, self.dialect)
         if (dated := self._wide(file.header, names)) is not None:
@@ -372,14 +370,30 @@ class _Search:
         if "is_holiday" not in names and "is_holiday" not in self.dialect.columns:
             self._flag_column(table)
 
+    def _kind(self, header: Sequence[str]) -> str:
+        """Which of KINDS it is, whose columns may be unmapped: others than sales only where nothing is like sales."""
+        try:
+            kind = rules.kind_of(self.data, self.key, self.dialect)
+        except FileRefused:
+            return "sales"
+        like = [name for name in header if evidence.speaks_of_sales(name) or evidence.date_like([name.strip()])]
+        if (
+            kind == "sales"
+            or like
+            or (kind != "departments" and any(evidence.meant(name) == "dept" for name in header))
+        ):
+            return "sales"
+        if kind == "features":
+            raise FileRefused("unknown_kind", f"{self.key} may hold sales or features; say which with --kind.")
+        return kind
+
     def _map(self, role: str, column: str) -> None:
         """Read a role from a column of that name."""
         if "|" in column:
             raise FileRefused("column_name", f"{self.key} has a column {column!r}; rename it: no setting can name it.")
         before = self.dialect.columns.get(role)
         mapped = dict(self.dialect.columns) | {role: f"{before}|{column}" if before else column}
-        why = ", ".join(f"{_WORD.get(r, 'flags')} by {mapped[r]!r}" for r in mapped if r in (*_ROLES, "is_holiday"))
-        self._settle("columns", mapped, why)
+        self._settle("columns", mapped, "by their names, and by what is in them")
 
     def _mapping(self, role: str, column: str) -> dict[str, Any]:
         before = self.dialect.columns.get(role)
@@ -517,7 +531,9 @@ class _Search:
         found, day = evidence.readings(texts, self.calendar.weekday, self.dialect.date_format)
         # Slips in a format that is known, such as a 31st of June, are rows to refuse; another format is not.
         known = {re.sub("[0-9]", "0", t) for t, d in zip(texts, day, strict=True) if not np.isnat(d)}
-        unread = [t for t in texts if re.search("[0-9].*[0-9]", t) and re.sub("[0-9]", "0", t) not in known]
+        unread = [
+            t for t in texts if re.search("[0-9].*[0-9].*[0-9].*[0-9]", t) and re.sub("[0-9]", "0", t) not in known
+        ]
         if len(unread) > _STRAY * len(texts):
             raise FileRefused(
                 "date_format",

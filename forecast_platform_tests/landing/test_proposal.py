@@ -443,6 +443,19 @@ def test_an_old_korean_encoding_gives_its_words_or_a_question(tmp_path: Path) ->
     assert read(path, agree(path, {"encoding": "cp949"}))["store"].to_pylist() == ["강남"]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "store;Warengruppe;13.11.2026;20.11.2026\n1;a;5;6\n",
+        "Warengruppe;Ventes;St\u00fcck;date;store\na;5;6;2026-11-20;1\n",
+        "store;date;Netto\n1;2026-11-20;5\n",
+    ],
+)
+def test_what_may_be_sales_is_not_taken_for_others(text: str, tmp_path: Path) -> None:
+    proposal = look(put(tmp_path, text))
+    assert proposal.kind == "sales" or not proposal.helps
+
+
 def test_stores_in_another_dialect_are_taken_for_stores(tmp_path: Path) -> None:
     proposal = look(put(tmp_path, "store;region\n1;Nord\n2;Süd\n", "stores.csv"))
     assert (proposal.kind, dict(proposal.settings)) == ("stores", {"delimiter": ";"})
