@@ -58,7 +58,7 @@ def guide(files: Sequence[Path], kind: str | None, yes: bool) -> tuple[list[Path
 
 def _look(file: Path, kind: str | None, answers: Mapping[str, Any], others: bool) -> Proposal:
     from forecast_platform.landing.proposal import propose
-    from forecast_platform.settings import Settings
+    from forecast_platform.settings import Settings, get_settings
 
     settings = Settings(**answers)
     proposal = propose(
@@ -72,7 +72,9 @@ def _look(file: Path, kind: str | None, answers: Mapping[str, Any], others: bool
         answers,
         kind or "",
     )
-    return proposal.beside_others() if proposal.helps and (others or _has_sales()) else proposal
+    if proposal.helps and (others or _has_sales()):
+        return proposal.beside_others(get_settings().contract)
+    return proposal
 
 
 def _has_sales() -> bool:

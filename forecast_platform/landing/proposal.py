@@ -106,18 +106,40 @@ class Proposal:
         """Whether there is something to propose or to ask."""
         return bool(self.questions) or bool(self.settings and self.parsed)
 
-    def beside_others(self) -> Proposal:
-        """The same for a home that has sales: refused where the files it has would be read otherwise from then on."""
+    def beside_others(self, contract: Dialect) -> Proposal:
+        """The same for a home that has sales: refused where the files it has would be read otherwise from then on.
+
+        Args:
+            contract: how files are read by now.
+        """
         changes = {*self.settings, *(name for q in self.questions for c in q.choices for name in c.settings)}
-        if not (other := sorted(changes - _ADDS - {"no_row"})):
-            asked = tuple(q for q in self.questions if "no_row" not in q.choices[0].settings)
-            return dataclasses.replace(self, questions=asked)
+        other = sorted(changes - _ADDS - {"no_row"})
+        asked = [q for q in self.questions if "no_row" not in q.choices[0].settings]
+        try:
+            settings = _with_format_of_now(self.settings, contract)
+            questions = tuple(
+                Question(q.text, tuple(Choice(_with_format_of_now(c.settings, contract), c.words) for c in q.choices))
+                for q in asked
+            )
+        except ValueError:  # a date could be read in two ways
+            other = [*other, "date_format"]
+        if not other:
+            return dataclasses.replace(self, settings=settings, questions=questions)
         message = (
             f"{self.key} is written in another way than the files that this home has: it would need another "
             f"{', '.join(other)}. A home reads one kind of file: save it like the others, or use another home "
             "(FORECAST_HOME)"
         )
         return Proposal(self.key, refusal=FileRefused("other_dialect", message), kind=self.kind)
+
+
+def _with_format_of_now(settings: Mapping[str, Any], contract: Dialect) -> dict[str, Any]:
+    """The same with the format of dates beside the one of now. Raises ValueError where they can be confused."""
+    form, own = str(settings.get("date_format", "")), contract.date_format
+    if not form or form.startswith(own):
+        return dict(settings)
+    check_formats(f"{own}|{form}")
+    return {**settings, "date_format": f"{own}|{form}"}
 
 
 def propose(
@@ -723,11 +745,12 @@ class _Search:
     def _add_up(self, what: str) -> None:
         """Days or transactions become weeks; where rows are there twice, that is asked."""
         twice = self._twice()
-        if not twice:
+        if not twice and self.whole:
             self._settle("aggregate", "sum", f"its rows are of days, not of weeks: {what}")
             return
+        rows = f"{twice:,} rows are" if twice else "Its rows are of days, and beyond its beginning some may be"
         self._ask(
-            f"{twice:,} rows are of a store, department and day (or time) that another is of. Are all to be added up?",
+            f"{rows} of a store, department and day (or time) that another is of. Are all to be added up?",
             [Choice({"aggregate": "sum"}, "yes: they are sales, or parts of a day's")],
         )
 

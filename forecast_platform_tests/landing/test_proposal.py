@@ -483,12 +483,18 @@ def test_the_beginning_of_a_large_file_is_looked_at(tmp_path: Path) -> None:
 
 
 def test_a_home_with_sales_keeps_its_way_of_reading(tmp_path: Path) -> None:
-    other = look(put(tmp_path, (HEAD + _weeks("2026-10-02", [1])).replace(",", ";"))).beside_others()
+    now = Settings().contract
+    other = look(put(tmp_path, (HEAD + _weeks("2026-10-02", [1])).replace(",", ";"))).beside_others(now)
     assert not other.helps
     assert other.refusal is not None
     assert "delimiter" in other.refusal.message
-    more = look(put(tmp_path, "Filiale,dept,date,weekly_sales\n1,a,2026-11-20,5\n")).beside_others()
+    more = look(put(tmp_path, "Filiale,dept,date,weekly_sales\n1,a,2026-11-20,5\n")).beside_others(now)
     assert dict(more.settings) == {"columns": {"store": "Filiale"}}
+    dates = put(tmp_path, HEAD + _weeks("2026-10-16", [1, 2, 3], "%m/%d/%Y"))
+    assert dict(look(dates).beside_others(now).settings) == {"date_format": "%Y-%m-%d|%m/%d/%Y"}
+    british = {"date_format": "%d/%m/%Y"}
+    confused = look(dates, british).beside_others(Settings(**british).contract)
+    assert not confused.helps, "days and months of files to come would be swapped"
 
 
 # --- a tidy table in any dialect comes back as it was, or there is a question
