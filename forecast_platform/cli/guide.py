@@ -33,8 +33,8 @@ def guide(files: Sequence[Path], kind: str | None, yes: bool) -> tuple[list[Path
 
     landing: list[Path] = []
     proposals: list[Proposal] = []
+    others = False  # files of this command that the settings of now read
     for file in files:
-        others = bool(landing)
         proposal = _look(file, kind, {}, others)
         agreed: Mapping[str, Any] | None = {}
         if not proposal.helps:
@@ -52,6 +52,7 @@ def guide(files: Sequence[Path], kind: str | None, yes: bool) -> tuple[list[Path
             continue
         if agreed:
             click.echo(f"wrote {write(agreed, f'forecast import {file.name}')}")
+        others |= bool(agreed) or proposal.refusal is None
         landing.append(file)
     return landing, proposals
 
