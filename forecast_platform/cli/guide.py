@@ -33,8 +33,8 @@ def guide(files: Sequence[Path], kind: str | None, yes: bool) -> tuple[list[Path
 
     landing: list[Path] = []
     proposals: list[Proposal] = []
+    others = False  # files of this command that the settings of now read
     for file in files:
-        others = bool(landing)
         proposal = _look(file, kind, {}, others)
         agreed: Mapping[str, Any] | None = {}
         if not proposal.helps:
@@ -52,13 +52,14 @@ def guide(files: Sequence[Path], kind: str | None, yes: bool) -> tuple[list[Path
             continue
         if agreed:
             click.echo(f"wrote {write(agreed, f'forecast import {file.name}')}")
+        others |= bool(agreed) or proposal.refusal is None
         landing.append(file)
     return landing, proposals
 
 
 def _look(file: Path, kind: str | None, answers: Mapping[str, Any], others: bool) -> Proposal:
     from forecast_platform.landing.proposal import propose
-    from forecast_platform.settings import Settings
+    from forecast_platform.settings import Settings, get_settings
 
     settings = Settings(**answers)
     proposal = propose(
@@ -72,7 +73,9 @@ def _look(file: Path, kind: str | None, answers: Mapping[str, Any], others: bool
         answers,
         kind or "",
     )
-    return proposal.beside_others() if proposal.helps and (others or _has_sales()) else proposal
+    if proposal.helps and (others or _has_sales()):
+        return proposal.beside_others(get_settings().contract)
+    return proposal
 
 
 def _has_sales() -> bool:

@@ -106,18 +106,40 @@ class Proposal:
         """Whether there is something to propose or to ask."""
         return bool(self.questions) or bool(self.settings and self.parsed)
 
-    def beside_others(self) -> Proposal:
-        """The same for a home that has sales: refused where the files it has would be read otherwise from then on."""
+    def beside_others(self, contract: Dialect) -> Proposal:
+        """The same for a home that has sales: refused where the files it has would be read otherwise from then on.
+
+        Args:
+            contract: how files are read by now.
+        """
         changes = {*self.settings, *(name for q in self.questions for c in q.choices for name in c.settings)}
-        if not (other := sorted(changes - _ADDS - {"no_row"})):
-            asked = tuple(q for q in self.questions if "no_row" not in q.choices[0].settings)
-            return dataclasses.replace(self, questions=asked)
+        other = sorted(changes - _ADDS - {"no_row"})
+        asked = [q for q in self.questions if "no_row" not in q.choices[0].settings]
+        try:
+            settings = _with_format_of_now(self.settings, contract)
+            questions = tuple(
+                Question(q.text, tuple(Choice(_with_format_of_now(c.settings, contract), c.words) for c in q.choices))
+                for q in asked
+            )
+        except ValueError:  # a date could be read in two ways
+            other = [*other, "date_format"]
+        if not other:
+            return dataclasses.replace(self, settings=settings, questions=questions)
         message = (
             f"{self.key} is written in another way than the files that this home has: it would need another "
             f"{', '.join(other)}. A home reads one kind of file: save it like the others, or use another home "
             "(FORECAST_HOME)"
         )
         return Proposal(self.key, refusal=FileRefused("other_dialect", message), kind=self.kind)
+
+
+def _with_format_of_now(settings: Mapping[str, Any], contract: Dialect) -> dict[str, Any]:
+    """The same with the format of dates beside the one of now. Raises ValueError where they can be confused."""
+    form, own = str(settings.get("date_format", "")), contract.date_format
+    if not form or form.startswith(own):
+        return dict(settings)
+    check_formats(f"{own}|{form}")
+    return {**settings, "date_format": f"{own}|{form}"}
 
 
 def propose(
@@ -343,14 +365,12 @@ class _Search:
     # --- columns
 
     def _columns(self) -> None:
+        file = open_table(self.data, self.key, self.dialect)
         if not self.kind:
-            with contextlib.suppress(FileRefused):
-                self.kind = rules.kind_of(self.data, self.key, self.dialect)
-        if self.kind and self.kind != "sales":
+            self.kind = self._kind(file.header)
+        if self.kind != "sales":
             self._parse()
             return
-        self.kind = "sales"
-        file = open_table(self.data, self.key, self.dialect)
         table = _Columns(file, self.dialect)
         names = canonical(file.header, self.dialect)
         if (dated := self._wide(file.header, names)) is not None:
@@ -372,14 +392,30 @@ class _Search:
         if "is_holiday" not in names and "is_holiday" not in self.dialect.columns:
             self._flag_column(table)
 
+    def _kind(self, header: Sequence[str]) -> str:
+        """Which of KINDS it is, whose columns may be unmapped: others than sales only where nothing is like sales."""
+        try:
+            kind = rules.kind_of(self.data, self.key, self.dialect)
+        except FileRefused:
+            return "sales"
+        like = [name for name in header if evidence.speaks_of_sales(name) or evidence.date_like([name.strip()])]
+        if (
+            kind == "sales"
+            or like
+            or (kind != "departments" and any(evidence.meant(name) == "dept" for name in header))
+        ):
+            return "sales"
+        if kind == "features":
+            raise FileRefused("unknown_kind", f"{self.key} may hold sales or features; say which with --kind.")
+        return kind
+
     def _map(self, role: str, column: str) -> None:
         """Read a role from a column of that name."""
         if "|" in column:
             raise FileRefused("column_name", f"{self.key} has a column {column!r}; rename it: no setting can name it.")
         before = self.dialect.columns.get(role)
         mapped = dict(self.dialect.columns) | {role: f"{before}|{column}" if before else column}
-        why = ", ".join(f"{_WORD.get(r, 'flags')} by {mapped[r]!r}" for r in mapped if r in (*_ROLES, "is_holiday"))
-        self._settle("columns", mapped, why)
+        self._settle("columns", mapped, "by their names, and by what is in them")
 
     def _mapping(self, role: str, column: str) -> dict[str, Any]:
         before = self.dialect.columns.get(role)
@@ -517,7 +553,9 @@ class _Search:
         found, day = evidence.readings(texts, self.calendar.weekday, self.dialect.date_format)
         # Slips in a format that is known, such as a 31st of June, are rows to refuse; another format is not.
         known = {re.sub("[0-9]", "0", t) for t, d in zip(texts, day, strict=True) if not np.isnat(d)}
-        unread = [t for t in texts if re.search("[0-9].*[0-9]", t) and re.sub("[0-9]", "0", t) not in known]
+        unread = [
+            t for t in texts if re.search("[0-9].*[0-9].*[0-9].*[0-9]", t) and re.sub("[0-9]", "0", t) not in known
+        ]
         if len(unread) > _STRAY * len(texts):
             raise FileRefused(
                 "date_format",
@@ -707,11 +745,12 @@ class _Search:
     def _add_up(self, what: str) -> None:
         """Days or transactions become weeks; where rows are there twice, that is asked."""
         twice = self._twice()
-        if not twice:
+        if not twice and self.whole:
             self._settle("aggregate", "sum", f"its rows are of days, not of weeks: {what}")
             return
+        rows = f"{twice:,} rows are" if twice else "Its rows are of days, and beyond its beginning some may be"
         self._ask(
-            f"{twice:,} rows are of a store, department and day (or time) that another is of. Are all to be added up?",
+            f"{rows} of a store, department and day (or time) that another is of. Are all to be added up?",
             [Choice({"aggregate": "sum"}, "yes: they are sales, or parts of a day's")],
         )
 

@@ -443,6 +443,19 @@ def test_an_old_korean_encoding_gives_its_words_or_a_question(tmp_path: Path) ->
     assert read(path, agree(path, {"encoding": "cp949"}))["store"].to_pylist() == ["강남"]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "store;Warengruppe;13.11.2026;20.11.2026\n1;a;5;6\n",
+        "Warengruppe;Ventes;St\u00fcck;date;store\na;5;6;2026-11-20;1\n",
+        "store;date;Netto\n1;2026-11-20;5\n",
+    ],
+)
+def test_what_may_be_sales_is_not_taken_for_others(text: str, tmp_path: Path) -> None:
+    proposal = look(put(tmp_path, text))
+    assert proposal.kind == "sales" or not proposal.helps
+
+
 def test_stores_in_another_dialect_are_taken_for_stores(tmp_path: Path) -> None:
     proposal = look(put(tmp_path, "store;region\n1;Nord\n2;Süd\n", "stores.csv"))
     assert (proposal.kind, dict(proposal.settings)) == ("stores", {"delimiter": ";"})
@@ -470,12 +483,18 @@ def test_the_beginning_of_a_large_file_is_looked_at(tmp_path: Path) -> None:
 
 
 def test_a_home_with_sales_keeps_its_way_of_reading(tmp_path: Path) -> None:
-    other = look(put(tmp_path, (HEAD + _weeks("2026-10-02", [1])).replace(",", ";"))).beside_others()
+    now = Settings().contract
+    other = look(put(tmp_path, (HEAD + _weeks("2026-10-02", [1])).replace(",", ";"))).beside_others(now)
     assert not other.helps
     assert other.refusal is not None
     assert "delimiter" in other.refusal.message
-    more = look(put(tmp_path, "Filiale,dept,date,weekly_sales\n1,a,2026-11-20,5\n")).beside_others()
+    more = look(put(tmp_path, "Filiale,dept,date,weekly_sales\n1,a,2026-11-20,5\n")).beside_others(now)
     assert dict(more.settings) == {"columns": {"store": "Filiale"}}
+    dates = put(tmp_path, HEAD + _weeks("2026-10-16", [1, 2, 3], "%m/%d/%Y"))
+    assert dict(look(dates).beside_others(now).settings) == {"date_format": "%Y-%m-%d|%m/%d/%Y"}
+    british = {"date_format": "%d/%m/%Y"}
+    confused = look(dates, british).beside_others(Settings(**british).contract)
+    assert not confused.helps, "days and months of files to come would be swapped"
 
 
 # --- a tidy table in any dialect comes back as it was, or there is a question
