@@ -187,6 +187,7 @@ def _fill(
                 if width > widths[at]:
                     widths[at] = width
     sheet.freeze_panes(1, 0)
+    sheet.ignore_errors({"number_stored_as_text": "A1:XFD1048576"})  # such as a store called 1
     sheet.autofilter(0, 0, count, len(columns) - 1)
     for at, width in enumerate(widths):
         sheet.set_column(at, at, min(width, _WIDEST) + 3)  # room for the filter's button
