@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from forecast_platform.lake.tables import QUANTILE, VIEWS, about_column
-from forecast_platform.levels import LEVELS
+from forecast_platform.levels import KEYS, LEVELS
 from forecast_platform.publishing.sheets import DIGITS, Sheet, harmless_sql, rounded_sql, write_xlsx
 
 FOLDER = "exports/forecasts"  # of the home, or of the bucket
@@ -138,7 +138,7 @@ def export(con: duckdb.DuckDBPyConnection, week: dt.date, chosen: Selection, pat
 
 @dataclass(frozen=True)
 class Rows:
-    """A week's rows in a file, sorted by KEY, to be read some at a time."""
+    """A week's rows in a file, sorted by KEY with numbers as numbers, to be read some at a time."""
 
     path: Path
     count: int
@@ -280,6 +280,9 @@ def _select(week: dt.date, chosen: Selection, published: Sequence[str]) -> str:
     values = {name: name for name in figures}
     if chosen.digits is not None:
         values = {name: f"{rounded_sql(name, chosen.digits)} AS {name}" for name in figures}
+    order = [f"named.{name}" for name in KEY]
+    if chosen.digits is not None:  # for people: store 2 before store 10
+        order = [f"TRY_CAST(named.{name} AS DOUBLE), named.{name}" if name in KEYS else f"named.{name}" for name in KEY]
     # The view is of the newest forecast there is: here that of the week.
     return f"""
         WITH forecasts AS (FROM main.forecasts WHERE forecast_week = DATE '{week}'),
@@ -288,7 +291,7 @@ def _select(week: dt.date, chosen: Selection, published: Sequence[str]) -> str:
         SELECT forecast_week, level, {", ".join(_TEXTS)}, target_week, horizon, {", ".join(values.values())},
                model_version, as_known
         FROM named WHERE {" AND ".join(_conditions(week, chosen))}
-        ORDER BY {", ".join(f"named.{name} NULLS FIRST" for name in KEY)}
+        ORDER BY {", ".join(f"{name} NULLS FIRST" for name in order)}
     """  # noqa: S608 (only our own SQL is composed)
 
 

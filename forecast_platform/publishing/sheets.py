@@ -33,9 +33,9 @@ DIGITS = """
 SIGNIFICANT = 3  # digits of a small figure, at least: 0.00123 is not 0.00
 RATIO_DIGITS = 4
 # Ratios, which have no unit and so no digits of the data.
-RATIOS = ("wape", "wape_where_naive", "naive_wape", "bias", "bias_share", "coverage", "held", "wql", "share",
+RATIOS = frozenset(("wape", "wape_where_naive", "naive_wape", "bias", "bias_share", "coverage", "held", "wql", "share",
           "quantile", "network_share", "backtest_wape", "backtest_coverage80",
-          "coverage80", "regret", "mean_regret", "best_wql", "above")  # fmt: skip
+          "coverage80", "regret", "mean_regret", "best_wql", "above"))  # fmt: skip
 RISKY = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet runs what begins so; names come from files that others wrote
 
 SHEET_ROWS = 1_048_575  # below the header: Excel's limit
@@ -156,7 +156,7 @@ class _Styles:
 
     def __init__(self, add: Callable[[dict[str, Any]], Format]) -> None:
         self._add = add
-        self._made: dict[str, Format] = {}
+        self._made: dict[int, Format] = {}
         self.heading = add({"bold": True, "bottom": 1, "bg_color": "#E7EEF5", "valign": "top"})
         self.day = add({"num_format": "yyyy-mm-dd", "align": "left"})
         self.moment = add({"num_format": "yyyy-mm-dd hh:mm:ss", "align": "left"})
@@ -164,8 +164,10 @@ class _Styles:
         self.quoted = add({"quote_prefix": True})
 
     def number(self, places: int) -> Format:
-        name = "#,##0" + (f".{'0' * min(places, 20)}" if places > 0 else "")
-        return self._made.setdefault(name, self._made.get(name) or self._add({"num_format": name}))
+        if places not in self._made:
+            name = "#,##0" + (f".{'0' * min(places, 20)}" if places > 0 else "")
+            self._made[places] = self._add({"num_format": name})
+        return self._made[places]
 
 
 def _fill(
@@ -187,6 +189,7 @@ def _fill(
                 if width > widths[at]:
                     widths[at] = width
     sheet.freeze_panes(1, 0)
+    sheet.ignore_errors({"number_stored_as_text": "A1:XFD1048576"})  # such as a store called 1
     sheet.autofilter(0, 0, count, len(columns) - 1)
     for at, width in enumerate(widths):
         sheet.set_column(at, at, min(width, _WIDEST) + 3)  # room for the filter's button
@@ -201,11 +204,10 @@ def _write(sheet: Worksheet, row: int, at: int, name: str, value: Any, styles: _
     if isinstance(value, float):
         if not math.isfinite(value):
             return 0
-        found = rounded(name, value, digits)
         places = RATIO_DIGITS if name in RATIOS else decimals(value, digits) if value else digits
+        found = round(value, places)
         sheet.write_number(row, at, found, styles.number(places))
-        whole = len(str(int(abs(found)))) if abs(found) < 1e20 else 20
-        return whole + (whole - 1) // 3 + (places + 1 if places > 0 else 0) + (found < 0)
+        return len(f"{found:,.{max(places, 0)}f}") if abs(found) < 1e15 else 20
     if isinstance(value, int):
         sheet.write_number(row, at, value)
         return len(str(value))
