@@ -87,6 +87,15 @@ def test_a_message_alone_meets_the_same_fate() -> None:
         assert read(value, gone=(dt.date(2026, 10, 9),)).poison["rule"].to_pylist() == [rule]
 
 
+def test_moments_that_are_none_are_refused_beside_others() -> None:
+    """One that is no day has all of a batch read one by one."""
+    moments = ["2026-06-31T10:00:00Z", "9999-12-31T23:59:59-12:00", "0001-01-01T00:00:00+14:00", "2026-10-16T23:30:00Z"]
+    values = [*(sale("1", "2", moment, 5) for moment in moments), {**sale("1", "2", "", 5), "date": None}]
+    found = read(*values, time_zone="Europe/Berlin")
+    assert found.rows["week"].to_pylist() == [dt.date(2026, 10, 23)]
+    assert sorted(found.poison["line"].to_pylist()) == [0, 1, 2, 4]
+
+
 def test_returns_whole_numbers_and_texts_are_amounts() -> None:
     values = [
         sale("1", 2, "2026-10-12", -5),
