@@ -12,6 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from forecast_platform.landing.dialects import Dialect
 from forecast_platform.streaming.messages import Batch, Reader, Reading
@@ -94,6 +96,21 @@ def test_moments_that_are_none_are_refused_beside_others() -> None:
     found = read(*values, time_zone="Europe/Berlin")
     assert found.rows["week"].to_pylist() == [dt.date(2026, 10, 23)]
     assert sorted(found.poison["line"].to_pylist()) == [0, 1, 2, 4]
+
+
+_GOOD = sale("1", 2, "2026-10-12T10:00:00Z", 1.5)
+_ODD = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.integers(), max_size=2)
+_MESSAGES = st.binary(max_size=9) | st.fixed_dictionaries(
+    {}, optional={name: st.just(value) | _ODD for name, value in _GOOD.items()}
+)
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(st.lists(_MESSAGES | st.just(_GOOD), max_size=8), st.sampled_from(["", "Asia/Tokyo"]))
+def test_whatever_a_message_holds_it_is_a_row_or_poison_and_the_same_alone(values: list[Any], zone: str) -> None:
+    refused = read(*values, time_zone=zone).poison["line"].to_pylist()
+    alone = [i for i, value in enumerate(values) if len(read(value, time_zone=zone).poison)]
+    assert sorted(refused) == alone
 
 
 def test_returns_whole_numbers_and_texts_are_amounts() -> None:
