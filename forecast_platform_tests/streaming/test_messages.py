@@ -12,6 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from forecast_platform.landing.dialects import Dialect
 from forecast_platform.streaming.messages import Batch, Reader, Reading
@@ -85,6 +87,30 @@ def test_each_kind_of_poison_is_refused_with_its_reason_and_costs_no_other_messa
 def test_a_message_alone_meets_the_same_fate() -> None:
     for value, rule in POISON.values():
         assert read(value, gone=(dt.date(2026, 10, 9),)).poison["rule"].to_pylist() == [rule]
+
+
+def test_moments_that_are_none_are_refused_beside_others() -> None:
+    """One that is no day has all of a batch read one by one."""
+    moments = ["2026-06-31T10:00:00Z", "9999-12-31T23:59:59-12:00", "0001-01-01T00:00:00+14:00", "2026-10-16T23:30:00Z"]
+    values = [*(sale("1", "2", moment, 5) for moment in moments), {**sale("1", "2", "", 5), "date": None}]
+    found = read(*values, time_zone="Europe/Berlin")
+    assert found.rows["week"].to_pylist() == [dt.date(2026, 10, 23)]
+    assert sorted(found.poison["line"].to_pylist()) == [0, 1, 2, 4]
+
+
+_GOOD = sale("1", 2, "2026-10-12T10:00:00Z", 1.5)
+_ODD = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.integers(), max_size=2)
+_MESSAGES = st.binary(max_size=9) | st.fixed_dictionaries(
+    {}, optional={name: st.just(value) | _ODD for name, value in _GOOD.items()}
+)
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(st.lists(_MESSAGES | st.just(_GOOD), max_size=8), st.sampled_from(["", "Asia/Tokyo"]))
+def test_whatever_a_message_holds_it_is_a_row_or_poison_and_the_same_alone(values: list[Any], zone: str) -> None:
+    refused = read(*values, time_zone=zone).poison["line"].to_pylist()
+    alone = [i for i, value in enumerate(values) if len(read(value, time_zone=zone).poison)]
+    assert sorted(refused) == alone
 
 
 def test_returns_whole_numbers_and_texts_are_amounts() -> None:
