@@ -1,4 +1,4 @@
-"""The dashboard in a real browser over real sales of Walmart, those of 5 stores: the main journeys, with every number
+"""The dashboard in a real browser over real sales of Walmart, those of 13 stores: the main journeys, with every number
 asserted taken from the tables by another path; accessibility by axe. (How soon a page comes: benchmarks/dashboard.py.)
 
 Needs Chromium (Debian's package `chromium`, or FORECAST_CHROMIUM) and the Walmart files (FORECAST_WALMART_DIR, default
@@ -40,7 +40,7 @@ pytestmark = [
         not (WALMART / "sales.csv.gz").exists(), reason=f"no Walmart files in {WALMART}: set FORECAST_WALMART_DIR"
     ),
 ]
-STORES = {"1", "2", "7", "10", "20"}
+STORES = {*map(str, range(1, 13)), "20"}
 WEEKS = [dt.date(2012, 10, 12), dt.date(2012, 10, 19), dt.date(2012, 10, 26)]
 # A network that hardly learns: what is looked at here is what the pages make of its numbers.
 QUICK: dict[str, Any] = {
