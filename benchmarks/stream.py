@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import json
+import os
 import re
 import statistics
 import subprocess
@@ -176,7 +177,12 @@ def measure(messages: int, rounds: int, many_messages: int) -> dict[str, Any]:
         holder.communicate("")
     assert len({(run["total"], run["series"]) for run in runs}) == 1, "the readers disagree"
     runs.append({"reader": MANY, **_asked("--as", MANY, "--messages", str(many_messages))})
-    about = {**machine(), "date": str(dt.datetime.now(dt.UTC).date()), "commit": commit()}
+    about = {
+        **machine(),
+        "load": round(os.getloadavg()[1], 1),
+        "date": str(dt.datetime.now(dt.UTC).date()),
+        "commit": commit(),
+    }
     return {"about": about, "runs": runs}
 
 
@@ -204,15 +210,15 @@ def page(kept: Mapping[str, Any]) -> str:
         "making.",
         "",
         f"`python -m benchmarks.stream`, {about['date']}, at commit {about['commit']}; {about['cores']} cores of "
-        f"{about['cpu']}, {about['system']}, Python {about['python']}, which others used at the same time.",
+        f"{about['cpu']}, {about['system']}, Python {about['python']}, at a load of {about['load']:.1f}.",
     ]
     return "\n".join(lines)
 
 
 def written(text: str, kept: Mapping[str, Any]) -> str:
     """The page with its part on speed made anew."""
-    begin, end = "<!-- speed, by python -m benchmarks.stream; do not edit -->\n", "\n<!-- end of speed -->"
-    return re.sub(f"(?s){re.escape(begin)}.*{re.escape(end)}", lambda _: begin + page(kept) + end, text)
+    begin, end = "<!-- speed, by python -m benchmarks.stream; do not edit -->\n", "<!-- end of speed -->"
+    return re.sub(f"(?s){re.escape(begin)}.*{re.escape(end)}", lambda _: f"{begin}{page(kept)}\n{end}", text)
 
 
 def main(arguments: Sequence[str]) -> int:

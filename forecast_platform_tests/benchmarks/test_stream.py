@@ -9,7 +9,15 @@ import pytest
 
 from benchmarks import stream
 
-ABOUT = {"cpu": "a processor", "cores": 2, "system": "Linux", "python": "3.11", "date": "2026-01-02", "commit": "abc"}
+ABOUT = {
+    "cpu": "a processor",
+    "cores": 2,
+    "system": "Linux",
+    "python": "3.11",
+    "load": 1.0,
+    "date": "2026-01-02",
+    "commit": "abc",
+}
 
 
 def test_readers_agree_on_what_a_topic_holds() -> None:
