@@ -34,7 +34,8 @@ settings() {
         || echo "DAGSTER_POSTGRES_PASSWORD=$(head -c 24 /dev/urandom | od -An -tx1 | tr -d ' \n')" > "$password"
     aws s3 cp "s3://$BUCKET/host/aws.env" - > "$1/docker/aws.env"
     [ ! -e "$FOLDER/own.env" ] || cat "$FOLDER/own.env" >> "$1/docker/aws.env"
-    cat "$password" >> "$1/docker/aws.env"
+    # The line break ends what people left without one.
+    { echo; cat "$password"; } >> "$1/docker/aws.env"
     echo "PLATFORM_IMAGE=forecast-platform:$(date -u +%Y%m%d%H%M%S)" >> "$1/docker/aws.env"
     umask 022
 }

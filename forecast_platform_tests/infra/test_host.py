@@ -390,7 +390,7 @@ def test_an_update_waits_for_runs_dumps_and_migrates_before_it_starts(machine: M
     assert machine.asked()[-1] == "start daemon webserver"
     (machine.folder / "bin" / "pg_dump").unlink()
 
-    (machine.folder / "opt" / "own.env").write_text("FORECAST_PRESET=walmart\n")
+    (machine.folder / "opt" / "own.env").write_text("FORECAST_PRESET=walmart")
     process = machine.start("update")
     ended = threading.Timer(8, end_run, (machine, run_id))
     ended.start()
