@@ -86,8 +86,7 @@ def export(
             written = write_week(url, table, con, of, chosen, settings.home)
             click.echo(f"{without_password(url)}, table {table}, forecast of {of}: {written}")
             return
-        path = output or Path()
-        path = path / exports.file_name(of, chosen, form) if path.is_dir() else path
+        path = output if output and suffix else (output or Path()) / exports.file_name(of, chosen, form)
         counts = exports.export(con, of, chosen, path, form)
     click.echo(f"wrote {path} ({path.stat().st_size:,} bytes)")
     for name, rows in counts.items():

@@ -17,7 +17,7 @@ from forecast_platform.cli import main
 from forecast_platform.defs.database_import import database_import
 from forecast_platform.demo import Retailer
 from forecast_platform.settings import Settings, get_settings
-from forecast_platform_tests.conftest import SMALL, weeks_of
+from forecast_platform_tests.conftest import SMALL, ForecastHome, weeks_of
 from forecast_platform_tests.defs.graph import QUIET, Graph
 from forecast_platform_tests.postgres import Postgres
 from forecast_platform_tests.processes import python
@@ -137,6 +137,34 @@ def test_import_says_what_it_needs(home: Path, tmp_path: Path) -> None:
         done = forecast("import", *arguments)
         assert done.exit_code, arguments
         assert said in " ".join(done.output.split())
+
+
+def test_export_says_what_it_needs(home: Path, tmp_path: Path) -> None:
+    for arguments, said in (
+        (["a.xlsx", "--format", "csv"], "ends in .xlsx, and --format is csv"),
+        (["a.pdf"], "a.pdf ends in none of xlsx, csv, parquet, duckdb"),
+        (["--group", "North"], "--group is LEVEL=NAME, such as region=North; got 'North'"),
+        (["--to", "export_to"], "the setting export_to is empty"),
+        (["a.csv", "--to", "postgresql://me@127.0.0.1/shop"], "give OUTPUT or --to, not both"),
+        ([], "has no forecast yet; start with: forecast import FILE"),
+    ):
+        done = forecast("export", *arguments)
+        assert done.exit_code, arguments
+        assert said in " ".join(done.output.split())
+    assert not home.exists()
+
+
+def test_a_folder_gets_a_file_whose_name_says_what_it_is(
+    forecast_home: ForecastHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORECAST_HOME", str(forecast_home.home))
+    done = forecast("export", str(tmp_path / "new"), "--level", "total", "--format", "csv")
+    assert done.exit_code == 0, done.output
+    path = tmp_path / "new" / f"forecast-{forecast_home.week}-level-total.csv"
+    assert f"wrote {path} (" in done.output
+    assert len(path.read_text().splitlines()) == 1 + SMALL["prediction_length"]
+    done = forecast("export", "--store", "99")
+    assert (done.exit_code, "has no row of store 99" in done.output) == (1, True)
 
 
 SCHEDULES = """
