@@ -10,18 +10,26 @@ import subprocess
 import sys
 import time
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from forecast_platform.cli.guide import guide
 from forecast_platform.lake.lake import Lake
-from forecast_platform.settings import Settings, write
+from forecast_platform.settings import Settings, get_settings, write
 from forecast_platform_tests.landing.field_cases import AMERICAN, EUROS, HEAD, SIGNS, TILL, TRANSACTIONS, _days, _weeks
 from forecast_platform_tests.test_cli import forecast
 
 SATURDAYS = HEAD + _weeks("2026-10-17", [100, 101, 102])
 BAKER = (HEAD + "1,B\u00e4cker,2026-11-20,5\n").encode("cp1252")
+
+
+@pytest.fixture(autouse=True)
+def _settings_of_this_test() -> Iterator[None]:
+    get_settings.cache_clear()
+    yield
+    get_settings.cache_clear()
 
 
 def in_lake(home: Path) -> list[float | None]:
