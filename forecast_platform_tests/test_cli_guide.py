@@ -10,17 +10,26 @@ import subprocess
 import sys
 import time
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from forecast_platform.cli.guide import guide
 from forecast_platform.lake.lake import Lake
-from forecast_platform.settings import Settings, write
+from forecast_platform.settings import Settings, get_settings, write
 from forecast_platform_tests.landing.field_cases import AMERICAN, EUROS, HEAD, SIGNS, TILL, TRANSACTIONS, _days, _weeks
 from forecast_platform_tests.test_cli import forecast
 
 SATURDAYS = HEAD + _weeks("2026-10-17", [100, 101, 102])
 BAKER = (HEAD + "1,B\u00e4cker,2026-11-20,5\n").encode("cp1252")
+
+
+@pytest.fixture(autouse=True)
+def _settings_of_this_test() -> Iterator[None]:
+    get_settings.cache_clear()
+    yield
+    get_settings.cache_clear()
 
 
 def in_lake(home: Path) -> list[float | None]:
@@ -192,3 +201,16 @@ def test_what_the_environment_says_is_not_written(home: Path, monkeypatch: pytes
     with pytest.raises(Exception, match="FORECAST_DECIMAL"):
         write({"decimal": ","})
     assert not (home / "settings.toml").exists()
+
+
+def test_files_of_one_kind_are_each_proposed_for(home: Path, tmp_path: Path) -> None:
+    files = [tmp_path / "a.csv", tmp_path / "b.csv", tmp_path / "tidy.csv", tmp_path / "c.csv"]
+    for file in files:
+        file.write_text(HEAD + "1,a,2026-11-20,5\n" if file.stem == "tidy" else TILL)
+    landing, proposals = guide(files, None, yes=False)
+    assert landing == files
+    assert [proposal.key for proposal in proposals] == ["a.csv", "b.csv"], (
+        "c.csv would need what tidy.csv cannot be read by"
+    )
+    assert guide(files[:2], None, yes=True) == (files[:2], []), "the second is read by what the first decided"
+    assert tomllib.loads((home / "settings.toml").read_text())["decimal"] == ","

@@ -549,9 +549,7 @@ def written_tables(draw: st.DrawFn) -> Written:
     return text.encode(encoding), truth, meant
 
 
-@settings(
-    max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(written_tables())
 def test_the_same_table_or_a_question(tmp_path: Path, written: Written) -> None:
     data, truth, meant = written
@@ -596,7 +594,7 @@ _CELLS = st.sampled_from(
 
 
 @settings(
-    max_examples=200, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     st.lists(st.lists(_CELLS, max_size=6), max_size=8),
