@@ -26,20 +26,14 @@ _OBJECTS = {"PutObject": "s3:PutObject", "GetObject": "s3:GetObject", "HeadObjec
 _JOBS = {"CreateTransformJob", "DescribeTransformJob"}
 
 
-def rights(stack: Stack, role: str) -> list[dict[str, Any]]:
-    """The statements of a function's role: its own, and those of the policy for both."""
-    shared = stack.resources["FunctionPolicy"]["PolicyDocument"]["Statement"]
-    return stack.policies(role) + (shared if role in ("BeginRole", "PublishRole") else [])
-
-
 def actions(stack: Stack, role: str) -> set[str]:
-    return {action for statement in rights(stack, role) for action in listed(statement["Action"])}
+    return {action for statement in stack.policies(role) for action in listed(statement["Action"])}
 
 
 def check_rights(stack: Stack, role: str, calls: list[tuple[str, str, dict[str, Any]]]) -> set[str]:
     """That a role allows each call, of which those to the bucket of the tests are to the stack's two. Returns what was
     used."""
-    used, policy = set(), rights(stack, role)
+    used, policy = set(), stack.policies(role)
     for service, operation, parameters in calls:
         for action, resource, context in _asked(service, operation, parameters):
             assert allows(policy, action, resource, **context), f"{role} lacks {action} on {resource}"

@@ -17,7 +17,7 @@ import pytest
 from forecast_platform.publishing.exports import FOLDER
 from forecast_platform.serverless import lambda_function
 from forecast_platform.settings import Settings
-from forecast_platform_tests.infra.serverless import PATH, RUNS, actions, rights
+from forecast_platform_tests.infra.serverless import PATH, RUNS, actions
 from forecast_platform_tests.infra.template import ACCOUNT, REGION, allows, listed, load, resolve, statements
 
 pytestmark = pytest.mark.filterwarnings("ignore:Tried to parse")
@@ -83,7 +83,7 @@ def test_events_reach_the_functions_and_failures_the_dead_letter_queue() -> None
         assert permission["SourceArn"].endswith(f":rule/{stack.resources[rule]['Name']}")
         retries = stack.resources[f"{function}Retries"]
         assert retries["DestinationConfig"]["OnFailure"]["Destination"] == dead
-        assert allows(rights(stack, f"{function}Role"), "sqs:SendMessage", dead)
+        assert allows(stack.policies(f"{function}Role"), "sqs:SendMessage", dead)
 
 
 def test_the_crawler_sees_the_parquet_and_not_the_csv_beside_it() -> None:
@@ -111,7 +111,7 @@ def test_no_right_is_wider_than_it_must_be() -> None:
     landing = f"arn:aws:s3:::{stack.resources['LandingBucket']['BucketName']}/landing/sales/a.csv"
     job = f"arn:aws:sagemaker:{REGION}:{ACCOUNT}:transform-job/weekly-20250131-transform-a-a1"
     for role in ("BeginRole", "PublishRole"):
-        policy = rights(stack, role)
+        policy = stack.policies(role)
         assert allows(policy, "s3:GetObject", landing) is (role == "BeginRole")
         assert not allows(policy, "s3:PutObject", landing)
         assert allows(policy, "sagemaker:CreateTransformJob", job, sagemaker__InstanceTypes="ml.c5.2xlarge")
