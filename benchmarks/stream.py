@@ -104,12 +104,12 @@ class Made:
         return {"0": self.messages}
 
     def poll(self, seconds: float) -> Any:
-        from forecast_platform.streaming.messages import Batch
+        from forecast_platform.streaming.messages import Messages
 
         numbers = range(self.next, min(self.next + 10_000, self.messages))
         self.next = numbers.stop
         values = [message(number, self.series) for number in numbers]
-        return Batch(values, np.zeros(len(values), np.int32), np.array(numbers, np.int64), ["0"], {})
+        return Messages(values, np.zeros(len(values), np.int32), np.array(numbers, np.int64), ["0"], {})
 
 
 def many(messages: int, series: int) -> dict[str, Any]:
@@ -126,14 +126,14 @@ def _streamed(source: Any, messages: int) -> dict[str, Any]:
     from forecast_platform.landing.dialects import Dialect
     from forecast_platform.landing.place import FolderLanding
     from forecast_platform.streaming.messages import Reader
-    from forecast_platform.streaming.state import State
+    from forecast_platform.streaming.state import StreamState
     from forecast_platform.streaming.stream import Stream, Windows
     from forecast_platform.weeks import WeekCalendar
 
     gc.set_threshold(200_000, 20, 100)  # as the command does
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        state = State(home / "stream.duckdb", 0.5)
+        state = StreamState(home / "stream.duckdb", 0.5)
         state.begin(WEEK, "")
         stream = Stream(
             source, state, Reader(Dialect("", time_zone="Europe/Berlin"), WeekCalendar(), WEEK),

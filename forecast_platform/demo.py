@@ -109,7 +109,7 @@ SALES_PER_SQUARE_FOOT = 5.0  # a week, all departments
 
 
 @dataclass(frozen=True)
-class Retailer:
+class MadeUpRetailer:
     """A made-up retailer.
 
     Attributes:
@@ -153,7 +153,7 @@ def make_retailer(
     first: dt.date = dt.date(2023, 1, 6),
     last: dt.date = dt.date(2025, 10, 31),
     weeks_ahead: int = 12,
-) -> Retailer:
+) -> MadeUpRetailer:
     """The retailer of a seed; all randomness comes from it.
 
     Args:
@@ -193,7 +193,7 @@ def make_retailer(
     _open_and_close(rng, sales)
     _blemish(rng, sales, level, kinds)
     fuel, temperature = _weather_and_fuel(rng, region, weeks)
-    return Retailer(
+    return MadeUpRetailer(
         stores=np.arange(1, stores + 1),
         store_type=store_type,
         size=size,
@@ -216,7 +216,7 @@ def newest_finished_week(now: dt.datetime) -> dt.date:
     return WeekCalendar(ends="FRI").last_started(now - dt.timedelta(days=1))
 
 
-def bad_week(retailer: Retailer, week: dt.date) -> tuple[int, str, bytes]:
+def bad_week(retailer: MadeUpRetailer, week: dt.date) -> tuple[int, str, bytes]:
     """What goes wrong once: the ETL missed a store in a week, and the store sent its own till's export, in which the
     sales are called "amount", so that it is refused.
 
@@ -232,7 +232,7 @@ def bad_week(retailer: Retailer, week: dt.date) -> tuple[int, str, bytes]:
     return store, f"sales/till_store_{store}_{week}.csv", export
 
 
-def write_landing(retailer: Retailer, folder: Path | str, recent: int = 4, dirty_rows: int = 6) -> list[Path]:
+def write_landing(retailer: MadeUpRetailer, folder: Path | str, recent: int = 4, dirty_rows: int = 6) -> list[Path]:
     """Write all files under `folder`: the history up to `recent` weeks before the end, then a file a week.
 
     Returns:
@@ -256,7 +256,7 @@ def write_landing(retailer: Retailer, folder: Path | str, recent: int = 4, dirty
 
 
 def history_files(
-    retailer: Retailer, until: dt.date, dirty_rows: int = 6, without: tuple[int, dt.date] | None = None
+    retailer: MadeUpRetailer, until: dt.date, dirty_rows: int = 6, without: tuple[int, dt.date] | None = None
 ) -> dict[str, bytes]:
     """What the ETL drops first: stores, features, holidays and sales up to `until`, as landing key -> bytes; without
     the rows of one store and week, where it missed one.
@@ -290,7 +290,7 @@ def history_files(
     }
 
 
-def week_file(retailer: Retailer, week: dt.date) -> tuple[str, bytes]:
+def week_file(retailer: MadeUpRetailer, week: dt.date) -> tuple[str, bytes]:
     """Landing key and bytes of one week's sales. ValueError where it is not one of the retailer's weeks."""
     return f"sales/sales_{week}.csv", _csv(SALES_HEADER, _sales_lines(retailer, [_position(retailer, week)]))
 
@@ -509,7 +509,7 @@ def _easter(year: int) -> dt.date:
 SALES_HEADER = "store,dept,date,weekly_sales,is_holiday"
 
 
-def _position(retailer: Retailer, week: dt.date) -> int:
+def _position(retailer: MadeUpRetailer, week: dt.date) -> int:
     at = np.flatnonzero(retailer.weeks == np.datetime64(week, "D"))
     if not at.size:
         first, last = retailer.weeks[[0, -1]]
@@ -517,7 +517,7 @@ def _position(retailer: Retailer, week: dt.date) -> int:
     return int(at[0])
 
 
-def _sales_lines(retailer: Retailer, weeks: Iterable[int]) -> list[str]:
+def _sales_lines(retailer: MadeUpRetailer, weeks: Iterable[int]) -> list[str]:
     """A line for each observed cell, week by week as the ETL appended them."""
     holiday = [np.datetime64(day, "D") for _, day in retailer.holidays]
     lines = []
@@ -539,13 +539,13 @@ def _dirty(line: str, kind: int) -> str:
     return ",".join((store, dept, date, sales, flag))
 
 
-def _stores_csv(retailer: Retailer) -> bytes:
+def _stores_csv(retailer: MadeUpRetailer) -> bytes:
     attributes = (retailer.store_names, retailer.store_type, retailer.size, retailer.region)
     rows = zip(retailer.stores, *attributes, strict=True)
     return _csv("store,name,type,size,region", (",".join(map(str, row)) for row in rows))
 
 
-def _features_csv(retailer: Retailer) -> bytes:
+def _features_csv(retailer: MadeUpRetailer) -> bytes:
     ahead = len(retailer.feature_weeks) - len(retailer.weeks)
     observed = [np.pad(x, ((0, 0), (0, ahead)), constant_values=np.nan) for x in
                 (retailer.fuel_price, retailer.temperature)]  # fmt: skip

@@ -285,30 +285,30 @@ def merged(notices: Sequence[Notice]) -> Notice:
 
 
 @dataclass(frozen=True)
-class Target:
+class Receiver:
     """Somebody to tell: a name without secrets, and a way to send, which raises NotSent."""
 
     name: str
     send: Callable[[Notice], None]
 
     def __repr__(self) -> str:
-        return f"Target({self.name})"
+        return f"Receiver({self.name})"
 
 
-def targets(settings: Settings) -> list[Target]:
+def targets(settings: Settings) -> list[Receiver]:
     """The targets of the setting `notify`, in its order."""
     found = []
     for secret in settings.notify:
         address = secret.get_secret_value()
         if address.startswith("mailto:"):
-            found.append(Target(address, _mailer(address.removeprefix("mailto:"), settings)))
+            found.append(Receiver(address, _mailer(address.removeprefix("mailto:"), settings)))
             continue
         url = address.removeprefix("slack+")
         host = urlsplit(url).hostname or ""
         # Two webhooks of one host are told apart by a few digits of a digest, which give nothing away.
         digest = hashlib.sha256(address.encode()).hexdigest()[:6]
         slack = url != address or host == "hooks.slack.com"
-        found.append(Target(f"{'slack' if slack else 'webhook'} {host} {digest}", _poster(url, slack, settings)))
+        found.append(Receiver(f"{'slack' if slack else 'webhook'} {host} {digest}", _poster(url, slack, settings)))
     return found
 
 

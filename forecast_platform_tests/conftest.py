@@ -46,7 +46,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from filelock import FileLock
 
-from forecast_platform.demo import Retailer, history_files, make_retailer, week_file
+from forecast_platform.demo import MadeUpRetailer, history_files, make_retailer, week_file
 from forecast_platform.lake.lake import Lake
 from forecast_platform.lake.tables import PROVENANCE
 from forecast_platform.settings import Settings
@@ -102,11 +102,11 @@ def far_from_utc(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def retailer() -> Retailer:
+def retailer() -> MadeUpRetailer:
     return make_retailer(stores=3, depts=4, first=dt.date(2024, 1, 5), last=dt.date(2025, 1, 31))
 
 
-def weeks_of(retailer: Retailer) -> list[dt.date]:
+def weeks_of(retailer: MadeUpRetailer) -> list[dt.date]:
     return retailer.weeks.astype(dt.date).tolist()
 
 
@@ -320,7 +320,7 @@ def open_graph(home: Path) -> Graph:
 
 
 @pytest.fixture(scope="session")
-def history_home(tmp_path_factory: pytest.TempPathFactory, retailer: Retailer) -> HistoryHome:
+def history_home(tmp_path_factory: pytest.TempPathFactory, retailer: MadeUpRetailer) -> HistoryHome:
     def make(folder: Path) -> None:
         graph, weeks = open_graph(folder / "home"), weeks_of(retailer)[:-3]
         # As if written the day after its last week, so that forecasts as_known_then of that week see all of it.
@@ -334,7 +334,7 @@ def history_home(tmp_path_factory: pytest.TempPathFactory, retailer: Retailer) -
 
 @pytest.fixture(scope="session")
 def first_forecast_home(
-    history_home: HistoryHome, tmp_path_factory: pytest.TempPathFactory, retailer: Retailer
+    history_home: HistoryHome, tmp_path_factory: pytest.TempPathFactory, retailer: MadeUpRetailer
 ) -> HistoryHome:
     def make(folder: Path) -> None:
         graph = open_graph(Path(shutil.copytree(history_home.home, folder / "home")))
@@ -354,7 +354,7 @@ class ForecastHome(HistoryHome):
 
 @pytest.fixture(scope="session")
 def forecast_home(
-    first_forecast_home: HistoryHome, tmp_path_factory: pytest.TempPathFactory, retailer: Retailer
+    first_forecast_home: HistoryHome, tmp_path_factory: pytest.TempPathFactory, retailer: MadeUpRetailer
 ) -> ForecastHome:
     week = weeks_of(retailer)[-3]
 

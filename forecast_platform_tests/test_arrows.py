@@ -76,6 +76,17 @@ def imports() -> list[tuple[str, str, str]]:
     return found
 
 
+def test_a_name_is_one_class() -> None:
+    """Private classes aside; and a catalog is one thing in two clouds."""
+    found: dict[str, list[str]] = collections.defaultdict(list)
+    for path in sorted(ROOT.rglob("*.py")):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found[node.name].append(str(path.relative_to(ROOT)))
+    assert len(found) > 200
+    assert {name: paths for name, paths in found.items() if len(paths) > 1}.keys() == {"Catalog"}
+
+
 def test_each_room_knows_only_those_below_it() -> None:
     wrong, rooms = collections.defaultdict(set), set()
     for room, file, module in imports():

@@ -47,12 +47,12 @@ def forecast(*args: str, cwd: Path, home: Path, **env: str) -> subprocess.Comple
 
 
 @pytest.fixture(scope="module")
-def retailer() -> demo.Retailer:
+def retailer() -> demo.MadeUpRetailer:
     return demo.make_retailer(seed=1, stores=3, depts=4, first=dt.date(2023, 9, 1), last=dt.date(2024, 12, 27))
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory, retailer: demo.Retailer) -> Path:
+def home(tmp_path_factory: pytest.TempPathFactory, retailer: demo.MadeUpRetailer) -> Path:
     """A home into which a retailer's files were imported and from which one week was forecast, by commands only."""
 
     def make(folder: Path) -> None:
@@ -105,7 +105,7 @@ def test_importing_the_same_file_again_does_nothing(home: Path) -> None:
     assert "nothing to do" in again.stdout
 
 
-def test_a_file_that_cannot_be_read_does_not_stop_the_others(home: Path, retailer: demo.Retailer) -> None:
+def test_a_file_that_cannot_be_read_does_not_stop_the_others(home: Path, retailer: demo.MadeUpRetailer) -> None:
     name, data = demo.week_file(retailer, dt.date(2024, 12, 27))
     good, bad = home.parent / Path(name).name, home.parent / "broken.csv.gz"
     good.write_bytes(data)

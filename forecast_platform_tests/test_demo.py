@@ -17,7 +17,7 @@ import pytest
 from forecast_platform.demo import (
     DEPARTMENTS,
     SALES_HEADER,
-    Retailer,
+    MadeUpRetailer,
     bad_week,
     history_files,
     make_retailer,
@@ -36,16 +36,16 @@ HISTORY = "sales/sales_history.csv.gz"
 
 
 @pytest.fixture(scope="module")
-def retailer() -> Retailer:
+def retailer() -> MadeUpRetailer:
     return make_retailer()
 
 
-def dept(retailer: Retailer, name: str) -> np.ndarray:
+def dept(retailer: MadeUpRetailer, name: str) -> np.ndarray:
     """Sales (S, T) of a department by name."""
     return retailer.sales[:, retailer.dept_names.index(name)]
 
 
-def around(retailer: Retailer, name: str, day: str, weeks: int = 1) -> float:
+def around(retailer: MadeUpRetailer, name: str, day: str, weeks: int = 1) -> float:
     """Chain sales of a department in the `weeks` weeks ending with that of `day`, over its usual week."""
     total = np.nansum(dept(retailer, name), axis=0)
     at = int(np.searchsorted(retailer.weeks, np.datetime64(day)))
@@ -60,7 +60,7 @@ def rows_of(content: bytes) -> list[list[str]]:
 
 
 def test_a_seed_is_a_retailer(retailer):
-    def digest(r: Retailer) -> str:
+    def digest(r: MadeUpRetailer) -> str:
         parts = {**history_files(r, CUT), **dict([week_file(r, LAST)])}
         return hashlib.sha256(b"".join(k.encode() + v for k, v in sorted(parts.items()))).hexdigest()
 
@@ -247,7 +247,7 @@ def test_it_is_as_hard_to_forecast_as_real_retail(seed):
 # ----------------------------------------------------------------------------------------------- files
 
 
-def sales_of(retailer: Retailer, dirty_rows: int) -> list[list[str]]:
+def sales_of(retailer: MadeUpRetailer, dirty_rows: int) -> list[list[str]]:
     return rows_of(gzip.decompress(history_files(retailer, CUT, dirty_rows)[HISTORY]))
 
 

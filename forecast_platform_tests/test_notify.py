@@ -123,7 +123,7 @@ def mail() -> Iterator[Any]:
         yield server
 
 
-def only(settings: Settings) -> notify.Target:
+def only(settings: Settings) -> notify.Receiver:
     (target,) = targets(settings)
     return target
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import forecast_platform as fp
-from forecast_platform.demo import Retailer, week_file
+from forecast_platform.demo import MadeUpRetailer, week_file
 from forecast_platform.lake.lake import LakeError
 from forecast_platform.models.leaderboard import WHOLE, Decision, Leaderboard, Tally
 from forecast_platform_tests.conftest import SMALL, HistoryHome, landing_day, weeks_of
@@ -19,7 +19,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 
 @pytest.fixture(scope="module")
-def home(history_home: HistoryHome, retailer: Retailer) -> Path:
+def home(history_home: HistoryHome, retailer: MadeUpRetailer) -> Path:
     """A home of which a week was forecast, and the next week's sales have landed."""
     graph, weeks = history_home.restore(), weeks_of(retailer)
     assert graph.week(weeks[-4]).success

@@ -15,7 +15,7 @@ import click
 from forecast_platform.cli.terminal import echo_table
 
 if TYPE_CHECKING:
-    from forecast_platform.landing.proposal import Choice, Proposal, Question
+    from forecast_platform.landing.proposal import Answer, Proposal, Question
 
 _WEEKS = 6  # whose sums are shown at each end
 
@@ -174,7 +174,7 @@ def as_toml(proposal: Proposal) -> str:
     return "\n".join(lines)
 
 
-def _shown(choice: Choice) -> dict[str, Any]:
+def _shown(choice: Answer) -> dict[str, Any]:
     return choice.with_text("...") if choice.free else dict(choice.settings)
 
 

@@ -11,7 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from forecast_platform.settings import Settings
-    from forecast_platform.streaming.state import State
+    from forecast_platform.streaming.state import StreamState
     from forecast_platform.streaming.stream import Counts
 
 
@@ -35,10 +35,10 @@ def stream(once: bool, first_week: str, restart: bool) -> None:
         raise click.ClickException(
             "the extra `stream` is not installed: pip install forecast-platform[stream]"
         ) from None
-    from forecast_platform.streaming.state import State
+    from forecast_platform.streaming.state import StreamState
 
     used = cloud_of(settings).hold()
-    state = State(settings.home / "streams" / f"{settings.kafka_topic}.duckdb", settings.memory_gb / 2)
+    state = StreamState(settings.home / "streams" / f"{settings.kafka_topic}.duckdb", settings.memory_gb / 2)
     try:
         _begin(state, settings, first_week, restart)
         counts = _run(state, settings, once)
@@ -49,7 +49,7 @@ def stream(once: bool, first_week: str, restart: bool) -> None:
     _conclude(counts)
 
 
-def _begin(state: State, settings: Settings, first_week: str, restart: bool) -> None:
+def _begin(state: StreamState, settings: Settings, first_week: str, restart: bool) -> None:
     contract = settings.contract
     reading = f"week_ends {contract.week_ends}, time_zone {contract.time_zone or 'none'}"
     reading += f", normalise_keys {' '.join(contract.normalise_keys) or 'none'}"
@@ -70,7 +70,7 @@ def _begin(state: State, settings: Settings, first_week: str, restart: bool) -> 
     state.check(reading)
 
 
-def _run(state: State, settings: Settings, once: bool) -> Counts:
+def _run(state: StreamState, settings: Settings, once: bool) -> Counts:
     from forecast_platform.clouds.base import open_lake, open_landing
     from forecast_platform.streaming.kafka import Topic
     from forecast_platform.streaming.messages import Reader

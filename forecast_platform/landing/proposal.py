@@ -48,7 +48,7 @@ _DAY_NAMES = ("Mondays", "Tuesdays", "Wednesdays", "Thursdays", "Fridays", "Satu
 
 
 @dataclass(frozen=True)
-class Choice:
+class Answer:
     """One answer.
 
     Attributes:
@@ -74,7 +74,7 @@ class Question:
     """What a file does not decide."""
 
     text: str
-    choices: tuple[Choice, ...]
+    choices: tuple[Answer, ...]
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class Proposal:
         try:
             settings = _with_format_of_now(self.settings, contract)
             questions = tuple(
-                Question(q.text, tuple(Choice(_with_format_of_now(c.settings, contract), c.words) for c in q.choices))
+                Question(q.text, tuple(Answer(_with_format_of_now(c.settings, contract), c.words) for c in q.choices))
                 for q in asked
             )
         except ValueError:  # a date could be read in two ways
@@ -268,7 +268,7 @@ class _Search:
         if name != "no_row":
             self.dialect = dataclasses.replace(self.dialect, **{name: value})
 
-    def _ask(self, text: str, choices: Iterable[Choice]) -> None:
+    def _ask(self, text: str, choices: Iterable[Answer]) -> None:
         self.questions.append(Question(text, tuple(choices)))
 
     def _parse(self) -> None:
@@ -308,7 +308,7 @@ class _Search:
 
         book = python_calamine.CalamineWorkbook.from_filelike(file)
         self._ask(
-            "Which sheet holds the rows?", [Choice({"sheet": name}, f"sheet {name!r}") for name in book.sheet_names]
+            "Which sheet holds the rows?", [Answer({"sheet": name}, f"sheet {name!r}") for name in book.sheet_names]
         )
         raise _Asked
 
@@ -330,7 +330,7 @@ class _Search:
             odd = {codec: _strange_words(text) for codec, text in found}
             self._ask(
                 "In which encoding is the text? Its names read differently",
-                [Choice({"encoding": codec}, f"{codec}: {', '.join(words)}") for codec, words in odd.items()],
+                [Answer({"encoding": codec}, f"{codec}: {', '.join(words)}") for codec, words in odd.items()],
             )
             raise _Asked
         ((codec, text),) = found
@@ -354,7 +354,7 @@ class _Search:
             self._ask(
                 "What separates the fields?",
                 [
-                    Choice({"delimiter": d}, f"{_sign(d)}: {s.width} columns in {s.share:.0%} of the lines")
+                    Answer({"delimiter": d}, f"{_sign(d)}: {s.width} columns in {s.share:.0%} of the lines")
                     for d, s in [(delimiter, best), *rivals]
                 ],
             )
@@ -431,7 +431,7 @@ class _Search:
             dated.sort(key=lambda i: table.meant(i) != "date")
             self._ask(
                 "Which column says the week or the day of a row's sales?",
-                [Choice(self._mapping("date", table.names[i]), table.shown(i)) for i in dated],
+                [Answer(self._mapping("date", table.names[i]), table.shown(i)) for i in dated],
             )
             raise _Asked
         self._map("date", table.names[dated[0]])
@@ -451,14 +451,14 @@ class _Search:
         taken += self._key_columns
         # Whatever is answered, columns found so far go with it.
         so_far = {"columns": dict(self.dialect.columns)} if "columns" in self.settings else {}
-        none = Choice({**so_far, "department": rules.ONE_DEPARTMENT}, "none: all rows are of one department")
+        none = Answer({**so_far, "department": rules.ONE_DEPARTMENT}, "none: all rows are of one department")
         rest = [i for i in table.free(taken) if not table.dates(i) and table.texts(i)]
         for role, columns in named.items():
             if len(columns) == 1:
                 continue
             alone = [none]
             if role == "store":
-                alone = [Choice({**so_far, "store": "{}"}, "none: all rows are of one store, whose name is")]
+                alone = [Answer({**so_far, "store": "{}"}, "none: all rows are of one store, whose name is")]
                 columns = columns or [i for i in rest if not table.numeric(i) or table.whole(i)]
             elif not columns:
                 columns = [i for i in rest if not table.numeric(i) and table.splits(i, taken)]
@@ -466,7 +466,7 @@ class _Search:
                     continue  # one department, as the rules have it
             self._ask(
                 f"Which column holds the {_WORD[role]}?",
-                [*(Choice(self._mapping(role, table.names[i]), table.shown(i)) for i in columns), *alone],
+                [*(Answer(self._mapping(role, table.names[i]), table.shown(i)) for i in columns), *alone],
             )
             raise _Asked
 
@@ -492,7 +492,7 @@ class _Search:
         figures.sort(key=lambda i: (table.meant(i) != "weekly_sales", not evidence.speaks_of_sales(table.names[i])))
         self._ask(
             "Which column holds the sales?",
-            [Choice(self._mapping("weekly_sales", table.names[i]), table.shown(i)) for i in figures],
+            [Answer(self._mapping("weekly_sales", table.names[i]), table.shown(i)) for i in figures],
         )
         raise _Asked
 
@@ -524,7 +524,7 @@ class _Search:
             return None
         self._ask(
             f"The columns {prefix}{numbers[0]} .. {prefix}{numbers[-1]} are numbered days. Which is the first?",
-            [Choice({"date_format": f"{prefix}%n from {{}}"}, f"the day of {prefix}1, as YYYY-MM-DD")],
+            [Answer({"date_format": f"{prefix}%n from {{}}"}, f"the day of {prefix}1, as YYYY-MM-DD")],
         )
         raise _Asked
 
@@ -566,7 +566,7 @@ class _Search:
         if zoned.any() and not self.dialect.time_zone and "time_zone" not in self.answered:
             self._ask(
                 f"In which time zone are the stores? {short(texts[int(zoned.argmax())])} is a day only there",
-                [Choice({"time_zone": "{}"}, "a name such as Europe/Berlin"), Choice({"time_zone": "UTC"}, "UTC")],
+                [Answer({"time_zone": "{}"}, "a name such as Europe/Berlin"), Answer({"time_zone": "UTC"}, "UTC")],
             )
 
     def _choose_format(self, found: Sequence[evidence.Reading], dated: Sequence[str], texts: Sequence[str]) -> None:
@@ -601,7 +601,7 @@ class _Search:
             if len(found) > 1
             else f"Are its dates written like {found[0].date_format}? They need not be",
             [
-                Choice(
+                Answer(
                     {"date_format": self._added(r.date_format)},
                     f"{r.date_format}: {texts[at]} is {_day(r.days[at])}; all from {np.nanmin(r.days)} to "
                     f"{np.nanmax(r.days)}",
@@ -634,7 +634,7 @@ class _Search:
             if len(found.currency) > 1:
                 self._ask(
                     "Sales stand in several currencies. Are they of one, or to be added up as they are?",
-                    [Choice({"currency": " ".join(signs)}, f"yes: {', '.join(found.currency)} mean the same")],
+                    [Answer({"currency": " ".join(signs)}, f"yes: {', '.join(found.currency)} mean the same")],
                 )
             elif signs != dialect.currency.split():
                 self._settle(
@@ -664,7 +664,7 @@ class _Search:
         for decimal in [d for d in found.decimals if d]:
             style = dataclasses.replace(self.dialect, decimal=decimal, thousands="").numbers
             (value,) = to_numbers(pa.array([example], pa.string()), style).to_pylist()
-            choices.append(Choice({"decimal": decimal}, f"{decimal} is the decimal sign: {example} is {value:,.10g}"))
+            choices.append(Answer({"decimal": decimal}, f"{decimal} is the decimal sign: {example} is {value:,.10g}"))
         self._ask(f"Which is the decimal sign? {short(example)} does not tell", choices)
 
     def _missing(self, found: evidence.Numbers) -> None:
@@ -684,8 +684,8 @@ class _Search:
             self._ask(
                 f"What does {what} mean as a figure of sales? It is no number",
                 [
-                    Choice({"missing": setting([*none, *dashes])}, "no value: the sales are not known"),
-                    Choice({"missing": setting(none)}, "something else: these rows are refused"),
+                    Answer({"missing": setting([*none, *dashes])}, "no value: the sales are not known"),
+                    Answer({"missing": setting(none)}, "something else: these rows are refused"),
                 ],
             )
         else:
@@ -751,7 +751,7 @@ class _Search:
         rows = f"{twice:,} rows are" if twice else "Its rows are of days, and beyond its beginning some may be"
         self._ask(
             f"{rows} of a store, department and day (or time) that another is of. Are all to be added up?",
-            [Choice({"aggregate": "sum"}, "yes: they are sales, or parts of a day's")],
+            [Answer({"aggregate": "sum"}, "yes: they are sales, or parts of a day's")],
         )
 
     def _twice(self) -> int:
@@ -781,7 +781,7 @@ class _Search:
         self._ask(
             f"On which day do your weeks end? Days from {_day(days[0])} to {_day(days[-1])} are added up to weeks",
             [
-                Choice({"week_ends": name}, f"{_DAY_NAMES[WEEKDAYS.index(name)]}" + (" (as set now)" if not i else ""))
+                Answer({"week_ends": name}, f"{_DAY_NAMES[WEEKDAYS.index(name)]}" + (" (as set now)" if not i else ""))
                 for i, name in enumerate(dict.fromkeys(names))
             ],
         )
@@ -803,11 +803,11 @@ class _Search:
                     self._settle(name, value, f"its dates are {_DAY_NAMES[weekday]}, and {column!r} says so")
             return
         choices = [
-            Choice(_but_now(self.dialect, last), f"weeks end on {_DAY_NAMES[weekday]}"),
-            Choice(_but_now(self.dialect, first), f"weeks begin on {_DAY_NAMES[weekday]}, and a date names that day"),
+            Answer(_but_now(self.dialect, last), f"weeks end on {_DAY_NAMES[weekday]}"),
+            Answer(_but_now(self.dialect, first), f"weeks begin on {_DAY_NAMES[weekday]}, and a date names that day"),
         ]
         if len(days) < 3:
-            choices.append(Choice({"aggregate": "sum"}, "rows are of days, to be added up to weeks"))
+            choices.append(Answer({"aggregate": "sum"}, "rows are of days, to be added up to weeks"))
         self._ask(f"All dates are {_DAY_NAMES[weekday]}. What do they name?", choices)
 
     # --- rows
@@ -836,8 +836,8 @@ class _Search:
         self._ask(
             f"It has {told} What are they?",
             [
-                Choice({"aggregate": "sum"}, "sales that are added up"),
-                Choice({"aggregate": "last"}, "corrections: the last one counts"),
+                Answer({"aggregate": "sum"}, "sales that are added up"),
+                Answer({"aggregate": "last"}, "corrections: the last one counts"),
             ],
         )
 
@@ -851,8 +851,8 @@ class _Search:
         self._ask(
             f"{names} equals the sum of the others in every week. What is it?",
             [
-                Choice({"totals": "leave_out"}, "the sum: it is left out"),
-                Choice({"totals": "keep"}, "a store or department of its own"),
+                Answer({"totals": "leave_out"}, "the sum: it is left out"),
+                Answer({"totals": "keep"}, "a store or department of its own"),
             ],
         )
 
@@ -867,8 +867,8 @@ class _Search:
                 self._ask(
                     f"Are these {word} the same? {named}",
                     [
-                        Choice({"normalise_keys": asked}, "yes: one"),
-                        Choice({"normalise_keys": []}, "no: different ones"),
+                        Answer({"normalise_keys": asked}, "yes: one"),
+                        Answer({"normalise_keys": []}, "no: different ones"),
                     ],
                 )
                 return
@@ -893,9 +893,9 @@ class _Search:
                 f"{gaps:,} weeks have no row of a store and department that has rows before and after. What does that "
                 "mean (no_row)?",
                 [
-                    Choice({"no_row": "zero"}, "nothing was sold"),
-                    Choice({"no_row": "unknown"}, "the sales are not known"),
-                    Choice({"no_row": "auto"}, "by each one's habit: zero where gaps are usual"),
+                    Answer({"no_row": "zero"}, "nothing was sold"),
+                    Answer({"no_row": "unknown"}, "the sales are not known"),
+                    Answer({"no_row": "auto"}, "by each one's habit: zero where gaps are usual"),
                 ],
             )
 

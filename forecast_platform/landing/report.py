@@ -14,7 +14,7 @@ from forecast_platform.landing.place import Landing
 
 
 @dataclass(frozen=True)
-class Trouble:
+class BrokenRule:
     """Lines of one file that broke one rule; `line` is None when the file could not be read at all."""
 
     source_key: str
@@ -40,7 +40,7 @@ class LandingReport:
     """
 
     rows: dict[dt.date, int]
-    troubles: list[Trouble]
+    troubles: list[BrokenRule]
     unknown_columns: list[tuple[str, str]]
     not_conserved: list[str]
     warnings: list[tuple[str, str]] = field(default_factory=list)
@@ -138,7 +138,12 @@ def landing_report(
         "SELECT week, count(*) FROM raw_sales WHERE week BETWEEN ? AND ? GROUP BY week", [first, last]
     ).fetchall()
     return LandingReport(
-        dict(rows), [Trouble(*t) for t in troubles], unknown, [row[0] for row in not_conserved], warnings, changes(new)
+        dict(rows),
+        [BrokenRule(*t) for t in troubles],
+        unknown,
+        [row[0] for row in not_conserved],
+        warnings,
+        changes(new),
     )
 
 

@@ -137,7 +137,7 @@ def export(con: duckdb.DuckDBPyConnection, week: dt.date, chosen: Selection, pat
 
 
 @dataclass(frozen=True)
-class Rows:
+class ExportRows:
     """A week's rows in a file, sorted by KEY with numbers as numbers, to be read some at a time."""
 
     path: Path
@@ -184,7 +184,7 @@ class Rows:
 
 
 @contextlib.contextmanager
-def rows_of(con: duckdb.DuckDBPyConnection, week: dt.date, chosen: Selection, beside: Path) -> Iterator[Rows]:
+def rows_of(con: duckdb.DuckDBPyConnection, week: dt.date, chosen: Selection, beside: Path) -> Iterator[ExportRows]:
     """What is chosen of a week's forecast, rounded by the data's digits, in a file that lies in a folder of its own
     below `beside` until the block ends.
 
@@ -195,7 +195,7 @@ def rows_of(con: duckdb.DuckDBPyConnection, week: dt.date, chosen: Selection, be
     with tempfile.TemporaryDirectory(prefix=".export-", dir=beside) as folder:
         path = Path(folder) / "rows.parquet"
         count = _write_rows(con, week, replace(chosen, digits=digits or 0), path)
-        yield Rows(path, count, digits or 0)
+        yield ExportRows(path, count, digits or 0)
 
 
 def newest_week(con: duckdb.DuckDBPyConnection) -> dt.date:

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from forecast_platform.databases import DatabaseError, connected, is_postgres, without_password
 from forecast_platform.lake.tables import QUANTILE
-from forecast_platform.publishing.exports import Rows, Selection, rows_of
+from forecast_platform.publishing.exports import ExportRows, Selection, rows_of
 
 if TYPE_CHECKING:
     from adbc_driver_manager.dbapi import Cursor
@@ -70,7 +70,7 @@ def write_week(
         return write_table(url, table, rows, week, chosen)
 
 
-def write_table(url: str, table: str, rows: Rows, week: dt.date, chosen: Selection) -> Written:
+def write_table(url: str, table: str, rows: ExportRows, week: dt.date, chosen: Selection) -> Written:
     """Make a table hold these rows of a week's forecast; it is made where it is missing, and given columns it lacks.
 
     Rows of other weeks, and of what was not chosen, stay as they are. Names that a level does not have are "" there
@@ -118,7 +118,7 @@ def _make(cursor: Cursor, table: str, schema: pa.Schema, url: str) -> list[str]:
     return sorted(name for name in there if QUANTILE.fullmatch(name) and name not in schema.names)
 
 
-def _keyed(rows: Rows) -> Iterator[pa.RecordBatch]:
+def _keyed(rows: ExportRows) -> Iterator[pa.RecordBatch]:
     for batch in rows.batches():
         yield pa.record_batch(
             [

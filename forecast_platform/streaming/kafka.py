@@ -15,7 +15,7 @@ import confluent_kafka as ck
 import numpy as np
 from confluent_kafka import admin
 
-from forecast_platform.streaming.messages import Batch
+from forecast_platform.streaming.messages import Messages
 from forecast_platform.streaming.state import StreamError
 
 MOST = 10_000  # messages at one time
@@ -103,7 +103,7 @@ class Topic:
             self._consumer.incremental_assign([ck.TopicPartition(self.topic, p, first[p]) for p in new])
         return {str(p): offset for p, offset in self._offsets(partitions, _ADMIN.OffsetSpec.latest()).items()}
 
-    def poll(self, seconds: float) -> Batch:
+    def poll(self, seconds: float) -> Messages:
         """The messages that come within that time, at most MOST.
 
         Raises:
@@ -128,7 +128,7 @@ class Topic:
         names = [str(p) for p in range(int(partition.max()) + 1)] if found else []
         for p in np.unique(partition).tolist():
             self._next[p] = int(offset[partition == p][-1]) + 1
-        return Batch([message.value() for message in found], partition, offset, names, ends)
+        return Messages([message.value() for message in found], partition, offset, names, ends)
 
     def note(self, positions: Mapping[str, int]) -> None:
         """Tell the broker how far we are, for those who watch it. Nothing depends on whether it hears that."""

@@ -39,7 +39,7 @@ _AMOUNTS = {str, int, float, type(None)}
 
 
 @dataclass(frozen=True)
-class Batch:
+class Messages:
     """Some messages as they came.
 
     Attributes:
@@ -56,14 +56,14 @@ class Batch:
     names: Sequence[str]
     ends: Mapping[str, int]
 
-    def take(self, at: NDArray[np.intp]) -> Batch:
+    def take(self, at: NDArray[np.intp]) -> Messages:
         """Some of its messages."""
         values = [self.values[i] for i in at.tolist()]
         return replace(self, values=values, partition=self.partition[at], offset=self.offset[at])
 
 
 @dataclass(frozen=True)
-class Reading:
+class Verdicts:
     """What became of a batch: messages = rows + earlier + poison.
 
     Attributes:
@@ -100,7 +100,7 @@ class Reader:
         """Days are days here, whatever a date in a file stands for; and times are read."""
         return replace(self.dialect, aggregate="sum", week_label="end")
 
-    def read(self, batch: Batch, now: dt.datetime, gone: Collection[dt.date] = ()) -> Reading:
+    def read(self, batch: Messages, now: dt.datetime, gone: Collection[dt.date] = ()) -> Verdicts:
         """Judge messages.
 
         Args:
@@ -133,7 +133,7 @@ class Reader:
                 rows = rows.filter(pa.array(ours & ~late))
             sales = pc.cast(rows["sales"], AMOUNT, safe=False)
             kept.append(pa.table([rows["week"], rows["store"], rows["dept"], sales], ROWS))
-        return Reading(pa.concat_tables(kept), pa.concat_tables(rejected), earlier)
+        return Verdicts(pa.concat_tables(kept), pa.concat_tables(rejected), earlier)
 
     def _columns(
         self, documents: list[Any], faults: dict[int, tuple[str, str, str, str]]
@@ -168,7 +168,7 @@ class Reader:
         """What messages may call each of the FIELDS; of several that one has, the first counts."""
         return [[*(c.strip() for c in self.dialect.columns.get(f, f).split("|")), f] for f in FIELDS]
 
-    def _block(self, columns: Mapping[str, pa.Array], at: NDArray[np.int64], typed: bool, batch: Batch) -> Block:
+    def _block(self, columns: Mapping[str, pa.Array], at: NDArray[np.int64], typed: bool, batch: Messages) -> Block:
         def records(lines: Sequence[int]) -> list[str]:
             return [_record(batch, line) for line in lines]
 
@@ -221,18 +221,18 @@ def _amounts(values: Sequence[Any], typed: bool) -> pa.Array:
     return pc.cast(pa.array(np.array(values, np.float64)), pa.string())
 
 
-def _record(batch: Batch, at: int) -> str:
+def _record(batch: Messages, at: int) -> str:
     return (batch.values[at] or b"")[: 4 * LONGEST].decode(errors="replace")[:LONGEST]
 
 
-def _faults(faults: Mapping[int, tuple[str, str, str, str]], batch: Batch) -> pa.Table:
+def _faults(faults: Mapping[int, tuple[str, str, str, str]], batch: Messages) -> pa.Table:
     rows = [(at, rule, field, value, why, _record(batch, at)) for at, (rule, field, value, why) in faults.items()]
     columns = list(zip(*rows, strict=True)) or [()] * len(REJECTED_SCHEMA)
     return pa.table([pa.array(column, kind) for column, kind in zip(columns, REJECTED_SCHEMA.types, strict=True)],
                     REJECTED_SCHEMA)  # fmt: skip
 
 
-def _too_late(rows: pa.Table, batch: Batch) -> pa.Table:
+def _too_late(rows: pa.Table, batch: Messages) -> pa.Table:
     found: dict[int, tuple[str, str, str, str]] = {}
     for line, week in zip(rows["line"].to_pylist(), rows["week"].to_pylist(), strict=True):
         why = (

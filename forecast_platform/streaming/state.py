@@ -38,7 +38,7 @@ class Week:
     landed_at: dt.datetime | None
 
 
-class State:
+class StreamState:
     """The state of one topic. One process at a time has it open.
 
     Args:

@@ -31,8 +31,8 @@ import pyarrow.parquet as pq
 from forecast_platform.lake.lake import Lake, any_of
 from forecast_platform.landing.dialects import Dialect
 from forecast_platform.landing.place import Landing
-from forecast_platform.streaming.messages import ROWS, Batch, Reader
-from forecast_platform.streaming.state import State, StreamError
+from forecast_platform.streaming.messages import ROWS, Messages, Reader
+from forecast_platform.streaming.state import StreamError, StreamState
 from forecast_platform.weeks import WEEK
 
 MOST = 500_000  # messages that are written at one time
@@ -47,7 +47,7 @@ _TEXTS = ("rule", "field", "value", "message", "record")
 POISON = pa.schema([("partition", pa.string()), ("line", pa.int64()), *((name, pa.string()) for name in _TEXTS)])
 
 
-class Source(Protocol):
+class MessageSource(Protocol):
     """Where messages come from.
 
     Attributes:
@@ -58,7 +58,7 @@ class Source(Protocol):
 
     def assign(self, positions: Mapping[str, int], since: dt.datetime | None) -> None: ...
     def ends(self) -> dict[str, int]: ...
-    def poll(self, seconds: float) -> Batch: ...
+    def poll(self, seconds: float) -> Messages: ...
     def note(self, positions: Mapping[str, int]) -> None: ...
 
 
@@ -110,8 +110,8 @@ class Stream:
 
     def __init__(
         self,
-        source: Source,
-        state: State,
+        source: MessageSource,
+        state: StreamState,
         reader: Reader,
         windows: Windows,
         landing: Landing,
@@ -181,7 +181,7 @@ class Stream:
 
     # --- messages
 
-    def _take(self, batch: Batch) -> None:
+    def _take(self, batch: Messages) -> None:
         """Count messages, each once."""
         batch = self._new(batch)
         if len(batch.values):
@@ -195,7 +195,7 @@ class Stream:
         for partition, end in batch.ends.items():
             self._positions[partition] = max(end, self._positions.get(partition, 0))
 
-    def _new(self, batch: Batch) -> Batch:
+    def _new(self, batch: Messages) -> Messages:
         """Without messages that came before; positions move on."""
         keep = np.ones(len(batch.values), bool)
         for code in np.unique(batch.partition).tolist():
@@ -296,7 +296,7 @@ def as_file(rows: pa.Table, week: dt.date, dialect: Dialect) -> pa.Table:
     return pa.table({**columns, "weekly_sales": rows["sales"]})
 
 
-def _named(poison: pa.Table, batch: Batch) -> pa.Table:
+def _named(poison: pa.Table, batch: Messages) -> pa.Table:
     """Refused messages by partition and offset."""
     at = poison["line"].to_numpy()
     partition = [batch.names[code] for code in batch.partition[at].tolist()]

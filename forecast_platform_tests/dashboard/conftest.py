@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from forecast_platform.dashboard.app import build_app
 from forecast_platform.dashboard.source import CHECK_SECONDS, Source
-from forecast_platform.demo import Retailer, week_file
+from forecast_platform.demo import MadeUpRetailer, week_file
 from forecast_platform.lake.lake import Lake
 from forecast_platform.panels import KNOWN, known_panel
 from forecast_platform.surface import run_leaderboard
@@ -22,7 +22,7 @@ from forecast_platform_tests.defs.graph import Graph
 
 
 @pytest.fixture(scope="session")
-def published(forecast_home: ForecastHome, tmp_path_factory: pytest.TempPathFactory, retailer: Retailer) -> Graph:
+def published(forecast_home: ForecastHome, tmp_path_factory: pytest.TempPathFactory, retailer: MadeUpRetailer) -> Graph:
     """The home with two forecasts, and two more weeks; two lines of the first of their files are no sales."""
 
     def make(folder: Path) -> None:

@@ -18,7 +18,7 @@ import forecast_platform as fp
 from forecast_platform.dashboard.app import PAGES, build_app
 from forecast_platform.dashboard.pages import View, misses, revisions
 from forecast_platform.dashboard.source import Source
-from forecast_platform.demo import Retailer, week_file
+from forecast_platform.demo import MadeUpRetailer, week_file
 from forecast_platform.lake.overrides import add_override
 from forecast_platform.models.trained import TrainedModel
 from forecast_platform.settings import Settings
@@ -37,7 +37,7 @@ KEY = ["week", "forecast_week", "horizon", "level", "member"]
 class Told:
     """The home after three weekly runs more, the first two with the model of before there were levels."""
 
-    def __init__(self, home: HistoryHome, retailer: Retailer) -> None:
+    def __init__(self, home: HistoryHome, retailer: MadeUpRetailer) -> None:
         graph = home.restore()
         self.home = graph.platform.settings.home
         self.weeks = weeks_of(retailer)[-4:-1]
@@ -74,7 +74,7 @@ class Told:
 
 
 @pytest.fixture(scope="module")
-def told(first_forecast_home: HistoryHome, retailer: Retailer) -> Told:
+def told(first_forecast_home: HistoryHome, retailer: MadeUpRetailer) -> Told:
     found = Told(first_forecast_home, retailer)
     assert [run.success for run in found.runs] == [True] * WEEKS, [run.failures for run in found.runs]
     return found

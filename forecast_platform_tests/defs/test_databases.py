@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 
 from forecast_platform.cli import main
 from forecast_platform.defs.database_import import database_import
-from forecast_platform.demo import Retailer
+from forecast_platform.demo import MadeUpRetailer
 from forecast_platform.settings import Settings, get_settings
 from forecast_platform_tests.conftest import SMALL, ForecastHome, weeks_of
 from forecast_platform_tests.defs.graph import QUIET, Graph
@@ -26,7 +26,7 @@ QUERY = "SELECT store, dept, week AS date, sales AS weekly_sales FROM sales"
 
 
 @pytest.fixture
-def shop(database: Postgres, retailer: Retailer, monkeypatch: pytest.MonkeyPatch) -> Postgres:
+def shop(database: Postgres, retailer: MadeUpRetailer, monkeypatch: pytest.MonkeyPatch) -> Postgres:
     """The retailer's sales in a table, but for those of its last week."""
     from adbc_driver_postgresql import dbapi
 
@@ -57,7 +57,7 @@ def asked(graph: Graph) -> dict[str, Any]:
 
 
 def test_from_a_database_to_a_workbook_and_a_database(
-    shop: Postgres, home: Path, retailer: Retailer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shop: Postgres, home: Path, retailer: MadeUpRetailer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weeks, name = weeks_of(retailer), "plans.weekly"
     shop.run("CREATE SCHEMA plans")

@@ -19,7 +19,7 @@ from dagster._core.definitions.partitions.context import partition_loading_conte
 import forecast_platform
 from forecast_platform import definitions
 from forecast_platform.definitions import defs
-from forecast_platform.demo import Retailer, history_files, week_file
+from forecast_platform.demo import MadeUpRetailer, history_files, week_file
 from forecast_platform.models.networks import COUNTS, SHIPPED, SKIP
 from forecast_platform.models.target import RATIO, SALES
 from forecast_platform.weeks import key
@@ -136,7 +136,7 @@ print(repository.asset_graph.get(dg.AssetKey("cleaned_series")).partitions_def.g
 
 @pytest.mark.parametrize("ailing", [False, True])
 def test_the_partitions_that_a_code_server_shows_begin_with_the_data(
-    with_history: Graph, retailer: Retailer, ailing: bool
+    with_history: Graph, retailer: MadeUpRetailer, ailing: bool
 ):
     """Those of a run, of a command and of these tests begin with the calendar: see the test before."""
     if ailing:
@@ -213,7 +213,7 @@ def test_another_weekday_gives_other_partitions(home: Path, week_ends: str, key:
 # --- a weekly run
 
 
-def test_a_weekly_run_from_landed_file_to_published_forecast(with_forecast: Graph, retailer: Retailer):
+def test_a_weekly_run_from_landed_file_to_published_forecast(with_forecast: Graph, retailer: MadeUpRetailer):
     graph, (before, week, *_) = with_forecast, weeks_of(retailer)[-4:]
     graph.land(dict([week_file(retailer, week)]), at=landing_day(week))
     result = graph.week(week, drawn=True)
@@ -273,7 +273,7 @@ def test_a_weekly_run_from_landed_file_to_published_forecast(with_forecast: Grap
 
 
 def test_candidates_compete_and_those_that_learn_nothing_are_served_beside_networks(
-    with_history: Graph, retailer: Retailer
+    with_history: Graph, retailer: MadeUpRetailer
 ):
     """Networks trained for one epoch have no more than a part; why, and who could not compete, is in `models`."""
     graph, week = with_history, weeks_of(retailer)[-4]
@@ -304,7 +304,7 @@ def test_candidates_compete_and_those_that_learn_nothing_are_served_beside_netwo
     assert later.checks["outputs_verified"].passed
 
 
-def test_the_same_week_again_commits_nothing(with_forecast: Graph, retailer: Retailer):
+def test_the_same_week_again_commits_nothing(with_forecast: Graph, retailer: MadeUpRetailer):
     lake = with_forecast.lake
     rows, states = contents(lake, ignoring=()), snapshots(lake)
     assert rows["forecasts"]
@@ -313,7 +313,7 @@ def test_the_same_week_again_commits_nothing(with_forecast: Graph, retailer: Ret
     assert snapshots(lake) == states
 
 
-def test_a_forecast_does_not_change_when_later_weeks_land(with_forecast: Graph, retailer: Retailer):
+def test_a_forecast_does_not_change_when_later_weeks_land(with_forecast: Graph, retailer: MadeUpRetailer):
     graph, (week, *later) = with_forecast, weeks_of(retailer)[-4:]
     rows, state = contents(graph.lake), graph.lake.snapshot("forecasts")
     graph.land(dict(week_file(retailer, w) for w in later))
@@ -326,7 +326,7 @@ def test_a_forecast_does_not_change_when_later_weeks_land(with_forecast: Graph, 
 
 
 def test_a_backfill_gives_equal_forecasts_and_scores_in_any_order(
-    history_home: HistoryHome, first_forecast_home: HistoryHome, retailer: Retailer
+    history_home: HistoryHome, first_forecast_home: HistoryHome, retailer: MadeUpRetailer
 ):
     (first, between, last), found = weeks_of(retailer)[-6:-3], []
     # The last week first is the home with its forecast, and then the first.
@@ -348,7 +348,9 @@ def test_a_backfill_gives_equal_forecasts_and_scores_in_any_order(
 # --- as known now, as known then
 
 
-def test_as_known_then_differs_from_now_after_a_restatement_that_landed_later(with_forecast: Graph, retailer: Retailer):
+def test_as_known_then_differs_from_now_after_a_restatement_that_landed_later(
+    with_forecast: Graph, retailer: MadeUpRetailer
+):
     graph, week = with_forecast, weeks_of(retailer)[-4]
     known_then = [row | {"as_known": "then"} for row in contents(graph.lake)["forecasts"]]
     assert known_then
@@ -374,7 +376,7 @@ def test_as_known_then_differs_from_now_after_a_restatement_that_landed_later(wi
     assert total(now) > 2 * total(known_then)
 
 
-def test_predictions_of_the_data_of_now_are_not_published_as_known_then(with_history: Graph, retailer: Retailer):
+def test_predictions_of_the_data_of_now_are_not_published_as_known_then(with_history: Graph, retailer: MadeUpRetailer):
     """The table's run asks for another mode than the one its predictions were made in."""
     graph, week = with_history, weeks_of(retailer)[-4]
     made = graph.week(week, ("deepar_model", "batch_predictions"))
@@ -388,7 +390,7 @@ def test_predictions_of_the_data_of_now_are_not_published_as_known_then(with_his
     assert graph.week(week, ("forecast_table",)).success
 
 
-def test_as_known_then_says_nothing_of_series_that_landed_later(with_history: Graph, retailer: Retailer):
+def test_as_known_then_says_nothing_of_series_that_landed_later(with_history: Graph, retailer: MadeUpRetailer):
     """A store whose history arrives late is no series that lost its forecast: then it was not known."""
     graph, week = with_history, weeks_of(retailer)[-4]
     recent = weeks_of(retailer)[-12:-3]
@@ -400,7 +402,7 @@ def test_as_known_then_says_nothing_of_series_that_landed_later(with_history: Gr
     assert {r["store"] for r in graph.lake.read("forecasts").to_pylist()} == {"1", "2", "3", None}
 
 
-def test_as_known_then_with_nothing_known_then_says_so(graph: Graph, retailer: Retailer):
+def test_as_known_then_with_nothing_known_then_says_so(graph: Graph, retailer: MadeUpRetailer):
     weeks = weeks_of(retailer)[:-3]
     graph.land({"sales/h.csv.gz": history_files(retailer, weeks[-1], dirty_rows=0)["sales/sales_history.csv.gz"]})
     assert graph.history(weeks[0], weeks[-1]).success
@@ -410,12 +412,14 @@ def test_as_known_then_with_nothing_known_then_says_so(graph: Graph, retailer: R
     assert failure == f"up to {weeks[-1]}, as known then: no observed sales: nothing to build series from"
 
 
-def test_any_other_as_known_is_refused(with_history: Graph, retailer: Retailer):
+def test_any_other_as_known_is_refused(with_history: Graph, retailer: MadeUpRetailer):
     result = with_history.week(weeks_of(retailer)[-4], as_known="tomorrow")
     assert result.failures == {"deepar_model": "the run's tag forecast/as_known is 'tomorrow'; use now or then"}
 
 
-def test_a_series_that_a_restatement_took_out_of_the_past_is_not_missed_there(with_history: Graph, retailer: Retailer):
+def test_a_series_that_a_restatement_took_out_of_the_past_is_not_missed_there(
+    with_history: Graph, retailer: MadeUpRetailer
+):
     """Its old rows stay in raw_sales, and it sells later; an earlier week still owes it no forecast."""
     graph, weeks = with_history, weeks_of(retailer)
     head = "store,dept,date,weekly_sales\n"
@@ -431,7 +435,7 @@ def test_a_series_that_a_restatement_took_out_of_the_past_is_not_missed_there(wi
 
 
 def test_an_incomplete_week_stops_before_the_model_and_names_the_missing_stores(
-    with_history: Graph, retailer: Retailer
+    with_history: Graph, retailer: MadeUpRetailer
 ):
     graph, week = with_history, weeks_of(retailer)[-3]
     name, data = week_file(retailer, week)
@@ -451,7 +455,7 @@ def test_an_incomplete_week_stops_before_the_model_and_names_the_missing_stores(
     assert graph.week(week).success
 
 
-def test_too_little_history_is_a_failure_that_counts(graph: Graph, retailer: Retailer):
+def test_too_little_history_is_a_failure_that_counts(graph: Graph, retailer: MadeUpRetailer):
     week = weeks_of(retailer)[9]
     graph.land(history_files(retailer, week, dirty_rows=0))
     result = graph.week(week)
@@ -467,7 +471,7 @@ def test_too_little_history_is_a_failure_that_counts(graph: Graph, retailer: Ret
 
 
 def test_history_enough_to_train_but_not_to_hold_weeks_out_is_a_model_that_was_not_judged(
-    graph: Graph, retailer: Retailer
+    graph: Graph, retailer: MadeUpRetailer
 ):
     seen = (~np.isnan(retailer.sales)).sum(axis=(0, 1)).cumsum()
     last = int(np.flatnonzero(seen >= 310)[0])  # some of them in series too short to train on
@@ -480,7 +484,7 @@ def test_history_enough_to_train_but_not_to_hold_weeks_out_is_a_model_that_was_n
     assert graph.lake.read("models").to_pylist()[0]["verdict"] == "unjudged"
 
 
-def test_a_week_without_a_model_says_what_to_do(with_history: Graph, retailer: Retailer):
+def test_a_week_without_a_model_says_what_to_do(with_history: Graph, retailer: MadeUpRetailer):
     week = weeks_of(retailer)[-4]
     result = with_history.week(week, only=["batch_predictions"])
     assert result.failures == {
@@ -488,7 +492,7 @@ def test_a_week_without_a_model_says_what_to_do(with_history: Graph, retailer: R
     }
 
 
-def test_a_model_that_saw_the_future_of_its_week_is_an_error(with_forecast: Graph, retailer: Retailer):
+def test_a_model_that_saw_the_future_of_its_week_is_an_error(with_forecast: Graph, retailer: MadeUpRetailer):
     graph, (early, week) = with_forecast, weeks_of(retailer)[-5:-3]
     row = graph.lake.read("models").to_pylist()[0]
     model = Path(graph.platform.engine.models / row["training_digest"] / "training.json")
@@ -500,7 +504,7 @@ def test_a_model_that_saw_the_future_of_its_week_is_an_error(with_forecast: Grap
     assert early < week
 
 
-def test_predictions_that_are_not_those_written_are_not_published(with_forecast: Graph, retailer: Retailer):
+def test_predictions_that_are_not_those_written_are_not_published(with_forecast: Graph, retailer: MadeUpRetailer):
     graph, week = with_forecast, weeks_of(retailer)[-4]
     before = graph.lake.snapshot("forecasts")
     (series,) = (graph.platform.settings.transforms / key(week)).glob("series-*.parquet")
@@ -514,7 +518,7 @@ def test_predictions_that_are_not_those_written_are_not_published(with_forecast:
 # --- many weeks
 
 
-def test_a_history_records_one_materialization_a_week(graph: Graph, retailer: Retailer):
+def test_a_history_records_one_materialization_a_week(graph: Graph, retailer: MadeUpRetailer):
     weeks = weeks_of(retailer)[:-3]
     graph.land(history_files(retailer, weeks[-1], dirty_rows=6))
     result = graph.history(weeks[0], weeks[-1])
@@ -534,7 +538,7 @@ def test_a_history_records_one_materialization_a_week(graph: Graph, retailer: Re
     assert result.metadata("raw_sales")["rows_quarantined"] == 6
 
 
-def test_a_history_run_equals_the_same_weeks_one_by_one(graph: Graph, retailer: Retailer):
+def test_a_history_run_equals_the_same_weeks_one_by_one(graph: Graph, retailer: MadeUpRetailer):
     """The same rows in one drop or in many; the grid of a week does not depend on how it was built."""
     weeks = weeks_of(retailer)[:4]
     for week in weeks:
@@ -555,7 +559,7 @@ def test_the_nightly_maintenance_keeps_every_row(with_history: Graph):
     assert {schedule.job_name for schedule in definitions.defs.schedules} == {"lake_maintenance", "freshness"}
 
 
-def test_assets_pages_show_lineage_of_columns_and_lead_to_the_dashboard(with_forecast: Graph, retailer: Retailer):
+def test_assets_pages_show_lineage_of_columns_and_lead_to_the_dashboard(with_forecast: Graph, retailer: MadeUpRetailer):
     graph, week = with_forecast, weeks_of(retailer)[-3]
     graph.land(dict([week_file(retailer, week)]), at=landing_day(week))
     result = graph.week(week, drawn=True)

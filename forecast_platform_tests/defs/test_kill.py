@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from forecast_platform.demo import Retailer, week_file
+from forecast_platform.demo import MadeUpRetailer, week_file
 from forecast_platform.settings import Settings
 from forecast_platform_tests.conftest import SMALL, HistoryHome, contents, landing_day, weeks_of
 from forecast_platform_tests.defs.graph import Graph
@@ -140,7 +140,9 @@ class Killed:
 
 
 @pytest.fixture(scope="module")
-def killed(first_forecast_home: HistoryHome, tmp_path_factory: pytest.TempPathFactory, retailer: Retailer) -> Killed:
+def killed(
+    first_forecast_home: HistoryHome, tmp_path_factory: pytest.TempPathFactory, retailer: MadeUpRetailer
+) -> Killed:
     """History in, a forecast of its last week made, and the next week's file landed."""
     home, week = HistoryHome(first_forecast_home.copy(), tmp_path_factory), weeks_of(retailer)[-3]
     name, data = week_file(retailer, week)

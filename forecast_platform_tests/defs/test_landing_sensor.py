@@ -15,7 +15,7 @@ import dagster as dg
 import pytest
 
 from forecast_platform.defs.landing_sensor import LANDING_TAG, RUN_KEY, landing_sensor
-from forecast_platform.demo import Retailer, history_files, week_file
+from forecast_platform.demo import MadeUpRetailer, history_files, week_file
 from forecast_platform.landing.ledger import Ledger
 from forecast_platform.landing.place import LandingError
 from forecast_platform.settings import Settings
@@ -166,7 +166,7 @@ def test_runs_started_by_people_do_not_hold_it_up(sensor: Ticking):
     assert len(sensor.tick().run_requests) == 1
 
 
-def test_a_history_is_a_range_of_raw_and_clean_weeks(sensor: Ticking, retailer: Retailer):
+def test_a_history_is_a_range_of_raw_and_clean_weeks(sensor: Ticking, retailer: MadeUpRetailer):
     weeks = weeks_of(retailer)
     sensor.graph.land(history_files(retailer, weeks[-4], dirty_rows=0))
     (request,) = sensor.tick().run_requests
@@ -183,7 +183,7 @@ def test_a_history_is_a_range_of_raw_and_clean_weeks(sensor: Ticking, retailer: 
     assert len(sensor.memory["requested"]) == 4
 
 
-def test_after_a_history_the_newest_complete_week_is_forecast_once(with_history: Graph, retailer: Retailer):
+def test_after_a_history_the_newest_complete_week_is_forecast_once(with_history: Graph, retailer: MadeUpRetailer):
     sensor, (week, *_) = Ticking(with_history), weeks_of(retailer)[-3:]
     # The history went in by hand; the next drop finds it there. One store is not a complete week.
     with_history.land({"sales/part.csv": sales(week, W[0], *W[1:4])})
@@ -254,7 +254,7 @@ def test_what_the_lake_holds_is_not_asked_for_with_a_new_cursor(with_history: Gr
     assert Ticking(with_history).tick().skip_message == "nothing new landed"
 
 
-def test_weeks_that_were_ingested_and_never_cleaned_are_asked_for(with_history: Graph, retailer: Retailer):
+def test_weeks_that_were_ingested_and_never_cleaned_are_asked_for(with_history: Graph, retailer: MadeUpRetailer):
     """Whatever ingested them: a run that died, or one that could not know the file's weeks."""
     weeks, sensor = weeks_of(retailer)[-3:], Ticking(with_history)
     with_history.land(dict([week_file(retailer, weeks[0])]))
@@ -339,7 +339,7 @@ def test_weeks_before_the_first_partition_are_ingested_and_run_once_the_definiti
 
 
 def test_definitions_loaded_before_anything_landed_are_loaded_again_to_begin_with_the_data(
-    with_history: Graph, retailer: Retailer, monkeypatch: pytest.MonkeyPatch
+    with_history: Graph, retailer: MadeUpRetailer, monkeypatch: pytest.MonkeyPatch
 ):
     from forecast_platform.defs import landing_sensor as module
     from forecast_platform.defs import partitions
@@ -378,7 +378,7 @@ def test_a_run_of_many_files_that_failed_or_was_cancelled_is_asked_for_again(sen
     assert (sensor.memory["failures"], sensor.memory["given_up"]) == ({}, {})
 
 
-def test_a_run_that_a_check_stopped_is_not_asked_for_again(with_history: Graph, retailer: Retailer):
+def test_a_run_that_a_check_stopped_is_not_asked_for_again(with_history: Graph, retailer: MadeUpRetailer):
     """An incomplete week stays so until another file lands."""
     week, sensor = weeks_of(retailer)[-3], Ticking(with_history)
     with_history.land({"sales/part.csv": sales(week)})
@@ -473,7 +473,7 @@ def anywhere(request: pytest.FixtureRequest, home: Path, tables_home: Callable[[
     return Graph(Settings(**SMALL, landing_url="s3://drop/in"))
 
 
-def test_the_whole_loop_from_a_history_to_rest(anywhere: Graph, retailer: Retailer):
+def test_the_whole_loop_from_a_history_to_rest(anywhere: Graph, retailer: MadeUpRetailer):
     """Ticks and the runs they ask for, until nothing is asked for: one forecast a drop, and everything ingested."""
     graph = anywhere
     sensor, weeks = Ticking(graph), weeks_of(retailer)

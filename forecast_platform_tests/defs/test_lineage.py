@@ -11,7 +11,7 @@ import pytest
 from forecast_platform import panels
 from forecast_platform.dashboard import source
 from forecast_platform.definitions import defs
-from forecast_platform.demo import Retailer, week_file
+from forecast_platform.demo import MadeUpRetailer, week_file
 from forecast_platform.lake.lake import Lake
 from forecast_platform.lake.tables import VIEWS
 from forecast_platform.publishing import tableau
@@ -45,7 +45,7 @@ def parents(asset: str) -> set[str]:
 
 
 def test_every_asset_names_those_whose_tables_it_reads(
-    with_history: Graph, retailer: Retailer, monkeypatch: pytest.MonkeyPatch
+    with_history: Graph, retailer: MadeUpRetailer, monkeypatch: pytest.MonkeyPatch
 ):
     graph, week = with_history, weeks_of(retailer)[-3]
     read: dict[str, set[str]] = collections.defaultdict(set)

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from forecast_platform.cli.terminal import print_forecast
 from forecast_platform.dashboard.app import PAGES, build_app
 from forecast_platform.dashboard.source import Source
-from forecast_platform.demo import Retailer, week_file
+from forecast_platform.demo import MadeUpRetailer, week_file
 from forecast_platform.publishing import tableau as hyper
 from forecast_platform.settings import Settings
 from forecast_platform.weeks import WEEK, key
@@ -25,7 +25,7 @@ WIDER = {"p5": 0.05, "p50": 0.5, "p95": 0.95}
 
 
 @pytest.fixture(scope="module")
-def ran(forecast_home: ForecastHome, retailer: Retailer) -> tuple[Graph, list[Result], dt.date]:
+def ran(forecast_home: ForecastHome, retailer: MadeUpRetailer) -> tuple[Graph, list[Result], dt.date]:
     """Two weeks after those of the home, published with p5, p50 and p95 where it was p10, p50 and p90."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FORECAST_HOME", str(forecast_home.copy()))

@@ -6,7 +6,7 @@ import datetime as dt
 
 import pytest
 
-from forecast_platform.demo import Retailer, week_file
+from forecast_platform.demo import MadeUpRetailer, week_file
 from forecast_platform.models.pinning import PinRefused, pinned_training
 from forecast_platform_tests.conftest import weeks_of
 from forecast_platform_tests.defs.graph import Graph
@@ -39,7 +39,7 @@ def test_an_unknown_version_is_refused_and_the_known_are_named():
 
 
 def test_a_run_forecasts_with_the_pinned_model_and_never_with_one_of_the_future(
-    with_forecast: Graph, retailer: Retailer
+    with_forecast: Graph, retailer: MadeUpRetailer
 ):
     graph, (before, week) = with_forecast, weeks_of(retailer)[-4:-2]
     graph.platform.settings = graph.platform.settings.model_copy(update={"retrain_every_weeks": 1})

@@ -21,7 +21,7 @@ from forecast_platform.clouds.aws.athena import Athena
 from forecast_platform.clouds.aws.clients import client, session
 from forecast_platform.clouds.aws.glue import glue_lake
 from forecast_platform.dashboard.source import Source
-from forecast_platform.demo import Retailer, history_files, make_retailer
+from forecast_platform.demo import MadeUpRetailer, history_files, make_retailer
 from forecast_platform.engines.sagemaker import doctor as sagemaker_doctor
 from forecast_platform.engines.sagemaker import engine_of
 from forecast_platform.engines.sagemaker.specs import TRAIN, TRANSFORM
@@ -87,13 +87,13 @@ class Installation:
 
 
 @pytest.fixture(scope="module")
-def retailer() -> Retailer:
+def retailer() -> MadeUpRetailer:
     return make_retailer(stores=6, depts=6, first=dt.date(2024, 11, 8), last=dt.date(2025, 1, 31))
 
 
 @pytest.mark.timeout(900)  # thousands of requests, each recorded on its way
 def test_the_platform_the_etl_and_the_dashboard_have_the_rights_they_use_and_no_others(
-    gate: Gate, sagemaker: Emulator, s3: Any, endpoint: str, retailer: Retailer, home: Path,
+    gate: Gate, sagemaker: Emulator, s3: Any, endpoint: str, retailer: MadeUpRetailer, home: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.delenv("AWS_ENDPOINT_URL_SERVICE_QUOTAS")  # the gate's

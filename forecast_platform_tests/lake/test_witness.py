@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 import pytest
 
 from forecast_platform.clouds.aws.glue import glue_lake
-from forecast_platform.demo import Retailer, history_files
+from forecast_platform.demo import MadeUpRetailer, history_files
 from forecast_platform.lake.lake import Lake
 from forecast_platform.lake.maintenance import maintain
 from forecast_platform.landing.rules import parse_sales
@@ -61,7 +61,7 @@ Source = Callable[[str], str]
 
 
 @pytest.fixture(scope="module")
-def sales(retailer: Retailer) -> pa.Table:
+def sales(retailer: MadeUpRetailer) -> pa.Table:
     """Rows of cleaned_series."""
     if WALMART.exists():
         settings, name, data = Settings(preset="walmart"), WALMART.name, WALMART.read_bytes()

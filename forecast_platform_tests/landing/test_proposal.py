@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from forecast_platform.landing.judgement import Known, judge
-from forecast_platform.landing.proposal import Choice, Proposal, propose
+from forecast_platform.landing.proposal import Answer, Proposal, propose
 from forecast_platform.landing.rules import parse_sales
 from forecast_platform.settings import Settings
 from forecast_platform.weeks import WEEKDAYS
@@ -65,7 +65,7 @@ def agree(path: Path, answer: Mapping[str, Any] = {}, before: Mapping[str, Any] 
     raise AssertionError("it asks and asks")
 
 
-def fits(choice: Choice, answer: Mapping[str, Any]) -> bool:
+def fits(choice: Answer, answer: Mapping[str, Any]) -> bool:
     return all(name in answer and answer[name] == value for name, value in choice.settings.items())
 
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from forecast_platform.databases import DatabaseError, connected
-from forecast_platform.publishing.exports import Rows, Selection
+from forecast_platform.publishing.exports import ExportRows, Selection
 from forecast_platform.publishing.warehouse import Written, write_table
 from forecast_platform_tests.postgres import Postgres
 
@@ -43,7 +43,7 @@ class Run:
     def write(self, url: str, chosen: Selection = ALL, schema: pa.Schema = SCHEMA, table: str = "forecasts") -> Written:
         path = self.folder / "rows.parquet"
         pq.write_table(pa.Table.from_pylist(list(self.rows.values()), schema), path)
-        return write_table(url, table, Rows(path, len(self.rows), 2), self.week, chosen)
+        return write_table(url, table, ExportRows(path, len(self.rows), 2), self.week, chosen)
 
 
 def plans(database: Postgres) -> list[tuple[object, ...]]:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from forecast_platform.lake.lake import Lake
-from forecast_platform.streaming.state import State
+from forecast_platform.streaming.state import StreamState
 from forecast_platform_tests.processes import end_with_tests, forked
 from forecast_platform_tests.streaming.broker import Broker, sale
 from forecast_platform_tests.streaming.test_stream import Shop
@@ -36,18 +36,18 @@ POINTS = [
 def _places() -> dict[str, tuple[Any, str]]:
     from forecast_platform.landing.place import FolderLanding
     from forecast_platform.streaming.kafka import Topic
-    from forecast_platform.streaming.state import State
+    from forecast_platform.streaming.state import StreamState
 
     return {
         "poll": (Topic, "poll"),
-        "transaction": (State, "_merge"),  # the last thing in it
-        "commit": (State, "commit"),
+        "transaction": (StreamState, "_merge"),  # the last thing in it
+        "commit": (StreamState, "commit"),
         "note": (Topic, "note"),
-        "week": (State, "week"),
+        "week": (StreamState, "week"),
         "put": (FolderLanding, "put"),
-        "landed": (State, "landed"),
+        "landed": (StreamState, "landed"),
         "replace": (Lake, "replace"),
-        "quarantined": (State, "quarantined"),
+        "quarantined": (StreamState, "quarantined"),
     }
 
 
@@ -108,8 +108,8 @@ class Home(Shop):
         finally:
             state.close()
 
-    def open_state(self) -> State:
-        return State(self.home / "streams" / f"{self.topic}.duckdb", 1)
+    def open_state(self) -> StreamState:
+        return StreamState(self.home / "streams" / f"{self.topic}.duckdb", 1)
 
     @property
     def said(self) -> Path:

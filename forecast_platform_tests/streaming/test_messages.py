@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forecast_platform.landing.dialects import Dialect
-from forecast_platform.streaming.messages import Batch, Reader, Reading
+from forecast_platform.streaming.messages import Messages, Reader, Verdicts
 from forecast_platform.weeks import WeekCalendar
 from forecast_platform_tests.streaming.broker import sale
 
@@ -24,9 +24,9 @@ FIRST = dt.date(2026, 10, 2)
 NOW = dt.datetime(2026, 10, 21, 12, tzinfo=dt.UTC)
 
 
-def read(*values: Any, gone: tuple[dt.date, ...] = (), now: dt.datetime = NOW, **dialect: Any) -> Reading:
+def read(*values: Any, gone: tuple[dt.date, ...] = (), now: dt.datetime = NOW, **dialect: Any) -> Verdicts:
     data = [v if isinstance(v, bytes | None) else json.dumps(v).encode() for v in values]
-    batch = Batch(data, np.zeros(len(data), np.int32), np.arange(len(data)), ["0"], {})
+    batch = Messages(data, np.zeros(len(data), np.int32), np.arange(len(data)), ["0"], {})
     reading = Reader(Dialect("", **dialect), WeekCalendar(), FIRST).read(batch, now, gone)
     assert len(reading.rows) + len(reading.poison) + reading.earlier == len(values)
     return reading

@@ -19,8 +19,8 @@ from forecast_platform.landing.dialects import Dialect
 from forecast_platform.landing.place import FolderLanding
 from forecast_platform.landing.rules import parse_sales
 from forecast_platform.streaming.kafka import Topic
-from forecast_platform.streaming.messages import AMOUNT, ROWS, Batch, Reader
-from forecast_platform.streaming.state import State, StreamError
+from forecast_platform.streaming.messages import AMOUNT, ROWS, Messages, Reader
+from forecast_platform.streaming.state import StreamError, StreamState
 from forecast_platform.streaming.stream import POISON, Counts, Stream, Windows, as_file
 from forecast_platform.weeks import WeekCalendar
 from forecast_platform_tests.streaming.broker import Broker, sale
@@ -46,8 +46,8 @@ class Shop:
     def send(self, *values: Any, at: dt.datetime | None = None) -> None:
         self.broker.send(self.topic, values, at)
 
-    def state(self) -> State:
-        return State(self.home / "stream.duckdb", 1)
+    def state(self) -> StreamState:
+        return StreamState(self.home / "stream.duckdb", 1)
 
     def stream(self, first: dt.date = WEEKS[0], **dialect: Any) -> Counts:
         state, topic = self.state(), self.source(self.topic, self.broker.conf)
@@ -174,7 +174,7 @@ def test_the_files_are_read_by_whatever_settings_other_files_need(settings: dict
 class Again(Topic):
     """Delivers the messages from a partition's beginning once more."""
 
-    def poll(self, seconds: float) -> Batch:
+    def poll(self, seconds: float) -> Messages:
         batch = super().poll(seconds)
         if len(batch.values) and not getattr(self, "gone_back", False):
             self.gone_back = True

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from forecast_platform.demo import Retailer, week_file
+from forecast_platform.demo import MadeUpRetailer, week_file
 from forecast_platform_tests.conftest import SMALL, HistoryHome, landing_day, weeks_of
 from forecast_platform_tests.defs.graph import Graph
 from forecast_platform_tests.streaming.broker import Broker, sale
@@ -30,7 +30,7 @@ def transactions(data: bytes) -> list[dict[str, Any]]:
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_messages_become_weeks_and_weeks_a_forecast(
-    broker: Broker, topic: str, history_home: HistoryHome, retailer: Retailer, monkeypatch: pytest.MonkeyPatch
+    broker: Broker, topic: str, history_home: HistoryHome, retailer: MadeUpRetailer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graph: Graph = history_home.restore()
     home = graph.platform.settings.home

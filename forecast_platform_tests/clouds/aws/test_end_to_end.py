@@ -12,7 +12,7 @@ from typing import Any
 import boto3
 import pytest
 
-from forecast_platform.demo import Retailer, history_files, make_retailer, week_file
+from forecast_platform.demo import MadeUpRetailer, history_files, make_retailer, week_file
 from forecast_platform.engines.sagemaker import engine_of
 from forecast_platform.lake.tables import PROVENANCE
 from forecast_platform.settings import Settings
@@ -33,7 +33,7 @@ AWS: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def retailer() -> Retailer:
+def retailer() -> MadeUpRetailer:
     """A short history: every reading of it costs requests for each of its weeks."""
     return make_retailer(stores=6, depts=6, first=dt.date(2024, 11, 8), last=dt.date(2025, 1, 31))
 
@@ -74,7 +74,12 @@ def published(graph: Graph) -> dict[str, list[dict[str, Any]]]:
 
 
 def test_from_files_in_a_bucket_to_the_local_profile_s_very_forecasts(
-    sagemaker: Emulator, s3: Any, queue_url: str, retailer: Retailer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sagemaker: Emulator,
+    s3: Any,
+    queue_url: str,
+    retailer: MadeUpRetailer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     weeks = weeks_of(retailer)
     history, later = history_files(retailer, weeks[-2], dirty_rows=2), dict([week_file(retailer, weeks[-1])])
@@ -121,7 +126,7 @@ def test_from_files_in_a_bucket_to_the_local_profile_s_very_forecasts(
 
 
 def test_a_candidate_that_learns_nothing_is_judged_in_the_cloud_and_served_without_a_job(
-    sagemaker: Emulator, s3: Any, retailer: Retailer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sagemaker: Emulator, s3: Any, retailer: MadeUpRetailer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The judgement is a training job, as ever; forecasting is no work for one."""
     week = weeks_of(retailer)[-2]
