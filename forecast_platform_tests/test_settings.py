@@ -6,6 +6,8 @@ import datetime as dt
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -385,3 +387,11 @@ def test_addresses_of_databases_are_in_the_file_without_a_password_and_in_no_tex
         with pytest.raises(ValidationError, match=said) as refused:
             Settings(**wrong)
         assert "hunter" not in str(refused.value)
+
+
+def test_reading_the_settings_does_not_take_the_time_to_import_pandas():
+    code = (
+        "import sys; from forecast_platform.settings import get_settings as get; get(); print('pandas' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

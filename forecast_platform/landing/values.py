@@ -311,15 +311,17 @@ def ambiguous_thousands(texts: pa.Array) -> str | None:
 
 # --- flags
 
-_TRUE = pa.array(["true", "t", "yes", "y", "1", "1.0"])
-_FALSE = pa.array(["false", "f", "no", "n", "0", "0.0"])
+# Arrays of them are made when they are asked for: the first array of a process imports pandas, half a second of every
+# command.
+_TRUE = ("true", "t", "yes", "y", "1", "1.0")
+_FALSE = ("false", "f", "no", "n", "0", "0.0")
 
 
 def to_flags(text: pa.Array) -> tuple[pa.Array, Mask]:
     """boolean of each text, null where it is null or no flag; and which are no flags."""
     lower = pc.utf8_lower(text)
-    known = pc.is_in(lower, pa.concat_arrays([_TRUE, _FALSE]))
-    return pc.if_else(known, pc.is_in(lower, _TRUE), pa.scalar(None, pa.bool_())), mask(
+    known = pc.is_in(lower, pa.array([*_TRUE, *_FALSE]))
+    return pc.if_else(known, pc.is_in(lower, pa.array(_TRUE)), pa.scalar(None, pa.bool_())), mask(
         pc.and_(pc.is_valid(lower), pc.invert(known))
     )
 
