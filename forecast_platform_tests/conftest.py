@@ -141,10 +141,10 @@ def graph(home: Path, tables_home: Callable[[Path], Path]) -> Graph:
 def service_models_are_read_once() -> Iterator[None]:
     """Every boto3 session looks for services and parses megabytes of JSON of its own, a few tenths of a second; here
     they share what finds and reads them."""
-    import botocore.loaders
+    import botocore.session
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(botocore.loaders, "create_loader", functools.cache(botocore.loaders.create_loader))
+        patch.setattr(botocore.session, "create_loader", functools.cache(botocore.session.create_loader))
         yield
 
 
