@@ -23,7 +23,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import tomlkit
 from pydantic import Field, PrivateAttr, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_settings import (
@@ -34,7 +33,6 @@ from pydantic_settings import (
     SettingsError,
     TomlConfigSettingsSource,
 )
-from tomlkit.items import Item
 
 from forecast_platform.databases import has_password, is_address, passwords
 from forecast_platform.history.covariates import AUTO, NONE, Declarations
@@ -50,6 +48,8 @@ DEFAULT_HOME = ".forecast"
 _DIALECT = [field.name for field in dataclasses.fields(Dialect) if field.name != "name"]
 
 if TYPE_CHECKING:
+    from tomlkit.items import Item
+
     from forecast_platform.history.reading import Meaning
 
 PREFIX = "FORECAST_"
@@ -588,6 +588,8 @@ def write(changes: Mapping[str, Any], comment: str = "") -> Path:
     """
     if said := [name for name in changes if f"{PREFIX}{name}".upper() in map(str.upper, os.environ)]:
         raise SettingsError(f"{PREFIX}{said[0].upper()} is set in the environment, which wins; unset it, or change it")
+    import tomlkit  # which a Lambda, that writes no settings, does without
+
     path = home() / "settings.toml"
     path.parent.mkdir(parents=True, exist_ok=True)
     # Line ends and a byte order mark stay as they are.
@@ -614,6 +616,8 @@ def write(changes: Mapping[str, Any], comment: str = "") -> Path:
 
 def _toml(value: Any) -> Item:
     """A value on one line."""
+    import tomlkit
+
     if isinstance(value, Mapping):
         table = tomlkit.inline_table()
         table.update({key: _toml(each) for key, each in value.items()})

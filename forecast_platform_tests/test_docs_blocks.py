@@ -51,7 +51,7 @@ LANGUAGES = {
     "mermaid": "pictures",
 }
 # The programs that blocks may name. Each is replaced by one that writes down how it was called.
-PROGRAMS = ("forecast", ".venv/bin/forecast", "make", "docker", "aws", "python", "oauth2-proxy")
+PROGRAMS = ("forecast", ".venv/bin/forecast", "make", "docker", "aws", "python", "oauth2-proxy", "sudo")
 # What the aws command has beside the services' operations.
 OWN_OF_AWS = {("s3", "cp"), ("s3", "sync"), ("cloudformation", "deploy"), ("logs", "tail")}
 QUICK = {
@@ -153,9 +153,14 @@ def wrong_with(call: list[str], folder: Path, whole: bool) -> str | None:
         return f"no target {lacking}" if lacking else None
     if program == "aws":
         return wrong_with_aws(*arguments)
+    if program == "sudo":
+        cases = re.findall(r"^    ([\w |]+)\)", (ROOT / "infra" / "host.sh").read_text(), flags=re.M)
+        commands = {name.strip() for case in cases for name in case.split("|")}
+        known = arguments[0] == "forecast-host" and arguments[1] in commands
+        return None if known else f"no command {' '.join(arguments[:2])}"
     if program == "python":
         return None if arguments[0] == "-m" and find_spec(arguments[1]) else f"no module {arguments[1]}"
-    named = [a for a in arguments if re.fullmatch(r"\w[\w.-]*(/[\w.-]+)+", a)]
+    named = [a for a in arguments if re.fullmatch(r"\w[\w.-]*(/[\w.-]+)+", a) and a != "linux/amd64"]
     lacking = [name for name in named if not (folder / name).exists()]
     return f"no file {lacking}" if lacking else None
 
@@ -249,6 +254,8 @@ def test_commands_that_are_not_run_exist(block: Block, tmp_path: Path) -> None:
         ["docker", "compose", "-f", "docker/compos.yaml"],
         ["aws", "cloudformation", "create-change-set", "--import-existing"],
         ["aws", "cloudformation", "wait", "stack-made"],
+        ["sudo", "forecast-host", "upgrade"],
+        ["python", "-m", "forecast_platform.serverles"],
     ],
 )
 def test_a_call_that_cannot_work_is_found(call: list[str]) -> None:

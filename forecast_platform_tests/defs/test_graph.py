@@ -184,6 +184,7 @@ def test_jobs_and_sensor():
         "ingest_history",
         "lake_maintenance",
         "freshness",
+        "database_import",
     }
     for each in defs.jobs or ():
         assert defs.resolve_job_def(each.name).run_tags["dagster/max_runtime"] == str(12 * 3600)

@@ -16,7 +16,7 @@ import boto3
 import pytest
 import yaml
 
-from forecast_platform.clouds.aws import doctor
+from forecast_platform.clouds.aws import doctor, queue
 from forecast_platform.clouds.aws.athena import Athena
 from forecast_platform.clouds.aws.clients import client, session
 from forecast_platform.clouds.aws.glue import glue_lake
@@ -115,7 +115,11 @@ def test_the_platform_the_etl_and_the_dashboard_have_the_rights_they_use_and_no_
     calls = recorded(monkeypatch)
     graph = Graph(settings)
     graph.platform.engine = engine_of(settings, sleep=lambda seconds: time.sleep(min(seconds, 0.02)))
-    assert f"weekly_forecast {weeks_of(retailer)[-1]}" in Ticking(graph).until_rest()
+    monkeypatch.setattr(queue, "VISIBILITY", 1)
+    sensor = Ticking(graph)
+    assert f"weekly_forecast {weeks_of(retailer)[-1]}" in sensor.until_rest()
+    time.sleep(1.1)  # messages come back, and are taken out: the lake holds what they tell of
+    sensor.tick()
     for word, job in sagemaker.jobs:
         graph.platform.engine.jobs.stop(TRAIN if word == "training" else TRANSFORM, job)  # type: ignore[attr-defined]
     checks = doctor.checks(settings) | sagemaker_doctor.checks(settings)
