@@ -49,7 +49,7 @@ from filelock import FileLock
 from forecast_platform.demo import MadeUpRetailer, history_files, make_retailer, week_file
 from forecast_platform.lake.lake import Lake
 from forecast_platform.lake.tables import PROVENANCE
-from forecast_platform.settings import Settings
+from forecast_platform.settings import Settings, get_settings
 from forecast_platform_tests.postgres import Postgres, lacking, serving
 
 if TYPE_CHECKING:
@@ -81,11 +81,13 @@ QUANTILES = ("p10", "p50", "p90")
 
 @pytest.fixture(autouse=True)
 def _environment() -> Iterator[None]:
-    """Opening a home says so in the environment, for child processes; the next test is to see none of it."""
+    """Opening a home says so in the environment, for child processes, and settings are kept once they are read; the next
+    test is to see none of it."""
     before = dict(os.environ)
     yield
     os.environ.clear()
     os.environ.update(before)
+    get_settings.cache_clear()
 
 
 @pytest.fixture(scope="module", params=["Asia/Tokyo", "America/New_York"])
