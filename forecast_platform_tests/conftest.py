@@ -81,8 +81,8 @@ QUANTILES = ("p10", "p50", "p90")
 
 @pytest.fixture(autouse=True)
 def _environment() -> Iterator[None]:
-    """Opening a home says so in the environment, for child processes, and settings that were read are kept; the next test
-    is to see none of it."""
+    """Opening a home says so in the environment, for child processes, and settings that were read are kept. The next
+    test is to see none of it."""
     before = dict(os.environ)
     yield
     os.environ.clear()
