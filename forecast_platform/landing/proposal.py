@@ -235,6 +235,7 @@ class _Search:
     why: dict[str, str] = field(default_factory=dict)
     questions: list[Question] = field(default_factory=list)
     parsed: Parsed | None = None
+    _key_columns: list[int] = field(default_factory=list)
 
     @property
     def calendar(self) -> WeekCalendar:
@@ -469,8 +470,6 @@ class _Search:
                 [*(Answer(self._mapping(role, table.names[i]), table.shown(i)) for i in columns), *alone],
             )
             raise _Asked
-
-    _key_columns: list[int] = field(default_factory=list)
 
     def _sales_column(self, table: _Columns, taken: Sequence[int]) -> int | None:
         """The one whose name says so, where no other name speaks of sales."""

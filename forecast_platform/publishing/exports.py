@@ -22,6 +22,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from forecast_platform.lake.duck import literal
 from forecast_platform.lake.tables import QUANTILE, VIEWS, about_column
 from forecast_platform.levels import KEYS, LEVELS
 from forecast_platform.publishing.sheets import DIGITS, Sheet, harmless_sql, rounded_sql, write_xlsx
@@ -235,7 +236,9 @@ def _write_rows(con: duckdb.DuckDBPyConnection, week: dt.date, chosen: Selection
     asked = {*chosen.levels, *(level for level, _ in chosen.groups)}
     if missing := sorted(asked - set(levels)):
         raise NothingToExport(f"the forecast of {week} has no level {', '.join(missing)}; it has {', '.join(levels)}")
-    con.execute(f"COPY ({_select(week, chosen, published)}) TO {_at(path)} (FORMAT parquet, COMPRESSION zstd)")
+    conditions, values = _conditions(week, chosen)
+    sql = _select(week, chosen, published, conditions)
+    con.execute(f"COPY ({sql}) TO {_at(path)} (FORMAT parquet, COMPRESSION zstd)", values)
     count: int = pq.read_metadata(path).num_rows
     if not count:
         raise NothingToExport(f"the forecast of {week} has no row of {chosen.words}")
@@ -260,18 +263,14 @@ def _to_duckdb(rows: Path, path: Path) -> None:
 
 
 def _at(path: Path) -> str:
-    return _text(str(path))
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"
+    return literal(str(path))
 
 
 def _quoted(name: str) -> str:
     return f'"{name}"'
 
 
-def _select(week: dt.date, chosen: Selection, published: Sequence[str]) -> str:
+def _select(week: dt.date, chosen: Selection, published: Sequence[str], conditions: Sequence[str]) -> str:
     store, dept = (
         f"LEFT JOIN (SELECT {of}, max(value) AS {of}_name FROM {table} WHERE name = 'name' GROUP BY {of}) USING ({of})"  # noqa: S608
         for of, table in (("store", "stores"), ("dept", "departments"))
@@ -290,18 +289,22 @@ def _select(week: dt.date, chosen: Selection, published: Sequence[str]) -> str:
         named AS (FROM planned {store} {dept})
         SELECT forecast_week, level, {", ".join(_TEXTS)}, target_week, horizon, {", ".join(values.values())},
                model_version, as_known
-        FROM named WHERE {" AND ".join(_conditions(week, chosen))}
+        FROM named WHERE {" AND ".join(("TRUE", *conditions))}
         ORDER BY {", ".join(f"{name} NULLS FIRST" for name in order)}
     """  # noqa: S608 (only our own SQL is composed)
 
 
-def _conditions(week: dt.date, chosen: Selection) -> Iterator[str]:
-    yield "TRUE"
-    for name, values in (("level", chosen.levels), ("store", chosen.stores), ("dept", chosen.depts)):
-        if values:
-            yield f"named.{name} IN ({', '.join(map(_text, values))})"
+def _conditions(week: dt.date, chosen: Selection) -> tuple[list[str], dict[str, list[str]]]:
+    """What the chosen rows fulfil, and the values of its parameters."""
+    conditions, values = list[str](), dict[str, list[str]]()
+    for name, wanted in (("level", chosen.levels), ("store", chosen.stores), ("dept", chosen.depts)):
+        if wanted:
+            conditions.append(f"list_contains(${name}s, named.{name})")
+            values[f"{name}s"] = list(wanted)
     if chosen.groups:
-        pairs = ", ".join(f"({_text(level)}, {_text(member)})" for level, member in chosen.groups)
-        of = f"FROM main.level_members WHERE forecast_week = DATE '{week}' AND (level, member) IN ({pairs})"
+        values |= {"attributes": [level for level, _ in chosen.groups], "members": [name for _, name in chosen.groups]}
+        pairs = "(SELECT unnest($attributes), unnest($members))"
+        of = f"FROM main.level_members WHERE forecast_week = DATE '{week}' AND (level, member) IN {pairs}"
         inside = (f"named.{key} IN (SELECT {key} {of} AND {key} IS NOT NULL)" for key in ("store", "dept"))
-        yield f"((named.level, named.member) IN ({pairs}) OR {' OR '.join(inside)})"
+        conditions.append(f"((named.level, named.member) IN {pairs} OR {' OR '.join(inside)})")
+    return conditions, values

@@ -20,15 +20,16 @@ import pyarrow.compute as pc
 
 from forecast_platform.databases import DatabaseError, connected, is_postgres, without_password
 from forecast_platform.lake.tables import QUANTILE
+from forecast_platform.publishing import exports
 from forecast_platform.publishing.exports import ExportRows, Selection, rows_of
 
 if TYPE_CHECKING:
     from adbc_driver_manager.dbapi import Cursor
 
-TABLE = "forecasts"
-KEY = ("forecast_week", "level", "store", "dept", "member", "target_week")
+KEY = ("forecast_week", *exports.KEY)
 CHANGED_AT = "exported_at"  # when a row got its values
-_STAGING = "forecast_export_staging"
+_STAGING, _CHOSEN = "forecast_export_staging", "forecast_export_chosen"
+_PAIRS = pa.schema({"name": pa.string(), "value": pa.string()})
 _TYPES = {pa.date32(): "DATE", pa.string(): "VARCHAR", pa.int32(): "INTEGER", pa.float64(): "DOUBLE PRECISION"}
 
 
@@ -92,9 +93,14 @@ def write_table(url: str, table: str, rows: ExportRows, week: dt.date, chosen: S
             cursor.execute(f"LOCK TABLE {_quoted(table)} IN SHARE ROW EXCLUSIVE MODE")
         reader = pa.RecordBatchReader.from_batches(rows.schema, _keyed(rows))
         cursor.adbc_ingest(_STAGING, reader, mode="create", temporary=True)
+        # Names that people chose are values of a table, as every database takes them, and never part of a statement.
+        names = [(name, value) for name, values in _names(chosen).items() for value in values]
+        pairs = pa.table({"name": [n for n, _ in names], "value": [v for _, v in names]}, _PAIRS)
+        cursor.adbc_ingest(_CHOSEN, pairs, mode="create", temporary=True)
         deleted = _run(cursor, _delete(table, columns, others, week, chosen))
         inserted = _run(cursor, _insert(table, columns))
-        cursor.execute(f"DROP TABLE {_quoted(_STAGING)}")
+        for temporary in (_STAGING, _CHOSEN):
+            cursor.execute(f"DROP TABLE {_quoted(temporary)}")
     return Written(rows.count, inserted, deleted)
 
 
@@ -158,12 +164,17 @@ def _scope(week: dt.date, chosen: Selection) -> Iterator[str]:
     """Conditions on the rows that the exported ones replace. A group's own rows are replaced one by one: which series
     belong to it is not said in the table, so none is deleted for having left it."""
     yield f"t.\"forecast_week\" = '{week}'"
-    for name, values in (("level", chosen.levels), ("store", chosen.stores), ("dept", chosen.depts)):
-        if values:
-            yield f"t.{_quoted(name)} IN ({', '.join(map(_text, values))})"
+    for name in _names(chosen):
+        yield f"t.{_quoted(name)} IN (SELECT c.value FROM {_quoted(_CHOSEN)} AS c WHERE c.name = '{name}')"  # noqa: S608
     if chosen.groups:
         keys = " AND ".join(f"k.{_quoted(name)} = t.{_quoted(name)}" for name in KEY)
         yield f"EXISTS (SELECT 1 FROM {_quoted(_STAGING)} AS k WHERE {keys})"  # noqa: S608
+
+
+def _names(chosen: Selection) -> dict[str, tuple[str, ...]]:
+    """What is chosen by name: column -> values."""
+    found = {"level": chosen.levels, "store": chosen.stores, "dept": chosen.depts}
+    return {name: values for name, values in found.items() if values}
 
 
 def _run(cursor: Cursor, sql: str) -> int | None:
@@ -174,7 +185,3 @@ def _run(cursor: Cursor, sql: str) -> int | None:
 
 def _quoted(name: str) -> str:
     return ".".join(f'"{part}"' for part in name.split("."))
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"
