@@ -42,6 +42,8 @@ def has_password(url: str) -> bool:
 
 def without_password(url: str) -> str:
     """The address as people and logs may see it."""
+    if not has_password(url):
+        return url
     parts = urlsplit(url)
     user, at, host = parts.netloc.rpartition("@")
     query = urlencode([(k, v) for k, v in parse_qsl(parts.query, keep_blank_values=True) if k not in _SECRETS])

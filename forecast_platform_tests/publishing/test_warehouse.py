@@ -166,3 +166,10 @@ def test_another_warehouse_takes_it_by_the_same_sql(tmp_path: Path) -> None:
     with connected(url) as con, con.cursor() as cursor:
         cursor.execute("SELECT forecast_week, store, plan FROM forecasts")
         assert cursor.fetchall() == [(str(WEEK), "1", 11.0)]
+
+
+def test_an_address_is_shown_as_it_was_given_but_for_its_password() -> None:
+    plain = "postgresql://planner@db/shop?sslmode=require"
+    assert without_password("sqlite:///here.db") == "sqlite:///here.db"
+    assert without_password(plain) == plain
+    assert without_password(plain.replace("@", ":s3cret@")) == plain
