@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from forecast_platform.databases import DatabaseError, connected
+from forecast_platform.databases import DatabaseError, connected, without_password
 from forecast_platform.publishing.exports import ExportRows, Selection
 from forecast_platform.publishing.warehouse import Written, write_table
 from forecast_platform_tests.postgres import Postgres
