@@ -24,6 +24,7 @@ from forecast_platform.serverless.lambda_function import lambda_handler, transfo
 from forecast_platform.settings import Settings, get_settings
 from forecast_platform_tests.conftest import SMALL, ForecastHome
 from forecast_platform_tests.infra import serverless
+from forecast_platform_tests.infra.calls import Call, recorded
 from forecast_platform_tests.infra.template import resolve
 from forecast_platform_tests.sagemaker_emulator.emulator import Emulator
 
@@ -117,19 +118,9 @@ def cloud(
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, dict[str, Any]]]:
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
     """What was asked of AWS: service, operation and its parameters."""
-    import botocore.client
-
-    found: list[tuple[str, str, dict[str, Any]]] = []
-    real = botocore.client.BaseClient._make_api_call
-
-    def recorded(self: Any, operation: str, parameters: dict[str, Any]) -> Any:
-        found.append((self.meta.service_model.service_name, operation, parameters))
-        return real(self, operation, parameters)
-
-    monkeypatch.setattr(botocore.client.BaseClient, "_make_api_call", recorded)
-    return found
+    return recorded(monkeypatch)
 
 
 @pytest.fixture
@@ -147,7 +138,7 @@ def functions(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_from_a_file_in_the_bucket_to_the_graph_s_very_forecasts(
-    cloud: Cloud, functions: None, calls: list[tuple[str, str, dict[str, Any]]]
+    cloud: Cloud, functions: None, calls: list[Call]
 ) -> None:
     stack = resolve(serverless.PATH, **serverless.RUNS)
     assert cloud.paid == [], "the model was the graph's, found by what decides it"
