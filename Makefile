@@ -12,10 +12,10 @@ export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo spark spark-archive lambda test test-fast lint types format bench ablations scale ui deploy \
-	lock image settings release host clean
+	lock image settings release host serverless serverless-model clean
 
 help:  ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 install: $(VENV)/.installed  ## Create .venv with what the platform needs to run
 
@@ -101,12 +101,14 @@ OUTPUTS = aws cloudformation describe-stacks --stack-name $(STACK) --output text
 # Of the stack; asked in the recipe, since make's own shell function sees no exported region.
 IMAGE ?= $$($(OUTPUTS) "Stacks[0].Outputs[?OutputKey=='Image'].OutputValue")
 
-deploy: install  ## Buckets, queue, roles, catalog, workgroup, repository in AWS: docs/aws.md
-	@# A first creation that failed leaves a stack with nothing in it, which can only be deleted.
-	@if [ "$$($(OUTPUTS) 'Stacks[0].StackStatus' 2>&1)" = ROLLBACK_COMPLETE ]; then \
+# A first creation that failed leaves a stack with nothing in it, which can only be deleted.
+CLEAR = if [ "$$($(OUTPUTS) 'Stacks[0].StackStatus' 2>&1)" = ROLLBACK_COMPLETE ]; then \
 		echo "The stack $(STACK) could not be created last time: deleting what is left of it" && \
 		aws cloudformation delete-stack --stack-name $(STACK) && \
 		aws cloudformation wait stack-delete-complete --stack-name $(STACK); fi
+
+deploy: install  ## Buckets, queue, roles, catalog, workgroup, repository in AWS: docs/aws.md
+	@$(CLEAR)
 	aws cloudformation deploy --stack-name $(STACK) --template-file infra/forecast_platform.yaml \
 		--capabilities CAPABILITY_IAM --no-fail-on-empty-changeset \
 		--parameter-overrides ImageTag=$(IMAGE_TAG) $(PARAMETERS)
@@ -149,6 +151,27 @@ host: release  ## The machine itself: PARAMETERS="VpcId=vpc-... SubnetId=subnet-
 
 lambda: install  ## The zip of the AWS Lambda that tells Dagster of landed files: dist/lambda.zip
 	$(BIN)/python -m forecast_platform.clouds.aws.package_lambda dist/lambda.zip
+
+# --- The same without a server, in a stack of its own (docs/aws/serverless.md).
+serverless serverless-model: STACK = weekly
+SERVERLESS = aws cloudformation deploy --stack-name $(STACK) --template-file infra/serverless.yaml \
+		--capabilities CAPABILITY_IAM --no-fail-on-empty-changeset --parameter-overrides ImageTag=$(IMAGE_TAG)
+ZIPS := dist/serverless
+
+serverless: install  ## Without a server: buckets, roles, repository; then make image STACK=weekly: docs/aws/serverless.md
+	@$(CLEAR)
+	$(SERVERLESS) $(PARAMETERS)
+
+# Zips are stored under their checksums, so the same code is the same key and changes nothing.
+serverless-model: install  ## Without a server: train on what has landed, then the Lambdas with that model
+	$(BIN)/python -m forecast_platform.serverless.package $(ZIPS)
+	@$(MAKE) -s settings STACK=$(STACK) > $(ZIPS)/settings.env && set -a && . $(ZIPS)/settings.env && set +a && \
+	model=$$($(BIN)/python -m forecast_platform.serverless) && echo "model $$model" && \
+	for name in function layer; do \
+		key=code/$$name-$$(cksum < $(ZIPS)/$$name.zip | cut -d ' ' -f 1).zip && eval "$$name=$$key" && \
+		aws s3 cp --no-progress $(ZIPS)/$$name.zip "$$FORECAST_STORAGE_URL/$$key" || exit 1; done && \
+	$(SERVERLESS) ModelName=$$model FunctionKey=$$function LayerKey=$$layer \
+		Runtime=$$($(BIN)/python -c 'import sys; print("python%d.%d" % sys.version_info[:2])') $(PARAMETERS)
 
 clean:  ## Remove the environments (not your data in ./.forecast)
 	rm -rf $(VENV) $(PEERS) build dist *.egg-info

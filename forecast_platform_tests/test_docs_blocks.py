@@ -53,7 +53,7 @@ LANGUAGES = {
 # The programs that blocks may name. Each is replaced by one that writes down how it was called.
 PROGRAMS = ("forecast", ".venv/bin/forecast", "make", "docker", "aws", "python", "oauth2-proxy", "sudo")
 # What the aws command has beside the services' operations.
-OWN_OF_AWS = {("s3", "cp"), ("s3", "sync"), ("cloudformation", "deploy"), ("logs", "tail")}
+OWN_OF_AWS = {("s3", "cp"), ("s3", "ls"), ("s3", "sync"), ("cloudformation", "deploy"), ("logs", "tail")}
 QUICK = {
     "FORECAST_HYPERPARAMETERS": '{"epochs": "1", "num_cells": "8", "num_networks": "1"}',
     "FORECAST_NUM_SAMPLES": "20",

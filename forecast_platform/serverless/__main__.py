@@ -2,12 +2,15 @@
 
     FORECAST_PROFILE=aws FORECAST_STORAGE_URL=... python -m forecast_platform.serverless
 
-The training is a job on SageMaker, which is waited for here. What is printed is the Lambda's MODEL_NAME.
+The training is a job on SageMaker, which is waited for here. What is printed is the Lambda's MODEL_NAME, alone; how it
+goes is told on stderr. `make serverless-model` deploys it, too.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import sys
 import tempfile
 from pathlib import Path
 
@@ -16,5 +19,6 @@ from forecast_platform.serverless.pipeline import train
 from forecast_platform.settings import get_settings
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as name:
-        print(train(ContainerEngine(get_settings()), Path(name), dt.datetime.now(dt.UTC)))
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
+        model = train(ContainerEngine(get_settings()), Path(folder), dt.datetime.now(dt.UTC))
+    print(model)

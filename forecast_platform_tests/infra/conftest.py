@@ -1,11 +1,14 @@
-"""Four kinds of resource that moto's CloudFormation passes over, made as CloudFormation makes them."""
+"""Five kinds of resource that moto's CloudFormation passes over, made as CloudFormation makes them; and updates, which
+make what a condition has kept back."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from moto.athena.models import athena_backends
 from moto.budgets.models import budgets_backends
+from moto.cloudformation.parsing import ResourceMap
 from moto.cloudwatch.models import cloudwatch_backends
 from moto.core.common_models import CloudFormationModel
 from moto.glue.models import glue_backends
@@ -28,7 +31,7 @@ class _Named(CloudFormationModel):
         return ""
 
     @classmethod
-    def update_from_cloudformation_json(cls, original_resource: Any, *_: Any) -> Any:
+    def update_from_cloudformation_json(cls, original_resource: Any, **_: Any) -> Any:
         return original_resource
 
 
@@ -114,3 +117,53 @@ class Budget(_Named, CloudFormationModel):
 
     @classmethod
     def delete_from_cloudformation_json(cls, resource_name: str, *_: Any) -> None: ...
+
+
+class Crawler(_Named, CloudFormationModel):
+    @staticmethod
+    def cloudformation_type() -> str:
+        return "AWS::Glue::Crawler"
+
+    @classmethod
+    def create_from_cloudformation_json(
+        cls, resource_name: str, cloudformation_json: dict[str, Any], account_id: str, region_name: str, **_: Any
+    ) -> Crawler:
+        given = cloudformation_json["Properties"]
+        glue_backends[account_id][region_name].create_crawler(
+            name=given["Name"],
+            role=given["Role"],
+            database_name=given["DatabaseName"],
+            description=given["Description"],
+            targets=given["Targets"],
+            schedule=given.get("Schedule", {}).get("ScheduleExpression", ""),
+            classifiers=[],
+            table_prefix=given.get("TablePrefix", ""),
+            schema_change_policy=given["SchemaChangePolicy"],
+            recrawl_policy={},
+            lineage_configuration={},
+            configuration=given.get("Configuration", ""),
+            crawler_security_configuration="",
+            tags={},
+        )
+        return cls(given["Name"])
+
+    @classmethod
+    def delete_from_cloudformation_json(cls, resource_name: str, *_: Any) -> None: ...
+
+
+@pytest.fixture(autouse=True)
+def _conditions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """moto takes what a condition has kept back until then for something to be modified."""
+    differ = ResourceMap.build_resource_diff
+
+    def diff(self: ResourceMap, template: dict[str, Any], *given: Any) -> dict[str, Any]:
+        found = differ(self, template, *given)
+        kept_back = {
+            name
+            for name, resource in template["Resources"].items()
+            if "Condition" in resource and name not in self._parsed_resources
+        }
+        changed = [name for name in found["Modify"] if name not in kept_back]
+        return found | {"Add": sorted({*found["Add"], *kept_back}), "Modify": changed}
+
+    monkeypatch.setattr(ResourceMap, "build_resource_diff", diff)

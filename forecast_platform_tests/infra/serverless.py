@@ -9,11 +9,9 @@ from forecast_platform_tests.infra.template import ACCOUNT, REGION, Stack, allow
 
 PATH = Path(__file__).parents[2] / "infra" / "serverless.yaml"
 RUNS = {
-    "CodeBucket": "drop",
-    "FunctionKey": "function.zip",
-    "LayerKey": "layer.zip",
+    "FunctionKey": "code/function.zip",
+    "LayerKey": "code/layer.zip",
     "ModelName": "weekly-20250131-model-0123456789ab",
-    "Image": f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/forecast-deepar:1",
 }
 # Lambda itself logs and hands events over. A log is read when a job has failed; a damaged answer, and what was reserved
 # for a job that was refused, are removed.

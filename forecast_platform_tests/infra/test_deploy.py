@@ -1,32 +1,45 @@
-"""`make deploy`, `make image` and `make settings` by the real `aws` command, on moto, until the doctor is green.
+"""`make deploy`, `make image` and `make settings` by the real `aws` command, on moto, until the doctor is green; `make
+serverless` and `make serverless-model` until the first forecast.
 
 Docker alone is played: by a script that puts into ECR what the options it is given would have pushed.
 """
 
 from __future__ import annotations
 
+import csv
+import datetime as dt
+import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
+import tomlkit
 from click.testing import CliRunner
 from moto.cloudformation.models import ChangeSet, cloudformation_backends
 from moto.cloudformation.parsing import ResourceMap
 from moto.cloudformation.responses import CloudFormationResponse
 
 from forecast_platform.cli import main
+from forecast_platform.demo import history_files, make_retailer
 from forecast_platform_tests.clouds.aws.gate import Gate, gate
+from forecast_platform_tests.conftest import SMALL
 from forecast_platform_tests.infra.template import ACCOUNT
+from forecast_platform_tests.sagemaker_emulator.emulator import Emulator
+from forecast_platform_tests.sagemaker_emulator.fixtures import sagemaker, sagemaker_server
+from forecast_platform_tests.serverless.test_package import RUN, needs_strip, runtime
+from forecast_platform_tests.serverless.test_pipeline import created, ended
 
-__all__ = ["gate"]
+__all__ = ["gate", "sagemaker", "sagemaker_server"]
 
 # moto names what it passes over.
 pytestmark = [
@@ -185,3 +198,74 @@ def test_after_a_first_creation_that_was_rolled_back(machine: Machine, doctor: C
     assert made.stack_id != failed.stack_id
     told = doctor(machine.make("settings"))
     assert [line.split()[1] for line in told.output.splitlines() if line.startswith("FAIL")] == ["image"], told.output
+
+
+@needs_strip
+def test_without_a_server_from_nothing_to_the_first_forecast_and_again(
+    machine: Machine, sagemaker: Emulator, tmp_path: Path
+) -> None:
+    """The commands of docs/aws/serverless.md, in its order. What the second deployment made is then run as Lambda would
+    run it: the zips that it named, in the environment that it gave, on events."""
+    addresses = {name: value for name, value in os.environ.items() if name.startswith("AWS_ENDPOINT_URL_")}
+    region = "us-east-1"  # the emulator's
+    machine.environment |= addresses | {"AWS_REGION": region, "FORECAST_HOME": str(tmp_path / "home")}
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "settings.toml").write_text(tomlkit.dumps(SMALL))  # goes along in function.zip
+    assert "Successfully created/updated stack" in machine.make("serverless", "CODE=abc")
+    machine.make("image", "STACK=weekly", "CODE=abc")
+    settings = dict(line.split("=", 1) for line in machine.make("settings", "STACK=weekly").splitlines())
+    assert (settings["AWS_REGION"], settings["FORECAST_PROFILE"]) == (region, "aws")
+    retailer = make_retailer(stores=6, depts=6, first=dt.date(2024, 11, 8), last=dt.date(2025, 1, 31))
+    files = history_files(retailer, dt.date(2025, 1, 31), dirty_rows=0)
+    for name, data in files.items():
+        (tmp_path / "files" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "files" / name).write_bytes(data)
+    subprocess.run(
+        ["aws", "s3", "sync", "--quiet", str(tmp_path / "files"), settings["FORECAST_LANDING_URL"]],
+        env=machine.environment, check=True,
+    )  # fmt: skip
+
+    train = ("serverless-model", "CODE=abc", f"ZIPS={tmp_path / 'zips'}")
+    told = machine.make(*train)
+    model = re.findall(r"^model (\S+)$", told, flags=re.M)[0]
+    assert "Successfully created/updated stack" in told
+    session = boto3.Session(region_name=region)
+    functions = {f["FunctionName"]: f for f in session.client("lambda").list_functions()["Functions"]}
+    assert set(functions) == {"weekly-begin", "weekly-publish"}
+    assert functions["weekly-begin"]["Environment"]["Variables"]["MODEL_NAME"] == model
+
+    s3, bucket = session.client("s3"), f"weekly-storage-{ACCOUNT}-{region}"
+    for item in s3.list_objects_v2(Bucket=bucket, Prefix="code/")["Contents"]:
+        s3.download_file(bucket, item["Key"], str(tmp_path / "code.zip"))
+        with zipfile.ZipFile(tmp_path / "code.zip") as archive:
+            archive.extractall(tmp_path / "lambda" / item["Key"].partition("/")[2].partition("-")[0])
+
+    def run(function: str, event: dict[str, Any]) -> dict[str, Any]:
+        variables = functions[function]["Environment"]["Variables"] | {
+            "FORECAST_HOME": str(tmp_path / "lambda/function")
+        }
+        keys = {name: value for name, value in machine.environment.items() if name.startswith("AWS_")}
+        place = [str(tmp_path / "lambda" / part) for part in ("function", "layer/python")]
+        place.append(str(runtime(tmp_path / "runtime")))
+        handler = functions[function]["Handler"].partition(".")[2]
+        command = [sys.executable, "-I", "-S", "-c", RUN, json.dumps(place), handler, json.dumps(event)]
+        done = subprocess.run(command, env=keys | variables, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return dict(json.loads(done.stdout.splitlines()[-2]))
+
+    (sales,) = (name for name in files if name.startswith("sales/"))
+    landed = created(f"landing/{sales}")
+    landed["detail"]["bucket"]["name"] = settings["FORECAST_LANDING_URL"].split("/")[2]
+    begun = run("weekly-begin", landed)
+    assert "job" in begun, begun
+    sagemaker.wait_idle()
+    assert run("weekly-publish", ended(begun["job"]))["published"]
+    text = s3.get_object(Bucket=bucket, Key="exports/forecasts/2025-01-31.csv")["Body"].read().decode()
+    levels = [row["level"] for row in csv.DictReader(io.StringIO(text))]
+    assert levels.count("total") == SMALL["prediction_length"]
+    assert session.client("glue").get_crawler(Name="weekly-forecasts")["Crawler"]["State"] == "RUNNING"
+
+    paid = list(sagemaker.billed)
+    assert "No changes to deploy" in machine.make(*train)
+    assert sagemaker.billed == paid
+    assert len(paid) == 2, "one training, one transform"

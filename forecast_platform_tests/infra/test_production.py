@@ -151,6 +151,10 @@ def test_make_deploy_gives_parameters_that_exist() -> None:
     deploy = MAKEFILE.split("\ndeploy:")[1].split("\nimage:")[0]
     assert set(re.findall(r"\b([A-Z][a-z][A-Za-z]+)=", deploy)) == {"ImageTag"}
     assert "ImageTag" in load()["Parameters"]
+    serverless = MAKEFILE.split("\nSERVERLESS =")[1].split("\nclean:")[0]
+    given = set(re.findall(r"\b([A-Z][a-z][A-Za-z]+)=", serverless))
+    assert given == {"ImageTag", "ModelName", "FunctionKey", "LayerKey", "Runtime"}
+    assert given <= load(ROOT / "infra" / "serverless.yaml")["Parameters"].keys()
 
 
 def test_every_process_of_the_services_is_told_the_region_by_both_its_names() -> None:

@@ -129,31 +129,45 @@ def test_each_row_of_the_page_s_fault_table_is_a_test() -> None:
         assert f"def {found[1]}(" in (PATH.parents[1] / "forecast_platform_tests" / found[0]).read_text(), row
 
 
-@pytest.mark.parametrize("parameters", [{}, RUNS], ids=["first", "whole"])
-def test_it_deploys(s3: Any, parameters: dict[str, str]) -> None:
-    """moto passes over the crawler's and the workgroup's kind, and over what a bucket tells EventBridge."""
+def test_its_image_has_a_repository_that_its_jobs_alone_read_and_a_tag_is_written_once() -> None:
+    stack = resolve(PATH, **RUNS, ImageTag="abc-1")
+    repository = stack.resources["Repository"]
+    assert repository["ImageTagMutability"] == "IMMUTABLE"
+    image = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/{repository['RepositoryName']}:abc-1"
+    assert stack.outputs["Image"] == image
+    for name in ("BeginFunction", "PublishFunction"):
+        assert stack.resources[name]["Environment"]["Variables"]["FORECAST_IMAGE"] == image
+    pulled = f"arn:aws:ecr:{REGION}:{ACCOUNT}:repository/{repository['RepositoryName']}"
+    assert allows(stack.policies("ExecutionRole"), "ecr:BatchGetImage", pulled)
+    assert not allows(stack.policies("ExecutionRole"), "ecr:BatchGetImage", pulled + "-other")
+
+
+def test_it_deploys_first_without_a_model_then_with_one(s3: Any) -> None:
+    """moto passes over what a bucket tells EventBridge."""
+    session = boto3.Session()
+    cloudformation = session.client("cloudformation")
+
+    def made() -> tuple[dict[str, Any], set[str]]:
+        (stack,) = cloudformation.describe_stacks(StackName="weekly")["Stacks"]
+        assert stack["StackStatus"] in ("CREATE_COMPLETE", "UPDATE_COMPLETE")
+        functions = {f["FunctionName"]: f for f in session.client("lambda").list_functions()["Functions"]}
+        return functions, {rule["Name"] for rule in session.client("events").list_rules()["Rules"]}
+
+    given: dict[str, Any] = {"StackName": "weekly", "TemplateBody": PATH.read_text()}
+    cloudformation.create_stack(**given, Capabilities=["CAPABILITY_IAM"])
+    assert made() == ({}, set())
+    assert session.client("glue").list_crawlers()["CrawlerNames"] == ["weekly-forecasts"]
+    names = {bucket["Name"] for bucket in s3.list_buckets()["Buckets"]}
+    assert {f"weekly-{which}-{ACCOUNT}-{REGION}" for which in ("landing", "storage")} <= names
+
     code = io.BytesIO()
     with zipfile.ZipFile(code, "w") as archive:
         archive.writestr("lambda_function.py", "")
-    for name in ("function.zip", "layer.zip"):
-        s3.put_object(Bucket="drop", Key=name, Body=code.getvalue())
-    session = boto3.Session()
-    cloudformation = session.client("cloudformation")
-    cloudformation.create_stack(
-        StackName="weekly",
-        TemplateBody=PATH.read_text(),
-        Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
-        Capabilities=["CAPABILITY_IAM"],
-    )
-    (made,) = cloudformation.describe_stacks(StackName="weekly")["Stacks"]
-    assert made["StackStatus"] == "CREATE_COMPLETE"
-    names = {bucket["Name"] for bucket in s3.list_buckets()["Buckets"]}
-    assert {f"weekly-{which}-{ACCOUNT}-{REGION}" for which in ("landing", "storage")} <= names
-    functions = {f["FunctionName"]: f for f in session.client("lambda").list_functions()["Functions"]}
-    rules = {rule["Name"] for rule in session.client("events").list_rules()["Rules"]}
-    if not parameters:
-        assert (functions, rules) == ({}, set())
-        return
+    for name in ("FunctionKey", "LayerKey"):
+        s3.put_object(Bucket=f"weekly-storage-{ACCOUNT}-{REGION}", Key=RUNS[name], Body=code.getvalue())
+    parameters = [{"ParameterKey": key, "ParameterValue": value} for key, value in RUNS.items()]
+    cloudformation.update_stack(**given, Parameters=parameters, Capabilities=["CAPABILITY_IAM"])
+    functions, rules = made()
     assert {name: f["Handler"] for name, f in functions.items()} == {
         "weekly-begin": "lambda_function.lambda_handler",
         "weekly-publish": "lambda_function.transform_handler",

@@ -19,8 +19,6 @@ from forecast_platform_tests.serverless.test_pipeline import AWS, Cloud, as_vari
 
 __all__ = ["cloud"]  # the fixture
 
-# What every Lambda has.
-OF_THE_RUNTIME = ("boto3", "botocore", "s3transfer", "jmespath", "urllib3")
 RUN = """
 import json, sys
 sys.path[:0] = json.loads(sys.argv[1])
@@ -38,6 +36,15 @@ def unpacked(files: dict[str, Path], folder: Path) -> Path:
     return folder
 
 
+def runtime(folder: Path) -> Path:
+    """What every Lambda has, and nothing else that is installed here."""
+    folder.mkdir(exist_ok=True)
+    for name in ("boto3", "botocore", "s3transfer", "jmespath", "urllib3"):
+        if not (folder / name).exists():
+            (folder / name).symlink_to(Path(__import__(name).__file__ or "").parent)
+    return folder
+
+
 needs_strip = pytest.mark.skipif(
     sys.platform != "linux" or not shutil.which("strip"), reason="a layer is of Linux, and stripped by binutils"
 )
@@ -48,13 +55,9 @@ def test_the_zips_alone_take_a_file_to_its_forecast(cloud: Cloud, tmp_path: Path
     """By Python without any installed package, but for those that the Lambda's runtime brings."""
     function = unpacked(package.function_files(), tmp_path / "task")
     layer = unpacked(package.layer_files(tmp_path / "work"), tmp_path / "opt")
-    runtime = tmp_path / "runtime"
-    runtime.mkdir()
-    for name in OF_THE_RUNTIME:
-        (runtime / name).symlink_to(Path(__import__(name).__file__ or "").parent)
     aws = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     environment = aws | as_variables(SMALL | AWS) | {"MODEL_NAME": cloud.model, "FORECAST_HOME": str(function)}
-    place = json.dumps([str(function), str(layer / "python"), str(runtime)])
+    place = json.dumps([str(function), str(layer / "python"), str(runtime(tmp_path / "runtime"))])
 
     def call(handler: str, event: object) -> dict[str, object]:
         command = [sys.executable, "-I", "-S", "-c", RUN, place, handler, json.dumps(event)]
