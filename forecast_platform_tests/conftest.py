@@ -34,6 +34,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import sqlite3
 import sys
 import tempfile
@@ -81,10 +82,11 @@ QUANTILES = ("p10", "p50", "p90")
 
 @pytest.fixture(autouse=True)
 def _environment() -> Iterator[None]:
-    """Opening a home says so in the environment, for child processes, and settings that were read are kept. The next
-    test is to see none of it."""
-    before = dict(os.environ)
+    """Opening a home says so in the environment, for child processes, settings that were read are kept, and Dagster
+    gives SIGTERM the handler of SIGINT, which may be ignored. The next test is to see none of it."""
+    before, ended_by = dict(os.environ), signal.getsignal(signal.SIGTERM)
     yield
+    signal.signal(signal.SIGTERM, ended_by)
     os.environ.clear()
     os.environ.update(before)
     get_settings.cache_clear()
