@@ -62,6 +62,7 @@ for _field in Settings.model_fields:
 os.environ["FORECAST_HOME"] = str(Path(tempfile.gettempdir()) / "forecast-tests-have-no-home")
 # Before torch is imported; the tests run several processes on few cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+_ENDED_BY = signal.getsignal(signal.SIGTERM)
 # What is imported stays to the end, millions of objects; to look through them as often as usual is a tenth of the time.
 gc.set_threshold(20_000, 20, 100)
 # Every process would compile every module.
@@ -84,9 +85,9 @@ QUANTILES = ("p10", "p50", "p90")
 def _environment() -> Iterator[None]:
     """Opening a home says so in the environment, for child processes, settings that were read are kept, and Dagster
     gives SIGTERM the handler of SIGINT, which may be ignored. The next test is to see none of it."""
-    before, ended_by = dict(os.environ), signal.getsignal(signal.SIGTERM)
+    before = dict(os.environ)
+    signal.signal(signal.SIGTERM, _ENDED_BY)  # fixtures of whole files have run by now
     yield
-    signal.signal(signal.SIGTERM, ended_by)
     os.environ.clear()
     os.environ.update(before)
     get_settings.cache_clear()
