@@ -29,13 +29,10 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import functools
-import gc
-import json
 import logging
 import os
 import shutil
 import signal
-import sqlite3
 import sys
 import tempfile
 import threading
@@ -51,6 +48,7 @@ from forecast_platform.demo import MadeUpRetailer, history_files, make_retailer,
 from forecast_platform.lake.lake import Lake
 from forecast_platform.lake.tables import PROVENANCE
 from forecast_platform.settings import Settings, get_settings
+from forecast_platform_tests import quickly
 from forecast_platform_tests.postgres import Postgres, lacking, serving
 
 if TYPE_CHECKING:
@@ -62,8 +60,6 @@ for _field in Settings.model_fields:
 os.environ["FORECAST_HOME"] = str(Path(tempfile.gettempdir()) / "forecast-tests-have-no-home")
 # Before torch is imported; the tests run several processes on few cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# What is imported stays to the end, millions of objects; to look through them as often as usual is a tenth of the time.
-gc.set_threshold(20_000, 20, 100)
 # Every process would compile every module.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
@@ -142,37 +138,8 @@ def graph(home: Path, tables_home: Callable[[Path], Path]) -> Graph:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def service_models_are_read_once() -> Iterator[None]:
-    """Every boto3 session looks for services and parses megabytes of JSON of its own, a few tenths of a second; here
-    they share what finds and reads them."""
-    import botocore.session
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(botocore.session, "create_loader", functools.cache(botocore.session.create_loader))
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def schemas_of_manifests_are_worked_out_once() -> Iterator[None]:
-    """pyiceberg does that for every file it opens, a third of what it costs to land a small file."""
-    import pyiceberg.avro.file as avro
-
-    resolve, resolved = avro.resolve_reader, dict[Any, Any]()
-
-    @functools.cache
-    def schema_of(text: str) -> Any:
-        return avro.AvroSchemaConversion().avro_to_iceberg(json.loads(text))
-
-    def reader(file: Any, read: Any, types: Any = avro.EMPTY_DICT, enums: Any = avro.EMPTY_DICT) -> Any:
-        key = id(file), id(read), tuple(types.items()), tuple(enums.items())
-        if key not in resolved:
-            resolved[key] = resolve(file, read, types, enums), file, read  # kept, so that no other has their id
-        return resolved[key][0]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(avro.AvroFileHeader, "get_schema", lambda self: schema_of(self.meta["avro.schema"]))
-        patch.setattr(avro, "resolve_reader", reader)
-        yield
+def libraries_do_once_what_they_do_again_and_again() -> None:
+    quickly.apply()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -208,21 +175,6 @@ def dagster_in_memory_is_made_and_asked_quickly() -> Iterator[None]:
         keep(patch, events.InMemoryEventLogStorage, "_connect", lambda storage: storage._db_lock)
         keep(patch, runs.InMemoryRunStorage, "connect", lambda _: contextlib.nullcontext())
         yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def the_power_never_fails() -> Iterator[None]:
-    """Nor does a catalog wait for the disk, some milliseconds a commit: a killed process loses nothing by that."""
-    import sqlalchemy.event
-    from sqlalchemy.engine import Engine
-
-    def at_once(connection: Any, _: Any) -> None:
-        if isinstance(connection, sqlite3.Connection):
-            connection.execute("PRAGMA synchronous = OFF")
-
-    sqlalchemy.event.listen(Engine, "connect", at_once)
-    yield
-    sqlalchemy.event.remove(Engine, "connect", at_once)
 
 
 @pytest.fixture(scope="session")
