@@ -3,10 +3,10 @@ forked for one."""
 
 from __future__ import annotations
 
-import atexit
 import functools
 import gc
 import json
+import multiprocessing
 import sqlite3
 from typing import Any
 
@@ -23,8 +23,8 @@ def apply() -> None:
 
 def _collect_garbage_seldom() -> None:
     """What is imported stays to the end, millions of objects; to look through them is a tenth of the time."""
-    gc.freeze()
-    atexit.register(gc.unfreeze)  # else DuckDB's bindings say that it leaks
+    if multiprocessing.parent_process():  # whose end is not preceded by a last look
+        gc.freeze()
     gc.set_threshold(20_000, 20, 100)
 
 
