@@ -11,18 +11,19 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import dagster as dg
 
 UNDER_WAY = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
-EVERY_SECONDS = 5.0
+EVERY_SECONDS = 2.0
 
 
 def drained(
     instance: dg.DagsterInstance,
     minutes: float,
     sleep: Callable[[float], None] = time.sleep,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = partial(print, flush=True),  # whoever waits reads it through a pipe
 ) -> bool:
     """Whether all runs had ended in time. A run whose process is gone looks as if it were going; only a daemon sees."""
     until, told = time.monotonic() + 60 * minutes, set[str]()
