@@ -76,6 +76,28 @@ SMALL: dict[str, Any] = {
 QUANTILES = ("p10", "p50", "p90")
 
 
+# Those that take longest. xdist gives each of two processes one half of the tests, and who is done takes from the end of
+# what the other still has: they begin either half, and what is left at the end is short.
+LONG = (
+    "clouds/aws/test_end_to_end.py", "serverless/test_pipeline.py", "infra/test_host.py", "defs/test_graph.py",
+    "defs/test_kill.py", "test_cli_guide.py", "test_docs_blocks.py", "streaming/test_kills.py", "infra/test_deploy.py",
+    "engines/test_in_shards.py", "test_serving.py", "infra/test_roles.py", "benchmarks/test_scale.py", "test_cli.py",
+    "test_demo.py", "lake/test_maintenance.py", "test_cli_landing.py", "serverless/test_package.py",
+    "defs/test_landing_sensor.py", "clouds/aws/test_glue.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    places = {here / name: number for number, name in enumerate(LONG)}
+    halves: tuple[list[pytest.Item], list[pytest.Item]] = ([], [])
+    for item in sorted((i for i in items if i.path in places), key=lambda i: places[i.path]):
+        halves[places[item.path] % 2].append(item)
+    short = [item for item in items if item.path not in places]
+    first = max(0, len(items) // 2 - len(halves[0]))
+    items[:] = [*halves[0], *short[:first], *halves[1], *short[first:]]
+
+
 @pytest.fixture(autouse=True)
 def _environment() -> Iterator[None]:
     """Opening a home says so in the environment, for child processes, settings that were read are kept, and Dagster
