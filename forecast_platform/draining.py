@@ -11,7 +11,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 
 import dagster as dg
 
@@ -19,11 +18,15 @@ UNDER_WAY = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.Dagst
 EVERY_SECONDS = 2.0
 
 
+def _say(text: str) -> None:
+    print(text, flush=True)  # whoever waits reads it through a pipe
+
+
 def drained(
     instance: dg.DagsterInstance,
     minutes: float,
     sleep: Callable[[float], None] = time.sleep,
-    say: Callable[[str], None] = partial(print, flush=True),  # whoever waits reads it through a pipe
+    say: Callable[[str], None] = _say,
 ) -> bool:
     """Whether all runs had ended in time. A run whose process is gone looks as if it were going; only a daemon sees."""
     until, told = time.monotonic() + 60 * minutes, set[str]()

@@ -76,8 +76,8 @@ SMALL: dict[str, Any] = {
 QUANTILES = ("p10", "p50", "p90")
 
 
-# Those that take longest. xdist gives each of two processes one half of the tests, and who is done takes from the end of
-# what the other still has: they begin either half, and what is left at the end is short.
+# Those that take longest. xdist gives each of two processes one half of the tests, and who is done takes from the end
+# of what the other still has: they begin either half, and what is left at the end is short.
 LONG = (
     "clouds/aws/test_end_to_end.py", "serverless/test_pipeline.py", "infra/test_host.py", "defs/test_graph.py",
     "defs/test_kill.py", "test_cli_guide.py", "test_docs_blocks.py", "streaming/test_kills.py", "infra/test_deploy.py",
