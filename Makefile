@@ -12,7 +12,7 @@ export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo spark spark-archive lambda test test-fast lint types format bench ablations scale ui deploy \
-	image settings release host clean
+	lock image settings release host clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -95,7 +95,7 @@ export AWS_DEFAULT_REGION := $(AWS_REGION)
 endif
 # The engine's code, since a job refuses an image of other code; and what the image is built on.
 CODE = $(shell $(BIN)/python -c "from forecast_platform.models.trained import code_version; print(code_version())")
-BUILT_ON = $(shell cat docker/deepar.Dockerfile constraints.txt pyproject.toml | cksum | cut -d ' ' -f 1)
+BUILT_ON = $(shell cat docker/deepar.Dockerfile docker/deepar.lock pyproject.toml | cksum | cut -d ' ' -f 1)
 IMAGE_TAG = $(CODE)-$(BUILT_ON)
 OUTPUTS = aws cloudformation describe-stacks --stack-name $(STACK) --output text --query
 # Of the stack; asked in the recipe, since make's own shell function sees no exported region.
@@ -110,6 +110,10 @@ deploy: install  ## Buckets, queue, roles, catalog, workgroup, repository in AWS
 	aws cloudformation deploy --stack-name $(STACK) --template-file infra/forecast_platform.yaml \
 		--capabilities CAPABILITY_IAM --no-fail-on-empty-changeset \
 		--parameter-overrides ImageTag=$(IMAGE_TAG) $(PARAMETERS)
+
+# Where PyTorch's index can't be reached, its wheel from elsewhere: make lock TORCH_WHEEL=FILE_OR_ADDRESS
+lock: install  ## What the images install, each file with its hash, from pyproject.toml and constraints.txt: docker/*.lock
+	$(BIN)/python docker/lock.py $(TORCH_WHEEL)
 
 # SageMaker takes Docker's own form of a manifest alone: no OCI, no index with attestations. And the repository takes a tag
 # once, so what is there is not built again.

@@ -16,15 +16,14 @@ RUN apt-get update && apt-get install --yes --no-install-recommends libgomp1 && 
 
 WORKDIR /usr/src/forecast-platform
 
-# The big layer first: it changes with the pinned version alone. PyPI's torch for Linux brings CUDA, 3 GB that inference
-# and networks this small have no use for.
-COPY constraints.txt ./
-RUN python -m pip install "$(sed -n 's/^torch==/torch==/p' constraints.txt)" \
-        --index-url https://download.pytorch.org/whl/cpu --extra-index-url https://pypi.org/simple
+# The big layer first. Which files it is made of, the lock says (make lock): torch without CUDA, 3 GB that inference and
+# networks this small have no use for.
+COPY docker/deepar.lock ./
+RUN python -m pip install --require-hashes --no-deps --requirement deepar.lock
 
 COPY pyproject.toml README.md LICENSE ./
 COPY forecast_platform ./forecast_platform
-RUN python -m pip install --constraint constraints.txt ".[trees]"
+RUN python -m pip install --no-index --no-deps --no-build-isolation . && python -m pip check
 
 # SageMaker mounts /opt/ml owned by root and runs the image as its user says. Files that it puts there are root's own, so
 # this image stays with root, whom SageMaker's own isolation confines; `docker run --user` makes it anybody elsewhere.

@@ -5,14 +5,15 @@ FROM python:3.11-slim-bookworm@sha256:0bee7276f83efd4a1ee05bbbf4281d95ed28e07922
 
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 OMP_NUM_THREADS=1
 
-# Dependencies first: they change seldom, and this layer is then reused. Torch without CUDA, from its own index: here it
-# only prepares batches and reads models. dagster-postgres is of this image only, and pins its core like the others.
 RUN apt-get update && apt-get install --yes --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*
+
+# Dependencies first: they change seldom, and this layer is then reused. Which files they are, the lock says (make lock).
 WORKDIR /build
-COPY constraints.txt pyproject.toml README.md LICENSE ./
-RUN pip install --index-url https://download.pytorch.org/whl/cpu "$(sed -n 's/^torch==/torch==/p' constraints.txt)"
+COPY docker/platform.lock ./
+RUN pip install --require-hashes --no-deps --requirement platform.lock
+COPY pyproject.toml README.md LICENSE ./
 COPY forecast_platform ./forecast_platform
-RUN pip install --constraint constraints.txt ".[aws,stream,trees]" dagster-postgres==0.29.27 psycopg2-binary==2.9.13
+RUN pip install --no-index --no-deps --no-build-isolation . && pip check
 
 # Nobody inside needs to be root. The home keeps Dagster's settings and what is worth keeping between starts.
 RUN useradd --create-home --uid 10001 forecast && install -d -o forecast /srv/forecast /opt/dagster

@@ -26,13 +26,14 @@ from forecast_platform.settings import Settings
 from forecast_platform_tests.clouds.aws.gate import Gate, gate
 from forecast_platform_tests.conftest import SMALL, ForecastHome
 from forecast_platform_tests.defs.graph import Graph
-from forecast_platform_tests.infra.template import ACCOUNT, load, resolve
+from forecast_platform_tests.infra.template import ACCOUNT, PATH, load, resolve
 from forecast_platform_tests.infra.test_templates import deploy
 
 __all__ = ["gate"]
 
 pytestmark = pytest.mark.filterwarnings("ignore:Tried to parse")
 
+ROOT = PATH.parents[1]
 PARAMETERS = {"AlarmEmail": "ops@example.com"}
 AWS = {
     "profile": "aws",
@@ -203,6 +204,29 @@ def test_whoever_may_not_tell_goes_on_and_says_so(
 
 def test_a_laptop_tells_nobody(graph: Graph) -> None:
     assert tick(graph)[0] == "nobody watches: this profile has no monitoring"
+
+
+def resources(*paths: Path) -> list[dict[str, Any]]:
+    return [resource["Properties"] for path in paths for resource in load(path)["Resources"].values()]
+
+
+@pytest.mark.parametrize("page", ["day_two.md", "operations.md"])
+def test_the_pages_count_and_price_what_the_templates_make(page: str) -> None:
+    numbers = {"five": 5, "six": 6, "seven": 7, "eight": 8}
+    text = (ROOT / "docs" / "aws" / page).read_text().replace("\n", " ")
+    ((metrics_, alarms_),) = re.findall(r"(\w+) metrics at 0\.30 and (\w+) alarms at 0\.10", text)
+    made = resources(PATH, PATH.with_name("host.yaml"))
+    of_ours = {properties["MetricName"] for properties in made if properties.get("Namespace") == metrics.NAMESPACE}
+    assert numbers[metrics_] == len(of_ours)
+    assert numbers[alarms_] == sum("AlarmName" in properties for properties in made)
+
+
+def test_what_an_alarm_says_leads_to_a_page_that_knows_it() -> None:
+    for properties in resources(PATH, PATH.with_name("host.yaml")):
+        for page in re.findall(r"docs/\S+?\.md", properties.get("AlarmDescription", "")):
+            name = properties["AlarmName"]["Fn::Sub"].removeprefix("${Name}-")
+            known = (ROOT / page).read_text()
+            assert f"`{name}`" in known or ("DeadLettersUrl" in known and name == "dead-letters"), name
 
 
 def test_every_alarm_says_what_to_do_and_is_mailed(alarms: Alarms) -> None:

@@ -11,6 +11,8 @@ import boto3
 import pytest
 import yaml
 
+from forecast_platform.settings import Settings
+from forecast_platform_tests.conftest import SMALL
 from forecast_platform_tests.infra.template import ACCOUNT, REGION, listed, load
 from forecast_platform_tests.infra.test_templates import ONLY_STAR
 
@@ -19,7 +21,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:Tried to parse")
 ROOT = Path(__file__).parents[2]
 PATH = ROOT / "infra" / "ecs.yaml"
 COMPOSE = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())["services"]
-SERVICES = {"Code": "code", "Webserver": "webserver", "Daemon": "daemon"}
+SERVICES = {"Code": "code", "Webserver": "webserver", "Daemon": "daemon", "Dashboard": "dashboard"}
+BY_NAME = "forecast.example.com"
 
 
 def properties(name: str) -> dict[str, Any]:
@@ -37,17 +40,29 @@ def test_cfn_lint_finds_nothing() -> None:
 @pytest.mark.parametrize(("title", "name"), SERVICES.items())
 def test_a_task_is_the_service_of_the_compose_file(title: str, name: str) -> None:
     (container,) = properties(f"{title}Task")["ContainerDefinitions"]
-    assert container.get("Command") == COMPOSE[name].get("command")
+    command = COMPOSE[name].get("command")
+    named = {"${DASHBOARD_NAME:-localhost}": {"Ref": "DashboardName"}}
+    assert container.get("Command") == (command and [named.get(word, word) for word in command])
     assert container["LinuxParameters"]["Capabilities"] == {"Drop": COMPOSE[name]["cap_drop"]}
     # The settings file of `make release`, what it does not hold, and the password as a secret.
     given = {item["Name"] for item in container["Environment"]} | {item["Name"] for item in container["Secrets"]}
     by_the_file = {"AWS_REGION", "DAGSTER_LOGS_BUCKET"}
-    assert given == set(COMPOSE[name]["environment"]) - by_the_file
+    # A task has its role; on one machine a file says whose the dashboard takes.
+    assert given == set(COMPOSE[name]["environment"]) - by_the_file - {"AWS_CONFIG_FILE"}
+    role = "DashboardRoleArn" if name == "dashboard" else "PlatformRoleArn"
+    assert properties(f"{title}Task")["TaskRoleArn"] == {"Ref": role}
+    if name in ("webserver", "dashboard"):
+        (port,) = (int(published.rpartition(":")[2]) for published in COMPOSE[name]["ports"])
+        assert [mapping["ContainerPort"] for mapping in container["PortMappings"]] == [port]
+        check = COMPOSE[name]["healthcheck"]["test"]
+        assert [w.replace("'", '"') for w in container["HealthCheck"]["Command"]] == [
+            w.replace("'", '"') for w in check
+        ]
     assert not [item["Name"] for item in container["Environment"] if "PASSWORD" in item["Name"]]
     service = properties(title)
-    assert service["DeploymentConfiguration"] == {"MinimumHealthyPercent": 0, "MaximumPercent": 100}, (
-        "never two daemons"
-    )
+    if name != "dashboard":
+        one_at_a_time = {"MinimumHealthyPercent": 0, "MaximumPercent": 100}
+        assert service["DeploymentConfiguration"] == one_at_a_time, "never two daemons"
     assert service["NetworkConfiguration"]["AwsvpcConfiguration"]["AssignPublicIp"] == "DISABLED"
 
 
@@ -60,11 +75,47 @@ def test_webserver_and_daemon_find_the_code_location() -> None:
     assert container["PortMappings"][0]["Name"] == published["PortName"]
 
 
-def test_nobody_is_let_through_who_was_not_asked_and_nothing_is_public() -> None:
-    listener = properties("Listener")
-    first, second = sorted(listener["DefaultActions"], key=lambda action: action["Order"])
+def test_all_services_of_the_compose_file_are_there() -> None:
+    """But Postgres, which RDS is."""
+    kinds = {name: resource["Type"] for name, resource in load(PATH)["Resources"].items()}
+    assert {SERVICES[name] for name, kind in kinds.items() if kind == "AWS::ECS::Service"} == set(COMPOSE) - {
+        "postgres"
+    }
+
+
+def test_the_dashboard_answers_the_load_balancer_and_people_by_its_name(home: Path) -> None:
+    """The balancer's check names the task's address: refused, as its matcher wants; the container's own is answered."""
+    from starlette.testclient import TestClient
+
+    from forecast_platform.dashboard.app import build_app
+    from forecast_platform.dashboard.source import Source
+    from forecast_platform.lake.lake import Lake
+
+    settings = Settings(**SMALL)
+    source = Source(Lake.local(settings.warehouse, settings.quantile_columns))
+    (rule,) = properties("DashboardRule")["Conditions"]
+    assert rule == {"Field": "host-header", "HostHeaderConfig": {"Values": [{"Ref": "DashboardName"}]}}
+    target = properties("DashboardTarget")
+    # As the command makes it of its --host and --name.
+    with TestClient(build_app(settings, source, ("localhost", "127.0.0.1", "0.0.0.0", BY_NAME))) as client:
+
+        def asked(host: str) -> int:
+            return client.get(target["HealthCheckPath"], headers={"Host": host}).status_code
+
+        assert asked("10.0.1.7:8050") == int(target["Matcher"]["HttpCode"])
+        assert (asked(BY_NAME), asked("127.0.0.1:8050")) == (200, 200)
+
+
+@pytest.mark.parametrize(("name", "actions"), [("Listener", "DefaultActions"), ("DashboardRule", "Actions")])
+def test_nobody_is_let_through_who_was_not_asked(name: str, actions: str) -> None:
+    first, second = sorted(properties(name)[actions], key=lambda action: action["Order"])
     assert (first["Type"], second["Type"]) == ("authenticate-oidc", "forward")
     assert first["AuthenticateOidcConfig"]["OnUnauthenticatedRequest"] == "authenticate"
+    assert first == properties("Listener")["DefaultActions"][0], "one identity provider"
+
+
+def test_nothing_is_public() -> None:
+    listener = properties("Listener")
     assert (listener["Protocol"], properties("Balancer")["Scheme"]) == ("HTTPS", "internal")
     database = load(PATH)["Resources"]["Database"]
     assert database["DeletionPolicy"] == "Snapshot"
@@ -95,6 +146,8 @@ def test_it_deploys(s3: Any) -> None:
         text = text.replace(f"!GetAtt {attribute}", "secret").replace(f"${{{attribute}}}", "secret")
     given = {
         "PlatformRoleArn": f"arn:aws:iam::{ACCOUNT}:role/PlatformRole",
+        "DashboardRoleArn": f"arn:aws:iam::{ACCOUNT}:role/DashboardRole",
+        "DashboardName": BY_NAME,
         "StorageBucket": "drop",
         "Image": f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/forecast-platform:1",
         "VpcId": subnets[0]["VpcId"],
@@ -128,4 +181,8 @@ def test_it_deploys(s3: Any) -> None:
     balancing = session.client("elbv2")
     (balancer,) = balancing.describe_load_balancers()["LoadBalancers"]
     (listener,) = balancing.describe_listeners(LoadBalancerArn=balancer["LoadBalancerArn"])["Listeners"]
-    assert [action["Type"] for action in listener["DefaultActions"]] == ["authenticate-oidc", "forward"]
+    rules = balancing.describe_rules(ListenerArn=listener["ListenerArn"])["Rules"]
+    by = {rule["Priority"]: [action["Type"] for action in rule["Actions"]] for rule in rules}
+    assert by == {priority: ["authenticate-oidc", "forward"] for priority in ("1", "default")}
+    ports = {group["TargetGroupName"]: group["Port"] for group in balancing.describe_target_groups()["TargetGroups"]}
+    assert ports == {"forecast-webserver": 3000, "forecast-dashboard": 8050}

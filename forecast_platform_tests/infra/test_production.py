@@ -119,9 +119,15 @@ def test_what_others_made_is_named_by_its_digest_and_both_images_stand_on_the_sa
 
 
 def test_the_integrations_of_the_image_are_the_pinned_ones() -> None:
+    """Dagster's integrations pin their core exactly, and so move together."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    (duckdb,) = (line for line in project["dependencies"] if line.startswith("dagster-duckdb=="))
-    assert f"dagster-postgres=={duckdb.partition('==')[2]}" in PLATFORM
+    named = {*project["dependencies"], *project["optional-dependencies"]["aws"]}
+    named |= {*project["optional-dependencies"]["server"]}
+    pins = dict(line.split("==") for line in named if re.match(r"dagster-(aws|duckdb|postgres)==", line))
+    assert set(pins) == {"dagster-aws", "dagster-duckdb", "dagster-postgres"}
+    assert len(set(pins.values())) == 1
+    lock = (DOCKER / "platform.lock").read_text()
+    assert all(f"{name}=={version} " in lock for name, version in pins.items())
 
 
 def test_make_settings_prints_the_outputs_as_settings() -> None:
