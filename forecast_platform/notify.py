@@ -113,7 +113,8 @@ def _failures(lake: Lake, since: dt.datetime, link: str, words: Words) -> list[N
             values["week"] = words.week(row["week"])
             subject = _("Failed: %(job)s of the week of %(week)s", **values)
             text = _("The run %(run)s (%(job)s) of the week of %(week)s failed at %(step)s:\n%(message)s", **values)
-            step = _("mend what it says, then: %(command)s", command=f"forecast run --week {row['week']}")
+            command = f"forecast run --week {row['week']}"
+            step = _("mend what it says, then: %(command)s", command=command)
         else:
             subject = _("Failed: %(job)s", **values)
             text = _("The run %(run)s (%(job)s) failed at %(step)s:\n%(message)s", **values)
@@ -156,9 +157,10 @@ def _refusals(lake: Lake, since: dt.datetime, link: str, words: Words) -> list[N
             if row["status"] == "refused"
             else _("%(file)s: %(some)s of %(all)s rows were refused.", **values)
         ) + (f" {row['message']}" if row["message"] else "")
-        step = _("mend it and land it again; line by line: %(link)s", link=f"{link}/runs")
+        see = f"{link}/runs"
+        step = _("mend it and land it again; line by line: %(link)s", link=see)
         about, subject = f"{row['source_key']} {row['source_version']}", _("Refused: %(file)s", **values)
-        notices.append(_notice(words, "refusal", about, subject, text, step, f"{link}/runs"))
+        notices.append(_notice(words, "refusal", about, subject, text, step, see))
     return notices
 
 

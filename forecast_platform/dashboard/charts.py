@@ -231,7 +231,8 @@ def _week_table(
 
 
 def _empty(title: str, words: Words) -> str:
-    return f'<p class="empty">{escape(words.gettext("%(title)s: nothing to show yet.", title=title))}</p>'
+    text = words.gettext("%(title)s: nothing to show yet.", title=title)
+    return f'<p class="empty">{escape(text)}</p>'
 
 
 def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], words: Words = PLAIN) -> str:
@@ -242,8 +243,9 @@ def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], words:
         f'<tr><th scope="row">{escape(row[0])}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in row[1:])}</tr>'
         for row in rows
     )
+    fold = words.gettext("The same as a table")
     return (
-        f'<details class="twin"><summary>{escape(words.gettext("The same as a table"))}</summary>'
+        f'<details class="twin"><summary>{escape(fold)}</summary>'
         f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(title)}"><table><thead><tr>{names}</tr>'
         f"</thead><tbody>{body}</tbody></table></div></details>"
     )

@@ -153,7 +153,7 @@ def _incomplete(newest: Completeness, good: Completeness | None, threshold: floa
             "landed (%(share)s, %(needed)s are needed), so nothing can be forecast.",
             **values,
         )
-    step = _("Land the rest of the week's sales, then: %(command)s", command=f"forecast run --week {newest.week}")
+    step = _("Land the rest of the week's sales, then: %(command)s", command=_run(newest.week))
     return [Trouble("incomplete", True, f"{text}{missing}", step, "runs#landed")]
 
 
@@ -172,7 +172,7 @@ def _unforecast(state: State, good: Completeness | None, words: Words) -> list[T
         else _("The week of %(week)s is complete, but has no forecast: there is none at all.", week=week)
     )  # fmt: skip
     step = _("If no run is under way: %(command)s (its last lines say what fails)",
-             command=f"forecast run --week {good.week}")  # fmt: skip
+             command=_run(good.week))  # fmt: skip
     return [Trouble("unforecast", True, text, step, "runs")]
 
 
@@ -282,7 +282,7 @@ def _failed(state: State, there: set[str], words: Words) -> list[Trouble]:
         )  # fmt: skip
         step = _(
             "Mend that, then: %(command)s (run %(run)s in Dagster has the whole log)",
-            command=f"forecast run --week {r['week']}" if r["week"] else "forecast run", run=str(r["run_id"])[:8],
+            command=_run(r["week"]), run=str(r["run_id"])[:8],
         )  # fmt: skip
         found.append(Trouble("failed", True, text, step, "runs#stages"))
     return found
@@ -355,6 +355,10 @@ def _nothing_from(stores: Sequence[str], names: Names) -> str:
         stores=", ".join(shown) + more,
     )  # fmt: skip
     return f" {text}"
+
+
+def _run(week: dt.date | None) -> str:
+    return f"forecast run --week {week}" if week else "forecast run"
 
 
 def _first_line(text: str | None, words: Words) -> str:
