@@ -1,7 +1,7 @@
-"""Texts of code and templates into forecast_platform/locale/LANGUAGE.po: python -m forecast_platform_tests.texts [LANGUAGE ...]
+"""Texts of code and templates into locale/LANGUAGE.po: python -m forecast_platform_tests.texts [LANGUAGE ...]
 
 A language that is named and not there yet gets a file with nothing translated. Texts that are gone are taken out, new
-ones wait for their translation; `locale/test_texts.py` holds that none does.
+ones wait for their translation; test_texts.py holds that none does.
 """
 
 from __future__ import annotations

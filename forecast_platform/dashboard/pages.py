@@ -34,7 +34,7 @@ from forecast_platform.dashboard.stages import ASSETS, Stages
 from forecast_platform.dashboard.troubles import Findings, troubles
 from forecast_platform.history.holidays import Event
 from forecast_platform.history.panel import natural_key
-from forecast_platform.models.leaderboard import BY, SERVED, WHOLE, Leaderboard, LeaderboardLost, Slice, Tally
+from forecast_platform.models.leaderboard import BY, SEASONS, SERVED, WHOLE, Leaderboard, LeaderboardLost, Slice, Tally
 from forecast_platform.publishing.forecasts import probability_above
 from forecast_platform.settings import Settings
 from forecast_platform.weeks import WEEK
@@ -651,6 +651,20 @@ def _decisions(view: View, board: Leaderboard) -> Rows:
     return rows
 
 
+# What slices are called that are no number and no month.
+_SLICES = (N_("largest"), N_("large"), N_("small"), N_("smallest"), N_("series"), N_("store"), N_("dept"), N_("total"))
+
+
+def _slice_words(view: View, by: str, name: str) -> str:
+    if by == "horizon":
+        low, _, high = name.partition(" to ")
+        return view.words.gettext("%(low)s to %(high)s", low=low, high=high) if high else low
+    if by == "season":
+        months = [1 + 3 * SEASONS.index(name) + k for k in (0, 2)]
+        return "-".join(view.words.month(dt.date(2000, month, 1)) for month in months)
+    return view.words.term(name)
+
+
 def _slices(view: View, board: Leaderboard, measure: str) -> dict[str, Any]:
     """The heat table: a row for each candidate, a column for each slice of which the measure is known.
 
@@ -681,7 +695,9 @@ def _slices(view: View, board: Leaderboard, measure: str) -> dict[str, Any]:
     groups = [(by, sum(of[0] == by for of in columns)) for by in BY]
     return {
         "groups": [(view.words.term(_BY[by]), count) for by, count in groups if count],
-        "columns": [(name, k == 0 or columns[k - 1][0] != by) for k, (by, name) in enumerate(columns)],
+        "columns": [
+            (_slice_words(view, by, name), k == 0 or columns[k - 1][0] != by) for k, (by, name) in enumerate(columns)
+        ],
         "rows": [
             {"name": _shown(view, name), "partly": name not in able,
              "cells": [square(name, of) for of in columns]}
