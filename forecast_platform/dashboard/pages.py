@@ -195,7 +195,7 @@ class View:
 
     def in_money(self, title: str) -> str:
         """The title of a chart or table of sales, with their unit."""
-        return f"{title} ({self.words.unit})" if self.words.unit else title
+        return f"{title} · {self.words.unit}" if self.words.unit else title
 
     @property
     def lang(self) -> str:

@@ -104,11 +104,17 @@ def _texts(figure: Any) -> list[Any]:
 
 def _find_fonts(figure: Any) -> set[str]:
     """Give the texts of a figure fonts that have all their signs, as far as there are such; the signs left over."""
-    texts = _texts(figure)
-    families, lacking = fonts_for({sign for text in texts for sign in text.get_text() if sign != "\n"})
-    for text in texts:
-        text.set_fontfamily(families)
+    families, lacking = fonts_for({sign for text in _texts(figure) for sign in text.get_text() if sign != "\n"})
+    give_fonts(figure, families)
     return lacking
+
+
+def give_fonts(figure: Any, families: Sequence[str]) -> None:
+    """Have all texts of a figure drawn in the first of the families that has their signs."""
+    for text in _texts(figure):
+        text.set_fontfamily(families)
+    for axes in figure.axes:
+        axes.tick_params(labelfontfamily=families)  # their labels are made anew at each drawing
 
 
 def fonts_for(signs: set[str], files: Sequence[str] | None = None) -> tuple[list[str], set[str]]:
@@ -120,21 +126,26 @@ def fonts_for(signs: set[str], files: Sequence[str] | None = None) -> tuple[list
     from matplotlib import font_manager
     from matplotlib.ft2font import FT2Font
 
-    def had(file: str) -> set[str]:
+    def had(file: str) -> tuple[set[str], str]:
+        """Of what is lacking, and the font's family."""
         try:
-            return {sign for sign in lacking if ord(sign) in FT2Font(file).get_charmap()}
-        except (OSError, RuntimeError):  # no font that can be drawn with
-            return set()
+            font = FT2Font(file)
+        except (OSError, RuntimeError):  # nothing that can be drawn with
+            return set(), ""
+        known = font.get_charmap()
+        return {sign for sign in lacking if ord(sign) in known}, font.family_name
 
     families, lacking = ["DejaVu Sans"], set(signs)
-    lacking -= had(font_manager.findfont(families[0]))
+    lacking -= had(font_manager.findfont(families[0]))[0]
     files = font_manager.findSystemFonts() if lacking and files is None else files
     while lacking and files:
-        best = max(sorted(files), key=lambda file: len(had(file)))
-        if not (found := had(best)):
+        offered = {file: had(file) for file in sorted(files)}
+        found, family = max(offered.values(), key=lambda font: len(font[0]))
+        if not found:
             break
-        font_manager.fontManager.addfont(best)
-        families.append(FT2Font(best).family_name)
+        for file in (file for file in offered if offered[file][1] == family):  # its bold face, too
+            font_manager.fontManager.addfont(file)
+        families.append(family)
         lacking -= found
     return families, lacking
 

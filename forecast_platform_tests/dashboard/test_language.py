@@ -9,6 +9,7 @@ import io
 import json
 import re
 import urllib.parse
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from starlette.testclient import TestClient
 from forecast_platform.dashboard import rendering
 from forecast_platform.dashboard.app import PAGES, build_app
 from forecast_platform.dashboard.pages import IN_WORDS, View
-from forecast_platform.dashboard.report import fonts_for, weekly_report
+from forecast_platform.dashboard.report import fonts_for, give_fonts, weekly_report
 from forecast_platform.dashboard.source import Source
 from forecast_platform.dashboard.stages import ASSETS
 from forecast_platform.lake.lake import Lake
@@ -250,6 +251,21 @@ def font(path: Path, signs: str) -> str:
     made.setupPost()
     made.save(path)
     return str(path)
+
+
+def test_labels_of_axes_have_those_fonts_too(tmp_path: Path) -> None:
+    """They are made anew whenever a figure is drawn, and had boxes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    axes = figure.add_subplot()
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.1f}가")
+    families, lacking = fonts_for({"가"}, [font(tmp_path / "Labels.ttf", "가")])
+    assert not lacking
+    give_fonts(figure, families)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure.savefig(io.BytesIO(), format="png")
 
 
 def test_a_picture_is_drawn_with_fonts_that_have_its_signs(tmp_path: Path) -> None:
