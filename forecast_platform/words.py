@@ -217,6 +217,17 @@ class Words:
         return self._apply(pattern, Decimal(f"{scaled:.{decimals}f}"), decimals)
 
     def _apply(self, pattern: NumberPattern, value: Decimal, decimals: int) -> str:
+        form = self._forms.get((pattern.pattern, decimals))
+        if form is None:
+            form = self._forms[pattern.pattern, decimals] = self._form(pattern, decimals)
+        return str(form.apply(value, self._babel, currency=self.money or None, currency_digits=False))
+
+    @functools.cached_property
+    def _forms(self) -> dict[tuple[str, int], NumberPattern]:
+        return {}
+
+    def _form(self, pattern: NumberPattern, decimals: int) -> NumberPattern:
+        """A pattern of CLDR's with our digits."""
         form = copy.copy(pattern)
         # Quotes are of the pattern, not of the text; and English has k as in kg.
         plus, minus = (part.replace("'", "") for part in pattern.suffix)
@@ -225,7 +236,7 @@ class Words:
         form.suffix = plus, minus
         form.frac_prec, form.int_prec = (decimals, decimals), (1, 1)
         form.grouping = self._babel.decimal_formats[None].grouping
-        return str(form.apply(value, self._babel, currency=self.money or None, currency_digits=False))
+        return form
 
     # ------------------------------------------------------------------------------------------------- dates and weeks
 
