@@ -7,6 +7,7 @@ import datetime as dt
 import pytest
 
 from forecast_platform.history.lateness import Late, arrivals, lateness
+from forecast_platform.words import PLAIN
 
 pytestmark = pytest.mark.usefixtures("far_from_utc")
 WEEK = dt.timedelta(days=7)
