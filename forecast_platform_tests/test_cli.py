@@ -372,8 +372,11 @@ def test_what_help_says_is_changed_on_purpose_only() -> None:
 def test_doctor_passes_on_a_sound_home_and_names_a_bad_setting(home: Path) -> None:
     sound = forecast("doctor", cwd=home, home=home, **QUICK)
     assert sound.returncode == 0, sound.stdout
-    names = ["versions", "torch", "home", "contract", "landing", "lake", "upgrade"]
+    names = ["versions", "torch", "home", "contract", "words", "landing", "lake", "upgrade"]
     assert [line.split()[:2] for line in sound.stdout.splitlines()] == [["ok", name] for name in names]
+    french = forecast("doctor", cwd=home, home=home, **QUICK, FORECAST_LOCALE="fr_FR", FORECAST_MONEY="EUR")
+    assert "texts in English (there are no texts in the language of fr_FR" in french.stdout
+    assert "12\N{NARROW NO-BREAK SPACE}345\N{NO-BREAK SPACE}€" in french.stdout
     bad = forecast("doctor", cwd=home, home=home, **{**QUICK, "FORECAST_COMPLETE_SHARE": "2"})
     assert bad.returncode == 1
     assert "FORECAST_COMPLETE_SHARE" in bad.stderr
