@@ -15,14 +15,18 @@ from collections.abc import Callable
 import dagster as dg
 
 UNDER_WAY = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
-EVERY_SECONDS = 5.0
+EVERY_SECONDS = 2.0
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)  # whoever waits reads it through a pipe
 
 
 def drained(
     instance: dg.DagsterInstance,
     minutes: float,
     sleep: Callable[[float], None] = time.sleep,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = _say,
 ) -> bool:
     """Whether all runs had ended in time. A run whose process is gone looks as if it were going; only a daemon sees."""
     until, told = time.monotonic() + 60 * minutes, set[str]()

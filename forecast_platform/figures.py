@@ -3,37 +3,45 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import median
 
 DIGITS = 2  # significant ones, at least
 _SMALLEST = 1e-6  # below this a figure is written with an exponent
 
+# Writes a number with so many decimals, or with an exponent where they are None.
+Write = Callable[[float, int | None], str]
 
-def figure(value: float | None) -> str:
+
+def english(value: float, decimals: int | None) -> str:
+    """12,345.6 or 8.7e-09."""
+    return f"{value:.{DIGITS - 1}e}" if decimals is None else f"{value:,.{decimals}f}"
+
+
+def figure(value: float | None, write: Write = english) -> str:
     """A figure with two significant digits or all of its whole ones: 0.0032, 0.47, 3.2, 12,345; "" for none.
 
     Only 0 itself is shown as 0. Below a millionth it has an exponent: 8.7e-09.
     """
-    return "" if _none(value) else _written(float(value or 0), _decimals(float(value or 0)))
+    if value is None or not math.isfinite(value):
+        return ""
+    value = float(value)
+    if value and abs(value) < _SMALLEST:
+        return write(value, None)
+    decimals = _decimals(value)
+    shown = f"{value:.{decimals}f}".rstrip("0").partition(".")[2] if decimals else ""
+    return _fixed(value, len(shown), write)
 
 
-def figures(values: Sequence[float | None]) -> list[str]:
+def figures(values: Sequence[float | None], write: Write = english) -> list[str]:
     """The figures of one column, with the decimals of its middle value; what they would show as 0 keeps its own."""
-    sizes = [abs(float(v)) for v in values if v is not None and not _none(v) and v]
+    known = [None if v is None or not math.isfinite(v) else float(v) for v in values]
+    sizes = [abs(v) for v in known if v]
     decimals = _decimals(median(sizes)) if sizes else 0
-    column = []
-    for value in values:
-        if value is None or _none(value):
-            column.append("")
-        else:
-            number = float(value)
-            column.append(_fixed(number, decimals) if not number or round(number, decimals) else figure(number))
-    return column
-
-
-def _none(value: float | None) -> bool:
-    return value is None or not math.isfinite(value)
+    return [
+        "" if v is None else _fixed(v, decimals, write) if not v or round(v, decimals) else figure(v, write)
+        for v in known
+    ]
 
 
 def _decimals(value: float) -> int:
@@ -41,14 +49,7 @@ def _decimals(value: float) -> int:
     return max(DIGITS - 1 - math.floor(math.log10(abs(value))), 0) if value else 0
 
 
-def _written(value: float, decimals: int) -> str:
-    if value and abs(value) < _SMALLEST:
-        return f"{value:.{DIGITS - 1}e}"
-    text = _fixed(value, decimals)
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def _fixed(value: float, decimals: int) -> str:
+def _fixed(value: float, decimals: int, write: Write) -> str:
     if decimals > 12:  # a column of figures far below 1
-        return f"{value:.{DIGITS - 1}e}" if value else "0"
-    return f"{round(value, decimals) + 0.0:,.{decimals}f}"  # not -0
+        return write(value, None) if value else "0"
+    return write(round(value, decimals) + 0.0, decimals)  # not -0

@@ -37,6 +37,7 @@ from forecast_platform.history.lateness import ARRIVALS, arrivals, lateness
 from forecast_platform.lake.lake import Lake
 from forecast_platform.settings import Settings
 from forecast_platform.weeks import key
+from forecast_platform.words import PLAIN, Words
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ class Notice:
         text: what happened, for people. next_step: what to do about it. link: where to look.
         attachment: a page to go with a mail.
         summary: the same for programs, as JSON has it; webhooks get it.
+        words: in which the rest is written.
     """
 
     kind: str
@@ -73,10 +75,12 @@ class Notice:
     link: str = ""
     attachment: Path | None = None
     summary: Mapping[str, Any] = field(default_factory=dict)
+    words: Words = PLAIN
 
     @property
     def body(self) -> str:
-        parts = (self.text, f"Next: {self.next_step}" if self.next_step else "", self.link)
+        step = self.words.gettext("Next: %(step)s", step=self.next_step) if self.next_step else ""
+        parts = (self.text, step, self.link)
         return "\n\n".join(part for part in parts if part)
 
 
@@ -86,11 +90,13 @@ class Notice:
 def news(lake: Lake, settings: Settings, now: dt.datetime) -> list[Notice]:
     """Everything of the last NEWS_DAYS that people are told of, most urgent first."""
     since, link = now - dt.timedelta(days=NEWS_DAYS), settings.dashboard_url.rstrip("/")
-    found = [*_failures(lake, since, link), *_late(lake, now, link), *_refusals(lake, since, link)]
+    words = settings.words
+    found = [*_failures(lake, since, link, words), *_late(lake, now, link, words),
+             *_refusals(lake, since, link, words)]  # fmt: skip
     return [*found, *_report(lake, settings, since, link)]
 
 
-def _failures(lake: Lake, since: dt.datetime, link: str) -> list[Notice]:
+def _failures(lake: Lake, since: dt.datetime, link: str, words: Words) -> list[Notice]:
     rows = lake.query(
         """
         SELECT f.week, f.job, f.step, max(f.message) AS message, max(f.run_id) AS run_id,
@@ -100,34 +106,40 @@ def _failures(lake: Lake, since: dt.datetime, link: str) -> list[Notice]:
         """,
         [since],
     ).to_pylist()
-    notices = []
+    notices, _ = [], words.gettext
     for row in rows:
-        week = f" of the week of {row['week']}" if row["week"] else ""
-        where = f" at {row['step']}" if row["step"] else ""
-        again = f"forecast run --week {row['week']}" if row["week"] else "run it again in Dagster's UI"
-        notices.append(
-            Notice(
-                "failure",
-                f"{row['job']} {row['week']} {row['step']} {row['mended']}",
-                f"Failed: {row['job']}{week}",
-                f"The run {row['run_id']} ({row['job']}){week} failed{where}:\n{row['message']}",
-                f"mend what it says, then: {again}",
-                link,
-            )
-        )
+        values = {"run": row["run_id"], "job": row["job"], "step": row["step"] or "?", "message": row["message"]}
+        if row["week"]:
+            values["week"] = words.week(row["week"])
+            subject = _("Failed: %(job)s of the week of %(week)s", **values)
+            text = _("The run %(run)s (%(job)s) of the week of %(week)s failed at %(step)s:\n%(message)s", **values)
+            command = f"forecast run --week {row['week']}"
+            step = _("mend what it says, then: %(command)s", command=command)
+        else:
+            subject = _("Failed: %(job)s", **values)
+            text = _("The run %(run)s (%(job)s) failed at %(step)s:\n%(message)s", **values)
+            step = _("mend what it says, then run it again in Dagster's UI")
+        about = f"{row['job']} {row['week']} {row['step']} {row['mended']}"
+        notices.append(_notice(words, "failure", about, subject, text, step, link))
     return notices
 
 
-def _late(lake: Lake, now: dt.datetime, link: str) -> list[Notice]:
-    late = lateness(arrivals(lake.query(ARRIVALS).to_pylist()), now)
+def _late(lake: Lake, now: dt.datetime, link: str, words: Words) -> list[Notice]:
+    late, _ = lateness(arrivals(lake.query(ARRIVALS).to_pylist()), now), words.gettext
     if late is None:
         return []
-    step = "ask whoever delivers the sales; when the file is there: land it, or forecast import FILE"
-    text = f"{late.text[0].upper()}{late.text[1:]}. Until then the newest forecast is that of {key(late.newest)}."
-    return [Notice("late", key(late.week), f"Late: sales of the week of {late.week}", text, step, link)]
+    step = _(
+        "ask whoever delivers the sales; when the file is there: land it, or %(command)s",
+        command="forecast import FILE",
+    )
+    said = late.text(words)
+    text = _("%(late)s. Until then the newest forecast is that of %(week)s.", late=said[0].upper() + said[1:],
+             week=words.week(late.newest))  # fmt: skip
+    subject = _("Late: sales of the week of %(week)s", week=words.week(late.week))
+    return [_notice(words, "late", key(late.week), subject, text, step, link)]
 
 
-def _refusals(lake: Lake, since: dt.datetime, link: str) -> list[Notice]:
+def _refusals(lake: Lake, since: dt.datetime, link: str, words: Words) -> list[Notice]:
     rows = lake.query(
         """
         SELECT l.source_key, l.source_version, l.status, l.rows, l.quarantined, l.message FROM landings AS l
@@ -137,21 +149,18 @@ def _refusals(lake: Lake, since: dt.datetime, link: str) -> list[Notice]:
         """,
         [since],
     ).to_pylist()
-    notices = []
+    notices, _ = [], words.gettext
     for row in rows:
-        what = "refused" if row["status"] == "refused" else f"{row['quarantined']:,} of {row['rows']:,} rows refused"
-        text = f"{row['source_key']}: {what}." + (f" {row['message']}" if row["message"] else "")
-        step = f"mend it and land it again; line by line: {link}/data"
-        notices.append(
-            Notice(
-                "refusal",
-                f"{row['source_key']} {row['source_version']}",
-                f"Refused: {row['source_key']}",
-                text,
-                step,
-                f"{link}/data",
-            )
-        )
+        values = {"file": row["source_key"], "some": words.number(row["quarantined"]), "all": words.number(row["rows"])}
+        text = (
+            _("%(file)s: refused.", **values)
+            if row["status"] == "refused"
+            else _("%(file)s: %(some)s of %(all)s rows were refused.", **values)
+        ) + (f" {row['message']}" if row["message"] else "")
+        see = f"{link}/runs"
+        step = _("mend it and land it again; line by line: %(link)s", link=see)
+        about, subject = f"{row['source_key']} {row['source_version']}", _("Refused: %(file)s", **values)
+        notices.append(_notice(words, "refusal", about, subject, text, step, see))
     return notices
 
 
@@ -173,10 +182,13 @@ def _report(lake: Lake, settings: Settings, since: dt.datetime, link: str) -> li
     if page and not page.exists():  # published a moment ago: its page follows, and the notice with it
         return []
     (without,) = lake.query("SELECT count(*) AS n FROM no_forecast WHERE forecast_week = ?", [week])["n"].to_pylist()
-    text = (
-        f"The forecast after the week of {week} is out: {row['series']:,} series, {row['total'] or 0:,.0f} in total "
-        f"over {row['weeks']} weeks; {without:,} series have a reason instead of a forecast. On one page: {place}"
-    )
+    words, _ = settings.words, settings.words.gettext
+    text = _(
+        "The forecast after the week of %(week)s is out: %(series)s series, %(sum)s in total over %(weeks)s; "
+        "%(without)s series have a reason instead of a forecast. On one page: %(place)s",
+        week=words.week(week), series=words.number(row["series"]), sum=words.cash(round(row["total"] or 0)),
+        weeks=words.weeks(row["weeks"]), without=words.number(without), place=place,
+    )  # fmt: skip
     files = {kind: cloud_of(settings).kept(f"exports/forecasts/{week}.{kind}")[0] for kind in ("csv", "parquet")}
     summary = {
         "week": key(week),
@@ -188,8 +200,12 @@ def _report(lake: Lake, settings: Settings, since: dt.datetime, link: str) -> li
         "published_at": row["created_at"].isoformat(timespec="seconds"),
         "files": {**files, "report": place},
     }
-    subject = f"Sales forecast after the week of {week}"
+    subject = _("Sales forecast after the week of %(week)s", week=words.week(week))
     return [Notice("report", key(week), subject, text, "", f"{link}/?week={week}", page, summary)]
+
+
+def _notice(words: Words, kind: str, about: str, subject: str, text: str, step: str, link: str) -> Notice:
+    return Notice(kind, about, subject, text, step, link, words=words)
 
 
 # ------------------------------------------------------------------------------------------------------------- telling
@@ -275,10 +291,12 @@ def merged(notices: Sequence[Notice]) -> Notice:
     first = notices[0]
     if len(notices) == 1:
         return first
+    words, _ = first.words, first.words.gettext
     lines = [f"- {notice.subject}" for notice in notices[:10]]
-    lines += [f"and {len(notices) - 10} more"] if len(notices) > 10 else []
-    text = "\n".join([*lines, "", "The first of them:", first.text])
-    return Notice(first.kind, "", f"{first.subject}, and {len(notices) - 1} more", text, first.next_step, first.link)
+    lines += [_("and %(count)s more", count=words.number(len(notices) - 10))] if len(notices) > 10 else []
+    text = "\n".join([*lines, "", _("The first of them:"), first.text])
+    subject = _("%(subject)s, and %(count)s more", subject=first.subject, count=words.number(len(notices) - 1))
+    return _notice(words, first.kind, "", subject, text, first.next_step, first.link)
 
 
 # ------------------------------------------------------------------------------------------------------------- senders

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import os
 import shutil
+import signal
+import threading
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -188,14 +191,15 @@ class Runner:
     ) -> Outcome:
         import dagster as dg
 
-        result = self.defs.resolve_job_def(job).execute_in_process(
-            instance=self.instance,
-            partition_key=key(week) if week else None,
-            tags=tags or {},
-            raise_on_error=False,
-            run_config=_QUIET,
-            asset_selection=[dg.AssetKey(name) for name in only] if only else None,
-        )
+        with _sigterm_kept():
+            result = self.defs.resolve_job_def(job).execute_in_process(
+                instance=self.instance,
+                partition_key=key(week) if week else None,
+                tags=tags or {},
+                raise_on_error=False,
+                run_config=_QUIET,
+                asset_selection=[dg.AssetKey(name) for name in only] if only else None,
+            )
         outcome = _outcome(result)
         self._write_down(job, result, outcome)
         return outcome
@@ -216,6 +220,20 @@ class Runner:
         from forecast_platform.notify import tell_news
 
         tell_news(self.platform.lake, self.settings, dt.datetime.now(dt.UTC))
+
+
+@contextlib.contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Dagster leaves SIGTERM with the handler of Ctrl-C. A shell starts what runs in the background of a script with
+    Ctrl-C ignored: it could not be ended any more, nor could the workers it starts."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _outcome(result: dg.ExecuteInProcessResult) -> Outcome:

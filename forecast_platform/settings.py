@@ -19,6 +19,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, MutableMapping
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from tomlkit.items import Item
 
     from forecast_platform.history.reading import Meaning
+    from forecast_platform.words import Words
 
 PREFIX = "FORECAST_"
 # Variables of ours that are no settings: where the settings lie, and what only tests and benchmarks read.
@@ -271,7 +273,13 @@ class Settings(BaseSettings):
     )
     export_table: str = Field("forecasts", pattern=r"^\w+(\.\w+)?$", description="table there, or SCHEMA.TABLE")
 
-    # What people see
+    # What people see: docs/language.md
+    locale: str = Field(
+        "en", description="of pages, reports and notices: de, de_DE, ko_KR, en_GB ...; en alone: ISO dates, no country"
+    )
+    money: str = Field(
+        "", description="currency of sales, as ISO 4217 code: EUR, KRW; empty: they are shown without a sign"
+    )
     dashboard_url: str = Field("http://127.0.0.1:8050", description="where assets' pages say that the dashboard is")
     notify: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (), description="who is told of failures, late weeks, refusals and reports: mailto:, Slack or webhook addresses"
@@ -424,6 +432,8 @@ class Settings(BaseSettings):
             raise ValueError(f"queue_url tells of files in S3, and landing_url is the folder {self.landing}; unset one")
         self._check_notify()
         self._check_databases()
+        if find_spec("babel"):  # which a Lambda, that nobody looks at, does without
+            _ = self.words
         _ = self.contract, self.calendar, self.declarations  # they validate themselves
         return self
 
@@ -525,6 +535,13 @@ class Settings(BaseSettings):
     def declarations(self) -> Declarations:
         """Which feature columns are used, and as what."""
         return Declarations.of(self.covariates, self.exposure)
+
+    @property
+    def words(self) -> Words:
+        """How figures, dates and texts are written for people."""
+        from forecast_platform.words import known
+
+        return known(self.locale, self.money)
 
     @property
     def meaning(self) -> Meaning:

@@ -29,12 +29,10 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import functools
-import gc
-import json
 import logging
 import os
 import shutil
-import sqlite3
+import signal
 import sys
 import tempfile
 import threading
@@ -50,6 +48,7 @@ from forecast_platform.demo import MadeUpRetailer, history_files, make_retailer,
 from forecast_platform.lake.lake import Lake
 from forecast_platform.lake.tables import PROVENANCE
 from forecast_platform.settings import Settings, get_settings
+from forecast_platform_tests import quickly
 from forecast_platform_tests.postgres import Postgres, lacking, serving
 
 if TYPE_CHECKING:
@@ -61,8 +60,7 @@ for _field in Settings.model_fields:
 os.environ["FORECAST_HOME"] = str(Path(tempfile.gettempdir()) / "forecast-tests-have-no-home")
 # Before torch is imported; the tests run several processes on few cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# What is imported stays to the end, millions of objects; to look through them as often as usual is a tenth of the time.
-gc.set_threshold(20_000, 20, 100)
+_ENDED_BY = signal.getsignal(signal.SIGTERM)
 # Every process would compile every module.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
@@ -79,11 +77,34 @@ SMALL: dict[str, Any] = {
 QUANTILES = ("p10", "p50", "p90")
 
 
+# Those that take longest. xdist gives each of two processes one half of the tests, and who is done takes from the end
+# of what the other still has: they begin either half, and what is left at the end is short.
+LONG = (
+    "clouds/aws/test_end_to_end.py", "serverless/test_pipeline.py", "infra/test_host.py", "defs/test_graph.py",
+    "defs/test_kill.py", "test_cli_guide.py", "test_docs_blocks.py", "streaming/test_kills.py", "infra/test_deploy.py",
+    "engines/test_in_shards.py", "test_serving.py", "infra/test_roles.py", "benchmarks/test_scale.py", "test_cli.py",
+    "test_demo.py", "lake/test_maintenance.py", "test_cli_landing.py", "serverless/test_package.py",
+    "defs/test_landing_sensor.py", "clouds/aws/test_glue.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    places = {here / name: number for number, name in enumerate(LONG)}
+    halves: tuple[list[pytest.Item], list[pytest.Item]] = ([], [])
+    for item in sorted((i for i in items if i.path in places), key=lambda i: places[i.path]):
+        halves[places[item.path] % 2].append(item)
+    short = [item for item in items if item.path not in places]
+    first = max(0, len(items) // 2 - len(halves[0]))
+    items[:] = [*halves[0], *short[:first], *halves[1], *short[first:]]
+
+
 @pytest.fixture(autouse=True)
 def _environment() -> Iterator[None]:
-    """Opening a home says so in the environment, for child processes, and settings that were read are kept. The next
-    test is to see none of it."""
+    """Opening a home says so in the environment, for child processes, settings that were read are kept, and Dagster
+    gives SIGTERM the handler of SIGINT, which may be ignored. The next test is to see none of it."""
     before = dict(os.environ)
+    signal.signal(signal.SIGTERM, _ENDED_BY)  # fixtures of whole files have run by now
     yield
     os.environ.clear()
     os.environ.update(before)
@@ -140,37 +161,8 @@ def graph(home: Path, tables_home: Callable[[Path], Path]) -> Graph:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def service_models_are_read_once() -> Iterator[None]:
-    """Every boto3 session looks for services and parses megabytes of JSON of its own, a few tenths of a second; here
-    they share what finds and reads them."""
-    import botocore.session
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(botocore.session, "create_loader", functools.cache(botocore.session.create_loader))
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def schemas_of_manifests_are_worked_out_once() -> Iterator[None]:
-    """pyiceberg does that for every file it opens, a third of what it costs to land a small file."""
-    import pyiceberg.avro.file as avro
-
-    resolve, resolved = avro.resolve_reader, dict[Any, Any]()
-
-    @functools.cache
-    def schema_of(text: str) -> Any:
-        return avro.AvroSchemaConversion().avro_to_iceberg(json.loads(text))
-
-    def reader(file: Any, read: Any, types: Any = avro.EMPTY_DICT, enums: Any = avro.EMPTY_DICT) -> Any:
-        key = id(file), id(read), tuple(types.items()), tuple(enums.items())
-        if key not in resolved:
-            resolved[key] = resolve(file, read, types, enums), file, read  # kept, so that no other has their id
-        return resolved[key][0]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(avro.AvroFileHeader, "get_schema", lambda self: schema_of(self.meta["avro.schema"]))
-        patch.setattr(avro, "resolve_reader", reader)
-        yield
+def libraries_do_once_what_they_do_again_and_again() -> None:
+    quickly.apply()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -206,21 +198,6 @@ def dagster_in_memory_is_made_and_asked_quickly() -> Iterator[None]:
         keep(patch, events.InMemoryEventLogStorage, "_connect", lambda storage: storage._db_lock)
         keep(patch, runs.InMemoryRunStorage, "connect", lambda _: contextlib.nullcontext())
         yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def the_power_never_fails() -> Iterator[None]:
-    """Nor does a catalog wait for the disk, some milliseconds a commit: a killed process loses nothing by that."""
-    import sqlalchemy.event
-    from sqlalchemy.engine import Engine
-
-    def at_once(connection: Any, _: Any) -> None:
-        if isinstance(connection, sqlite3.Connection):
-            connection.execute("PRAGMA synchronous = OFF")
-
-    sqlalchemy.event.listen(Engine, "connect", at_once)
-    yield
-    sqlalchemy.event.remove(Engine, "connect", at_once)
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,8 @@ from pathlib import Path
 
 import pytest
 
+from forecast_platform_tests import quickly
+
 _PRELOADED = [
     "boto3",
     "dagster._core.execution.execute_in_process",
@@ -43,6 +45,7 @@ _PRELOADED = [
     "forecast_platform.engines.base",
     "forecast_platform.homes",
     "forecast_platform.runner",
+    "forecast_platform_tests.quickly",
 ]
 
 
@@ -95,6 +98,7 @@ def _become(arguments: Sequence[str], cwd: str, env: dict[str, str], stdout: str
     os.environ.clear()
     os.environ.update(env)
     sys.dont_write_bytecode = False  # a server of processes was told by the environment of whoever runs the tests
+    quickly.apply()
     os.chdir(cwd)
     for number, path in ((1, stdout), (2, stderr)):
         stream = os.open(path, os.O_WRONLY | os.O_CREAT)

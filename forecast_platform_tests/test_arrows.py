@@ -18,6 +18,7 @@ ALLOWED: dict[str, set[str]] = {
     "weeks": set(),
     "levels": set(),
     "figures": set(),
+    "words": {"figures", "weeks"},
     "scores": set(),
     "compiled": set(),
     "databases": set(),
@@ -26,7 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "models": {"compiled", "deepar", "history", "levels", "settings", "weeks"},
     "lake": {"levels", "scores", "weeks"},
     "landing": {"databases", "history", "lake", "weeks"},
-    "settings": {"databases", "history", "landing", "levels", "weeks"},
+    "settings": {"databases", "history", "landing", "levels", "weeks", "words"},
     "streaming": {"lake", "landing", "weeks"},
     "publishing": {"databases", "history", "lake", "levels", "models", "weeks"},
     "clouds": {"lake", "landing", "settings"},
@@ -38,8 +39,8 @@ ALLOWED: dict[str, set[str]] = {
     "failures": {"lake"},
     "monitoring": {"lake"},
     "demo": {"history", "weeks"},
-    "notify": {"clouds", "failures", "history", "lake", "settings", "weeks"},
-    "dashboard": {"figures", "history", "lake", "levels", "models", "publishing", "scores", "settings", "weeks"},
+    "notify": {"clouds", "failures", "history", "lake", "settings", "weeks", "words"},
+    "dashboard": {"history", "lake", "levels", "models", "publishing", "scores", "settings", "weeks", "words"},
     "surface": {"clouds", "history", "lake", "levels", "models", "publishing", "scores", "settings"},
 }
 PEOPLES = {

@@ -119,6 +119,22 @@ def test_a_file_that_cannot_be_read_does_not_stop_the_others(home: Path, retaile
     assert json.loads(weeks.stdout) == [{"week": "2024-12-27"}]
 
 
+def test_what_runs_in_the_background_of_a_script_can_be_ended_by_sigterm(home: Path) -> None:
+    """A shell starts it with Ctrl-C ignored, and Dagster gave SIGTERM the same handler after a run. So did the workers
+    that were started then."""
+    code = """
+import datetime as dt, signal
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+from forecast_platform.runner import Runner
+with Runner() as runner:
+    assert runner.score(dt.date(2024, 12, 20), dt.date(2024, 12, 20)).success
+print(signal.getsignal(signal.SIGTERM).name, signal.getsignal(signal.SIGINT).name)
+"""
+    environment = {**os.environ, "FORECAST_HOME": str(home), **QUICK}
+    ran = python("-c", code, cwd=home, env=environment)
+    assert ran.stdout.splitlines()[-1:] == ["SIG_DFL SIG_IGN"], ran.stderr
+
+
 def test_backfill_names_each_week_and_fails_on_the_empty_one(home: Path) -> None:
     done = forecast("backfill", "2024-12-06", "2024-12-13", cwd=home, home=home, **ONE)
     assert done.returncode == 0, done.stderr
@@ -356,8 +372,11 @@ def test_what_help_says_is_changed_on_purpose_only() -> None:
 def test_doctor_passes_on_a_sound_home_and_names_a_bad_setting(home: Path) -> None:
     sound = forecast("doctor", cwd=home, home=home, **QUICK)
     assert sound.returncode == 0, sound.stdout
-    names = ["versions", "torch", "home", "contract", "landing", "lake", "upgrade"]
+    names = ["versions", "torch", "home", "contract", "words", "landing", "lake", "upgrade"]
     assert [line.split()[:2] for line in sound.stdout.splitlines()] == [["ok", name] for name in names]
+    french = forecast("doctor", cwd=home, home=home, **QUICK, FORECAST_LOCALE="fr_FR", FORECAST_MONEY="EUR")
+    assert "texts in English (there are no texts in the language of fr_FR" in french.stdout
+    assert "12\N{NARROW NO-BREAK SPACE}345\N{NO-BREAK SPACE}€" in french.stdout
     bad = forecast("doctor", cwd=home, home=home, **{**QUICK, "FORECAST_COMPLETE_SHARE": "2"})
     assert bad.returncode == 1
     assert "FORECAST_COMPLETE_SHARE" in bad.stderr

@@ -117,6 +117,30 @@ def test_yes_takes_what_a_file_decides_and_nothing_else(tmp_path: Path) -> None:
     assert not (other / "settings.toml").exists()
 
 
+@pytest.mark.parametrize("column", ["Netto", "revenue_net", "foo"])
+def test_a_first_file_of_stores_weeks_and_figures_is_not_taken_for_features_in_silence(
+    column: str, tmp_path: Path
+) -> None:
+    """It landed as what is known beside sales, "Next: forecast run", and no sales were there to forecast."""
+    rows = [f"{store},2026-{day},{100 + store}" for day in ("10-30", "11-06") for store in (1, 2)]
+    (tmp_path / "week.csv").write_text("\n".join([f"store,date,{column}", *rows, ""]))
+    home = tmp_path / "home"
+    asked = forecast("import", "week.csv", cwd=tmp_path, home=home)
+    assert (asked.returncode, "forecast import --kind features week.csv" in asked.stderr) == (1, True), asked.stderr
+    assert not home.exists()
+    home.mkdir()
+    (home / "settings.toml").write_text(answered(proposed(asked.stdout), f'columns = {{weekly_sales = "{column}"}}'))
+    taken = forecast("import", "week.csv", cwd=tmp_path, home=home)
+    assert (taken.returncode, taken.stdout.splitlines()[-1]) == (0, "Next: forecast run"), taken.stdout
+    assert in_lake(home) == [101, 102, 101, 102]
+    # Beside sales the same shape is what it looks like; and where a person says so, it is so from the first.
+    (tmp_path / "rain.csv").write_text((tmp_path / "week.csv").read_text().replace(column, "rain"))
+    beside = forecast("import", "rain.csv", cwd=tmp_path, home=home)
+    assert "landed rain.csv as features/rain.csv" in beside.stdout
+    first = forecast("import", "--kind", "features", "rain.csv", cwd=tmp_path, home=tmp_path / "other")
+    assert first.stdout.splitlines()[-1] == "Next: forecast import FILE with sales, of which there are none yet"
+
+
 def test_a_terminal_asks(tmp_path: Path) -> None:
     home = tmp_path / "home"
     (tmp_path / "signs.csv").write_text(SIGNS)

@@ -273,7 +273,7 @@ def test_each_kind_is_told_once(home, lake, webhook):
     assert f"forecast run --week {WEEK}" in found["failure"]["next_step"]
     assert "no column" in found["refusal"]["text"]
     assert found["report"]["link"] == f"http://dash.example/?week={WEEK}"
-    assert "1 series, 5 in total over 1 weeks" in found["report"]["text"]
+    assert "1 series, 5 in total over 1 week;" in found["report"]["text"]
     summary = found["report"]["summary"]
     assert summary.items() >= {"week": str(WEEK), "series": 1, "total_p50": 5, "weeks_ahead": 1}.items()
     assert summary["files"]["csv"] == str(home / "exports" / "forecasts" / f"{WEEK}.csv")

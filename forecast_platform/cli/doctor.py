@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import importlib.metadata
 import shutil
 import sys
@@ -85,7 +86,13 @@ def doctor(profile: Literal["local", "aws"] | None) -> None:
         names = dict(c.columns) or "canonical"
         return f"{c.name}: weeks end on {settings.calendar.weekday_name}, dates as {c.date_format}, columns {names}"
 
-    checks = {"versions": versions, "torch": torch, "home": home, "contract": contract}
+    def words() -> str:
+        w = settings.words
+        none = "" if w.has_texts else f" (there are no texts in the language of {settings.locale}: CONTRIBUTING.md)"
+        week = settings.calendar.week_of(dt.date.today())  # noqa: DTZ011 (an example)
+        return f"texts in {w.language_name}{none}, a figure is {w.cash(12345.0)}, a week {w.week(week)}"
+
+    checks = {"versions": versions, "torch": torch, "home": home, "contract": contract, "words": words}
     checks |= cloud.checks()
     if settings.engine_name == "spark" and not settings.spark_application:
         from forecast_platform.engines.spark.cluster import Cluster

@@ -87,7 +87,7 @@ def export(
             click.echo(f"{without_password(url)}, table {table}, forecast of {of}: {written}")
             return
         path = output if output and suffix else (output or Path()) / exports.file_name(of, chosen, form)
-        counts = exports.export(con, of, chosen, path, form)
+        counts = exports.export(con, of, chosen, path, form, settings.words.unit)
     click.echo(f"wrote {path} ({path.stat().st_size:,} bytes)")
     for name, rows in counts.items():
         if name != "columns":

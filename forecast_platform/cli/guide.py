@@ -34,8 +34,21 @@ def guide(files: Sequence[Path], kind: str | None, yes: bool) -> tuple[list[Path
     landing: list[Path] = []
     proposals: list[Proposal] = []
     others = False  # files of this command that the settings of now read
+    alone = kind is None and not any(_told(file) == "sales" for file in files) and not _has_sales()
+    given = kind
     for file in files:
-        proposal = _look(file, kind, {}, others)
+        proposal, kind = _look(file, given, {}, others), given
+        if alone and not others and proposal.refusal is None and proposal.kind == "features":
+            # Known beside sales that there are none of? A store, a date and a figure can be sales as well.
+            asked = _look(file, "sales", {}, others)
+            if asked.helps:
+                proposal, kind = asked, "sales"
+                click.secho(
+                    f"{file.name} may hold sales, of which this home has none yet. If it is what is known beside "
+                    f"sales: forecast import --kind features {file.name}",
+                    fg="yellow",
+                    err=True,
+                )
         agreed: Mapping[str, Any] | None = {}
         if not proposal.helps:
             if proposal.refusal and proposal.refusal.rule == "other_dialect":
@@ -47,6 +60,8 @@ def guide(files: Sequence[Path], kind: str | None, yes: bool) -> tuple[list[Path
             agreed = _agree(file, kind, others, yes)
         else:
             proposals.append(proposal)
+            if kind != given:
+                continue  # it would land as what it may not be
         if agreed is None:
             click.echo(f"{file.name} is left out")
             continue
@@ -76,6 +91,18 @@ def _look(file: Path, kind: str | None, answers: Mapping[str, Any], others: bool
     if proposal.helps and (others or _has_sales()):
         return proposal.beside_others(get_settings().contract)
     return proposal
+
+
+def _told(file: Path) -> str:
+    """Which kind a file is by its columns and the settings of now; empty: they do not say."""
+    from forecast_platform.landing.kinds import FileRefused
+    from forecast_platform.landing.rules import kind_of
+    from forecast_platform.settings import get_settings
+
+    try:
+        return kind_of(file, file.name, get_settings().contract)
+    except FileRefused:
+        return ""
 
 
 def _has_sales() -> bool:

@@ -62,8 +62,10 @@ def import_files(
     if files:
         files, proposals = guide(files, kind, yes)
         if not files:
+            tell(proposals)
             raise click.ClickException("nothing was imported")
     from forecast_platform.landing.ingest import Order
+    from forecast_platform.landing.ledger import INGESTED
 
     with open_runner() as runner:
         if files:
@@ -84,7 +86,9 @@ def import_files(
         entries = [entry for key in keys if (entry := after.newest.get(key))]
         tell(proposals)
         if keys or files:
-            conclude(entries, [entry for entry in entries if _is_news(entry, before)], refused, len(files) or len(keys))
+            has_sales = any(e.kind == "sales" and e.status == INGESTED for e in after.entries)
+            news = [entry for entry in entries if _is_news(entry, before)]
+            conclude(entries, news, refused, len(files) or len(keys), has_sales)
     if proposals:
         raise click.ClickException("what would read these files is above")
 
@@ -159,13 +163,14 @@ def _is_news(entry: Entry, before: Ledger) -> bool:
     return was is None or was.landed_at != entry.landed_at
 
 
-def conclude(landed: Sequence[Entry], news: Sequence[Entry], refused: int, files: int) -> None:
+def conclude(landed: Sequence[Entry], news: Sequence[Entry], refused: int, files: int, has_sales: bool = True) -> None:
     """The last line, true to what happened: what to do next, about what was not taken in too.
 
     Args:
         landed: what became of the files.
         news: those that the lake did not have before.
         refused: files that did not even land.
+        has_sales: whether the home has any.
 
     Raises:
         click.ClickException: a whole file was refused or waits for a person, or no row was taken in.
@@ -184,7 +189,9 @@ def conclude(landed: Sequence[Entry], news: Sequence[Entry], refused: int, files
         click.secho(f"{lost:,} of {accepted + lost:,} rows were refused. {SEE_REFUSED}", fg="yellow")
         click.echo("Next: forecast run; or mend those lines first, and import the file again")
     elif any(entry.status == "ingested" for entry in news):
-        click.echo("Next: forecast run")
+        click.echo(
+            "Next: forecast run" if has_sales else "Next: forecast import FILE with sales, of which there are none yet"
+        )
     elif len(landed) == files:
         click.echo("These files are in the lake already; nothing to do. To read them again: --again")
 

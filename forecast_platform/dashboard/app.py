@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+from babel import Locale
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.middleware import Middleware
@@ -29,7 +30,8 @@ from starlette.staticfiles import StaticFiles
 
 from forecast_platform.dashboard import pages
 from forecast_platform.dashboard import questions as ask
-from forecast_platform.dashboard.pages import BadView, NothingPublished, Tables, View
+from forecast_platform.dashboard.names import Names
+from forecast_platform.dashboard.pages import BadView, NothingPublished, Tables, View, words_of
 from forecast_platform.dashboard.questions import State
 from forecast_platform.dashboard.rendering import environment
 from forecast_platform.dashboard.source import Source
@@ -38,18 +40,20 @@ from forecast_platform.dashboard.troubles import troubles
 from forecast_platform.publishing.exports import NothingToExport, Selection, export, file_name
 from forecast_platform.publishing.sheets import Sheet, csv_lines, write_xlsx
 from forecast_platform.settings import Settings
+from forecast_platform.words import LANGUAGES, N_, Words
 
 HERE = Path(__file__).parent
 PAGES: dict[str, tuple[str, Callable[[View], dict[str, Any]]]] = {
-    "": ("This week", pages.this_week),
-    "explore": ("Explore", pages.explore),
-    "heatmap": ("Heat map", pages.heatmap),
-    "misses": ("Misses", pages.misses),
-    "revisions": ("Revisions", pages.revisions),
-    "accuracy": ("Accuracy", pages.accuracy),
-    "leaderboard": ("Leaderboard", pages.leaderboard),
-    "runs": ("Data and runs", pages.runs),
+    "": (N_("This week"), pages.this_week),
+    "explore": (N_("Explore"), pages.explore),
+    "heatmap": (N_("Heat map"), pages.heatmap),
+    "misses": (N_("Misses"), pages.misses),
+    "revisions": (N_("Revisions"), pages.revisions),
+    "accuracy": (N_("Accuracy"), pages.accuracy),
+    "leaderboard": (N_("Leaderboard"), pages.leaderboard),
+    "runs": (N_("Data and runs"), pages.runs),
 }
+_OWN_NAMES = {language: str(Locale(language).get_display_name(language)).capitalize() for language in LANGUAGES}
 _TYPES = {
     "csv": "text/csv; charset=utf-8",
     "xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
@@ -73,19 +77,37 @@ def build_app(settings: Settings, source: Source, hosts: tuple[str, ...] = ("loc
     stages = Stages(settings.dagster_home)
     assets = hashlib.sha256(b"".join(p.read_bytes() for p in sorted((HERE / "static").iterdir()))).hexdigest()[:8]
 
-    def respond(request: Request, name: str, status: int = 200, **context: Any) -> HTMLResponse:
+    def respond(request: Request, name: str, title: str, status: int = 200, **context: Any) -> HTMLResponse:
         root = request.scope.get("root_path", "").rstrip("/")
+        words = _words(request)
+        lang = {"lang": words.language} if words != settings.words else {}  # which every link keeps
 
         def href(page: str = "", **query: Any) -> str:
-            kept = {k: v for k, v in query.items() if v not in ("", None)}
+            asked = query if page.startswith("static") else lang | query
+            kept = {k: v for k, v in asked.items() if v not in ("", None)}
             return f"{root}/{page}" + (f"?{urllib.parse.urlencode(kept)}" if kept else "")
 
+        def here(language: str) -> str:
+            """This very view in another language."""
+            own = {k: v for k, v in request.query_params.items() if k != "lang"}
+            spoken = {"lang": language} if language != settings.words.language else {}
+            return request.url.path + (f"?{urllib.parse.urlencode(own | spoken)}" if own | spoken else "")
+
         html = (
-            environment()
+            environment(words)
             .get_template(name)
-            .render(href=href, assets=assets, pages={k: title for k, (title, _) in PAGES.items()}, **context)
-        )
+            .render(
+                href=href, here=here, assets=assets, words=words, title=words.term(title), languages=_OWN_NAMES,
+                pages={k: words.term(title) for k, (title, _) in PAGES.items()}, **context,
+            )
+        )  # fmt: skip
         return HTMLResponse(html, status, headers={**_HEADERS, "Cache-Control": "no-cache"})
+
+    def _words(request: Request) -> Words:
+        try:
+            return words_of(settings, request.query_params)
+        except BadView:  # which the page says
+            return settings.words
 
     def page(name: str) -> Route:
         title, build = PAGES[name]
@@ -99,15 +121,15 @@ def build_app(settings: Settings, source: Source, hosts: tuple[str, ...] = ("loc
                 if view.form:
                     return _table(name or "week", view, context["tables"])
             except NothingPublished as error:
-                found = troubles(state, settings, now)
+                found = troubles(state, settings, now, Names.of(state, _words(request)))
                 return respond(
-                    request, "message.html", 404, page=name, title=title, message=str(error), findings=found,
+                    request, "message.html", title, 404, page=name, message=str(error), findings=found,
                     version=state.version,
                 )  # fmt: skip
             except BadView as error:
-                return respond(request, "message.html", 404, page=name, title=title, message=str(error), version="")
+                return respond(request, "message.html", title, 404, page=name, message=str(error), version="")
             return respond(
-                request, f"{name or 'week'}.html", page=name, title=title, version=state.version, view=view, **context
+                request, f"{name or 'week'}.html", title, page=name, version=state.version, view=view, **context
             )
 
         return Route(f"/{name}", handle, methods=["GET"])
@@ -117,21 +139,24 @@ def build_app(settings: Settings, source: Source, hosts: tuple[str, ...] = ("loc
         try:
             return _forecast(View(source.state(), settings, {"format": "xlsx", **request.query_params}))
         except (BadView, NothingToExport) as error:
-            return respond(request, "message.html", 404, page=None, title="Files", message=str(error), version="")
+            return respond(request, "message.html", N_("Files"), 404, page=None, message=str(error), version="")
 
     def names(request: Request) -> Response:
         """Stores or departments like what is typed into a filter of many."""
         of, state = request.query_params.get("of", ""), source.state()
         like = request.query_params.get("like", "")
-        found = ask.names_like(state, of, like, pages.FEW) if of in ("store", "dept") else []
-        return JSONResponse(found, headers=_HEADERS)
+        if of not in ("store", "dept"):
+            return JSONResponse([], headers=_HEADERS)
+        names = Names.of(state, settings.words)
+        found = ask.names_like(state, of, like, names.given[of], pages.FEW)
+        return JSONResponse([{"value": key, "label": names.key(of, key)} for key in found], headers=_HEADERS)
 
     def version(request: Request) -> Response:
         return JSONResponse({"version": source.state().version}, headers=_HEADERS)
 
     def missing(request: Request, error: Exception) -> Response:
-        message = "There is no such page."
-        return respond(request, "message.html", 404, page=None, title="Not found", message=message, version="")
+        message = _words(request).gettext("There is no such page.")
+        return respond(request, "message.html", N_("Not found"), 404, page=None, message=message, version="")
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -173,16 +198,18 @@ def _table(page: str, view: View, tables: Tables) -> Response:
     Raises:
         BadView: the page has no table of that name.
     """
+    _ = view.words.gettext
     if view.form == "parquet":
-        raise BadView("tables of a page are CSV or Excel files; whole forecasts are Parquet, too")
+        raise BadView(_("tables of a page are CSV or Excel files; whole forecasts are Parquet, too"))
     wanted = view.wanted_table or next(iter(tables))
     if wanted not in tables:
-        raise BadView(f"table is {wanted!r}; it is one of {', '.join(tables)}")
+        raise BadView(_("%(name)s is %(value)s; it is one of %(options)s", name="table", value=repr(wanted),
+                        options=", ".join(tables)))  # fmt: skip
     rows, digits = tables[wanted](), ask.digits(view.state)
     name = f"{page} {wanted if wanted != page else ''} {view.file_name}"
     if view.form == "csv":
         return StreamingResponse(csv_lines(rows, digits), media_type=_TYPES["csv"], headers=_named(name, "csv"))
-    return _made(name, "xlsx", lambda path: write_xlsx(path, [Sheet.of(wanted, rows)], digits))
+    return _made(name, "xlsx", lambda path: write_xlsx(path, [Sheet.of(wanted, rows)], digits, view.words.unit))
 
 
 def _forecast(view: View) -> Response:
@@ -196,7 +223,7 @@ def _forecast(view: View) -> Response:
 
     def write(path: Path) -> None:
         with view.state.cursor() as con:
-            export(con, view.week, chosen, path, view.form)
+            export(con, view.week, chosen, path, view.form, view.words.unit)
 
     name = file_name(view.week, chosen, view.form).removesuffix(f".{view.form}")
     return _made(name, view.form, write)

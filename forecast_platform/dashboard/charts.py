@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from forecast_platform.figures import figure, figures
+from forecast_platform.words import PLAIN, Words
 
 WIDTH, NARROW = 960, 400
 # Where no style sheet reaches: colour, dashes and width of a line by its style.
@@ -39,12 +39,13 @@ class Line:
 
 @dataclass(frozen=True)
 class Band:
-    """An area between two lines, such as an interval."""
+    """An area between two lines, such as an interval. ends: what its two lines are called in a table."""
 
     name: str
     style: str
     low: Sequence[Number]
     high: Sequence[Number]
+    ends: tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,8 @@ class Fan:
     bands: Sequence[Band] = ()
     marks: Sequence[Mark] = ()
 
-    def svg(self, title: str) -> str:
-        return time_chart(title, self.weeks, self.lines, self.bands, self.marks, from_zero=True)
+    def svg(self, title: str, words: Words) -> str:
+        return time_chart(title, self.weeks, self.lines, self.bands, self.marks, from_zero=True, words=words)
 
     def draw(self, axes: Any) -> None:
         """The same on axes of matplotlib, for pictures in mails and runs."""
@@ -81,23 +82,11 @@ class Fan:
             color, dashes, width = INKS[line.style]
             axes.plot(*_known(self.weeks, line.values), color=color, linestyle=dashes, linewidth=width, label=line.name)
         axes.set_ylim(bottom=min(0, *axes.get_ylim()))
-        axes.yaxis.set_major_formatter(lambda value, _: short(value))
 
 
 def _known(weeks: Sequence[dt.date], *columns: Sequence[Number]) -> list[list[Any]]:
     """Weeks and values for matplotlib: NaN where a column has none, which breaks its line."""
     return [list(weeks), *([math.nan if v is None else v for v in column] for column in columns)]
-
-
-def short(value: Number) -> str:
-    """A number as an axis or a tile shows it: 45.3M, 12.3k, 950, 0.0032."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            scaled = value / size
-            return f"{scaled:,.0f}{letter}" if abs(scaled) >= 100 else f"{scaled:,.1f}{letter}".replace(".0", "")
-    return figure(value)
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -158,6 +147,7 @@ def time_chart(
     percent: bool = False,
     span: tuple[float, float] | None = None,
     table: bool = True,
+    words: Words = PLAIN,
 ) -> str:
     """Lines over weeks, and a table of all that is drawn. Values are None where a line has none.
 
@@ -168,13 +158,16 @@ def time_chart(
     shown = [v for part in lines for v in part.values if v is not None]
     shown += [v for band in bands for part in (band.low, band.high) for v in part if v is not None]
     if not shown or not weeks:
-        return f'<p class="empty">{escape(title)}: nothing to show yet.</p>'
+        return _empty(title, words)
     low = min(shown)
     steps = ticks(*span) if span else ticks(min(low, 0) if from_zero or low < 0 else low, max(shown))
-    about = f"{title}, {weeks[0]} to {weeks[-1]}: {', '.join(p.name for p in lines)}"
+    about = words.gettext(
+        "%(title)s, %(first)s to %(last)s: %(lines)s",
+        title=title, first=words.week(weeks[0]), last=words.week(weeks[-1]), lines=", ".join(p.name for p in lines),
+    )  # fmt: skip
     pictures = []
     for frame in _frames(height, steps, len(weeks)):
-        drawn = [*_value_axis(frame, steps, percent), *_week_ticks(frame, weeks)]
+        drawn = [*_value_axis(frame, steps, percent, words), *_week_ticks(frame, weeks, words)]
         drawn += [_mark(frame, mark) for mark in marks]
         drawn += [_band(frame, band) for band in bands]
         drawn += [_line(frame, line) for line in lines]
@@ -185,7 +178,7 @@ def time_chart(
         )
     points = json.dumps(
         {
-            "weeks": [str(w) for w in weeks],
+            "weeks": [words.week_key(w) for w in weeks],
             "lines": [{"name": p.name, "style": p.style, "values": _rounded(p.values)} for p in lines],
             "bands": [
                 {"name": b.name, "style": b.style, "low": _rounded(b.low), "high": _rounded(b.high)} for b in bands
@@ -196,12 +189,14 @@ def time_chart(
         separators=(",", ":"),
     )
     legend = "".join(_key(p.name, p.style) for p in lines) + "".join(_key(b.name, f"band {b.style}") for b in bands)
-    legend += _key("holiday", "holiday") if any(mark.lined_up for mark in marks) else ""
-    legend += "" if all(mark.lined_up for mark in marks) else _key("holiday, not lined up", "holiday light")
+    if any(mark.lined_up for mark in marks):
+        legend += _key(words.gettext("holiday"), "holiday")
+    if not all(mark.lined_up for mark in marks):
+        legend += _key(words.gettext("holiday, not lined up"), "holiday light")
     return (
         f'<figure class="chart" data-chart="{escape(points)}">'
         f'<figcaption>{escape(title)}<span class="legend">{legend}</span></figcaption>{"".join(pictures)}</figure>'
-        + (_week_table(title, weeks, lines, bands, marks, percent) if table else "")
+        + (_week_table(title, weeks, lines, bands, marks, percent, words) if table else "")
     )
 
 
@@ -212,55 +207,65 @@ def _week_table(
     bands: Sequence[Band],
     marks: Sequence[Mark],
     percent: bool,
+    words: Words,
 ) -> str:
     """All that a chart of weeks draws; weeks of which it draws nothing are left out."""
+
+    def write(values: Sequence[Number]) -> list[str]:
+        return [words.percent(v) for v in values] if percent else words.numbers(values)
+
     columns = [(line.name, line.values) for line in lines]
     for band in bands:
-        low, high = band.name.split(" to ") if " to " in band.name else (f"{band.name} from", f"{band.name} to")
-        columns += [(low, band.low), (high, band.high)]
+        columns += [(band.ends[0], band.low), (band.ends[1], band.high)]
     texts = [
-        [f"{v:.1%}" if v is not None else "" for v in values] if percent else figures(list(values))
-        for _, values in columns
+        ["" if v is None else text for v, text in zip(values, write(values), strict=True)] for _, values in columns
     ]
     drawn = [i for i in range(len(weeks)) if any(values[i] is not None for _, values in columns)]
-    rows = [[str(weeks[i]), *(column[i] for column in texts)] for i in drawn]
-    head = ["Week", *(name for name, _ in columns)]
+    rows = [[words.week_key(weeks[i]), *(column[i] for column in texts)] for i in drawn]
+    head = [words.gettext("Week"), *(name for name, _ in columns)]
     if marks:
         named = {mark.position: mark.name for mark in marks}
-        head.append("Holiday")
+        head.append(words.gettext("Holiday"))
         rows = [[*row, named.get(i, "")] for row, i in zip(rows, drawn, strict=True)]
-    return table(title, head, rows)
+    return table(title, head, rows, words)
 
 
-def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _empty(title: str, words: Words) -> str:
+    text = words.gettext("%(title)s: nothing to show yet.", title=title)
+    return f'<p class="empty">{escape(text)}</p>'
+
+
+def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], words: Words = PLAIN) -> str:
     """A chart's numbers, folded away under it."""
-    words = [name if name[1:].isdigit() else name[:1].upper() + name[1:] for name in head]  # p10 stays as it is
-    names = "".join(f'<th scope="col">{escape(word)}</th>' for word in words)
+    headings = [name if name[1:].isdigit() else name[:1].upper() + name[1:] for name in head]  # p10 stays as it is
+    names = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in headings)
     body = "".join(
         f'<tr><th scope="row">{escape(row[0])}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in row[1:])}</tr>'
         for row in rows
     )
+    fold = words.gettext("The same as a table")
     return (
-        '<details class="twin"><summary>The same as a table</summary>'
+        f'<details class="twin"><summary>{escape(fold)}</summary>'
         f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(title)}"><table><thead><tr>{names}</tr>'
         f"</thead><tbody>{body}</tbody></table></div></details>"
     )
 
 
-def bars(title: str, names: Sequence[str], parts: Sequence[Line], height: int = 260, percent: bool = True) -> str:
+def bars(title: str, names: Sequence[str], parts: Sequence[Line], height: int = 260, percent: bool = True,
+         words: Words = PLAIN) -> str:  # fmt: skip
     """Bars side by side: one group per name, one bar per part."""
     shown = [v for part in parts for v in part.values if v is not None]
     if not shown:
-        return f'<p class="empty">{escape(title)}: nothing to show yet.</p>'
+        return _empty(title, words)
     steps = ticks(min(0.0, *shown), max(shown))
-    form = (lambda v: f"{v:.1%}") if percent else short
+    form: Callable[[float], str] = words.percent if percent else words.short
     about = "; ".join(
         f"{p.name}: " + ", ".join(f"{n} {form(v)}" for n, v in zip(names, p.values, strict=True) if v is not None)
         for p in parts
     )
     pictures = []
     for frame in _frames(height, steps, len(names)):
-        drawn = _value_axis(frame, steps, percent)
+        drawn = _value_axis(frame, steps, percent, words)
         group = (frame.right - _LEFT) / len(names)
         width = min(group * 0.8 / len(parts), 40)
         for g, name in enumerate(names):
@@ -298,15 +303,16 @@ class Spread:
     mean: Number
 
 
-def ratio_chart(title: str, names: Sequence[str], rows: Sequence[Spread]) -> str:
+def ratio_chart(title: str, names: Sequence[str], rows: Sequence[Spread], words: Words = PLAIN) -> str:
     """Ratios to 1 as dots, a row for each of what is compared, and a bar at their mean; on a logarithmic axis, where
     twice and half are equally far."""
     shown = [v for row in rows for v in (*row.values, row.mean) if v is not None and v > 0]
     if not shown:
-        return f'<p class="empty">{escape(title)}: nothing to show yet.</p>'
+        return _empty(title, words)
     low, high = min(*shown, 1) * 0.97, max(*shown, 1.1) * 1.05
     step, left = 30, 140
-    about = "; ".join(f"{row.name} {row.mean:.2f}" for row in rows if row.mean is not None)
+    means = "; ".join(f"{row.name} {words.fixed(row.mean, 2)}" for row in rows if row.mean is not None)
+    about = words.gettext("%(title)s. Means: %(means)s", title=title, means=means)
     pictures = []
     for size, width in (("wide", WIDTH), ("narrow", NARROW)):
         height = _TOP + step * len(rows) + _BOTTOM
@@ -319,7 +325,8 @@ def ratio_chart(title: str, names: Sequence[str], rows: Sequence[Spread]) -> str
         for tick in _ratio_ticks(low, high, x):
             drawn.append(f'<line class="{"line naive" if tick == 1 else "grid"}" x1="{x(tick):.1f}" x2="{x(tick):.1f}" '
                          f'y1="{_TOP}" y2="{bottom}"/>')  # fmt: skip
-            drawn.append(f'<text class="tick" x="{x(tick):.1f}" y="{height - 12}" text-anchor="middle">{tick:g}</text>')
+            place = f'x="{x(tick):.1f}" y="{height - 12}" text-anchor="middle"'
+            drawn.append(f'<text class="tick" {place}>{_ratio(tick, words)}</text>')
         for k, row in enumerate(rows):
             y = _TOP + step * (k + 0.5)
             drawn.append(
@@ -327,25 +334,31 @@ def ratio_chart(title: str, names: Sequence[str], rows: Sequence[Spread]) -> str
             )
             drawn += [
                 f'<circle class="dot {row.style}" cx="{x(v):.1f}" cy="{y:.1f}" r="4.5">'
-                f"<title>{escape(row.name)}, {escape(name)}: {v:.3f}</title></circle>"
+                f"<title>{escape(row.name)}, {escape(name)}: {words.fixed(v, 3)}</title></circle>"
                 for name, v in zip(names, row.values, strict=True)
                 if v is not None and v > 0
             ]
             if row.mean:
+                told = f"{row.name}, {words.gettext('mean')}: {words.fixed(row.mean, 3)}"
                 drawn.append(
                     f'<rect class="bar mean" x="{x(row.mean) - 1.5:.1f}" y="{y - 11:.1f}" width="3" height="22">'
-                    f"<title>{escape(row.name)}, mean: {row.mean:.3f}</title></rect>"
+                    f"<title>{escape(told)}</title></rect>"
                 )
         pictures.append(
             f'<svg class="{size}" viewBox="0 0 {width} {height}" role="img" '
-            f'aria-label="{escape(f"{title}. Means: {about}")}">{"".join(drawn)}</svg>'
+            f'aria-label="{escape(about)}">{"".join(drawn)}</svg>'
         )
-    legend = _key("mean", "bar mean") + _key("1, the best of each", "naive")
-    cells = [[row.name, *("" if v is None else f"{v:.3f}" for v in (*row.values, row.mean))] for row in rows]
+    legend = _key(words.gettext("mean"), "bar mean") + _key(words.gettext("1, the best of each"), "naive")
+    cells = [[row.name, *("" if v is None else words.fixed(v, 3) for v in (*row.values, row.mean))] for row in rows]
     return (
         f'<figure class="chart"><figcaption>{escape(title)}<span class="legend">{legend}</span></figcaption>'
-        f"{''.join(pictures)}</figure>" + table(title, ("Candidate", *names, "Mean"), cells)
+        f"{''.join(pictures)}</figure>"
+        + table(title, (words.gettext("Candidate"), *names, words.gettext("Mean")), cells, words)
     )
+
+
+def _ratio(tick: float, words: Words) -> str:
+    return words.fixed(tick, len(f"{tick:g}".partition(".")[2]))
 
 
 def _ratio_ticks(low: float, high: float, x: Place) -> list[float]:
@@ -361,10 +374,10 @@ def _ratio_ticks(low: float, high: float, x: Place) -> list[float]:
     return sorted(kept)
 
 
-def calibration_chart(title: str, points: Sequence[tuple[float, float]], size: int = 360) -> str:
+def calibration_chart(title: str, points: Sequence[tuple[float, float]], size: int = 360, words: Words = PLAIN) -> str:
     """Share of sales at or below each quantile, beside what it should be."""
     if not points:
-        return f'<p class="empty">{escape(title)}: nothing to show yet.</p>'
+        return _empty(title, words)
     inner = size - _LEFT - _RIGHT
 
     def x(share: float) -> float:
@@ -373,26 +386,35 @@ def calibration_chart(title: str, points: Sequence[tuple[float, float]], size: i
     def y(share: float) -> float:
         return _TOP + inner * (1 - share)
 
+    def at_or_below(share: str) -> str:
+        return words.gettext("%(share)s of sales lie at or below it", share=share)
+
     out = []
     for step in (0, 0.2, 0.4, 0.6, 0.8, 1):
+        text = words.percent(step, 0)
         out.append(f'<line class="grid" x1="{x(0)}" x2="{x(1)}" y1="{y(step):.1f}" y2="{y(step):.1f}"/>')
-        out.append(f'<text class="tick" x="{_LEFT - 8}" y="{y(step) + 4:.1f}" text-anchor="end">{step:.0%}</text>')
-        out.append(f'<text class="tick" x="{x(step):.1f}" y="{y(0) + 20}" text-anchor="middle">{step:.0%}</text>')
+        out.append(f'<text class="tick" x="{_LEFT - 8}" y="{y(step) + 4:.1f}" text-anchor="end">{text}</text>')
+        out.append(f'<text class="tick" x="{x(step):.1f}" y="{y(0) + 20}" text-anchor="middle">{text}</text>')
     out.append(f'<line class="line naive" x1="{x(0)}" y1="{y(0)}" x2="{x(1)}" y2="{y(1)}"/>')
     path = " L".join(f"{x(q):.1f},{y(share):.1f}" for q, share in points)
     out.append(f'<path class="line forecast" d="M{path}"/>')
     out += [
         f'<circle class="dot forecast" cx="{x(q):.1f}" cy="{y(share):.1f}" r="5">'
-        f"<title>p{q * 100:.0f}: {share:.1%} of sales lie at or below it</title></circle>"
+        f"<title>p{q * 100:.0f}: {escape(at_or_below(words.percent(share)))}</title></circle>"
         for q, share in points
     ]
-    about = ", ".join(f"p{q * 100:.0f} {share:.0%}" for q, share in points)
-    legend = _key("as it should be", "naive") + _key("observed", "forecast")
+    about = ", ".join(f"p{q * 100:.0f} {words.percent(share, 0)}" for q, share in points)
+    legend = _key(words.gettext("as it should be"), "naive") + _key(words.gettext("observed"), "forecast")
     return (
         f'<figure class="chart square"><figcaption>{escape(title)}<span class="legend">{legend}</span></figcaption>'
         f'<svg viewBox="0 0 {size} {size - _RIGHT + 8}" role="img" aria-label="{escape(f"{title}: {about}")}">'
         f"{''.join(out)}</svg></figure>"
-        + table(title, ("Quantile", "Sales at or below it"), [(f"p{q * 100:.0f}", f"{s:.1%}") for q, s in points])
+        + table(
+            title,
+            (words.gettext("Quantile"), words.gettext("Sales at or below it")),
+            [(f"p{q * 100:.0f}", words.percent(s)) for q, s in points],
+            words,
+        )
     )
 
 
@@ -416,12 +438,12 @@ def sparkline(values: Sequence[Number], ahead: Sequence[Number] = (), width: int
     return f'<svg class="spark" viewBox="0 0 {width} {height}" aria-hidden="true">{"".join(out)}</svg>'
 
 
-def _value_axis(frame: Frame, steps: Sequence[float], percent: bool) -> list[str]:
+def _value_axis(frame: Frame, steps: Sequence[float], percent: bool, words: Words) -> list[str]:
     """Grid lines with their values; percents get a decimal where whole ones would repeat."""
     digits = 1 if percent and any(round(step * 100, 6) % 1 for step in steps) else 0
     out = []
     for step in steps:
-        text, y = f"{step:.{digits}%}" if percent else short(step), frame.y(step)
+        text, y = words.percent(step, digits) if percent else words.short(step), frame.y(step)
         out.append(f'<line class="grid" x1="{_LEFT}" x2="{frame.right}" y1="{y:.1f}" y2="{y:.1f}"/>')
         out.append(f'<text class="tick" x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{text}</text>')
     return out
@@ -473,18 +495,17 @@ def _lonely(values: Sequence[Number]) -> list[tuple[int, float]]:
     return [(i, v) for i, v in enumerate(values) if v is not None and padded[i] is None and padded[i + 2] is None]
 
 
-def _week_ticks(frame: Frame, weeks: Sequence[dt.date]) -> list[str]:
+def _week_ticks(frame: Frame, weeks: Sequence[dt.date], words: Words) -> list[str]:
     """Month names where there is room, with the year at the first and at each January; of a few weeks their days."""
     if len(weeks) <= 8:
         step = -(-len(weeks) // frame.most_ticks)
-        return [_week_tick(frame, i, f"{weeks[i].day} {weeks[i]:%b %Y}") for i in range(0, len(weeks), step)]
+        return [_week_tick(frame, i, words.day_of_month(weeks[i])) for i in range(0, len(weeks), step)]
     firsts = [i for i in range(len(weeks)) if i == 0 or weeks[i].month != weeks[i - 1].month]
     every = next(k for k in (1, 2, 3, 6, 12, 24, 48) if len(firsts) / k <= frame.most_ticks)
     chosen = [i for i in firsts if (weeks[i].month - 1) % every == 0] if every > 1 else firsts
     out = []
     for n, i in enumerate(chosen):
-        text = f"{weeks[i]:%b}" + (f" {weeks[i]:%Y}" if n == 0 or weeks[i].month == 1 or every >= 12 else "")
-        out.append(_week_tick(frame, i, text))
+        out.append(_week_tick(frame, i, words.month(weeks[i], n == 0 or weeks[i].month == 1 or every >= 12)))
     return out
 
 

@@ -27,16 +27,18 @@ from forecast_platform.dashboard.charts import (
     sparkline,
     time_chart,
 )
+from forecast_platform.dashboard.names import Names
 from forecast_platform.dashboard.questions import Rows, Scope, State
-from forecast_platform.dashboard.rendering import number, sentence
+from forecast_platform.dashboard.rendering import sentence
 from forecast_platform.dashboard.stages import ASSETS, Stages
 from forecast_platform.dashboard.troubles import Findings, troubles
 from forecast_platform.history.holidays import Event
 from forecast_platform.history.panel import natural_key
-from forecast_platform.models.leaderboard import BY, SERVED, WHOLE, Leaderboard, LeaderboardLost, Slice, Tally
+from forecast_platform.models.leaderboard import BY, SEASONS, SERVED, WHOLE, Leaderboard, LeaderboardLost, Slice, Tally
 from forecast_platform.publishing.forecasts import probability_above
 from forecast_platform.settings import Settings
 from forecast_platform.weeks import WEEK
+from forecast_platform.words import LANGUAGES, N_, Words
 
 FORMS = ("csv", "xlsx", "parquet")  # of files; parquet is of whole forecasts only
 LISTED = 50  # rows of a ranking that a page shows; the file has all
@@ -45,18 +47,20 @@ FEW = 12  # rows of each list on the page of many lists
 
 # What each candidate is, for people who plan.
 IN_WORDS = {
-    "ratio": "networks that learn how sales run against last year's week",
-    "sales": "networks that learn sales themselves",
-    "sales, lag skip": "the same for series that go on from their last weeks",
-    "sales, counts": "networks for pieces, of which few are sold in a week",
-    "reference": "a network that is told what was sold last year",
-    "trees": "decision trees that learn what prices and promotions do",
-    "aligned_last_year": "last year's week with holidays lined up and this year's growth",
-    "pretrained": "last year's week with holidays lined up, corrected by a network that learnt on made-up retailers",
-    "last_year": "the same week last year, as it was",
-    "recent_level": "what the last weeks sold, whatever the season",
-    "intermittent": "how often an article sells, and how much when it does",
-    "last_value": "the last week's sales, carried on",
+    "ratio": N_("networks that learn how sales run against last year's week"),
+    "sales": N_("networks that learn sales themselves"),
+    "sales, lag skip": N_("the same for series that go on from their last weeks"),
+    "sales, counts": N_("networks for pieces, of which few are sold in a week"),
+    "reference": N_("a network that is told what was sold last year"),
+    "trees": N_("decision trees that learn what prices and promotions do"),
+    "aligned_last_year": N_("last year's week with holidays lined up and this year's growth"),
+    "pretrained": N_(
+        "last year's week with holidays lined up, corrected by a network that learnt on made-up retailers"
+    ),
+    "last_year": N_("the same week last year, as it was"),
+    "recent_level": N_("what the last weeks sold, whatever the season"),
+    "intermittent": N_("how often an article sells, and how much when it does"),
+    "last_value": N_("the last week's sales, carried on"),
 }
 
 Tables = dict[str, Callable[[], Iterable[dict[str, Any]]]]
@@ -87,6 +91,21 @@ class Change:
         amount, base = sum(r[part] - r[whole] for r in both), sum(r[whole] for r in both)
         return cls(amount, amount / base if base > 0 else None)
 
+    def told(self, words: Words) -> str:
+        return words.signed_cash(self.amount) if self.share is None else words.percent(self.share, 1, True)
+
+
+def words_of(settings: Settings, query: Mapping[str, str]) -> Words:
+    """In which language an address asks to be answered: `lang`, else the setting's.
+
+    Raises:
+        BadView: there are no texts in that language.
+    """
+    language = query.get("lang", "") or settings.words.language
+    if language not in LANGUAGES:
+        raise BadView(f"lang is {language!r}; it is one of {', '.join(LANGUAGES)}")
+    return settings.words.spoken(language)
+
 
 class View:
     """A page's address: which week, which stores, departments or group of them, and the page's own choices.
@@ -104,9 +123,13 @@ class View:
         now: dt.datetime | None = None,
     ) -> None:
         self.state, self.settings, self._query, self.stages, self.now = state, settings, query, stages, now
+        self.words = words_of(settings, query)
+        self.names = Names.of(state, self.words)
         self.weeks = ask.forecast_weeks(state)
         if not self.weeks:
-            raise NothingPublished("No forecast has been published yet. Land sales and run the graph: forecast run")
+            raise NothingPublished(
+                self.words.gettext("No forecast has been published yet. Land sales and run the graph: forecast run")
+            )
         self.week = self._week(query.get("week", ""))
         self.scope = self._scope(*(query.get(name, "").strip() for name in ("store", "dept", "group")))
         self.form = self.choose("format", ("", *FORMS), "")
@@ -130,7 +153,7 @@ class View:
     @functools.cached_property
     def findings(self) -> Findings:
         """What is wrong with the newest weeks, whichever week is looked at."""
-        return troubles(self.state, self.settings, self.now)
+        return troubles(self.state, self.settings, self.now, self.names)
 
     def is_whole(self, week: dt.date) -> bool:
         """Whether the scope's sales of a week are complete. The sum of a part would look like a collapse; a single
@@ -160,9 +183,29 @@ class View:
     def depts(self) -> list[str]:
         return ask.names(self.state, "dept")
 
-    def offered(self, names: Sequence[str]) -> Sequence[str]:
-        """The names that a page offers by itself; of more, the script asks for those like what is typed."""
-        return names if len(names) <= OFFERED else ()
+    def offered(self, column: str, keys: Sequence[str]) -> Sequence[tuple[str, str]]:
+        """The stores or departments that a page offers by itself, each with how it is called; of more, the script asks
+        for those like what is typed."""
+        return [(key, self.names.key(column, key)) for key in keys] if len(keys) <= OFFERED else ()
+
+    @property
+    def title(self) -> str:
+        """The scope as headings and sentences call it."""
+        return self.names.scope(self.scope)
+
+    def in_money(self, title: str) -> str:
+        """The title of a chart or table of sales, with their unit."""
+        return f"{title} · {self.words.unit}" if self.words.unit else title
+
+    @property
+    def lang(self) -> str:
+        """The language that the address asks for; "" where it leaves that to the setting."""
+        return self._query.get("lang", "")
+
+    @property
+    def attributes(self) -> str:
+        """What is known of the scope's store and department beside their names."""
+        return self.names.attributes(self.state, self.scope)
 
     @functools.cached_property
     def groups(self) -> dict[str, list[str]]:
@@ -185,8 +228,30 @@ class View:
     @property
     def levels(self) -> list[tuple[str, str]]:
         """What a ranking may be by, and in words."""
-        own = [("store", "store"), ("dept", "department"), ("series", "store and department")]
-        return own + [(level, level) for level in self.groups]
+        _ = self.words.gettext
+        own = [("store", _("store")), ("dept", _("department")), ("series", _("store and department"))]
+        return own + [(level, self.words.term(level)) for level in self.groups]
+
+    def head_of(self, by: str) -> str:
+        """The head of a ranking's first column."""
+        _ = self.words.gettext
+        own = {"store": _("Store"), "dept": _("Department"), "series": _("Series")}
+        return own[by] if by in own else sentence(self.words.term(by))
+
+    def row_name(self, row: Mapping[str, Any], by: str) -> str:
+        """What a row of a ranking by a level is of."""
+        if by == "series":
+            return sentence(self.names.series(row["store"], row["dept"]))
+        if by in ("store", "dept"):
+            return sentence(self.names.store(row["store"]) if by == "store" else self.names.dept(row["dept"]))
+        return sentence(self.names.member(by, row["member"]))
+
+    def horizon_words(self, weeks: int | None, before: bool = False) -> str:
+        """When a forecast was made, seen from the week it is of."""
+        many = self.words.weeks(weeks)
+        if before:
+            return self.words.gettext("%(weeks)s before", weeks=many)
+        return self.words.gettext("%(weeks)s ahead", weeks=many) if weeks else self.words.gettext("all weeks ahead")
 
     def by(self, default: str) -> str:
         """The level that a ranking is by."""
@@ -196,7 +261,8 @@ class View:
         """A parameter with a fixed set of values."""
         value = self._query.get(name, default)
         if value not in options:
-            raise BadView(f"{name} is {value!r}; it is one of {', '.join(options)}")
+            raise BadView(self.words.gettext("%(name)s is %(value)s; it is one of %(options)s", name=name,
+                                             value=repr(value), options=", ".join(options)))  # fmt: skip
         return value
 
     def amount(self, name: str) -> float | None:
@@ -207,7 +273,9 @@ class View:
         except ValueError:
             value = math.nan
         if value is not None and not math.isfinite(value):
-            raise BadView(f"{name} is {text!r}; write a number, such as 500")
+            raise BadView(
+                self.words.gettext("%(name)s is %(value)s; write a number, such as 500", name=name, value=repr(text))
+            )
         return value
 
     def horizon(self, default: str = "1") -> int | None:
@@ -223,36 +291,42 @@ class View:
         return sorted({h for h in (1, 4, 8) if h < full} | {full})
 
     def _query_only(self) -> dict[str, str]:
-        own = ("week", "store", "dept", "group", "format", "table")
+        own = ("week", "store", "dept", "group", "format", "table", "lang")
         return {k: v for k, v in self._query.items() if k not in own and v}
 
     def _scope(self, store: str, dept: str, group: str) -> Scope:
+        _ = self.words.gettext
         if not group:
             return Scope(store, dept)
         if store or dept:
-            raise BadView(f"{group} is a group of its own: leave store and department empty, or choose all groups")
+            raise BadView(_("%(group)s is a group of its own: leave store and department empty, or choose all groups",
+                            group=group))  # fmt: skip
         known = [Scope("", "", level, name, self.week) for level, names in self.groups.items() for name in names]
         for scope in known:
             if scope.group == group:
                 return scope
-        there = ", ".join(scope.group for scope in known[:12]) or "none; the setting levels asks for them"
-        raise BadView(f"There is no group {group} in the forecast of {self.week}; there are {there}")
+        there = ", ".join(scope.group for scope in known[:12]) or _("none; the setting levels asks for them")
+        raise BadView(_("There is no group %(group)s in the forecast of %(week)s; there are %(there)s", group=group,
+                        week=self.words.week(self.week), there=there))  # fmt: skip
 
     def _week(self, text: str) -> dt.date:
+        _ = self.words.gettext
         if not text:
             return self.weeks[0]
         try:
             week = dt.date.fromisoformat(text)
         except ValueError:
-            raise BadView(f"week is {text!r}; write the date a week ends on, such as {self.weeks[0]}") from None
+            raise BadView(_("week is %(text)s; write the date a week ends on, such as %(week)s", text=repr(text),
+                            week=self.weeks[0])) from None  # fmt: skip
         if week not in self.weeks:
-            raise BadView(f"No forecast was published for the week of {week}; the newest is {self.weeks[0]}")
+            raise BadView(_("No forecast was published for the week of %(week)s; the newest is %(newest)s",
+                            week=week, newest=self.weeks[0]))  # fmt: skip
         return week
 
 
 def this_week(view: View) -> dict[str, Any]:
     """What is wrong; the forecast of all stores or of those chosen, which model serves; then the review queue."""
-    state, week, scope = view.state, view.week, view.scope
+    state, week, scope, _ = view.state, view.week, view.scope, view.words.gettext
     _must_exist(view)
     ahead, given = _ahead(view)
     next_weeks = ahead[: ask.NEXT]
@@ -263,10 +337,11 @@ def this_week(view: View) -> dict[str, Any]:
     return {
         "queue": _with_sparks(view, shown),
         "queue_length": shown[0]["of_all"] if shown else 0,
-        "reason": "" if shown else ask.reason_without(state, week, scope),
+        "reason": "" if shown else _reason(view),
         "rows": rows,
         "chart": fan(view, scope, ahead).svg(
-            f"{sentence(scope.name)}: sales, and the forecast after the week of {week}"
+            view.in_money(_("%(scope)s: sales, and the forecast after the week of %(week)s",
+                            scope=sentence(view.title), week=view.words.week(week))), view.words
         ),
         "ahead": ahead,
         "overrides": given,
@@ -277,7 +352,7 @@ def this_week(view: View) -> dict[str, Any]:
         "next_against_last_year": Change.between(next_weeks, "p50", "aligned"),
         "next_against_previous": Change.between(next_weeks, "p50", "previous"),
         "model": model,
-        "words": _in_words(_serving(model)),
+        "meanings": _in_words(view, _serving(model)),
         "published": ask.published(state, week, scope),
         "recent": recent,
         "held": _held(view, recent["held"]),
@@ -295,7 +370,7 @@ def this_week(view: View) -> dict[str, Any]:
 
 def explore(view: View) -> dict[str, Any]:
     """One series, store, department or the total: history, forecast, the run before, accuracy, table."""
-    state, scope = view.state, view.scope
+    state, scope, _ = view.state, view.scope, view.words.gettext
     _must_exist(view)
     ahead, given = _ahead(view)
     accuracy = ask.scores(state, scope, view.week, view.horizon(), 26, of_sum=True)
@@ -307,18 +382,20 @@ def explore(view: View) -> dict[str, Any]:
     model = ask.model(state, view.week)
     tried = json.loads(model.get("candidates") or "{}")  # of a model of before nothing is told
     return {
-        "reason": "" if ahead else ask.reason_without(state, view.week, scope),
-        "borrowed": ask.borrowed_season(state, scope, view.week, ahead, tried),
+        "reason": "" if ahead else _reason(view),
+        "borrowed": ask.borrowed_season(state, scope, view.week, ahead, tried, view.names),
         "ahead": ahead,
         "lead_time": lead_time,
         "above": above,
         "overrides": given,
-        "chart": fan(view, scope, ahead).svg(f"{sentence(scope.name)}: sales and forecast"),
+        "chart": fan(view, scope, ahead).svg(
+            view.in_money(_("%(scope)s: sales and forecast", scope=sentence(view.title))), view.words
+        ),
         "covariate_charts": [_covariate_chart(view, name, values, ahead) for name, values in columns.items()],
         "lacking": lacking,
         "findings": view.findings,
         "accuracy": accuracy,
-        "accuracy_chart": _accuracy_chart(accuracy, "Error of its forecasts (WAPE)"),
+        "accuracy_chart": _accuracy_chart(view, accuracy, _("Error of its forecasts (WAPE)")),
         "horizon": view.horizon(),
         "model": model,
         "tables": {
@@ -347,6 +424,7 @@ class _Square(NamedTuple):
 
 def heatmap(view: View) -> dict[str, Any]:
     """Error, bias or coverage of every series: stores down, departments across, largest errors in money first."""
+    _ = view.words.gettext
     measure = view.choose("measure", ("wape", "bias", "coverage"), "wape")
     weeks = int(view.choose("weeks", ("1", "4", "8", "13", "26"), "8"))
     order = view.choose("order", ("money", "name"), "money")
@@ -359,12 +437,13 @@ def heatmap(view: View) -> dict[str, Any]:
     rows = [
         {
             "store": store,
+            "name": view.names.key("store", store),
             "cells": [
                 _Square(
                     dept,
-                    f"{cell.value * 100:.0f}",
+                    view.words.fixed(cell.value * 100, 0),
                     _shade(measure, cell.value) + (" heavy" if cell.heavy else ""),
-                    f"off by {number(cell.off)}" if cell.heavy else "",
+                    _("off by %(money)s", money=view.words.cash(cell.off)) if cell.heavy else "",
                 )
                 if cell
                 else None
@@ -379,9 +458,9 @@ def heatmap(view: View) -> dict[str, Any]:
         "weeks": weeks,
         "order": order,
         "found": found,
-        "depts": depts,
+        "depts": [(dept, view.names.key("dept", dept)) for dept in depts],
         "rows": rows,
-        "steps": _STEPS[measure],
+        "steps": _step_words(view, measure),
         "tables": {"series": lambda: view.state.stream(*ask.cells_question(view.week, measure, weeks))},
     }
 
@@ -406,20 +485,25 @@ def revisions(view: View) -> dict[str, Any]:
     """What this run says that the run before did not."""
     by = view.by("dept" if view.scope.level == "total" else "series")
     rows = ask.revisions(view.state, view.week, by, view.scope, LISTED)
-    scope = view.scope
-    ahead, _ = _ahead(view)
+    scope, _ = view.scope, view.words.gettext
+    ahead = _ahead(view)[0]
     weeks = [r["target_week"] for r in ahead]
     lines = [
-        Line("this run", "forecast", [r["p50"] for r in ahead]),
-        Line("the run before", "previous", [r["previous"] for r in ahead]),
-        Line("last year, holidays lined up", "naive", [r["aligned"] for r in ahead]),
+        Line(_("this run"), "forecast", [r["p50"] for r in ahead]),
+        Line(_("the run before"), "previous", [r["previous"] for r in ahead]),
+        Line(_("last year, holidays lined up"), "naive", [r["aligned"] for r in ahead]),
     ]
     return {
         "by": by,
         "rows": rows,
         "of_all": rows[0]["of_all"] if rows else 0,
         "previous_week": rows[0]["previous_week"] if rows else None,
-        "chart": time_chart(f"{sentence(scope.name)}: forecasts of the weeks ahead", weeks, lines),
+        "chart": time_chart(
+            view.in_money(_("%(scope)s: forecasts of the weeks ahead", scope=sentence(view.title))),
+            weeks,
+            lines,
+            words=view.words,
+        ),
         "most": max((abs(r["change"]) for r in rows), default=0) or 1,
         "tables": {
             "revisions": lambda: view.state.stream(*ask.revisions_question(view.state, view.week, by, scope)),
@@ -430,9 +514,13 @@ def revisions(view: View) -> dict[str, Any]:
 
 def accuracy(view: View) -> dict[str, Any]:
     """How good the forecasts were: over time, by weeks ahead, and whether the intervals hold what they promise."""
-    state, scope, horizon = view.state, view.scope, view.horizon()
+    state, scope, horizon, _ = view.state, view.scope, view.horizon(), view.words.gettext
     of_sum = view.choose("of", ("series", "sum"), "series") == "sum"
-    what = f"{sentence(scope.name)}, {'as one sum' if of_sum else 'every series'}"
+    title = (
+        _("%(scope)s, as one sum: error by week (WAPE)", scope=sentence(view.title))
+        if of_sum
+        else _("%(scope)s, every series: error by week (WAPE)", scope=sentence(view.title))
+    )
     by_week = ask.scores(state, scope, view.week, horizon, of_sum=of_sum)
     by_horizon = ask.scores_by_horizon(state, scope, view.week, of_sum=of_sum)
     points, calibrated = ask.calibration(state, scope, view.week, view.columns, horizon)
@@ -441,27 +529,29 @@ def accuracy(view: View) -> dict[str, Any]:
         "by_week": by_week,
         "by_horizon": by_horizon,
         "of_sum": of_sum,
-        "chart": _accuracy_chart(by_week, f"{what}: error by week (WAPE)"),
+        "chart": _accuracy_chart(view, by_week, title),
         "coverage_chart": time_chart(
-            "Share of sales inside the published interval, and what it should hold",
+            _("Share of sales inside the published interval, and what it should hold"),
             [r["week"] for r in _every_week(by_week)],
             [
-                Line("observed", "forecast", [r["coverage"] for r in _every_week(by_week)]),
-                Line("as it should be", "naive", [_held(view, r["held"]) for r in _every_week(by_week)]),
+                Line(_("observed"), "forecast", [r["coverage"] for r in _every_week(by_week)]),
+                Line(_("as it should be"), "naive", [_held(view, r["held"]) for r in _every_week(by_week)]),
             ],
             height=240,
             span=(0, 1),
             percent=True,
+            words=view.words,
         ),
         "horizon_chart": bars(
-            "Error by weeks ahead (WAPE)",
+            _("Error by weeks ahead (WAPE)"),
             [str(r["horizon"]) for r in by_horizon],
             [
-                Line("forecast", "forecast", [r["wape_where_naive"] for r in by_horizon]),
-                Line("52 weeks before", "naive", [r["naive_wape"] for r in by_horizon]),
+                Line(_("forecast"), "forecast", [r["wape_where_naive"] for r in by_horizon]),
+                Line(_("52 weeks before"), "naive", [r["naive_wape"] for r in by_horizon]),
             ],
+            words=view.words,
         ),
-        "calibration": calibration_chart("Calibration of the series' quantiles", points),
+        "calibration": calibration_chart(_("Calibration of the series' quantiles"), points, words=view.words),
         "calibrated_weeks": calibrated,
         "tables": {
             "weeks": lambda: by_week,
@@ -474,7 +564,7 @@ def accuracy(view: View) -> dict[str, Any]:
 def leaderboard(view: View) -> dict[str, Any]:
     """What every candidate would have forecast of past weeks, beside what was served: as `forecast backtest` left it in
     the home."""
-    measure = view.choose("measure", tuple(_MEASURES), "wql")
+    measure, _ = view.choose("measure", tuple(_MEASURES), "wql"), view.words.gettext
     try:
         board, lost = Leaderboard.load(view.settings.home), ""
     except LeaderboardLost as error:
@@ -483,32 +573,33 @@ def leaderboard(view: View) -> dict[str, Any]:
         "board": board,
         "lost": lost,
         "measure": measure,
-        "measures": {k: v for k, (v, _) in _MEASURES.items()},
+        "measures": {k: _(v) for k, (v, _of) in _MEASURES.items()},
     }
     if board is None:
         return {**shown, "tables": {"scores": lambda: []}}
-    standings, cutoffs = _standings(board), _decisions(board)
+    standings, cutoffs = _standings(view, board), _decisions(view, board)
     served = next(row for row in standings if row["served"])
     others = [row for row in standings if not row["served"] and row["cutoffs"] == len(board.cutoffs)]
     return {
         **shown,
         "standings": standings,
-        "words": _in_words(board.candidates),
+        "meanings": _in_words(view, board.candidates),
         "cutoffs": cutoffs,
         "served": served,
         "throughout": others[0] if others else None,
         "last_year": next((row for row in standings if row["candidate"] == "last_year"), None),
         "chart": ratio_chart(
-            "Regret at each cutoff: wQL / that of the best candidate in hindsight",
-            [str(cutoff) for cutoff in board.cutoffs],
+            _("Regret at each cutoff: wQL / that of the best candidate in hindsight"),
+            [view.words.week_key(cutoff) for cutoff in board.cutoffs],
             [
                 Spread(row["name"], "forecast" if row["served"] else "naive",
                        [board.regret(row["candidate"], cutoff) for cutoff in board.cutoffs], row["mean_regret"])
                 for row in standings
             ],
+            view.words,
         ),
-        "slices": _slices(board, measure),
-        "steps": _STEPS["coverage" if measure == "coverage" else "behind"],
+        "slices": _slices(view, board, measure),
+        "steps": _step_words(view, "coverage" if measure == "coverage" else "behind"),
         "tables": {
             "standings": lambda: [{k: v for k, v in row.items() if k not in ("name", "served")} for row in standings],
             "cutoffs": lambda: cutoffs,
@@ -518,21 +609,25 @@ def leaderboard(view: View) -> dict[str, Any]:
 
 
 _MEASURES: dict[str, tuple[str, Callable[[Tally], float | None]]] = {
-    "wql": ("error of all quantiles (wQL)", lambda t: t.wql),
-    "wape": ("error of the median (WAPE)", lambda t: t.wape),
-    "coverage": ("share inside the 80% interval", lambda t: t.coverage80),
+    "wql": (N_("error of all quantiles (wQL)"), lambda t: t.wql),
+    "wape": (N_("error of the median (WAPE)"), lambda t: t.wape),
+    "coverage": (N_("share inside the 80%% interval"), lambda t: t.coverage80),
 }
-_BY = {"level": "Level", "horizon": "Weeks ahead", "volume": "Sales volume", "season": "Months"}
+_BY = {"level": N_("Level"), "horizon": N_("Weeks ahead"), "volume": N_("Sales volume"), "season": N_("Months")}
 
 
-def _standings(board: Leaderboard) -> Rows:
+def _shown(view: View, candidate: str) -> str:
+    return view.words.gettext("what is served") if candidate == SERVED else candidate
+
+
+def _standings(view: View, board: Leaderboard) -> Rows:
     """A row for each candidate, best first."""
     rows = []
     for name in board.candidates:
         whole = board.tally(name)
         assert whole is not None
         rows.append({
-            "candidate": name, "name": "what is served" if name == SERVED else name, "served": name == SERVED,
+            "candidate": name, "name": _shown(view, name), "served": name == SERVED,
             "mean_regret": board.mean_regret(name), "best_at": sum(board.best(c) == name for c in board.cutoffs),
             "cutoffs": len(board.forecast_at(name)), "wape": whole.wape, "wql": whole.wql,
             "coverage80": whole.coverage80, "cells": whole.cells,
@@ -541,22 +636,36 @@ def _standings(board: Leaderboard) -> Rows:
     return rows
 
 
-def _decisions(board: Leaderboard) -> Rows:
+def _decisions(view: View, board: Leaderboard) -> Rows:
     """A row for each cutoff: what was served, and what would have been best."""
     rows = []
     for each in board.decisions:
         best = board.best(each.cutoff)
         served, least = (board.tally(name, WHOLE, each.cutoff) if name else None for name in (SERVED, best))
-        weights = sorted(each.weights.items(), key=lambda pair: -pair[1])
+        weights = [(name, part) for name, part in sorted(each.weights.items(), key=lambda pair: -pair[1]) if part]
         rows.append({
             "cutoff": each.cutoff, "wql": served.wql if served else None, "best": best,
             "best_wql": least.wql if least else None, "regret": board.regret(SERVED, each.cutoff),
-            "weights": ", ".join(f"{name} {part:.0%}" for name, part in weights if part), "why": each.why,
+            "weights": ", ".join(f"{name} {view.words.percent(part, 0)}" for name, part in weights), "why": each.why,
         })  # fmt: skip
     return rows
 
 
-def _slices(board: Leaderboard, measure: str) -> dict[str, Any]:
+# What slices are called that are no number and no month.
+_SLICES = (N_("largest"), N_("large"), N_("small"), N_("smallest"), N_("series"), N_("store"), N_("dept"), N_("total"))
+
+
+def _slice_words(view: View, by: str, name: str) -> str:
+    if by == "horizon":
+        low, _, high = name.partition(" to ")
+        return view.words.gettext("%(low)s to %(high)s", low=low, high=high) if high else low
+    if by == "season":
+        months = [1 + 3 * SEASONS.index(name) + k for k in (0, 2)]
+        return "-".join(view.words.month(dt.date(2000, month, 1)) for month in months)
+    return view.words.term(name)
+
+
+def _slices(view: View, board: Leaderboard, measure: str) -> dict[str, Any]:
     """The heat table: a row for each candidate, a column for each slice of which the measure is known.
 
     A candidate that was not able at every cutoff forecast other weeks, so it is shown and not compared.
@@ -575,7 +684,7 @@ def _slices(board: Leaderboard, measure: str) -> dict[str, Any]:
         found = value(name, of)
         if found is None:
             return None
-        text = f"{found * 100:.{0 if measure == 'coverage' else 1}f}"
+        text = view.words.fixed(found * 100, 0 if measure == "coverage" else 1)
         if name not in able:
             return {"text": text, "style": "quiet"}
         if measure == "coverage":
@@ -583,11 +692,14 @@ def _slices(board: Leaderboard, measure: str) -> dict[str, Any]:
         behind = found / least[of] - 1 if least[of] else float(found > 0)
         return {"text": text, "style": _shade("behind", behind) + (" best" if found == least[of] else "")}
 
+    groups = [(by, sum(of[0] == by for of in columns)) for by in BY]
     return {
-        "groups": [(_BY[by], len(names)) for by in BY if (names := [of for of in columns if of[0] == by])],
-        "columns": [(name, k == 0 or columns[k - 1][0] != by) for k, (by, name) in enumerate(columns)],
+        "groups": [(view.words.term(_BY[by]), count) for by, count in groups if count],
+        "columns": [
+            (_slice_words(view, by, name), k == 0 or columns[k - 1][0] != by) for k, (by, name) in enumerate(columns)
+        ],
         "rows": [
-            {"name": "what is served" if name == SERVED else name, "partly": name not in able,
+            {"name": _shown(view, name), "partly": name not in able,
              "cells": [square(name, of) for of in columns]}
             for name in board.candidates
         ],
@@ -621,9 +733,9 @@ def runs(view: View) -> dict[str, Any]:
     }
 
 
-def _in_words(names: Iterable[str]) -> list[tuple[str, str]]:
+def _in_words(view: View, names: Iterable[str]) -> list[tuple[str, str]]:
     """Candidates and what they are; those of another version of the platform are left out."""
-    return [(name, IN_WORDS[name]) for name in names if name in IN_WORDS]
+    return [(name, view.words.term(IN_WORDS[name])) for name in names if name in IN_WORDS]
 
 
 def _serving(model: Mapping[str, Any]) -> list[str]:
@@ -635,12 +747,26 @@ def _serving(model: Mapping[str, Any]) -> list[str]:
 
 def _must_exist(view: View) -> None:
     """Refuse a store or department that there is not, naming some that there are."""
-    scope = view.scope
-    for value, known, word in ((scope.store, view.stores, "store"), (scope.dept, view.depts, "department")):
+    scope, _ = view.scope, view.words.gettext
+    for column, value, known, text in (
+        ("store", scope.store, view.stores, N_("There is no store %(key)s; there are %(there)s")),
+        ("dept", scope.dept, view.depts, N_("There is no department %(key)s; there are %(there)s")),
+    ):
         if value and value not in known:
-            raise BadView(
-                f"There is no {word} {value}; there are {', '.join(known[:12])}{' ...' if known[12:] else ''}"
-            )
+            # Somebody may have typed a name: keys are what addresses carry.
+            like = ask.names_like(view.state, column, value, view.names.given[column], 12)
+            there = [view.names.key(column, key) for key in like or known[:12]]
+            raise BadView(_(text, key=value, there=", ".join(there) + (" ..." if len(known) > len(there) else "")))
+
+
+def _reason(view: View) -> str:
+    """Why the view's scope has no forecast."""
+    found = ask.reason_without(view.state, view.week, view.scope)
+    if found:
+        return found
+    _ = view.words.gettext
+    never = _("%(series)s never sold anything", series=view.title)
+    return never if view.scope.level == "series" else _("none of its series is open")
 
 
 def _ahead(view: View) -> tuple[Rows, Rows]:
@@ -677,7 +803,7 @@ def total_fan(view: View) -> Fan:
 
 def fan(view: View, scope: Scope, ahead: Rows) -> Fan:
     """Two years of sales, then the forecast with its intervals, beside the run before and people's own figures."""
-    week = view.week
+    week, _ = view.week, view.words.gettext
     last = ahead[-1]["target_week"] if ahead else week
     weeks = _span(view, last)
     if not weeks:
@@ -696,14 +822,17 @@ def fan(view: View, scope: Scope, ahead: Rows) -> Fan:
     if len(columns) >= 7:
         pairs.append((columns[2], columns[-3]))
     lines = [
-        Line("sales", "actual", [past.get(w) for w in weeks]),
-        Line("forecast (p50)", "forecast", column("p50", known)),
+        Line(_("sales"), "actual", [past.get(w) for w in weeks]),
+        Line(_("forecast (p50)"), "forecast", column("p50", known)),
     ]
     if before:
-        lines.insert(1, Line("the run before", "previous", [before.get(w) for w in weeks]))
+        lines.insert(1, Line(_("the run before"), "previous", [before.get(w) for w in weeks]))
     if any(r["plan"] is not None for r in ahead):
-        lines.append(Line("plan with people's own figures", "override", column("plan")))
-    bands = [Band(f"{a} to {b}", f"fan{n}", column(a, known), column(b, known)) for n, (a, b) in enumerate(pairs)]
+        lines.append(Line(_("plan with people's own figures"), "override", column("plan")))
+    bands = [
+        Band(_("%(low)s to %(high)s", low=a, high=b), f"fan{n}", column(a, known), column(b, known), (a, b))
+        for n, (a, b) in enumerate(pairs)
+    ]
     return Fan(weeks, lines, bands if ahead else (), _holidays(view, weeks))
 
 
@@ -718,16 +847,17 @@ def _covariates(view: View) -> tuple[dict[str, dict[dt.date, float | None]], str
 def _covariate_chart(view: View, name: str, values: Mapping[dt.date, float | None], ahead: Rows) -> str:
     """A column the model is given, over the same weeks as the sales above it: past as a line, planned dashed."""
     weeks = _span(view, ahead[-1]["target_week"] if ahead else view.week)
-    words = name.replace("_", " ")
+    shown, _ = name.replace("_", " "), view.words.gettext
     return time_chart(
-        f"{sentence(words)}, as the model is given it",
+        _("%(column)s, as the model is given it", column=sentence(shown)),
         weeks,
         [
-            Line(words, "actual", [values.get(w) if w <= view.week else None for w in weeks]),
-            Line("planned", "forecast", [values.get(w) if w >= view.week else None for w in weeks]),
+            Line(shown, "actual", [values.get(w) if w <= view.week else None for w in weeks]),
+            Line(_("planned"), "forecast", [values.get(w) if w >= view.week else None for w in weeks]),
         ],
         height=130,
         from_zero=True,
+        words=view.words,
     )
 
 
@@ -736,7 +866,7 @@ def _holidays(view: View, weeks: Sequence[dt.date]) -> list[Mark]:
     found: dict[int, Mark] = {}
     for event in view.events:
         lined_up = event in view.lined_up
-        name = event.name if lined_up else f"{event.name} (not lined up)"
+        name = event.name if lined_up else view.words.gettext("%(holiday)s (not lined up)", holiday=event.name)
         for day in event.dates:
             position = -((weeks[0] - day).days // 7)  # a week holds the seven days that end on its date
             if 0 <= position < len(weeks):
@@ -762,19 +892,20 @@ def _every_week(rows: Rows) -> Rows:
     return [by_week.get(w, {**nothing, "week": w}) for w in weeks]
 
 
-def _accuracy_chart(rows: Rows, title: str) -> str:
-    rows = _every_week(rows)
+def _accuracy_chart(view: View, rows: Rows, title: str) -> str:
+    rows, _ = _every_week(rows), view.words.gettext
     return time_chart(
         title,
         [r["week"] for r in rows],
         [
-            Line("forecast", "forecast", [r["wape"] for r in rows]),
-            Line("52 weeks before", "naive", [r["naive_wape"] for r in rows]),
+            Line(_("forecast"), "forecast", [r["wape"] for r in rows]),
+            Line(_("52 weeks before"), "naive", [r["naive_wape"] for r in rows]),
         ],
         height=240,
         from_zero=True,
         percent=True,
         table=False,
+        words=view.words,
     )
 
 
@@ -809,17 +940,26 @@ def _with_sparks(view: View, rows: Rows) -> Rows:
     ]
 
 
-# Upper ends of the shades of a heat map, and what they are called.
-_STEPS: dict[str, list[tuple[float, str]]] = {
-    "wape": [(0.05, "to 5%"), (0.1, "to 10%"), (0.2, "to 20%"), (0.4, "to 40%"), (float("inf"), "more")],
-    "bias": [(-0.2, "below -20%"), (-0.05, "to -5%"), (0.05, "to 5%"), (0.2, "to 20%"), (float("inf"), "above 20%")],
-    # How far a candidate is behind the best of its column, in parts of that.
-    "behind": [(0.02, "to 2% behind the best"), (0.1, "to 10%"), (0.25, "to 25%"), (0.5, "to 50%"),
-               (float("inf"), "more")],
-    "coverage": [(0.4, "to 40%"), (0.6, "to 60%"), (0.75, "to 75%"), (0.9, "to 90%"), (float("inf"), "to 100%")],
-}  # fmt: skip
+# Upper ends of the shades of a heat map.
+_STEPS: dict[str, tuple[float, ...]] = {
+    "wape": (0.05, 0.1, 0.2, 0.4, math.inf),
+    "bias": (-0.2, -0.05, 0.05, 0.2, math.inf),
+    "behind": (0.02, 0.1, 0.25, 0.5, math.inf),  # behind the best of its column, in parts of that
+    "coverage": (0.4, 0.6, 0.75, 0.9, math.inf),
+}
 
 
 def _shade(measure: str, value: float) -> str:
-    step = next(n for n, (end, _) in enumerate(_STEPS[measure]) if value <= end)
-    return f"{measure}{step}"
+    return f"{measure}{next(n for n, end in enumerate(_STEPS[measure]) if value <= end)}"
+
+
+def _step_words(view: View, measure: str) -> list[str]:
+    """What the shades are called, in their order."""
+    _, percent, ends = view.words.gettext, view.words.percent, _STEPS[measure]
+    found = [_("to %(share)s", share=percent(end, 0)) for end in ends[:-1]]
+    if measure == "bias":
+        found[0] = _("below %(share)s", share=percent(ends[0], 0))
+        return [*found, _("above %(share)s", share=percent(ends[-2], 0))]
+    if measure == "behind":
+        found[0] = _("to %(share)s behind the best", share=percent(ends[0], 0))
+    return [*found, _("to %(share)s", share=percent(1, 0)) if measure == "coverage" else _("more")]

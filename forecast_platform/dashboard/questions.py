@@ -15,7 +15,7 @@ import functools
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import duckdb
 import numpy as np
@@ -32,6 +32,9 @@ from forecast_platform.models.target import RATIO, REFERENCE
 from forecast_platform.publishing.sheets import DIGITS
 from forecast_platform.scores import SCORE, SCORES
 from forecast_platform.weeks import WEEK
+
+if TYPE_CHECKING:
+    from forecast_platform.dashboard.names import Names
 
 T = TypeVar("T")
 
@@ -151,10 +154,23 @@ def names(state: State, column: str) -> list[str]:
     return sorted((r["name"] for r in found), key=natural_key)
 
 
-def names_like(state: State, column: str, text: str, limit: int) -> list[str]:
-    """Some of `names` that hold a text, those that begin with it first."""
-    held = [name for name in names(state, column) if text.lower() in name.lower()]
-    return sorted(held, key=lambda name: not name.lower().startswith(text.lower()))[:limit]
+def names_like(state: State, column: str, text: str, called: Mapping[str, str], limit: int) -> list[str]:
+    """Some of `names` that hold a text, in their key or in what they are called; keys that begin with it first, then
+    other keys, then names.
+
+    Args:
+        called: key -> name, of those that have one.
+    """
+    text = text.lower()
+
+    def rank(key: str) -> int | None:
+        place = key.lower().find(text)
+        if place >= 0:
+            return min(place, 1)
+        return 2 if text in called.get(key, "").lower() else None
+
+    found = [(place, key) for key in names(state, column) if (place := rank(key)) is not None]
+    return [key for _, key in sorted(found, key=lambda pair: pair[0])[:limit]]
 
 
 def groups(state: State, week: dt.date) -> dict[str, list[str]]:
@@ -219,7 +235,9 @@ def forecast(state: State, scope: Scope, week: dt.date, columns: Sequence[str], 
     ]
 
 
-def borrowed_season(state: State, scope: Scope, week: dt.date, ahead: Rows, tried: Mapping[str, Any]) -> str:
+def borrowed_season(
+    state: State, scope: Scope, week: dt.date, ahead: Rows, tried: Mapping[str, Any], names: Names
+) -> str:
     """Where a new series' forecast has its season from, in a sentence: of the weeks ahead it has no sales of its own a
     year before. "" for other series and sums, and where the candidates that serve are not known or look at no season.
 
@@ -241,13 +259,38 @@ def borrowed_season(state: State, scope: Scope, week: dt.date, ahead: Rows, trie
         any(r["sales"] is not None for r in history(state, sums, new[0] - year, new[-1] - year))
         for sums in (Scope(dept=scope.dept), Scope(scope.store))
     )
-    when = "the weeks ahead" if len(new) == len(ahead) else f"the weeks ahead up to {new[-1]}"
-    then = f"New: first sold in the week of {first}. A year before {when} it has no sales of its own"
+    _, words = names.words.gettext, names.words
+    said = [_("New: first sold in the week of %(week)s.", week=words.week(first))]
+    if len(new) == len(ahead):
+        said.append(_("A year before the weeks ahead it has no sales of its own."))
+    else:
+        said.append(
+            _("A year before the weeks ahead up to %(week)s it has no sales of its own.", week=words.week(new[-1]))
+        )
+    values = {"share": words.percent(part, 0), "dept": names.dept(scope.dept), "store": names.store(scope.store)}
     if not of_dept:
-        return f"{then}, nor has department {scope.dept}: {part:.0%} of the forecast is its own level, with no season."
-    beside = f" and, in part, the ups and downs of store {scope.store}" if of_store else ""
-    whose = f"department {scope.dept} in all stores{beside}"
-    return f"{then}: {part:.0%} of the forecast takes its season from {whose}, at the series' own level."
+        said.append(
+            _(
+                "Nor has %(dept)s any then: %(share)s of the forecast is the series' own level, with no season.",
+                **values,
+            )
+        )
+    elif of_store:
+        said.append(
+            _(
+                "%(share)s of the forecast takes its season from %(dept)s in all stores and, in part, the ups and "
+                "downs of %(store)s, at the series' own level.",
+                **values,
+            )
+        )
+    else:
+        said.append(
+            _(
+                "%(share)s of the forecast takes its season from %(dept)s in all stores, at the series' own level.",
+                **values,
+            )
+        )
+    return " ".join(said)
 
 
 def aligned_last_year(
@@ -712,12 +755,9 @@ def without_question(week: dt.date, limit: int | None = None) -> Question:
 
 
 def reason_without(state: State, week: dt.date, scope: Scope) -> str:
-    """Why a store, department, series or group has no forecast."""
+    """Why a series has no forecast, as was recorded; "" where nothing was, and of a store, department or group."""
     found = state.rows(
         "SELECT reason FROM no_forecast WHERE forecast_week = ? AND store = ? AND dept = ?",
         [week, scope.store, scope.dept],
     )
-    if found:
-        reason: str = found[0]["reason"]
-        return reason
-    return f"{scope.name} never sold anything" if scope.level == "series" else "none of its series is open"
+    return str(found[0]["reason"]) if found else ""

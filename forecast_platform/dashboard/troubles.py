@@ -11,17 +11,25 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from forecast_platform.dashboard.names import Names
 from forecast_platform.dashboard.questions import Rows, State
-from forecast_platform.figures import figure
 from forecast_platform.history.cleaning import Completeness, completeness
 from forecast_platform.history.lateness import ARRIVALS, arrivals, lateness
 from forecast_platform.history.panel import natural_key
 from forecast_platform.settings import Settings
 from forecast_platform.weeks import WEEK
+from forecast_platform.words import N_, Words
 
 NAMED = 8  # stores, files or series that are named; beyond that only their number
 FINE = ("ingested", "known", "withdrawn")  # statuses of a landing that are no trouble
 LOOKED_BACK = 13  # weeks in which the newest complete one is looked for
+# Words that the tables hold, and that are translated where they are shown: kinds of trouble, statuses of a landing,
+# verdicts of a model, the usual attributes of stores and departments.
+TERMS = (
+    N_("incomplete"), N_("unforecast"), N_("late"), N_("old"), N_("refused"), N_("waiting"), N_("partly refused"),
+    N_("restated"), N_("odd"), N_("failed"), N_("stopping"), N_("ingested"), N_("known"), N_("withdrawn"),
+    N_("passed"), N_("below naive"), N_("unjudged"), N_("region"), N_("type"), N_("category"), N_("size"),
+)  # fmt: skip
 WAITS_FOR_TIME = "not_begun"  # the rule of a file whose weeks have not begun: nobody has to do anything
 
 
@@ -62,12 +70,15 @@ class Findings:
         return bool(self.troubles)
 
 
-def troubles(state: State, settings: Settings, now: dt.datetime | None = None) -> Findings:
+def troubles(state: State, settings: Settings, now: dt.datetime | None = None, names: Names | None = None) -> Findings:
     """What is wrong with the newest weeks.
 
     Args:
+        names: how stores are called, and in which language it is said; None: as the settings have it.
         now: timezone-aware; None: nothing is late, as in a report of a week that may be long past.
     """
+    names = names or Names.of(state, settings.words)
+    words = names.words
     there = {r["table_name"] for r in state.rows("SELECT table_name FROM information_schema.tables")}
     (last,) = state.rows("SELECT max(week) AS week FROM cleaned_series")
     weeks = state.rows(
@@ -79,16 +90,16 @@ def troubles(state: State, settings: Settings, now: dt.datetime | None = None) -
                 None)  # fmt: skip
     since = _arrival(state, good.week) if good else None
     found = [
-        *_failed(state, there),
-        *(t for c in newest for t in _incomplete(c, good, settings.complete_share)),
-        *_unforecast(state, good),
-        *(_late(state, newest, now) if now else ()),
-        *_files(state, since),
-        *_stopping(state, there),
+        *_failed(state, there, words),
+        *(t for c in newest for t in _incomplete(c, good, settings.complete_share, names)),
+        *_unforecast(state, good, words),
+        *(_late(state, newest, now, words) if now else ()),
+        *_files(state, since, words),
+        *_stopping(state, there, names),
     ]
     return Findings(
         tuple(sorted(found, key=lambda t: not t.serious)),
-        _checked(newest, there, found),
+        _checked(newest, there, found, words),
         good.week if good else None,
         newest[0].week if newest else None,
     )
@@ -109,65 +120,81 @@ def _arrival(state: State, week: dt.date) -> dt.datetime | None:
     return moment
 
 
-def _incomplete(newest: Completeness, good: Completeness | None, threshold: float) -> list[Trouble]:
+def _incomplete(newest: Completeness, good: Completeness | None, threshold: float, names: Names) -> list[Trouble]:
     """The newest week, when not all of it has been reported."""
     if newest.complete(threshold) and not newest.missing_stores:
         return []
-    missing = f" Nothing came from {_named('store', newest.missing_stores)}." if newest.missing_stores else ""
-    landed = f"{newest.present:,} of the {newest.expected:,} series that usually report have landed"
+    words, _ = names.words, names.words.gettext
+    values = {
+        "week": words.week(newest.week), "present": words.number(newest.present),
+        "expected": words.number(newest.expected), "share": words.percent(newest.share, 0),
+        "needed": words.percent(threshold, 0),
+    }  # fmt: skip
+    missing = _nothing_from(newest.missing_stores, names)
     if newest.complete(threshold):
-        return [
-            Trouble(
-                "incomplete", False, f"The week of {newest.week} counts as complete, {landed}.{missing}",
-                "Land what is missing: the week is then restated and forecast again.", "runs#landed",
-            )
-        ]  # fmt: skip
-    basis = f"the newest forecast can rest on the week of {good.week} at most" if good else "nothing can be forecast"
-    return [
-        Trouble(
-            "incomplete", True,
-            f"The week of {newest.week} is incomplete: {landed} ({newest.share:.0%}, {threshold:.0%} are needed), so "
-            f"{basis}.{missing}",
-            f"Land the rest of the week's sales, then: forecast run --week {newest.week}", "runs#landed",
+        text = _(
+            "The week of %(week)s counts as complete, %(present)s of the %(expected)s series that usually report have "
+            "landed.",
+            **values,
         )
-    ]  # fmt: skip
+        step = _("Land what is missing: the week is then restated and forecast again.")
+        return [Trouble("incomplete", False, f"{text}{missing}", step, "runs#landed")]
+    if good:
+        text = _(
+            "The week of %(week)s is incomplete: %(present)s of the %(expected)s series that usually report have "
+            "landed (%(share)s, %(needed)s are needed), so the newest forecast can rest on the week of %(good)s at "
+            "most.",
+            good=words.week(good.week),
+            **values,
+        )
+    else:
+        text = _(
+            "The week of %(week)s is incomplete: %(present)s of the %(expected)s series that usually report have "
+            "landed (%(share)s, %(needed)s are needed), so nothing can be forecast.",
+            **values,
+        )
+    step = _("Land the rest of the week's sales, then: %(command)s", command=_run(newest.week))
+    return [Trouble("incomplete", True, f"{text}{missing}", step, "runs#landed")]
 
 
-def _unforecast(state: State, good: Completeness | None) -> list[Trouble]:
+def _unforecast(state: State, good: Completeness | None, words: Words) -> list[Trouble]:
     """The newest complete week, when no forecast was made from it."""
     if good is None:
         return []
     (row,) = state.rows("SELECT max(forecast_week) AS week FROM forecasts WHERE level = 'total'")
     if row["week"] is not None and row["week"] >= good.week:
         return []
-    shown = f"what is shown was made after the week of {row['week']}" if row["week"] else "there is none at all"
-    return [
-        Trouble(
-            "unforecast", True, f"The week of {good.week} is complete, but has no forecast: {shown}.",
-            f"If no run is under way: forecast run --week {good.week} (its last lines say what fails)", "runs",
-        )
-    ]  # fmt: skip
+    _, week = words.gettext, words.week(good.week)
+    text = (
+        _("The week of %(week)s is complete, but has no forecast: what is shown was made after the week of %(shown)s.",
+          week=week, shown=words.week(row["week"]))
+        if row["week"]
+        else _("The week of %(week)s is complete, but has no forecast: there is none at all.", week=week)
+    )  # fmt: skip
+    step = _("If no run is under way: %(command)s (its last lines say what fails)",
+             command=_run(good.week))  # fmt: skip
+    return [Trouble("unforecast", True, text, step, "runs")]
 
 
-def _late(state: State, newest: Sequence[Completeness], now: dt.datetime) -> list[Trouble]:
+def _late(state: State, newest: Sequence[Completeness], now: dt.datetime, words: Words) -> list[Trouble]:
     """Sales that should have landed by now, going by how the weeks before came."""
-    late = lateness(arrivals(state.rows(ARRIVALS)), now)
+    late, _ = lateness(arrivals(state.rows(ARRIVALS)), now), words.gettext
     if late is not None:
         return [
-            Trouble("late", True, f"Late: {late.text}.",
-                    "Ask whoever delivers them; every figure here ends before them.", "runs#landed")
+            Trouble("late", True, _("Late: %(text)s.", text=late.text(words)),
+                    _("Ask whoever delivers them; every figure here ends before them."), "runs#landed")
         ]  # fmt: skip
     old = (now.date() - newest[0].week) // WEEK if newest else 0
     if old < 2:
         return []
-    return [
-        Trouble("old", False, f"The newest sales are those of the week of {newest[0].week}, {old} weeks ago. No week "
-                "has come in its turn so far, so none counts as late.",
-                "Land the weeks since, if there are any.", "runs#landed")
-    ]  # fmt: skip
+    text = _(
+        "The newest sales are those of the week of %(week)s, %(weeks)s ago. No week has come in its turn so far, so "
+        "none counts as late.", week=words.week(newest[0].week), weeks=words.weeks(old),
+    )  # fmt: skip
+    return [Trouble("old", False, text, _("Land the weeks since, if there are any."), "runs#landed")]
 
 
-def _files(state: State, since: dt.datetime | None) -> list[Trouble]:
+def _files(state: State, since: dt.datetime | None, words: Words) -> list[Trouble]:
     """Newest versions of files that were refused, wait, lost rows or were warned about, since the newest complete week
     came (None: ever)."""
     after, parameters = ("WHERE l.arrived_at >= ?", [since]) if since else ("", [])
@@ -180,50 +207,57 @@ def _files(state: State, since: dt.datetime | None) -> list[Trouble]:
     )
     # Of a lake made before there were warnings and withdrawals, landings have no such columns.
     rows = [r for r in rows if r.get("withdrawn_at") is None]  # a withdrawal is somebody's own doing, with a reason
-    found = [t for row in rows[: 10 * NAMED] for t in _file(state, row)]
-    return found if len(found) <= NAMED else [
-        *found[:NAMED],
-        Trouble("refused", any(t.serious for t in found[NAMED:]), f"{len(found) - NAMED} more files or warnings.",
-                "The page Data and runs has them all.", "runs#landed"),
-    ]  # fmt: skip
+    found = [t for row in rows[: 10 * NAMED] for t in _file(state, row, words)]
+    if len(found) <= NAMED:
+        return found
+    left = found[NAMED:]
+    text = words.ngettext("%(num)s more file or warning.", "%(num)s more files or warnings.", len(left))
+    step = words.gettext("The page Data and runs has them all.")
+    return [*found[:NAMED], Trouble("refused", any(t.serious for t in left), text, step, "runs#landed")]
 
 
-def _file(state: State, row: dict[str, Any]) -> list[Trouble]:
-    key, found = row["source_key"], []
+def _file(state: State, row: dict[str, Any], words: Words) -> list[Trouble]:
+    file, found, _ = row["source_key"], list[Trouble](), words.gettext
     if row["status"] not in FINE:
         waits = row["status"] == "waiting"
-        rule = f" ({row['rule']})" if row["rule"] else ""
-        found.append(
-            Trouble(row["status"], not waits or row["rule"] != WAITS_FOR_TIME,
-                    f"{key} {'waits' if waits else 'was ' + row['status']}{rule}; none of it is in the forecast.",
-                    row["message"] or "The page Data and runs has its rule and what to do.", "runs#landed")
-        )  # fmt: skip
+        values = {"file": file, "rule": f" ({row['rule']})" if row["rule"] else "", "status": words.term(row["status"])}
+        text = (
+            _("%(file)s waits%(rule)s; none of it is in the forecast.", **values)
+            if waits
+            else _("%(file)s was %(status)s%(rule)s; none of it is in the forecast.", **values)
+        )
+        step = row["message"] or _("The page Data and runs has its rule and what to do.")
+        found.append(Trouble(row["status"], not waits or row["rule"] != WAITS_FOR_TIME, text, step, "runs#landed"))
     elif row["quarantined"]:
         worst = state.rows(
             """SELECT rule, count(*) AS n, max(message) AS message FROM quarantine
                WHERE source_key = ? AND landed_at = ? GROUP BY rule ORDER BY n DESC, rule LIMIT 1""",
-            [key, row["landed_at"]],
+            [file, row["landed_at"]],
         )
-        rule = f", most by the rule {worst[0]['rule']}" if worst else ""
+        values = {"file": file, "some": words.number(row["quarantined"]), "all": words.number(row["rows"])}
+        text = (
+            _("%(file)s: %(some)s of %(all)s rows were refused, most by the rule %(rule)s.", rule=worst[0]["rule"],
+              **values)
+            if worst
+            else _("%(file)s: %(some)s of %(all)s rows were refused.", **values)
+        )  # fmt: skip
         few = row["quarantined"] <= 0.01 * (row["rows"] or 0)
-        found.append(
-            Trouble("partly refused", not few,
-                    f"{key}: {row['quarantined']:,} of {row['rows']:,} rows were refused{rule}.",
-                    (worst[0]["message"] if worst else None) or "See the quarantine.", "runs#quarantine")
-        )  # fmt: skip
+        step = (worst[0]["message"] if worst else None) or _("See the quarantine.")
+        found.append(Trouble("partly refused", not few, text, step, "runs#quarantine"))
     if row.get("vanished"):
-        found.append(
-            Trouble("restated", False, f"{key} took {row['vanished']:,} rows out of force that were known before, "
-                    f"and changed {row.get('changed') or 0:,}.",
-                    "Look whether that was meant; forecast landing withdraw brings them back.", "runs#landed")
+        text = _(
+            "%(file)s took %(gone)s rows out of force that were known before, and changed %(changed)s.",
+            file=file, gone=words.number(row["vanished"]), changed=words.number(row.get("changed") or 0),
         )  # fmt: skip
+        step = _("Look whether that was meant; %(command)s brings them back.", command="forecast landing withdraw")
+        found.append(Trouble("restated", False, text, step, "runs#landed"))
     if row.get("warnings"):
-        found.append(Trouble("odd", False, f"{key} was taken with a warning: {row['warnings']}",
-                             "Look whether the file means what it says.", "runs#landed"))  # fmt: skip
+        text = _("%(file)s was taken with a warning: %(warning)s", file=file, warning=row["warnings"])
+        found.append(Trouble("odd", False, text, _("Look whether the file means what it says."), "runs#landed"))
     return found
 
 
-def _failed(state: State, there: set[str]) -> list[Trouble]:
+def _failed(state: State, there: set[str], words: Words) -> list[Trouble]:
     """The last failure of each week that no run has mended since, newest first."""
     if "open_failures" not in there:
         return []
@@ -233,20 +267,28 @@ def _failed(state: State, there: set[str]) -> list[Trouble]:
              ON n.failed_at = f.failed_at AND n.week IS NOT DISTINCT FROM f.week
            ORDER BY f.failed_at DESC, f.run_id LIMIT 3"""
     )
-    return [
-        Trouble(
-            "failed", True,
-            f"The run {'for the week of ' + str(r['week']) if r['week'] else 'that brings files in'} failed at the "
-            f"step {r['step']}, {r['failed_at'].astimezone(dt.UTC):%Y-%m-%d %H:%M} UTC: {_first_line(r['message'])}",
-            f"Mend that, then: forecast run{' --week ' + str(r['week']) if r['week'] else ''}"
-            f" (run {str(r['run_id'])[:8]} in Dagster has the whole log)",
-            "runs#stages",
-        )
-        for r in rows
-    ]  # fmt: skip
+    found, _ = list[Trouble](), words.gettext
+    for r in rows:
+        values = {
+            "step": r["step"],
+            "moment": words.moment(r["failed_at"]),
+            "message": _first_line(r["message"], words),
+        }
+        text = (
+            _("The run for the week of %(week)s failed at the step %(step)s, %(moment)s: %(message)s",
+              week=words.week(r["week"]), **values)
+            if r["week"]
+            else _("The run that brings files in failed at the step %(step)s, %(moment)s: %(message)s", **values)
+        )  # fmt: skip
+        step = _(
+            "Mend that, then: %(command)s (run %(run)s in Dagster has the whole log)",
+            command=_run(r["week"]), run=str(r["run_id"])[:8],
+        )  # fmt: skip
+        found.append(Trouble("failed", True, text, step, "runs#stages"))
+    return found
 
 
-def _stopping(state: State, there: set[str]) -> list[Trouble]:
+def _stopping(state: State, there: set[str], names: Names) -> list[Trouble]:
     """Series that have fallen silent while others of their store still sell."""
     if "stopping_series" not in there:
         return []
@@ -259,43 +301,66 @@ def _stopping(state: State, there: set[str]) -> list[Trouble]:
     if not rows:
         return []
     count = rows[0]["of_all"]
+    words, _ = names.words, names.words.gettext
     named = [
-        f"store {r['store']}, dept {r['dept']} ({figure(r['silent_weeks'])} weeks, back with "
-        f"{r['probability_of_return']:.0%})"
+        _("%(series)s (%(weeks)s, back with %(share)s)", series=names.series(r["store"], r["dept"]),
+          weeks=words.weeks(r["silent_weeks"]), share=words.percent(r["probability_of_return"], 0))
         for r in rows
-    ]
-    more = f" and {count - len(rows):,} more" if count > len(rows) else ""
-    some = "1 series has stopped selling" if count == 1 else f"{count:,} series have stopped selling"
-    return [
-        Trouble("stopping", False, f"{some}: {'; '.join(named)}{more}. Their forecasts fade out.",
-                "Tell the platform which are gone: forecast close STORE DEPT", "runs#without")
     ]  # fmt: skip
+    more = _(" and %(count)s more", count=words.number(count - len(rows))) if count > len(rows) else ""
+    text = words.ngettext(
+        "1 series has stopped selling: %(named)s. Its forecast fades out.",
+        "%(num)s series have stopped selling: %(named)s. Their forecasts fade out.",
+        count,
+        named="; ".join(named) + more,
+    )
+    step = _("Tell the platform which are gone: %(command)s", command="forecast close STORE DEPT")
+    return [Trouble("stopping", False, text, step, "runs#without")]
 
 
-def _checked(newest: Sequence[Completeness], there: set[str], found: Sequence[Trouble]) -> str:
+def _checked(newest: Sequence[Completeness], there: set[str], found: Sequence[Trouble], words: Words) -> str:
     """What was looked at and is well, in a line."""
-    kinds = {t.kind for t in found}
+    kinds, _ = {t.kind for t in found}, words.gettext
     said = []
     if newest and "incomplete" not in kinds:
         week = newest[0]
-        counted = f" ({week.present:,} of {week.expected:,} series)" if week.expected else ""
-        said.append(f"the week of {week.week} is complete{counted}")
+        values = {"week": words.week(week.week), "present": words.number(week.present)}
+        said.append(
+            _("the week of %(week)s is complete (%(present)s of %(expected)s series)",
+              expected=words.number(week.expected), **values)
+            if week.expected
+            else _("the week of %(week)s is complete", **values)
+        )  # fmt: skip
     if not kinds & {"late", "old"}:
-        said.append("no week is late")
+        said.append(_("no week is late"))
     if not kinds & {"refused", "waiting", "partly refused", "restated", "odd"}:
-        said.append(f"no file {'since then ' if said else ''}was refused, waits or was warned about")
+        said.append(_("no file since then was refused, waits or was warned about") if said
+                    else _("no file was refused, waits or was warned about"))  # fmt: skip
     if "open_failures" in there and "failed" not in kinds:
-        said.append("no run failed")
+        said.append(_("no run failed"))
     if "stopping_series" in there and "stopping" not in kinds:
-        said.append("no series stopped")
+        said.append(_("no series stopped"))
     return "; ".join(said)
 
 
-def _named(what: str, names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return f"{what}{'s' if len(names) > 1 else ''} {', '.join(sorted(names, key=natural_key)[:NAMED])}{more}"
+def _nothing_from(stores: Sequence[str], names: Names) -> str:
+    """A sentence on the stores that sent nothing, to follow another; "" where there are none."""
+    if not stores:
+        return ""
+    shown = [names.key("store", key) for key in sorted(stores, key=natural_key)[:NAMED]]
+    left = len(stores) - len(shown)
+    more = names.words.gettext(" and %(count)s more", count=names.words.number(left)) if left else ""
+    text = names.words.ngettext(
+        "Nothing came from store %(stores)s.", "Nothing came from stores %(stores)s.", len(stores),
+        stores=", ".join(shown) + more,
+    )  # fmt: skip
+    return f" {text}"
 
 
-def _first_line(text: str | None) -> str:
-    lines: Iterable[str] = (text or "no message").strip().splitlines()
-    return next(iter(lines), "no message")[:300]
+def _run(week: dt.date | None) -> str:
+    return f"forecast run --week {week}" if week else "forecast run"
+
+
+def _first_line(text: str | None, words: Words) -> str:
+    lines: Iterable[str] = (text or "").strip().splitlines()
+    return next(iter(lines), words.gettext("no message"))[:300]

@@ -12,9 +12,12 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from forecast_platform.weeks import WEEK, key
+from forecast_platform.weeks import WEEK
+
+if TYPE_CHECKING:
+    from forecast_platform.words import Words
 
 GRACE = dt.timedelta(days=1)
 WEEKS_LOOKED_AT = 8
@@ -43,13 +46,17 @@ class Late:
     missing: int
     newest: dt.date
 
-    @property
-    def text(self) -> str:
+    def text(self, words: Words) -> str:
         """One sentence for people."""
-        more = f" and {self.missing - 1} after it" if self.missing > 1 else ""
-        return (
-            f"no sales of the week of {key(self.week)}{more} have landed; they were due by "
-            f"{self.due:%Y-%m-%d %H:%M} UTC, the newest week here is {key(self.newest)}"
+        values = {"week": words.week(self.week), "due": words.moment(self.due), "newest": words.week(self.newest)}
+        return words.ngettext(
+            "no sales of the week of %(week)s have landed; they were due by %(due)s, the newest week here is "
+            "%(newest)s",
+            "no sales of the week of %(week)s and %(after)s after it have landed; they were due by %(due)s, the newest "
+            "week here is %(newest)s",
+            self.missing,
+            after=words.number(self.missing - 1),
+            **values,
         )
 
 

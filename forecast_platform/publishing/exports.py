@@ -107,13 +107,16 @@ def write_exports(
         yield f"{FOLDER}/{path.name}", path, rows
 
 
-def export(con: duckdb.DuckDBPyConnection, week: dt.date, chosen: Selection, path: Path, form: str) -> dict[str, int]:
+def export(
+    con: duckdb.DuckDBPyConnection, week: dt.date, chosen: Selection, path: Path, form: str, unit: str = ""
+) -> dict[str, int]:
     """Write what is chosen of a week's forecast as one file, rounded by the data's digits; whole or not at all.
 
     Args:
         con: shows the tables READ_SELECTED of the lake.
         path: of the file, which is replaced. Beside it lies what is worked on.
         form: one of FORMS.
+        unit: sign of the currency of sales, see sheets.write_xlsx; the other forms have none.
 
     Returns:
         Number of rows by sheet, or by the name of the file.
@@ -126,7 +129,7 @@ def export(con: duckdb.DuckDBPyConnection, week: dt.date, chosen: Selection, pat
         made = rows.path.with_name(f"made.{form}")
         counts = {path.name: rows.count}
         if form == "xlsx":
-            counts = write_xlsx(made, rows.sheets(), rows.digits)
+            counts = write_xlsx(made, rows.sheets(), rows.digits, unit)
         elif form == "csv":
             _to_csv(rows.path, made, rows.digits)
         elif form == "duckdb":

@@ -10,6 +10,7 @@ import datetime as dt
 import io
 import itertools
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,11 @@ RATIO_DIGITS = 4
 RATIOS = frozenset(("wape", "wape_where_naive", "naive_wape", "bias", "bias_share", "coverage", "held", "wql", "share",
           "quantile", "network_share", "backtest_wape", "backtest_coverage80",
           "coverage80", "regret", "mean_regret", "best_wql", "above"))  # fmt: skip
+# Columns in the unit of sales.
+SALES = re.compile(
+    "p[0-9]+|plan|override|mean|sales|actual|forecast|money|miss|change|before|now|moved|previous|last_year|aligned|naive"
+    "|error|abs_error|naive_abs_error|mean_error|off"
+)
 RISKY = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet runs what begins so; names come from files that others wrote
 
 SHEET_ROWS = 1_048_575  # below the header: Excel's limit
@@ -121,13 +127,14 @@ class Sheet:
         return cls(name, list(first), (list(row.values()) for row in itertools.chain([first], left)))
 
 
-def write_xlsx(path: Path, sheets: Iterable[Sheet], digits: int) -> dict[str, int]:
+def write_xlsx(path: Path, sheets: Iterable[Sheet], digits: int, unit: str = "") -> dict[str, int]:
     """Write a workbook: bold headings that stay in view, filters, figures with the data's decimals, widths that fit.
 
     Rows lie on disk, beside `path`, while it is written.
 
     Args:
         digits: see `rounded`.
+        unit: sign of the currency of sales, beside those figures; empty: none. The reader's Excel has the separators.
 
     Returns:
         Rows by sheet. Several sheets of one table begin with its name.
@@ -138,7 +145,7 @@ def write_xlsx(path: Path, sheets: Iterable[Sheet], digits: int) -> dict[str, in
         str(path), {"constant_memory": True, "tmpdir": str(path.parent), "remove_timezone": True, "in_memory": False}
     )
     book.set_calc_mode("manual")  # there is nothing to calculate
-    styles, written = _Styles(book.add_format), dict[str, int]()
+    styles, written = _Styles(book.add_format, unit), dict[str, int]()
     for sheet in sheets:
         left, part = iter(sheet.rows), 1
         while True:
@@ -154,20 +161,22 @@ def write_xlsx(path: Path, sheets: Iterable[Sheet], digits: int) -> dict[str, in
 class _Styles:
     """Formats of cells, each made once."""
 
-    def __init__(self, add: Callable[[dict[str, Any]], Format]) -> None:
-        self._add = add
-        self._made: dict[int, Format] = {}
+    def __init__(self, add: Callable[[dict[str, Any]], Format], unit: str) -> None:
+        self._add, self.unit = add, unit
+        self._made: dict[tuple[int, bool], Format] = {}
         self.heading = add({"bold": True, "bottom": 1, "bg_color": "#E7EEF5", "valign": "top"})
         self.day = add({"num_format": "yyyy-mm-dd", "align": "left"})
         self.moment = add({"num_format": "yyyy-mm-dd hh:mm:ss", "align": "left"})
         # As Excel's own leading apostrophe: the text stays as it is, also where somebody edits its cell.
         self.quoted = add({"quote_prefix": True})
 
-    def number(self, places: int) -> Format:
-        if places not in self._made:
+    def number(self, places: int, sales: bool) -> Format:
+        """Of a figure with so many decimals; of sales with the sign of their currency, where there is one."""
+        key = places, sales and bool(self.unit)
+        if key not in self._made:
             name = "#,##0" + (f".{'0' * min(places, 20)}" if places > 0 else "")
-            self._made[places] = self._add({"num_format": name})
-        return self._made[places]
+            self._made[key] = self._add({"num_format": f"{name} [${self.unit}]" if key[1] else name})
+        return self._made[key]
 
 
 def _fill(
@@ -206,8 +215,9 @@ def _write(sheet: Worksheet, row: int, at: int, name: str, value: Any, styles: _
             return 0
         places = RATIO_DIGITS if name in RATIOS else decimals(value, digits) if value else digits
         found = round(value, places)
-        sheet.write_number(row, at, found, styles.number(places))
-        return len(f"{found:,.{max(places, 0)}f}") if abs(found) < 1e15 else 20
+        sales = bool(SALES.fullmatch(name))
+        sheet.write_number(row, at, found, styles.number(places, sales))
+        return len(f"{found:,.{max(places, 0)}f} {styles.unit if sales else ''}") if abs(found) < 1e15 else 20
     if isinstance(value, int):
         sheet.write_number(row, at, value)
         return len(str(value))

@@ -72,7 +72,7 @@ def test_a_view_is_its_address(client: TestClient, source: Source) -> None:
     weeks = [r["week"] for r in source.state().rows("SELECT DISTINCT forecast_week AS week FROM forecasts ORDER BY 1")]
     answer = client.get(f"/explore?week={weeks[0]}&store=2&dept=3")
     assert f"forecast made after the week of {weeks[0]}" in answer.text
-    assert "Store 2, department 3" in answer.text
+    assert "<h1>Store 2 · Birchwood, department 3 <small>" in answer.text
     # The links of the page keep the week.
     others = [x for x in links(answer.text) if x.startswith("/misses")]
     assert others
@@ -84,7 +84,7 @@ def test_a_view_is_its_address(client: TestClient, source: Source) -> None:
     [
         ("/?week=2011-01-01", "No forecast was published for the week of 2011-01-01"),
         ("/?week=soon", "week is &#39;soon&#39;"),
-        ("/explore?store=999", "There is no store 999; there are 1, 2, 3"),
+        ("/explore?store=999", "There is no store 999; there are 1 · Ashford, 2 · Birchwood, 3 · Cedar Hill"),
         ("/heatmap?measure=luck", "measure is &#39;luck&#39;; it is one of wape, bias, coverage"),
         ("/accuracy?horizon=99", "horizon is"),
         ("/explore?above=many", "above is &#39;many&#39;; write a number, such as 500"),
@@ -133,7 +133,7 @@ def test_sql_comes_from_nobody(client: TestClient) -> None:
 
 def test_the_review_queue_opens_the_series(client: TestClient) -> None:
     (first, *_) = re.findall(
-        r'<a href="(/explore\?[^"]*store=[^"]*)">Store (\w+), dept (\w+)</a>', client.get("/").text
+        r'<a href="(/explore\?[^"]*store=[^"]*)"><span class="named">Store ([\w ·]+), dept (\w+)<', client.get("/").text
     )
     answer = client.get(html.unescape(first[0]))
     assert f"<h1>Store {first[1]}, department {first[2]}" in answer.text
@@ -230,8 +230,10 @@ def test_names_are_offered_by_the_page_or_for_what_is_typed_where_there_are_many
         assert 'data-names="/names?of=store"' in text
         assert '<option value="s7">' not in text
         assert '<option value="a">' in text, "of two departments the page has both"
-        assert client.get("/names?of=store&like=S29").json() == ["s29", *(f"s29{k}" for k in range(10))]
-        assert client.get("/names?of=store&like=99").json() == ["s199", "s299", "s99"]
+        assert client.get("/names?of=store&like=S29").json() == [
+            {"value": key, "label": key} for key in ("s29", *(f"s29{k}" for k in range(10)))
+        ]
+        assert [one["value"] for one in client.get("/names?of=store&like=99").json()] == ["s199", "s299", "s99"]
         assert len(client.get("/names?of=store").json()) == 12
         assert client.get("/names?of=week").json() == []
         assert client.get("/explore?store=s299").status_code == 200

@@ -25,11 +25,11 @@ from forecast_platform.dashboard.charts import (
     bars,
     calibration_chart,
     ratio_chart,
-    short,
     sparkline,
     ticks,
     time_chart,
 )
+from forecast_platform.words import PLAIN
 
 WEEKS = [dt.date(2025, 1, 3) + dt.timedelta(weeks=k) for k in range(6)]
 numbers = st.floats(-1e9, 1e9).map(lambda v: round(v, 3))
@@ -42,7 +42,7 @@ numbers = st.floats(-1e9, 1e9).map(lambda v: round(v, 3))
      (123456, "123k"), (45_300_000, "45.3M"), (-1_500, "-1.5k"), (2e9, "2B")],
 )  # fmt: skip
 def test_numbers_are_short(value: Any, text: str) -> None:
-    assert short(value) == text
+    assert PLAIN.short(value) == text
 
 
 @given(numbers, numbers)
@@ -77,7 +77,7 @@ def test_the_pointer_gets_the_values_drawn() -> None:
         "T",
         WEEKS,
         [Line("sales", "actual", [1, 2, None, 4, None, None])],
-        [Band("p10 to p90", "fan0", [None, None, None, 3, 4, 5], [None, None, None, 5, 6, 7])],
+        [Band("p10 to p90", "fan0", [None, None, None, 3, 4, 5], [None, None, None, 5, 6, 7], ("p10", "p90"))],
         [Mark(2, "Easter")],
     )
     figure, data = parsed(chart)
@@ -146,7 +146,7 @@ def test_a_chart_of_weeks_has_all_it_draws_as_a_table() -> None:
         "T",
         WEEKS,
         [Line("sales", "actual", [1000, 0.004, None, None, None, None])],
-        [Band("p10 to p90", "fan0", [None, None, None, 3, 4, 5], [None, None, None, 5, 6, 7])],
+        [Band("p10 to p90", "fan0", [None, None, None, 3, 4, 5], [None, None, None, 5, 6, 7], ("p10", "p90"))],
         [Mark(3, "Easter & more")],
     )
     assert cells(chart) == [
@@ -230,9 +230,9 @@ def test_a_fan_is_the_same_on_a_page_and_in_a_picture() -> None:
             Line("sales", "actual", [1, 2, None, 4, None, None]),
             Line("forecast (p50)", "forecast", [None] * 3 + [4, 5, 6]),
         ],
-        [Band("p05 to p95", "fan0", [None, None, None, 4, 4, 5], [None, None, None, 4, 6, 7])],
+        [Band("p05 to p95", "fan0", [None, None, None, 4, 4, 5], [None, None, None, 4, 6, 7], ("p05", "p95"))],
     )
-    _, data = parsed(fan.svg("T"))
+    _, data = parsed(fan.svg("T", PLAIN))
     axes = Figure().add_subplot()
     fan.draw(axes)
     for line, drawn in zip(data["lines"], axes.get_lines(), strict=True):

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from forecast_platform.dashboard.rendering import percent
 from forecast_platform.lake.lake import Lake
 from forecast_platform.models.leaderboard import FILE, SERVED, WHOLE, Decision, Leaderboard, Tally
+from forecast_platform.words import PLAIN
 from forecast_platform_tests.dashboard.test_pages import serve
 from forecast_platform_tests.dashboard.test_troubles import MONDAY, Story
 from forecast_platform_tests.defs.graph import Graph
@@ -52,7 +52,8 @@ def test_the_standings_are_those_of_the_file(client: TestClient, board: Leaderbo
         at = len(board.forecast_at(name))
         assert row[1] == f"{regret:.3f}"
         assert row[3:8] == [
-            percent(whole.wql), percent(whole.wape), percent(whole.coverage80, 0), f"{at} of 2", f"{whole.cells:,}"
+            PLAIN.percent(whole.wql), PLAIN.percent(whole.wape), PLAIN.percent(whole.coverage80, 0), f"{at} of 2",
+            f"{whole.cells:,}"
         ]  # fmt: skip
     regret = board.mean_regret(SERVED)
     assert regret
@@ -74,7 +75,7 @@ def test_the_decisions_are_told_by_cutoff(client: TestClient, board: Leaderboard
         assert mine
         assert least
         assert row[1:5] == [
-            percent(mine.wql), percent(least.wql), f"{board.regret(SERVED, decision.cutoff):.3f}", best
+            PLAIN.percent(mine.wql), PLAIN.percent(least.wql), f"{board.regret(SERVED, decision.cutoff):.3f}", best
         ]  # fmt: skip
         assert decision.why
         assert row[5].endswith(decision.why)

@@ -157,7 +157,7 @@ def test_a_filter_without_entries_says_why(client: TestClient, lake: Lake) -> No
     """A store without entries was told that no week that was forecast had sales yet."""
     answer = client.get("/?store=77")
     assert answer.status_code == 404
-    assert "There is no store 77; there are 1, 2, 3" in answer.text
+    assert "There is no store 77; there are 1 · Ashford, 2 · Birchwood" in answer.text
     Story(lake).week(0).told()  # a forecast of store 1, department a alone
     with serve(lake) as other:
         text = other.get("/?store=2&dept=b").text
@@ -212,7 +212,9 @@ def test_a_figure_given_reaches_the_plan_of_every_sum_above_it(
 
 def test_what_the_model_is_given_stands_under_the_chart_of_a_series(client: TestClient) -> None:
     text = client.get("/explore?store=1&dept=1").text
-    assert text.index("Store 1, department 1: sales and forecast") < text.index("Promotion, as the model is given it")
+    assert text.index("Store 1 · Ashford, department 1: sales and forecast") < text.index(
+        "Promotion, as the model is given it"
+    )
     assert "as the model is given it" not in client.get("/explore").text
 
 

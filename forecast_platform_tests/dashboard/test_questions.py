@@ -16,14 +16,15 @@ import sqlglot
 
 from forecast_platform.dashboard import questions as ask
 from forecast_platform.dashboard.app import PAGES
+from forecast_platform.dashboard.names import Names
 from forecast_platform.dashboard.pages import Change, View
 from forecast_platform.dashboard.questions import Scope
-from forecast_platform.dashboard.rendering import change
 from forecast_platform.dashboard.source import Source
 from forecast_platform.history.covariates import Declarations
 from forecast_platform.history.holidays import Event
 from forecast_platform.lake.lake import any_of
 from forecast_platform.settings import Settings
+from forecast_platform.words import PLAIN
 from forecast_platform_tests.defs.graph import Graph
 from forecast_platform_tests.history.conftest import clean_table
 from forecast_platform_tests.history.test_known_beside_sales import Retailer
@@ -287,8 +288,9 @@ def test_a_rise_on_a_negative_base_is_no_fall() -> None:
     rows = [{"p50": -39.0, "previous": -40.0}, {"p50": 5.0, "previous": None}]
     found = Change.between(rows, "p50", "previous")
     assert found == Change(1.0, None)
-    assert change(found) == "+1"
-    assert change(Change.between([{"p50": 41.0, "previous": 40.0}], "p50", "previous")) == "+2.5%"
+    assert found.told(PLAIN) == "+1"
+    assert Change(1.0, 0.025) == Change.between([{"p50": 41.0, "previous": 40.0}], "p50", "previous")
+    assert Change(1.0, 0.025).told(PLAIN) == "+2.5%"
     assert Change.between([{"p50": 41.0, "previous": None}], "p50", "previous") is None
 
 
@@ -434,19 +436,21 @@ class TestBorrowedSeason:
             week = self.WEEK - k * WEEK
             con.execute("INSERT INTO cleaned_series VALUES (?, ?, ?, true, ?, false)", [store, dept, week, sales])
         ahead = [{"target_week": self.WEEK + k * WEEK} for k in range(1, 5)]
-        return ask.borrowed_season(state, Scope("2", "7"), self.WEEK, ahead, self.TRIED if tried is None else tried)
+        return ask.borrowed_season(state, Scope("2", "7"), self.WEEK, ahead, self.TRIED if tried is None else tried,
+                                   Names(PLAIN, {"store": {}, "dept": {"7": "Dairy"}}))  # fmt: skip
 
     def test_it_names_department_and_store_and_the_part_of_the_forecast(self) -> None:
         assert self.told([("1", "7"), ("2", "3")]) == (
-            "New: first sold in the week of 2024-12-06. A year before the weeks ahead it has no sales of its own: 74% "
-            "of the forecast takes its season from department 7 in all stores and, in part, the ups and downs of "
+            "New: first sold in the week of 2024-12-06. A year before the weeks ahead it has no sales of its own. 74% "
+            "of the forecast takes its season from department 7 · Dairy in all stores "
+            "and, in part, the ups and downs of "
             "store 2, at the series' own level."
         )
 
     def test_a_store_or_department_that_is_new_itself_lends_nothing(self) -> None:
-        assert "department 7 in all stores, at the series" in self.told([("1", "7")])
+        assert "department 7 · Dairy in all stores, at the series" in self.told([("1", "7")])
         assert self.told([("1", "3")]).endswith(
-            "nor has department 7: 74% of the forecast is its own level, with no season."
+            "Nor has department 7 · Dairy any then: 74% of the forecast is the series' own level, with no season."
         )
 
     def test_only_the_weeks_it_was_not_sold_a_year_before(self) -> None:
@@ -455,7 +459,7 @@ class TestBorrowedSeason:
         assert self.told([("1", "7")], weeks=52) == ""
 
     def test_by_its_kind(self) -> None:
-        assert ": 10% of the forecast takes" in self.told([("1", "7")], sold=3)
+        assert ". 10% of the forecast takes" in self.told([("1", "7")], sold=3)
 
     def test_nothing_is_told_where_nothing_looks_at_a_season_or_nobody_knows(self) -> None:
         assert self.told([("1", "7")], tried={}) == ""

@@ -14,18 +14,18 @@ import pytest
 from starlette.testclient import TestClient
 
 from forecast_platform.dashboard.app import PAGES
-from forecast_platform.dashboard.charts import short
 from forecast_platform.dashboard.pages import View
 from forecast_platform.dashboard.questions import Scope
-from forecast_platform.dashboard.rendering import number, percent
 from forecast_platform.dashboard.report import weekly_report
 from forecast_platform.dashboard.source import Source
 from forecast_platform.lake.overrides import add_override
 from forecast_platform.models.last_year.reference import one_year_back
+from forecast_platform.words import PLAIN
 from forecast_platform_tests.conftest import landing_day
 from forecast_platform_tests.defs.graph import Graph
 
 WEEK = dt.timedelta(weeks=1)
+number, percent, short = PLAIN.number, PLAIN.percent, PLAIN.short
 LEVELS = {"series": ["store", "dept"], "store": ["store"], "dept": ["dept"], "total": []}
 QUANTILES = {"p10": 0.1, "p50": 0.5, "p90": 0.9}
 SCOPES = [Scope(), Scope("2"), Scope("", "3"), Scope("1", "4")]

@@ -7,6 +7,7 @@ import datetime as dt
 import pytest
 
 from forecast_platform.history.lateness import Late, arrivals, lateness
+from forecast_platform.words import PLAIN
 
 pytestmark = pytest.mark.usefixtures("far_from_utc")
 WEEK = dt.timedelta(days=7)
@@ -33,8 +34,8 @@ def test_more_weeks_are_missing_the_longer_nothing_comes():
     late = lateness(weekly([30, 30, 30]), at(FRIDAY + 3 * WEEK, 55))
     assert late is not None
     assert (late.week, late.missing) == (FRIDAY + WEEK, 3)
-    assert "2025-11-14 and 2 after it" in late.text
-    assert "2025-11-07" in late.text
+    assert "2025-11-14 and 2 after it" in late.text(PLAIN)
+    assert "2025-11-07" in late.text(PLAIN)
 
 
 def test_a_history_that_landed_at_once_says_nothing_about_the_usual_hour():

@@ -23,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+from forecast_platform_tests import quickly
 from forecast_platform_tests.processes import end_with_tests, forked
 
 MODULE = "forecast_platform.engines.sagemaker.container.main"
@@ -130,6 +131,7 @@ def _enter(module: str, command: str, base: str, environment: dict[str, str], wr
     """The first function of a forked container: become what a new interpreter would have been."""
     os.setsid()
     end_with_tests()
+    quickly.apply()
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(base)

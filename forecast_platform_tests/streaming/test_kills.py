@@ -28,18 +28,20 @@ MESSAGES = 400
 # What is called, and whether the process dies before or after the call; each at its second call, where there is one.
 POINTS = [
     (name, when)
-    for name in ("poll", "transaction", "commit", "note", "week", "put", "landed", "replace", "quarantined")
+    for name in ("poll", "half", "transaction", "commit", "note", "week", "put", "landed", "replace", "quarantined")
     for when in ("before", "after")
 ]
 
 
 def _places() -> dict[str, tuple[Any, str]]:
     from forecast_platform.landing.place import FolderLanding
+    from forecast_platform.streaming import state
     from forecast_platform.streaming.kafka import Topic
     from forecast_platform.streaming.state import StreamState
 
     return {
         "poll": (Topic, "poll"),
+        "half": (state, "_plain"),  # in a transaction: sums are in, and how far that is not yet
         "transaction": (StreamState, "_merge"),  # the last thing in it
         "commit": (StreamState, "commit"),
         "note": (Topic, "note"),

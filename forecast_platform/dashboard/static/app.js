@@ -1,12 +1,16 @@
 // What the pages gain from a script: the pointer's figures on charts, filters that act at once, and new data.
 "use strict";
 
+// As the tables write them: in the page's locale, with Latin digits, and signs between all groups of three.
+const locale = document.body.dataset.locale + "-u-nu-latn";
+
 function figure(value, percent) {
   if (value === null || value === undefined) return "–";
-  if (percent) return (value * 100).toFixed(1) + "%";
-  // Digits by size, as in the tables: 12,345 but 0.0032.
+  const written = options => value.toLocaleString(locale, { useGrouping: "always", ...options });
+  if (percent) return written({ style: "percent", minimumFractionDigits: 1, maximumFractionDigits: 1 });
+  // Digits by size: 12,345 but 0.0032.
   const size = Math.abs(value);
-  return value.toLocaleString("en", size >= 10 || size === 0 ? { maximumFractionDigits: 0 } : { maximumSignificantDigits: 2 });
+  return written(size >= 10 || size === 0 ? { maximumFractionDigits: 0 } : { maximumSignificantDigits: 2 });
 }
 
 for (const chart of document.querySelectorAll("figure[data-chart]")) {
@@ -70,7 +74,10 @@ for (const chart of document.querySelectorAll("figure[data-chart]")) {
 
 // Tables wider than the screen say that there is more to the side, until it was seen.
 for (const box of document.querySelectorAll(".scroll")) {
-  const look = () => box.toggleAttribute("data-more", box.scrollWidth - box.clientWidth - box.scrollLeft > 8);
+  const look = () => {
+    if (box.scrollWidth - box.clientWidth - box.scrollLeft > 8) box.dataset.more = document.body.dataset.more;
+    else delete box.dataset.more;
+  };
   box.addEventListener("scroll", look, { passive: true });
   new ResizeObserver(look).observe(box);
 }
@@ -90,7 +97,8 @@ for (const input of document.querySelectorAll("input[data-names]")) {
     const typed = input.value;
     const answer = await fetch(input.dataset.names + "&like=" + encodeURIComponent(typed));
     if (!answer.ok || input.value !== typed) return;
-    input.list.replaceChildren(...(await answer.json()).map(value => Object.assign(document.createElement("option"), { value })));
+    input.list.replaceChildren(...(await answer.json()).map(
+      ({ value, label }) => Object.assign(document.createElement("option"), label === value ? { value } : { value, label })));
   });
 }
 
