@@ -268,7 +268,7 @@ def test_the_command_shows_every_line_and_fails_on_findings(
     sound = CliRunner().invoke(main, ["doctor", "--profile", "aws"])
     assert sound.exit_code == 0, sound.output
     looked_at = [line.split()[1] for line in sound.output.splitlines() if line.startswith("ok ")]
-    assert looked_at == ["versions", "torch", "home", "contract", *all_checks(settings), "upgrade"]
+    assert looked_at == ["versions", "torch", "home", "contract", "words", *all_checks(settings), "upgrade"]
     assert "0.41 of 200.00 USD of this month" in sound.output
     gate.denied = {"GetDatabase"}
     monkeypatch.setenv("FORECAST_WORKGROUP", "gone")
