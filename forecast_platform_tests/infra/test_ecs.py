@@ -66,6 +66,18 @@ def test_a_task_is_the_service_of_the_compose_file(title: str, name: str) -> Non
     assert service["NetworkConfiguration"]["AwsvpcConfiguration"]["AssignPublicIp"] == "DISABLED"
 
 
+def test_while_paused_nothing_begins_a_run_and_those_under_way_go_on() -> None:
+    """By a parameter: what `aws ecs update-service` has set, the next deployment of the template would undo."""
+    assert load(PATH)["Conditions"]["Paused"] == {"Fn::Equals": [{"Ref": "Paused"}, "yes"]}
+    unless_paused = {"Fn::If": ["Paused", 0, 1]}
+    counts = {name: properties(title)["DesiredCount"] for title, name in SERVICES.items()}
+    assert counts == {"code": 1, "dashboard": 1, "daemon": unless_paused, "webserver": unless_paused}
+    guide = (ROOT / "docs" / "aws" / "day_two.md").read_text()
+    steps = ["Paused=yes\x20", "forecast_platform.draining", "Image=NEW_IMAGE", '"migrate"', "Paused=no\n"]
+    places = [guide.index(step, guide.index("An update, in this order")) for step in steps]
+    assert places == sorted(places)
+
+
 def test_webserver_and_daemon_find_the_code_location() -> None:
     (server,) = yaml.safe_load((ROOT / "docker" / "workspace.yaml").read_text())["load_from"]
     (published,) = properties("Code")["ServiceConnectConfiguration"]["Services"]
@@ -170,10 +182,19 @@ def test_it_deploys(s3: Any) -> None:
     (made,) = cloudformation.describe_stacks(StackName="forecast-ecs")["Stacks"]
     assert made["StackStatus"] == "CREATE_COMPLETE"
     ecs = session.client("ecs")
-    services = ecs.describe_services(cluster="forecast", services=sorted(SERVICES.values()))["services"]
-    assert {service["serviceName"]: service["desiredCount"] for service in services} == dict.fromkeys(
-        SERVICES.values(), 1
-    )
+
+    def counts() -> dict[str, int]:
+        found = ecs.describe_services(cluster="forecast", services=list(SERVICES.values()))["services"]
+        return {service["serviceName"]: service["desiredCount"] for service in found}
+
+    assert counts() == {name: 1 for name in SERVICES.values()}
+    for paused, count in (("yes", 0), ("no", 1)):
+        parameters = [{"ParameterKey": "Paused", "ParameterValue": paused}]
+        parameters += [{"ParameterKey": name, "UsePreviousValue": True} for name in given]
+        cloudformation.update_stack(
+            StackName="forecast-ecs", UsePreviousTemplate=True, Parameters=parameters, Capabilities=["CAPABILITY_IAM"]
+        )
+        assert counts() == {"code": 1, "dashboard": 1, "daemon": count, "webserver": count}
     task = ecs.describe_task_definition(taskDefinition="forecast-code")["taskDefinition"]
     assert [container["image"] for container in task["containerDefinitions"]] == [given["Image"]]
     (database,) = session.client("rds").describe_db_instances()["DBInstances"]
