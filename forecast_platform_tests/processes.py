@@ -86,7 +86,9 @@ def python(
 
 
 def end_with_tests() -> None:
-    """In a forked process: it does not outlive the one it was forked from."""
+    """In a forked process: it does not outlive the one it was forked from, and SIGTERM ends it as any other;
+    Dagster may have had it ignored when what forks was started."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if sys.platform == "linux":
         import ctypes
 
