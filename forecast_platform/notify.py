@@ -108,7 +108,7 @@ def _failures(lake: Lake, since: dt.datetime, link: str, words: Words) -> list[N
     ).to_pylist()
     notices, _ = [], words.gettext
     for row in rows:
-        values = {"run": row["run_id"], "job": row["job"], "step": row["step"] or "?", "message": row["message"]}
+        values = {"run": row["run_id"], "job": row["job"], "step": row["step"] or row["job"], "message": row["message"]}
         if row["week"]:
             values["week"] = words.week(row["week"])
             subject = _("Failed: %(job)s of the week of %(week)s", **values)

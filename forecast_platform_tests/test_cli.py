@@ -297,9 +297,9 @@ def test_a_file_that_waits_or_was_refused_before_is_no_success(capsys) -> None:
         held = Entry("sales/a.csv", "1", "sales", now, status)
         for news in ([held], []):  # landed now, or before and not mended since
             with pytest.raises(click.ClickException, match="1 of 1 files were refused"):
-                conclude([held], news, 0, 1)
+                conclude([held], news, 0, 1, True)
     known = Entry("sales/a.csv", "1", "sales", now, "ingested", accepted=5)
-    conclude([known], [], 0, 1)
+    conclude([known], [], 0, 1, True)
     assert "in the lake already; nothing to do" in capsys.readouterr().out
 
 
@@ -320,11 +320,11 @@ def test_the_last_line_of_an_import_is_true(landed, refused, says, fails, capsys
     files = len(rows) + refused
     if fails:
         with pytest.raises(click.ClickException) as error:
-            conclude(rows, rows, refused, files)
+            conclude(rows, rows, refused, files, True)
         assert str(error.value).startswith(says)
         assert "Next: forecast run" not in capsys.readouterr().out
     else:
-        conclude(rows, rows, refused, files)
+        conclude(rows, rows, refused, files, True)
         assert capsys.readouterr().out.startswith(says)
 
 

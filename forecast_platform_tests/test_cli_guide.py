@@ -141,6 +141,37 @@ def test_a_first_file_of_stores_weeks_and_figures_is_not_taken_for_features_in_s
     assert first.stdout.splitlines()[-1] == "Next: forecast import FILE with sales, of which there are none yet"
 
 
+@pytest.mark.parametrize(
+    ("columns", "settings", "asked"),
+    [
+        ("rain,promo", "", False),
+        ("rain,net_revenue", "", True),
+        ("rain", 'covariates = {rain = "known:0"}\n', False),
+        ("rain,net_revenue", 'covariates = {net_revenue = "past", rain = "past"}\n', False),
+    ],
+)
+def test_what_is_known_beside_sales_may_come_first(columns: str, settings: str, asked: bool, tmp_path: Path) -> None:
+    """Several columns none of which speaks of sales, or columns that are declared, are no sales."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "settings.toml").write_text(settings)
+    values = ",".join("7" * (columns.count(",") + 1))
+    (tmp_path / "beside.csv").write_text(f"store,date,{columns}\n1,2026-10-30,{values}\n1,2026-11-06,{values}\n")
+    told = forecast("import", "beside.csv", cwd=tmp_path, home=home)
+    assert told.returncode == asked, told.stderr
+    assert ("may hold sales" in told.stderr) == asked
+    assert (home / "landing" / "features" / "beside.csv").exists() != asked
+
+
+def test_on_a_terminal_a_first_file_becomes_sales_or_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "week.csv").write_text("store,date,Netto\n1,2026-10-30,100\n1,2026-11-06,101\n")
+    said = on_a_terminal(["import", "week.csv"], [("Answer", "0")], tmp_path, tmp_path / "none", fails=True)
+    assert "week.csv is left out" in said
+    home = tmp_path / "home"
+    on_a_terminal(["import", "week.csv"], [("Answer", "1"), ("a setting to change", "yes")], tmp_path, home)
+    assert in_lake(home) == [100, 101]
+
+
 def test_a_terminal_asks(tmp_path: Path) -> None:
     home = tmp_path / "home"
     (tmp_path / "signs.csv").write_text(SIGNS)

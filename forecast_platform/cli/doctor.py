@@ -89,7 +89,7 @@ def doctor(profile: Literal["local", "aws"] | None) -> None:
     def words() -> str:
         w = settings.words
         none = "" if w.has_texts else f" (there are no texts in the language of {settings.locale}: CONTRIBUTING.md)"
-        week = settings.calendar.week_of(dt.date.today())  # noqa: DTZ011 (an example)
+        week = settings.calendar.week_of(dt.datetime.now(dt.UTC).date())
         return f"texts in {w.language_name}{none}, a figure is {w.cash(12345.0)}, a week {w.week(week)}"
 
     checks = {"versions": versions, "torch": torch, "home": home, "contract": contract, "words": words}

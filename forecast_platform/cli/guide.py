@@ -35,20 +35,10 @@ def guide(files: Sequence[Path], kind: str | None, yes: bool) -> tuple[list[Path
     proposals: list[Proposal] = []
     others = False  # files of this command that the settings of now read
     alone = kind is None and not any(_told(file) == "sales" for file in files) and not _has_sales()
-    given = kind
     for file in files:
-        proposal, kind = _look(file, given, {}, others), given
-        if alone and not others and proposal.refusal is None and proposal.kind == "features":
-            # Known beside sales that there are none of? A store, a date and a figure can be sales as well.
-            asked = _look(file, "sales", {}, others)
-            if asked.helps:
-                proposal, kind = asked, "sales"
-                click.secho(
-                    f"{file.name} may hold sales, of which this home has none yet. If it is what is known beside "
-                    f"sales: forecast import --kind features {file.name}",
-                    fg="yellow",
-                    err=True,
-                )
+        proposal, of = _look(file, kind, {}, others), kind
+        if alone and not others and (asked := _sales_perhaps(file, proposal)):
+            proposal, of = asked, "sales"
         agreed: Mapping[str, Any] | None = {}
         if not proposal.helps:
             if proposal.refusal and proposal.refusal.rule == "other_dialect":
@@ -57,10 +47,10 @@ def guide(files: Sequence[Path], kind: str | None, yes: bool) -> tuple[list[Path
             _show(proposal)
             agreed = proposal.settings
         elif sys.stdin.isatty() and sys.stdout.isatty():
-            agreed = _agree(file, kind, others, yes)
+            agreed = _agree(file, of, others, yes)
         else:
             proposals.append(proposal)
-            if kind != given:
+            if of != kind:
                 continue  # it would land as what it may not be
         if agreed is None:
             click.echo(f"{file.name} is left out")
@@ -103,6 +93,31 @@ def _told(file: Path) -> str:
         return kind_of(file, file.name, get_settings().contract)
     except FileRefused:
         return ""
+
+
+def _sales_perhaps(file: Path, proposal: Proposal) -> Proposal | None:
+    """What would read a file as sales that was read as features, where its only column of figures, or one whose name
+    speaks of sales, may be what was sold; said to the person."""
+    from forecast_platform.landing.evidence import speaks_of_sales
+    from forecast_platform.settings import get_settings
+
+    if proposal.refusal or proposal.kind != "features" or proposal.parsed is None:
+        return None
+    declared = get_settings().covariates
+    columns = set(proposal.parsed.accepted["name"].unique().to_pylist())
+    columns -= set(declared) if isinstance(declared, dict) else set()
+    if not columns or (len(columns) > 1 and not any(map(speaks_of_sales, columns))):
+        return None
+    asked = _look(file, "sales", {}, False)
+    if not asked.helps:
+        return None
+    click.secho(
+        f"{file.name} may hold sales, of which this home has none yet. If it is what is known beside sales: "
+        f"forecast import --kind features {file.name}",
+        fg="yellow",
+        err=True,
+    )
+    return asked
 
 
 def _has_sales() -> bool:

@@ -163,7 +163,7 @@ def _is_news(entry: Entry, before: Ledger) -> bool:
     return was is None or was.landed_at != entry.landed_at
 
 
-def conclude(landed: Sequence[Entry], news: Sequence[Entry], refused: int, files: int, has_sales: bool = True) -> None:
+def conclude(landed: Sequence[Entry], news: Sequence[Entry], refused: int, files: int, has_sales: bool) -> None:
     """The last line, true to what happened: what to do next, about what was not taken in too.
 
     Args:
