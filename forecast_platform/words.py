@@ -110,6 +110,11 @@ class Words:
         return str(Locale(self.language).english_name)
 
     @property
+    def country(self) -> str:
+        """That the locale names, such as DE; empty: none."""
+        return str(Locale.parse(self.locale.replace("-", "_")).territory or "")
+
+    @property
     def tag(self) -> str:
         """The locale as browsers write it, for what a script formats."""
         return "-".join(filter(None, (self._babel.language, self._babel.script, self._babel.territory)))

@@ -41,12 +41,29 @@ def trained(home: Path, content: dict[str, str]) -> None:
     (folder / "training.json").write_text(json.dumps(content))
 
 
-def upgrade() -> str:
-    """The line of the doctor."""
+def line_of(name: str) -> str:
+    """A line of the doctor."""
     told = CliRunner().invoke(main, ["doctor", "--profile", "local"])
-    (line,) = [line for line in told.output.splitlines() if line[6:].startswith("upgrade")]
+    (line,) = [line for line in told.output.splitlines() if line[6:].startswith(name)]
     assert (told.exit_code == 0) == line.startswith("ok"), told.output
     return line
+
+
+def upgrade() -> str:
+    return line_of("upgrade")
+
+
+@pytest.mark.parametrize(
+    ("locale", "country", "other"),
+    [("de_DE", "", True), ("de-DE", "DE", False), ("de_DE", "de", False), ("de", "", False), ("en", "", False)],
+)
+def test_where_holidays_are_of_another_country_than_figures_it_is_said(
+    locale: str, country: str, other: bool, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORECAST_LOCALE", locale)
+    if country:
+        monkeypatch.setenv("FORECAST_COUNTRY", country)
+    assert ("; but holidays are those of US, see the setting country" in line_of("words")) == other
 
 
 def test_a_home_of_this_version_needs_nothing(home: Path) -> None:

@@ -90,7 +90,9 @@ def doctor(profile: Literal["local", "aws"] | None) -> None:
         w = settings.words
         none = "" if w.has_texts else f" (there are no texts in the language of {settings.locale}: CONTRIBUTING.md)"
         week = settings.calendar.week_of(dt.datetime.now(dt.UTC).date())
-        return f"texts in {w.language_name}{none}, a figure is {w.cash(12345.0)}, a week {w.week(week)}"
+        held = settings.country.upper()
+        other = f"; but holidays are those of {held}, see the setting country" if w.country not in ("", held) else ""
+        return f"texts in {w.language_name}{none}, a figure is {w.cash(12345.0)}, a week {w.week(week)}{other}"
 
     checks = {"versions": versions, "torch": torch, "home": home, "contract": contract, "words": words}
     checks |= cloud.checks()
