@@ -141,6 +141,21 @@ def test_a_damaged_file_is_refused_or_harmless(promoted, data):
             assert digest(load_panel(Path(name))) == digest(promoted)
 
 
+def test_any_bit_of_an_array_s_own_header_may_be_damaged(promoted, tmp_path):
+    """numpy reads it as Python source; of a large array before the archive's checksum can tell."""
+    whole = save_panel(promoted, tmp_path).read_bytes()
+    start = whole.index(b"\x93NUMPY", whole.index(b"covariates.npy"))
+    end = whole.index(b"\n", start)
+    for at in range(start, end + 1):
+        for bit in range(8):
+            flipped = bytearray(whole)
+            flipped[at] ^= 1 << bit
+            (tmp_path / NAME).write_bytes(flipped)
+            with contextlib.suppress(PanelFileError):
+                assert digest(load_panel(tmp_path)) == digest(promoted)
+    assert end - start > 100
+
+
 def test_other_files_are_refused(promoted, tmp_path):
     with pytest.raises(PanelFileError, match=r"panel.npz: there is no such file"):
         load_panel(tmp_path)
