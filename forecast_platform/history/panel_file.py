@@ -18,6 +18,7 @@ import datetime as dt
 import json
 import os
 import secrets
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,9 @@ def load_panel(folder: Path) -> Panel:
     path = folder / NAME
     try:
         with np.load(path, allow_pickle=False) as file:
+            # First: numpy believes the header of an array, and need not come to where its checksum is looked at.
+            if damaged := file.zip.testzip():
+                raise zipfile.BadZipFile(f"the checksum of {damaged} is another")
             arrays: dict[str, NDArray[Any]] = {name: file[name] for name in file.files}
         header = json.loads(arrays["header"].tobytes())
         if header["version"] != _VERSION:
@@ -101,7 +105,7 @@ def load_panel(folder: Path) -> Panel:
         raise PanelFileError(f"{path}: there is no such file; save_panel writes it") from error
     except PanelFileError:
         raise
-    except Exception as error:  # numpy reads the headers of arrays as Python source: damage may raise anything
+    except Exception as error:  # damage may raise anything
         raise PanelFileError(f"{path} is no whole panel file ({error}); write it again with save_panel") from error
     _check(panel, path)
     return panel

@@ -142,7 +142,7 @@ def test_a_damaged_file_is_refused_or_harmless(promoted, data):
 
 
 def test_any_bit_of_an_array_s_own_header_may_be_damaged(promoted, tmp_path):
-    """numpy reads it as Python source; of a large array before the archive's checksum can tell."""
+    """numpy reads it as Python source, and a large array by what it says, before the archive's checksum can tell."""
     whole = save_panel(promoted, tmp_path).read_bytes()
     start = whole.index(b"\x93NUMPY", whole.index(b"covariates.npy"))
     end = whole.index(b"\n", start)
