@@ -50,6 +50,7 @@ from forecast_platform.lake.tables import PROVENANCE
 from forecast_platform.settings import Settings, get_settings
 from forecast_platform_tests import quickly
 from forecast_platform_tests.postgres import Postgres, lacking, serving
+from forecast_platform_tests.pulse import Pulse
 
 if TYPE_CHECKING:
     from forecast_platform_tests.defs.graph import Graph
@@ -86,6 +87,11 @@ LONG = (
     "test_demo.py", "lake/test_maintenance.py", "test_cli_landing.py", "serverless/test_package.py",
     "defs/test_landing_sensor.py", "clouds/aws/test_glue.py",
 )  # fmt: skip
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        config.pluginmanager.register(Pulse(config))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
