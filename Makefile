@@ -48,11 +48,13 @@ spark-archive: install  ## The platform with its dependencies for Spark's worker
 demo: install  ## A made-up retailer from landed files to published forecasts, in ./.forecast
 	$(BIN)/forecast demo
 
+# One process more than cores, since some tests wait for processes of their own; at most 8, of a gigabyte each.
+WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 8 ? n + 1 : 8)))
 test: $(VENV)/.dev  ## All tests
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 test-fast: $(VENV)/.dev  ## Tests without those that start and kill processes
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not kill"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not kill"
 
 lint: $(VENV)/.dev  ## Style and common mistakes
 	$(BIN)/ruff check .

@@ -29,6 +29,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import functools
+import itertools
 import logging
 import os
 import shutil
@@ -78,8 +79,8 @@ SMALL: dict[str, Any] = {
 QUANTILES = ("p10", "p50", "p90")
 
 
-# Those that take longest. xdist gives each of two processes one half of the tests, and who is done takes from the end
-# of what the other still has: they begin either half, and what is left at the end is short.
+# Those that take longest. xdist gives each process an equal share of the tests, one after the other, and who is done
+# takes from the end of what another still has: they begin the shares, and what is left at the end is short.
 LONG = (
     "clouds/aws/test_end_to_end.py", "serverless/test_pipeline.py", "infra/test_host.py", "defs/test_graph.py",
     "defs/test_kill.py", "test_cli_guide.py", "test_docs_blocks.py", "streaming/test_kills.py", "infra/test_deploy.py",
@@ -97,12 +98,17 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     places = {here / name: number for number, name in enumerate(LONG)}
-    halves: tuple[list[pytest.Item], list[pytest.Item]] = ([], [])
+    count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    shares: list[list[pytest.Item]] = [[] for _ in range(count)]
     for item in sorted((i for i in items if i.path in places), key=lambda i: places[i.path]):
-        halves[places[item.path] % 2].append(item)
-    short = [item for item in items if item.path not in places]
-    first = max(0, len(items) // 2 - len(halves[0]))
-    items[:] = [*halves[0], *short[:first], *halves[1], *short[first:]]
+        shares[places[item.path] % count].append(item)
+    short = iter([item for item in items if item.path not in places])
+    left = len(items)
+    for number, share in enumerate(shares):
+        size = left // (count - number)
+        left -= size
+        share.extend(itertools.islice(short, max(0, size - len(share))))
+    items[:] = [*itertools.chain(*shares), *short]
 
 
 @pytest.fixture(autouse=True)

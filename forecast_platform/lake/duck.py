@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pyarrow as pa
@@ -14,6 +14,7 @@ from forecast_platform.lake.tables import TableSpec
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
+    from pyarrow.fs import FileSystem
     from pyiceberg.expressions import BooleanExpression
     from pyiceberg.table import FileScanTask, Table
 
@@ -38,7 +39,7 @@ def show(con: duckdb.DuckDBPyConnection, spec: TableSpec, table: Table | None, t
     places = [_place(table, task) for task in tasks] if table else []
     local = [path for scheme, _, path in places if scheme == "file"]
     if table is None or not local:
-        con.from_arrow(dataset(spec, table, tasks) if table and tasks else nothing).create_view(spec.name, replace=True)
+        con.from_arrow(_shown(spec, table, tasks) if table and tasks else nothing).create_view(spec.name, replace=True)
         return
     files = f"[{', '.join(map(literal, local))}], {_partitioning(spec, local)}"
     if len(table.schemas()) == 1 and set(spec.schema.names) <= set(table.schema().column_names):
@@ -88,24 +89,37 @@ def scan(
     )
 
 
+def _shown(spec: TableSpec, table: Table, tasks: list[FileScanTask]) -> ds.FileSystemDataset:
+    """`dataset` for a connection that may outlive the keys to the files: each scan has those of its moment."""
+    import pyarrow.dataset as ds
+
+    class Shown(ds.FileSystemDataset):  # type: ignore[misc]  # pyarrow is untyped
+        opened = dataset(spec, table, tasks)
+
+        def scanner(self, **asked: Any) -> ds.Scanner:
+            if _file_system(table, tasks[0]) != self.opened.filesystem:
+                self.opened = dataset(spec, table, tasks)
+            return self.opened.scanner(**asked)
+
+    return Shown([], Shown.opened.schema, Shown.opened.format)
+
+
 def dataset(spec: TableSpec, table: Table, tasks: list[FileScanTask]) -> ds.FileSystemDataset:
     """A table's files as a pyarrow dataset: DuckDB hands it the columns and filters it needs, and a file whose
     partition does not match is never opened. Columns that a file lacks are null."""
     import pyarrow.dataset as ds
-    from pyiceberg.io.pyarrow import PyArrowFileIO, schema_to_pyarrow
+    from pyiceberg.io.pyarrow import schema_to_pyarrow
 
     columns = {field.name: field for field in spec.schema}
     columns |= {field.name: field for field in schema_to_pyarrow(table.schema(), include_field_ids=False)}
-    schema, form, io = pa.schema(list(columns.values())), ds.ParquetFileFormat(), table.io
-    assert isinstance(io, PyArrowFileIO)
+    schema, form = pa.schema(list(columns.values())), ds.ParquetFileFormat()
     fragments = []
     for task in tasks:
-        scheme, bucket, path = _place(table, task)
         partition = [
             ds.field(field.name) == pa.scalar(task.file.partition[at], schema.field(field.name).type)
             for at, field in enumerate(table.specs()[task.file.spec_id].fields)
         ]
-        fragments.append(form.make_fragment(path, io.fs_by_scheme(scheme, bucket), *partition))
+        fragments.append(form.make_fragment(_place(table, task)[2], _file_system(table, task), *partition))
     return ds.FileSystemDataset(fragments, schema, form, fragments[0].filesystem if fragments else None)
 
 
@@ -115,6 +129,18 @@ def _place(table: Table, task: FileScanTask) -> tuple[str, str, str]:
 
     assert isinstance(table.io, PyArrowFileIO)
     return table.io.parse_location(task.file.file_path)
+
+
+def _file_system(table: Table, task: FileScanTask) -> FileSystem:
+    """What opens a file now. One written in Python would be called by pyarrow's threads, which wait for the interpreter
+    then, while a thread that asked for a reader waits for them and holds it: for ever."""
+    from pyarrow.fs import PyFileSystem
+    from pyiceberg.io.pyarrow import PyArrowFileIO
+
+    assert isinstance(table.io, PyArrowFileIO)
+    found = table.io.fs_by_scheme(*_place(table, task)[:2])
+    assert not isinstance(found, PyFileSystem)
+    return found
 
 
 def literal(text: str) -> str:

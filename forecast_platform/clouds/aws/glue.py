@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError, HTTPClientError
-from pyarrow.fs import AwsStandardS3RetryStrategy, FileInfo, FileSelector, FileSystem, FileSystemHandler, PyFileSystem
+from pyarrow.fs import AwsStandardS3RetryStrategy
 from pyiceberg.catalog.glue import GlueCatalog
 from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException
 from pyiceberg.io.pyarrow import PyArrowFileIO
@@ -26,7 +26,6 @@ from forecast_platform.lake.lake import Lake
 
 if TYPE_CHECKING:
     from botocore.credentials import Credentials, ReadOnlyCredentials
-    from pyarrow import NativeFile
     from pyiceberg.io import FileIO
     from pyiceberg.typedef import Properties
 
@@ -68,6 +67,9 @@ class RenewedFileIO(PyArrowFileIO):
 
     def __init__(self, credentials: Credentials | None) -> None:
         super().__init__()
+        # pyarrow's own file system, never one written in Python: its threads would wait for the interpreter, which a
+        # thread that waits for them may hold.
+        self.fs_by_scheme = lambda scheme, bucket: self.of_now().fs_by_scheme(scheme, bucket)
         self._credentials = credentials
         self._frozen = functools.lru_cache(maxsize=2)(_file_io)
         self._one_at_a_time = threading.Lock()  # tables are read by several threads, and making it takes a while
@@ -76,63 +78,6 @@ class RenewedFileIO(PyArrowFileIO):
         """The same with the keys of now. boto3 renews them at the latest 10 minutes before they end."""
         with self._one_at_a_time:
             return self._frozen(self._credentials.get_frozen_credentials() if self._credentials else None)
-
-    def _initialize_s3_fs(self, netloc: str | None) -> FileSystem:
-        return PyFileSystem(_OfNow(lambda: self.of_now().fs_by_scheme("s3", netloc)))
-
-
-class _OfNow(FileSystemHandler):  # type: ignore[misc]  # pyarrow is untyped
-    """Passes each call on to the file system of the moment. What is read and written does not go through Python."""
-
-    def __init__(self, now: Callable[[], FileSystem]) -> None:
-        self._now = now
-
-    def get_type_name(self) -> str:
-        return "s3"
-
-    def normalize_path(self, path: str) -> str:
-        return path
-
-    def get_file_info(self, paths: list[str]) -> list[FileInfo]:
-        found: list[FileInfo] = self._now().get_file_info(paths)
-        return found
-
-    def get_file_info_selector(self, selector: FileSelector) -> list[FileInfo]:
-        found: list[FileInfo] = self._now().get_file_info(selector)
-        return found
-
-    def create_dir(self, path: str, recursive: bool) -> None:
-        self._now().create_dir(path, recursive=recursive)
-
-    def delete_dir(self, path: str) -> None:
-        self._now().delete_dir(path)
-
-    def delete_dir_contents(self, path: str, missing_dir_ok: bool = False) -> None:
-        self._now().delete_dir_contents(path, missing_dir_ok=missing_dir_ok)
-
-    def delete_root_dir_contents(self) -> None:
-        raise NotImplementedError("nobody empties S3")
-
-    def delete_file(self, path: str) -> None:
-        self._now().delete_file(path)
-
-    def move(self, src: str, dest: str) -> None:
-        self._now().move(src, dest)
-
-    def copy_file(self, src: str, dest: str) -> None:
-        self._now().copy_file(src, dest)
-
-    def open_input_stream(self, path: str) -> NativeFile:
-        return self._now().open_input_stream(path, compression=None)
-
-    def open_input_file(self, path: str) -> NativeFile:
-        return self._now().open_input_file(path)
-
-    def open_output_stream(self, path: str, metadata: dict[str, str]) -> NativeFile:
-        return self._now().open_output_stream(path, compression=None, metadata=metadata)
-
-    def open_append_stream(self, path: str, metadata: dict[str, str]) -> NativeFile:
-        return self._now().open_append_stream(path, compression=None, metadata=metadata)
 
 
 def glue_lake(

@@ -17,6 +17,7 @@ from botocore.awsrequest import AWSResponse
 from botocore.credentials import RefreshableCredentials
 from botocore.exceptions import ClientError, ReadTimeoutError
 from botocore.httpsession import URLLib3Session
+from pyarrow.fs import S3FileSystem
 from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException
 from pyiceberg.table import StaticTable
 
@@ -269,6 +270,16 @@ def test_a_state_that_is_shown_is_read_with_keys_that_came_after_it_was_opened(g
     gate.key = "third"
     assert table.scan().to_arrow().num_rows == 2 * one_week(week(0), 1.0).num_rows
     assert lake.replace_weeks(TABLE, [week(2)], one_week(week(2), 3.0))
+
+
+def test_no_thread_that_reads_needs_the_interpreter(lake):
+    """A file system written in Python does: its threads waited for a thread that held the interpreter and waited for
+    them, once in some hundred readings, and nothing could end that."""
+    lake.replace_weeks(TABLE, [week(0)], one_week(week(0), 1.0))
+    table = lake.table(TABLE)
+    (task,) = table.scan().plan_files()
+    scheme, bucket, _ = table.io.parse_location(task.file.file_path)
+    assert type(table.io.fs_by_scheme(scheme, bucket)) is S3FileSystem
 
 
 def test_the_state_that_a_crawler_pinned_is_read_after_20_commits(lake):
