@@ -12,7 +12,7 @@ export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo spark spark-archive lambda test test-fast lint types format bench ablations scale ui deploy \
-	lock image settings release host serverless serverless-model clean
+	lock image settings release host budget serverless serverless-model clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -148,6 +148,10 @@ host: release  ## The machine itself: PARAMETERS="VpcId=vpc-... SubnetId=subnet-
 	topic=$$($(OUTPUTS) "Stacks[0].Outputs[?OutputKey=='AlarmTopicArn'].OutputValue") && \
 	aws cloudformation deploy --stack-name $(STACK)-host --template-file infra/host.yaml --no-fail-on-empty-changeset \
 		--parameter-overrides Name=$$name Profile=$$profile StorageBucket=$${bucket#s3://} AlarmTopicArn=$$topic $(PARAMETERS)
+
+budget:  ## Mail when the whole account spends more in a month: PARAMETERS="AlarmEmail=me@example.com MonthlyBudgetUsd=250"
+	aws cloudformation deploy --stack-name $(STACK)-budget --template-file infra/budget.yaml --no-fail-on-empty-changeset \
+		--parameter-overrides Name=$(STACK) $(PARAMETERS)
 
 lambda: install  ## The zip of the AWS Lambda that tells Dagster of landed files: dist/lambda.zip
 	$(BIN)/python -m forecast_platform.clouds.aws.package_lambda dist/lambda.zip

@@ -186,6 +186,15 @@ def test_the_machine_is_made_of_the_stack_s_outputs_and_the_release_is_what_is_c
     assert alarm["AlarmActions"] == [session.client("sns").list_topics()["Topics"][0]["TopicArn"]]
 
 
+def test_the_budget_is_a_stack_of_its_own(machine: Machine) -> None:
+    """`make budget`, twice."""
+    for _ in range(2):
+        machine.make("budget", "PARAMETERS=AlarmEmail=ops@example.com MonthlyBudgetUsd=90")
+    budgets = boto3.Session().client("budgets", region_name="us-east-1")
+    (budget,) = budgets.describe_budgets(AccountId=ACCOUNT)["Budgets"]
+    assert (budget["BudgetName"], budget["BudgetLimit"]["Amount"]) == (f"forecast-{REGION}", 90)
+
+
 def test_after_a_first_creation_that_was_rolled_back(machine: Machine, doctor: Callable[[str], Any]) -> None:
     """Its stack can't be updated any more. What it had made is gone: see DeletionPolicy in test_templates.py."""
     empty = {"Resources": {"Left": {"Type": "AWS::SNS::Topic"}}}
