@@ -166,8 +166,13 @@ serverless: install  ## Without a server: buckets, roles, repository; then make 
 	@$(CLEAR)
 	$(SERVERLESS) $(PARAMETERS)
 
+# Lambda's Python 3.11 stands on Amazon Linux 2, whose C library is older than pyarrow's wheels need.
+RUNTIME = $(shell $(BIN)/python -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
+
 # Zips are stored under their checksums, so the same code is the same key and changes nothing.
 serverless-model: install  ## Without a server: train on what has landed, then the Lambdas with that model
+	@case "$(RUNTIME)" in python3.12 | python3.13) ;; *) \
+	echo "Lambda's $(RUNTIME) has glibc 2.26, too old for pyarrow: make $@ VENV=.venv-lambda PYTHON=python3.12"; exit 1;; esac
 	$(BIN)/python -m forecast_platform.serverless.package $(ZIPS)
 	@$(MAKE) -s settings STACK=$(STACK) > $(ZIPS)/settings.env && set -a && . $(ZIPS)/settings.env && set +a && \
 	model=$$($(BIN)/python -m forecast_platform.serverless) && echo "model $$model" && \
@@ -175,7 +180,7 @@ serverless-model: install  ## Without a server: train on what has landed, then t
 		key=code/$$name-$$(cksum < $(ZIPS)/$$name.zip | cut -d ' ' -f 1).zip && eval "$$name=$$key" && \
 		aws s3 cp --no-progress $(ZIPS)/$$name.zip "$$FORECAST_STORAGE_URL/$$key" || exit 1; done && \
 	$(SERVERLESS) ModelName=$$model FunctionKey=$$function LayerKey=$$layer \
-		Runtime=$$($(BIN)/python -c 'import sys; print("python%d.%d" % sys.version_info[:2])') $(PARAMETERS)
+		Runtime=$(RUNTIME) $(PARAMETERS)
 
 clean:  ## Remove the environments (not your data in ./.forecast)
-	rm -rf $(VENV) $(PEERS) build dist *.egg-info
+	rm -rf $(VENV) .venv-lambda $(PEERS) build dist *.egg-info
