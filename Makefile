@@ -12,7 +12,7 @@ export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo spark spark-archive lambda test test-fast lint types format bench ablations scale ui deploy \
-	lock image settings release host serverless serverless-model clean
+	lock image settings release host budget serverless serverless-model clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -151,6 +151,10 @@ host: release  ## The machine itself: PARAMETERS="VpcId=vpc-... SubnetId=subnet-
 	aws cloudformation deploy --stack-name $(STACK)-host --template-file infra/host.yaml --no-fail-on-empty-changeset \
 		--parameter-overrides Name=$$name Profile=$$profile StorageBucket=$${bucket#s3://} AlarmTopicArn=$$topic $(PARAMETERS)
 
+budget:  ## Mail when the whole account spends more in a month: PARAMETERS="AlarmEmail=me@example.com MonthlyBudgetUsd=250"
+	aws cloudformation deploy --stack-name $(STACK)-budget --template-file infra/budget.yaml --no-fail-on-empty-changeset \
+		--parameter-overrides Name=$(STACK) $(PARAMETERS)
+
 lambda: install  ## The zip of the AWS Lambda that tells Dagster of landed files: dist/lambda.zip
 	$(BIN)/python -m forecast_platform.clouds.aws.package_lambda dist/lambda.zip
 
@@ -164,8 +168,13 @@ serverless: install  ## Without a server: buckets, roles, repository; then make 
 	@$(CLEAR)
 	$(SERVERLESS) $(PARAMETERS)
 
+# Lambda's Python 3.11 stands on Amazon Linux 2, whose C library is older than pyarrow's wheels need.
+RUNTIME = $(shell $(BIN)/python -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
+
 # Zips are stored under their checksums, so the same code is the same key and changes nothing.
 serverless-model: install  ## Without a server: train on what has landed, then the Lambdas with that model
+	@case "$(RUNTIME)" in python3.12 | python3.13) ;; *) \
+	echo "Lambda's $(RUNTIME) has glibc 2.26, too old for pyarrow: make $@ VENV=.venv-lambda PYTHON=python3.12"; exit 1;; esac
 	$(BIN)/python -m forecast_platform.serverless.package $(ZIPS)
 	@$(MAKE) -s settings STACK=$(STACK) > $(ZIPS)/settings.env && set -a && . $(ZIPS)/settings.env && set +a && \
 	model=$$($(BIN)/python -m forecast_platform.serverless) && echo "model $$model" && \
@@ -173,7 +182,7 @@ serverless-model: install  ## Without a server: train on what has landed, then t
 		key=code/$$name-$$(cksum < $(ZIPS)/$$name.zip | cut -d ' ' -f 1).zip && eval "$$name=$$key" && \
 		aws s3 cp --no-progress $(ZIPS)/$$name.zip "$$FORECAST_STORAGE_URL/$$key" || exit 1; done && \
 	$(SERVERLESS) ModelName=$$model FunctionKey=$$function LayerKey=$$layer \
-		Runtime=$$($(BIN)/python -c 'import sys; print("python%d.%d" % sys.version_info[:2])') $(PARAMETERS)
+		Runtime=$(RUNTIME) $(PARAMETERS)
 
 clean:  ## Remove the environments (not your data in ./.forecast)
-	rm -rf $(VENV) $(PEERS) build dist *.egg-info
+	rm -rf $(VENV) .venv-lambda $(PEERS) build dist *.egg-info

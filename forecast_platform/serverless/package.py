@@ -2,11 +2,11 @@
 
     python -m forecast_platform.serverless.package dist/serverless
 
-The layer holds the packages installed here, so what runs there is what was tested: build it on Linux on x86 with the
-Python of the Lambda's runtime, which is printed. `strip` (binutils) takes out what is for debuggers; what these
-functions never load is left out (tests, headers, Arrow's Flight, other databases), since a function and its layers
-may have LIMIT bytes unpacked. boto3 comes with the runtime. The home's settings.toml, if there is one, goes along:
-the functions' FORECAST_HOME is where their code is.
+The layer holds the packages installed here: build it on Linux on x86 with the Python of the Lambda's runtime, which is
+printed. That is 3.12 or 3.13, as Lambda's 3.11 stands on a Linux that is too old for pyarrow's wheels. `strip`
+(binutils) takes out what is for debuggers; what these functions never load is left out (tests, headers, Arrow's
+Flight, other databases), since a function and its layers may have LIMIT bytes unpacked. boto3 comes with the runtime.
+The home's settings.toml, if there is one, goes along: the functions' FORECAST_HOME is where their code is.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pathlib import Path
 from forecast_platform.settings import home
 
 LIMIT = 250 << 20  # bytes unpacked, function and layers together
+GLIBC = (2, 34)  # the C library of Amazon Linux 2023, which Lambda's Python 3.12 and 3.13 stand on; 3.11's is 2.26
 DIRECT = 50 << 20  # bytes of a zip that is not sent by way of S3
 # What the two steps import, found by a test that runs them from the zips alone.
 PACKAGES = (
@@ -82,16 +83,27 @@ def build(folder: Path) -> dict[str, tuple[int, int]]:
     """Write both zips. Returns of each its bytes, zipped and unpacked.
 
     Raises:
-        ValueError: together they are larger than Lambda takes. Else see `layer_files`.
+        ValueError: together they are larger than Lambda takes, or one needs a newer Linux. Else see `layer_files`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     sizes = {}
     with tempfile.TemporaryDirectory() as work:
         for name, files in {"function": function_files(), "layer": layer_files(Path(work))}.items():
+            for member, file in files.items():
+                if ".so" in member and (needs := glibc(file)) > GLIBC:
+                    versions = (".".join(map(str, version)) for version in (needs, GLIBC))
+                    raise ValueError("{} needs glibc {}, and Lambda's Linux has {}".format(member, *versions))
             sizes[name] = _zip(folder / f"{name}.zip", files), sum(file.stat().st_size for file in files.values())
     if (unpacked := sum(size for _, size in sizes.values())) > LIMIT:
         raise ValueError(f"{unpacked:,} bytes unpacked are more than the {LIMIT:,} that Lambda takes")
     return sizes
+
+
+def glibc(library: Path) -> tuple[int, int]:
+    """The newest version of the C library whose symbols a library asks for; (0, 0) where it asks for none."""
+    command = ["readelf", "--version-info", str(library)]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603
+    return max(((int(a), int(b)) for a, b in re.findall(r"GLIBC_(\d+)\.(\d+)", said)), default=(0, 0))
 
 
 def _zip(path: Path, files: dict[str, Path]) -> int:

@@ -18,7 +18,7 @@ import yaml
 
 PATH = Path(__file__).parents[2] / "infra" / "forecast_platform.yaml"
 ACCOUNT, REGION = "123456789012", "us-east-1"
-_PSEUDO = {
+PSEUDO = {
     "AWS::AccountId": ACCOUNT,
     "AWS::Region": REGION,
     "AWS::Partition": "aws",
@@ -98,7 +98,7 @@ class _Resolver:
         resources = {name: self.value(resource.get("Properties", {})) for name, resource in kept.items()}
         outputs = {
             name: self.value(output["Value"])
-            for name, output in self.template["Outputs"].items()
+            for name, output in self.template.get("Outputs", {}).items()
             if "Condition" not in output or self.condition(output["Condition"])
         }
         return Stack(resources, outputs, {name: resource["Type"] for name, resource in kept.items()})
@@ -123,8 +123,8 @@ class _Resolver:
         return {key: item for key, item in worked_out.items() if item is not None}
 
     def ref(self, name: str) -> Any:
-        if name in _PSEUDO:
-            return _PSEUDO[name]
+        if name in PSEUDO:
+            return PSEUDO[name]
         if name in self.parameters:
             return self.parameters[name]
         resource = self.kept[name]

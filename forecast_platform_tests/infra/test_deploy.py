@@ -33,7 +33,7 @@ from forecast_platform.cli import main
 from forecast_platform.demo import history_files, make_retailer
 from forecast_platform_tests.clouds.aws.gate import Gate, gate
 from forecast_platform_tests.conftest import SMALL
-from forecast_platform_tests.infra.template import ACCOUNT
+from forecast_platform_tests.infra.template import ACCOUNT, load
 from forecast_platform_tests.sagemaker_emulator.emulator import Emulator
 from forecast_platform_tests.sagemaker_emulator.fixtures import sagemaker, sagemaker_server
 from forecast_platform_tests.serverless.test_package import RUN, needs_strip, runtime
@@ -186,6 +186,15 @@ def test_the_machine_is_made_of_the_stack_s_outputs_and_the_release_is_what_is_c
     assert alarm["AlarmActions"] == [session.client("sns").list_topics()["Topics"][0]["TopicArn"]]
 
 
+def test_the_budget_is_a_stack_of_its_own(machine: Machine) -> None:
+    """`make budget`, twice."""
+    for _ in range(2):
+        machine.make("budget", "PARAMETERS=AlarmEmail=ops@example.com MonthlyBudgetUsd=90")
+    budgets = boto3.Session().client("budgets", region_name="us-east-1")
+    (budget,) = budgets.describe_budgets(AccountId=ACCOUNT)["Budgets"]
+    assert (budget["BudgetName"], budget["BudgetLimit"]["Amount"]) == (f"forecast-{REGION}", 90)
+
+
 def test_after_a_first_creation_that_was_rolled_back(machine: Machine, doctor: Callable[[str], Any]) -> None:
     """Its stack can't be updated any more. What it had made is gone: see DeletionPolicy in test_templates.py."""
     empty = {"Resources": {"Left": {"Type": "AWS::SNS::Topic"}}}
@@ -225,13 +234,16 @@ def test_without_a_server_from_nothing_to_the_first_forecast_and_again(
         env=machine.environment, check=True,
     )  # fmt: skip
 
-    train = ("serverless-model", "CODE=abc", f"ZIPS={tmp_path / 'zips'}")
+    # This Python plays Lambda's, so make is told another name of it where Lambda's own could not load the layer.
+    train = ("serverless-model", "CODE=abc", f"ZIPS={tmp_path / 'zips'}", "RUNTIME=python3.12")
     told = machine.make(*train)
     model = re.findall(r"^model (\S+)$", told, flags=re.M)[0]
     assert "Successfully created/updated stack" in told
     session = boto3.Session(region_name=region)
     functions = {f["FunctionName"]: f for f in session.client("lambda").list_functions()["Functions"]}
-    assert set(functions) == {"weekly-begin", "weekly-publish"}
+    assert {name: f["Runtime"] for name, f in functions.items()} == dict.fromkeys(
+        ("weekly-begin", "weekly-publish"), "python3.12"
+    )
     assert functions["weekly-begin"]["Environment"]["Variables"]["MODEL_NAME"] == model
 
     s3, bucket = session.client("s3"), f"weekly-storage-{ACCOUNT}-{region}"
@@ -269,3 +281,12 @@ def test_without_a_server_from_nothing_to_the_first_forecast_and_again(
     assert "No changes to deploy" in machine.make(*train)
     assert sagemaker.billed == paid
     assert len(paid) == 2, "one training, one transform"
+
+
+def test_a_layer_that_lambda_could_not_load_is_refused_before_anything_is_paid_for(machine: Machine) -> None:
+    """Python 3.11's runtime is Amazon Linux 2, whose C library is older than pyarrow's wheels need."""
+    with pytest.raises(AssertionError, match=r"glibc 2\.26.*make serverless-model VENV=\S+ PYTHON=python3\.12"):
+        machine.make("serverless-model", "CODE=abc", "RUNTIME=python3.11")
+    allowed = load(ROOT / "infra" / "serverless.yaml")["Parameters"]["Runtime"]
+    assert allowed["AllowedValues"] == ["python3.12", "python3.13"]
+    assert allowed["Default"] in allowed["AllowedValues"]

@@ -169,6 +169,7 @@ def test_it_deploys(s3: Any) -> None:
         "CertificateArn": session.client("acm").request_certificate(DomainName="dagster.example.com")["CertificateArn"],
         **{name: "https://login.example.com/x" for name in load(PATH)["Parameters"] if name.startswith("Oidc")},
         "OidcSecret": "oidc",
+        "KmsKeyArn": f"arn:aws:kms:{REGION}:{ACCOUNT}:key/0a1b",
     }
     session.client("secretsmanager").create_secret(
         Name="oidc", SecretString='{"client_id": "dagster", "client_secret": "s"}'
@@ -181,6 +182,15 @@ def test_it_deploys(s3: Any) -> None:
     )
     (made,) = cloudformation.describe_stacks(StackName="forecast-ecs")["Stacks"]
     assert made["StackStatus"] == "CREATE_COMPLETE"
+    # ECS fetches the settings file from the bucket, which is under that key.
+    iam = session.client("iam")
+    (start,) = (role["RoleName"] for role in iam.list_roles()["Roles"] if "StartRole" in role["RoleName"])
+    policies = [
+        iam.get_role_policy(RoleName=start, PolicyName=n) for n in iam.list_role_policies(RoleName=start)["PolicyNames"]
+    ]
+    documents = [str(policy["PolicyDocument"]) for policy in policies]
+    assert [d for d in documents if "s3:GetObject" in d and "arn:aws:s3:::drop/host/aws.env" in d]
+    assert [d for d in documents if "kms:Decrypt" in d and given["KmsKeyArn"] in d]
     ecs = session.client("ecs")
     found = ecs.describe_services(cluster="forecast", services=list(SERVICES.values()))["services"]
     # An update by parameters alone changes nothing on moto, so that of `Paused` is held by the template.

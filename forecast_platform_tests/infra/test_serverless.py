@@ -13,12 +13,14 @@ from typing import Any
 
 import boto3
 import pytest
+from moto.events.models import EventPattern
 
 from forecast_platform.publishing.exports import FOLDER
 from forecast_platform.serverless import lambda_function
 from forecast_platform.settings import Settings
 from forecast_platform_tests.infra.serverless import PATH, RUNS, actions
 from forecast_platform_tests.infra.template import ACCOUNT, REGION, allows, listed, load, resolve, statements
+from forecast_platform_tests.serverless.test_pipeline import created, ended
 
 pytestmark = pytest.mark.filterwarnings("ignore:Tried to parse")
 
@@ -76,6 +78,9 @@ def test_events_reach_the_functions_and_failures_the_dead_letter_queue() -> None
     )
     assert ended["detail"]["TransformJobName"] == [{"prefix": f"{stack.outputs['JobPrefix']}-"}]
     dead = f"arn:aws:sqs:{REGION}:{ACCOUNT}:weekly-dead-letters"
+    (policy,) = stack.resources["DeadLettersPolicy"]["PolicyDocument"]["Statement"]
+    assert (policy["Principal"], policy["Action"]) == ({"Service": "events.amazonaws.com"}, "sqs:SendMessage")
+    assert policy["Resource"] == dead
     for rule, function in (("FileLanded", "Begin"), ("TransformEnded", "Publish")):
         (target,) = stack.resources[rule]["Targets"]
         permission = stack.resources[f"{function}Permission"]
@@ -84,6 +89,29 @@ def test_events_reach_the_functions_and_failures_the_dead_letter_queue() -> None
         retries = stack.resources[f"{function}Retries"]
         assert retries["DestinationConfig"]["OnFailure"]["Destination"] == dead
         assert allows(stack.policies(f"{function}Role"), "sqs:SendMessage", dead)
+        # What never reaches the function; no listing finds it here.
+        assert target["DeadLetterConfig"] == {"Arn": dead}
+        assert permission["SourceArn"] in policy["Condition"]["ArnEquals"]["aws:SourceArn"]
+
+
+def test_rules_take_the_events_that_are_for_their_function_and_no_others() -> None:
+    """The events of test_pipeline.py, which both functions are run on, by moto's EventBridge."""
+    stack = resolve(PATH, **RUNS)
+    landing = stack.resources["LandingBucket"]["BucketName"]
+
+    def takes(rule: str, event: dict[str, Any], **detail: Any) -> bool:
+        pattern = EventPattern(None, stack.resources[rule]["EventPattern"])
+        return pattern.matches_event({**event, "detail": {**event["detail"], **detail}})  # type: ignore[typeddict-item]
+
+    here = {"bucket": {"name": landing}}
+    assert takes("FileLanded", created("landing/sales/a.csv"), **here)
+    assert not takes("FileLanded", created("landing/sales/a.csv"))
+    assert not takes("FileLanded", created("elsewhere/a.csv"), **here)
+    assert not takes("FileLanded", created("landing/sales/a.csv") | {"detail-type": "Object Deleted"}, **here)
+    for status in ("Completed", "Failed", "Stopped"):
+        assert takes("TransformEnded", ended("weekly-a-a1"), TransformJobStatus=status)
+    assert not takes("TransformEnded", ended("weekly-a-a1"), TransformJobStatus="InProgress")
+    assert not takes("TransformEnded", ended("payroll-1"))
 
 
 def test_the_crawler_sees_the_parquet_and_not_the_csv_beside_it() -> None:

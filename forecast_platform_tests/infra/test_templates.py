@@ -25,6 +25,7 @@ from forecast_platform.settings import Settings
 from forecast_platform_tests.infra.template import (
     ACCOUNT,
     PATH,
+    PSEUDO,
     REGION,
     Stack,
     allows,
@@ -84,6 +85,17 @@ def stack(request: pytest.FixtureRequest) -> Stack:
 
 def test_cfn_lint_finds_nothing() -> None:
     lint = [str(Path(sys.executable).with_name("cfn-lint")), "--include-checks", "I", "--", str(PATH)]
+    done = subprocess.run(lint, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("path", sorted(PATH.parent.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_template_can_be_read_in_every_partition(path: Path) -> None:
+    """CloudFormation refuses a template that names a type it does not know there, whatever the conditions say. Of the
+    budget, which GovCloud does not know, that is known: it is a template of its own."""
+    regions = ["us-east-1", "cn-north-1", "cn-northwest-1"]
+    regions += [] if path.stem == "budget" else ["us-gov-west-1", "us-gov-east-1"]
+    lint = [str(Path(sys.executable).with_name("cfn-lint")), "--regions", *regions, "--", str(path)]
     done = subprocess.run(lint, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -163,6 +175,18 @@ def test_no_right_is_wider_than_it_must_be(stack: Stack) -> None:
                     assert resource.endswith("repository/forecasting-deepar"), f"{where}: any account in {resource}"
     used = {a for _, s in statements(resolve(**GUARDED)) if s.get("Resource") == "*" for a in listed(s["Action"])}
     assert used == ONLY_STAR | ONLY_STAR_IN_A_VPC, "an exception that nothing needs any more"
+
+
+@pytest.mark.parametrize("path", [PATH, PATH.with_name("serverless.yaml")], ids=lambda path: path.stem)
+def test_policies_of_a_role_fit_into_what_iam_takes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """10,240 characters a role, all its inline policies together; here with the longest names and region."""
+    monkeypatch.setitem(PSEUDO, "AWS::Partition", "aws-us-gov")
+    monkeypatch.setitem(PSEUDO, "AWS::Region", "ap-southeast-1")
+    choices = GUARDED | {"Name": "a" * 21, "Database": "b" * 60} | ({"Crawler": "yes"} if path == PATH else {})
+    stack = resolve(path, **choices)
+    for role in (name for name, kind in stack.types.items() if kind == "AWS::IAM::Role"):
+        length = len(json.dumps(stack.policies(role), separators=(",", ":")))
+        assert 100 < length < 9_500, (role, length)  # leaves room for each document's frame
 
 
 def test_services_act_for_this_account_only(stack: Stack) -> None:

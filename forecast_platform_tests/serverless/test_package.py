@@ -67,10 +67,12 @@ def test_the_zips_alone_take_a_file_to_its_forecast(cloud: Cloud, tmp_path: Path
         assert json.loads(heavy) == []
         return dict(json.loads(said))
 
+    kept = {file for file in function.rglob("*") if "__pycache__" not in file.parts}
     (*_, last) = cloud.files
     begun = call("lambda_handler", created("landing/" + last.relative_to(cloud.home / "landing").as_posix()))
     assert cloud.paid == [begun["job"]]
     assert call("transform_handler", ended(str(begun["job"])))["published"]
+    assert {file for file in function.rglob("*") if "__pycache__" not in file.parts} == kept, "there it is read-only"
     ours = (cloud.home / "exports" / "forecasts" / f"{cloud.week}.csv").read_bytes()
     assert cloud.storage.get_bytes(f"exports/forecasts/{cloud.week}.csv") == ours
 
@@ -79,6 +81,19 @@ def test_the_zips_alone_take_a_file_to_its_forecast(cloud: Cloud, tmp_path: Path
 def test_they_fit_into_lambda_s_limit_with_some_room(tmp_path: Path) -> None:
     files = [*package.function_files().values(), *package.layer_files(tmp_path).values()]
     assert sum(file.stat().st_size for file in files) < 0.95 * package.LIMIT
+
+
+@needs_strip
+def test_lambda_s_linux_has_the_c_library_that_each_file_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of Python 3.12 and 3.13, Amazon Linux 2023. Python 3.11's has 2.26, so make refuses it (test_deploy.py)."""
+    files = package.layer_files(tmp_path / "work")
+    needed = {name: package.glibc(file) for name, file in files.items() if ".so" in name}
+    assert len(needed) > 50
+    assert (2, 26) < max(needed.values()) <= package.GLIBC
+    monkeypatch.setattr(package, "PACKAGES", ("mmh3",))
+    monkeypatch.setattr(package, "GLIBC", (2, 1))
+    with pytest.raises(ValueError, match=r"python/mmh3.* needs glibc 2\.2, and Lambda's Linux has 2\.1"):
+        package.build(tmp_path / "zips")
 
 
 def test_the_code_goes_directly_and_is_the_same_bytes_each_time(

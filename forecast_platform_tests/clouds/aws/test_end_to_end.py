@@ -115,7 +115,12 @@ def test_from_files_in_a_bucket_to_the_local_profile_s_very_forecasts(
     assert again.week(weeks[-1]).success
     assert sagemaker.billed == billed
     assert again.lake.snapshot("forecasts") == state
-    # The week's page lies beside the lake.
+    # Files for people and other systems, and the week's page, lie beside the lake.
+    for week in weeks[-2:]:
+        ours = tmp_path / "laptop" / "exports" / "forecasts" / f"{week}.csv"
+        there = s3.get_object(Bucket="drop", Key=f"storage/exports/forecasts/{week}.csv")["Body"].read()
+        assert there == ours.read_bytes()
+        assert s3.head_object(Bucket="drop", Key=f"storage/exports/forecasts/{week}.parquet")["ContentLength"]
     kept = s3.list_objects_v2(Bucket="drop", Prefix="storage/reports/")["Contents"]
     assert {item["Key"].rsplit("/", 1)[1] for item in kept} == {
         f"{w}.{kind}" for w in weeks[-2:] for kind in ("html", "png")
