@@ -472,9 +472,14 @@ class _Search:
             raise _Asked
 
     def _sales_column(self, table: _Columns, taken: Sequence[int]) -> int | None:
-        """The one whose name says so, where no other name speaks of sales."""
-        spoken = [i for i in self._figures(table, taken) if evidence.speaks_of_sales(table.names[i])]
+        """The one whose name says so, where no other name speaks of sales; pieces only beside no figure of money."""
+        figures = self._figures(table, taken)
+        spoken = [i for i in figures if evidence.speaks_of_sales(table.names[i])]
         if len(spoken) != 1 or table.meant(spoken[0]) != "weekly_sales":
+            return None
+        if evidence.means_pieces(table.names[spoken[0]]) and any(
+            not table.whole(i) or evidence.speaks_of_money(table.names[i]) for i in figures if i != spoken[0]
+        ):
             return None
         self._map("weekly_sales", table.names[spoken[0]])
         return spoken[0]

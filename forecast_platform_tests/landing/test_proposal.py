@@ -307,6 +307,11 @@ def test_dates_of_spreadsheets_half_of_which_were_swapped_are_asked_about(tmp_pa
         ("store,dept,date,Umsatz,Menge", "1,a,2026-11-20,5,3", ["Umsatz", "Menge"]),
         ("store,dept,date,Sales,Sales last year", "1,a,2026-11-20,5,3", ["Sales", "Sales last year"]),
         ("store,dept,date,Netto,Brutto", "1,a,2026-11-20,5,3", ["Netto", "Brutto"]),
+        # Pieces beside what they cost: added up they would be no money, and prices are no sales.
+        ("store,dept,date,quantity,total", "1,a,2026-11-20,5,3", ["quantity", "total"]),
+        ("store,dept,date,Stück,Einzelpreis", "1,a,2026-11-20,5,3", ["Stück", "Einzelpreis"]),
+        ("store,dept,date,판매량,금액", "1,a,2026-11-20,5,3", ["판매량", "금액"]),
+        ("store,dept,date,qty,paid", "1,a,2026-11-20,2,3.00", ["qty", "paid"]),
     ],
 )
 def test_which_of_two_columns_is_sales_is_asked(header: str, row: str, among: list[str], tmp_path: Path) -> None:
@@ -315,6 +320,11 @@ def test_which_of_two_columns_is_sales_is_asked(header: str, row: str, among: li
     assert [choice["columns"]["weekly_sales"] for choice in question] == among
     chosen = agree(path, {"columns": {"weekly_sales": among[1]}})
     assert read(path, chosen)["sales"].to_pylist() == [3]
+
+
+def test_pieces_beside_no_figure_of_money_are_sales(tmp_path: Path) -> None:
+    path = put(tmp_path, "store,dept,date,receipt,units\n1,a,2026-11-20,77,5\n")
+    assert read(path, agree(path))["sales"].to_pylist() == [5]
 
 
 def test_sales_that_look_like_dates_are_sales(tmp_path: Path) -> None:
