@@ -41,8 +41,8 @@ def guide(files: Sequence[Path], kind: str | None, yes: bool) -> tuple[list[Path
             proposal, of = asked, "sales"
         agreed: Mapping[str, Any] | None = {}
         if not proposal.helps:
-            if proposal.refusal and proposal.refusal.rule == "other_dialect":
-                click.secho(proposal.refusal.message, fg="yellow", err=True)
+            if proposal.refusal and (proposal.settings or proposal.refusal.rule in ("other_dialect", "no_dates")):
+                click.secho(_no_settings(proposal), fg="yellow", err=True)
         elif yes and not proposal.questions:
             _show(proposal)
             agreed = proposal.settings
@@ -60,6 +60,17 @@ def guide(files: Sequence[Path], kind: str | None, yes: bool) -> tuple[list[Path
         others |= bool(agreed) or proposal.refusal is None
         landing.append(file)
     return landing, proposals
+
+
+def _no_settings(proposal: Proposal) -> str:
+    """What stands against reading a file, with the settings found up to there."""
+    assert proposal.refusal is not None
+    if not proposal.settings:
+        return proposal.refusal.message
+    from forecast_platform.settings import written
+
+    so_far = ", ".join(written(proposal.settings).splitlines())
+    return f"no settings read {proposal.key}. With {so_far}: {proposal.refusal.message}"
 
 
 def _look(file: Path, kind: str | None, answers: Mapping[str, Any], others: bool) -> Proposal:

@@ -29,6 +29,7 @@ from forecast_platform.dashboard.charts import (
 )
 from forecast_platform.dashboard.names import Names
 from forecast_platform.dashboard.questions import Rows, Scope, State
+from forecast_platform.dashboard.recorded import recorded
 from forecast_platform.dashboard.rendering import sentence
 from forecast_platform.dashboard.stages import ASSETS, Stages
 from forecast_platform.dashboard.troubles import Findings, troubles
@@ -763,7 +764,7 @@ def _reason(view: View) -> str:
     """Why the view's scope has no forecast."""
     found = ask.reason_without(view.state, view.week, view.scope)
     if found:
-        return found
+        return recorded(view.words, found)
     _ = view.words.gettext
     never = _("%(series)s never sold anything", series=view.title)
     return never if view.scope.level == "series" else _("none of its series is open")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jinja2
 
+from forecast_platform.dashboard.recorded import recorded
 from forecast_platform.words import Words
 
 
@@ -25,7 +26,10 @@ def environment(words: Words) -> jinja2.Environment:
     own = (words.number, words.signed, words.fixed, words.short, words.cash, words.signed_cash, words.short_cash,
            words.percent, words.weeks, words.term, words.day, words.week, words.week_key, words.moment,
            words.clock)  # fmt: skip
-    made.filters |= {method.__name__: method for method in own} | {"sentence": sentence}
+    made.filters |= {method.__name__: method for method in own} | {
+        "sentence": sentence,
+        "recorded": functools.partial(recorded, words),
+    }
     return made
 
 

@@ -16,6 +16,7 @@ from forecast_platform.dashboard import questions as ask
 from forecast_platform.dashboard.names import Names
 from forecast_platform.dashboard.pages import View, misses, this_week, total_fan
 from forecast_platform.dashboard.questions import Scope, State
+from forecast_platform.dashboard.recorded import recorded
 from forecast_platform.dashboard.rendering import environment, sentence
 from forecast_platform.settings import Settings
 from forecast_platform.words import NONE, SOURCE, Words
@@ -178,7 +179,8 @@ def _draw(view: View, context: dict[str, Any]) -> Any:
     ])  # fmt: skip
     model = context["model"]
     about = _("Model %(version)s.", version=model.get("version", NONE))
-    figure.text(0.06, 0.018, "\n".join(textwrap.wrap(f"{about} {model.get('why', '')}", 130)[:3]), fontsize=7,
+    about += f" {recorded(words, model.get('why', ''))}"
+    figure.text(0.06, 0.018, "\n".join(textwrap.wrap(about, 130)[:3]), fontsize=7,
                 color=QUIET)  # fmt: skip
     return figure
 

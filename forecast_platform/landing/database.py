@@ -3,8 +3,8 @@
 The answer to a query becomes a Parquet file in the landing place, and goes on like every other: the same dialect,
 judgement and ledger. Sales are asked for by week: after the first time only the newest weeks, some that are known among
 them, because shops restate. A week that the database says as it did last time lands nothing. What it said last time is
-known from `raw_sales`: the rows of the last file of the same name that holds the week. So a file that a person landed
-over it stays in force until the database itself says something else.
+known from `raw_sales`: the rows of the last file of the same name that holds the week; and from `quarantine`: its rows
+that were refused. So a file that a person landed over it stays in force until the database itself says something else.
 
 Weeks are taken when they are over: of the one under way only a part has been sold.
 """
@@ -30,6 +30,7 @@ from forecast_platform.lake.lake import Lake
 from forecast_platform.landing.by_week import ByWeek
 from forecast_platform.landing.dialects import Dialect
 from forecast_platform.landing.effect import compare
+from forecast_platform.landing.judgement import EXPECTED
 from forecast_platform.landing.kinds import SALES_SCHEMA, FileRefused
 from forecast_platform.landing.ledger import INGESTED, WITHDRAWN, Entry, Ledger
 from forecast_platform.landing.place import Landing, LandingObject
@@ -148,7 +149,7 @@ def take(ask: Ask, dialect: Dialect, calendar: WeekCalendar, lake: Lake, landing
         news, lost = weeks, tuple[dt.date, ...]()
         if since is not None:
             said = _said(lake, before, since)
-            news = _news(answer, weeks, said, dialect, calendar, now)
+            news = _news(answer, date, weeks, said, _refused(lake, before), dialect, calendar, now)
             lost = tuple(sorted(week for week in said if week not in weeks))
         if not news:
             return Taken(None, rows, (), since, lost)
@@ -291,14 +292,8 @@ def _is_of(entry: Entry, name: str) -> bool:
 
 def _said(lake: Lake, entries: Sequence[Entry], since: dt.date) -> dict[dt.date, pa.Table]:
     """What a database said last of each week from one on: the rows of the newest file of its that has the week."""
-    moments = pa.table(
-        {
-            "source_key": pa.array([e.key for e in entries], pa.string()),
-            "landed_at": pa.array([e.landed_at for e in entries], pa.timestamp("us", tz="UTC")),
-        }
-    )
     with lake.connection("raw_sales") as con:
-        con.register("those", moments)
+        con.register("those", _moments(entries))
         rows = con.sql(
             """
             SELECT week, store, dept, sales, is_holiday FROM raw_sales SEMI JOIN those USING (source_key, landed_at)
@@ -310,25 +305,49 @@ def _said(lake: Lake, entries: Sequence[Entry], since: dt.date) -> dict[dt.date,
     return {week: rows.filter(pc.equal(rows["week"], week)) for week in pc.unique(rows["week"]).to_pylist()}
 
 
+def _refused(lake: Lake, entries: Sequence[Entry]) -> pa.Array:
+    """The rows of a database that were refused so far, as text."""
+    with lake.connection("quarantine") as con:
+        con.register("those", _moments([e for e in entries if e.quarantined]))
+        rows = con.sql("SELECT DISTINCT record FROM quarantine SEMI JOIN those USING (source_key, landed_at)")
+        return rows.to_arrow_table()["record"].combine_chunks()
+
+
+def _moments(entries: Sequence[Entry]) -> pa.Table:
+    return pa.table(
+        {
+            "source_key": pa.array([e.key for e in entries], pa.string()),
+            "landed_at": pa.array([e.landed_at for e in entries], pa.timestamp("us", tz="UTC")),
+        }
+    )
+
+
 def _news(
     answer: Path,
+    date: str,
     weeks: Sequence[dt.date],
     said: dict[dt.date, pa.Table],
+    refused: pa.Array,
     dialect: Dialect,
     calendar: WeekCalendar,
     now: dt.datetime,
 ) -> list[dt.date]:
-    """The weeks of an answer that are not as they were said last. Of an answer that cannot be read: all, so that the
-    ledger says why."""
+    """The weeks of an answer that are not as they were said last, or have a row to refuse that was not refused yet. Of
+    an answer that cannot be read: all, so that the ledger says why."""
     try:
         parsed = parse_sales(answer, "answer.parquet", dialect, calendar, calendar.last_started(now))
     except FileRefused:
         return list(weeks)
     rows: ByWeek = parsed.sales
     none = SALES_SCHEMA.empty_table()
+    new = parsed.rejected.filter(pc.invert(pc.is_in(parsed.rejected["record"], refused)))
+    new = new.filter(pc.invert(pc.is_in(new["rule"], pa.array(EXPECTED))))
+    lines = pc.subtract(new["line"], 1)  # which count from 1
+    bad = set(_weeks(pq.read_table(answer, columns=[date])[date].take(lines), calendar).tolist()) if len(new) else set()
     with duckdb.connect() as con:
         return [
             week
             for week in weeks
-            if week not in said or not compare(con, said[week], rows.of(week) if rows.count(week) else none).nothing
+            if week in bad
+            or not compare(con, said.get(week, none), rows.of(week) if rows.count(week) else none).nothing
         ]

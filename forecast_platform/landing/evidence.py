@@ -189,6 +189,27 @@ def speaks_of_sales(name: str) -> bool:
     return any(stem in plain for stem in _STEMS) or any(word in SYNONYMS["weekly_sales"] for word in plain.split())
 
 
+# Words for pieces sold, and parts of words for what they cost.
+_PIECES = one_of(
+    "units|unit sales|units sold|quantity|qty|menge|stück|stückzahl|anzahl|absatz|quantité|cantidad|unidades|quantità|"
+    "quantidade|aantal|판매량"
+)
+_MONEY = re.compile(
+    "price|preis|prix|precio|prezzo|preço|prijs|pris|cena|fiyat|цена|сумма|total|summe|gesamt|net|brut|gross|cost|paid|"
+    "価格|単価|金額|合計|价格|单价|金额|合计|가격|단가|금액|합계"
+)
+
+
+def means_pieces(name: str) -> bool:
+    """Whether a column's name is a word for pieces sold."""
+    return words(unicodedata.normalize("NFC", name)) in _PIECES
+
+
+def speaks_of_money(name: str) -> bool:
+    """Whether a column's name may hold a word for what something costs."""
+    return bool(_MONEY.search(words(unicodedata.normalize("NFC", name))))
+
+
 _STARTS = one_of("start|starts|starting|begin|begins|beginning|commencing|from|ab|von|beginn|anfang|du|desde")
 _ENDS = one_of("end|ends|ended|ending|weekending|bis|ende|wochenende|to|fin|fine|hasta|until|weekeinde")
 

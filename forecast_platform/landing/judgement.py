@@ -48,7 +48,7 @@ FORMATS: tuple[str, ...] = (
 FORMATS += ("%d.%m.%y", "%d/%m/%y", "%m/%d/%y", "%d-%b-%Y", "%d %b %Y", "%b %d %Y", "%d %B %Y", ISO_WEEK)
 _STRAY = 0.05  # share of a column's texts that may be written differently before the whole file is judged by it
 _MOST_TEXTS = 4000  # distinct texts of a column that are looked at
-_EXPECTED = (
+EXPECTED = (
     "week_incomplete",
     "total_row",
 )  # rules by which rows wait, or are left out as the settings ask: nothing is wrong
@@ -291,7 +291,7 @@ def judge(parsed: Parsed, known: Known, key: str, dialect: Dialect, limits: Limi
         return Verdict(refusal, acceptable=True)
     if refusal := _other_weeks(parsed.sales.weeks, before.weeks, key, dialect):
         return Verdict(refusal, acceptable=True)
-    bad = {rule: count for rule, count in rules.items() if rule not in _EXPECTED}
+    bad = {rule: count for rule, count in rules.items() if rule not in EXPECTED}
     if refused := sum(bad.values()):
         top, count = max(bad.items(), key=lambda item: item[1])
         warnings.append(f"{refused:,} of {parsed.rows:,} rows were refused, {count:,} of them by {top}")
@@ -315,7 +315,7 @@ def _too_much_refused(
             f"{setting('aggregate', 'last')} where the last one counts.",
         )
     rows = parsed.rejected.to_pylist() if len(parsed.rejected) <= 1000 else parsed.rejected.slice(0, 1000).to_pylist()
-    expected = sum(rules[rule] for rule in _EXPECTED)
+    expected = sum(rules[rule] for rule in EXPECTED)
     refused = sum(rules.values()) - expected
     if parsed.accepted_rows and refused <= limits.most_refused * (parsed.rows - expected):
         return None

@@ -44,6 +44,10 @@ _ROLES = ("store", "dept", "date", "weekly_sales")
 _WORD = {"store": "stores", "dept": "departments", "date": "dates", "weekly_sales": "sales"}
 # Settings that a file's answers may add to without another reading of the files that a home has.
 _ADDS = frozenset(("columns", "date_format", "currency", "accounting", "missing", "totals"))
+_WRITE_DAYS = (
+    "Write days in one column as 2026-11-20, weeks as 2026-W47; names of months are read in English only, times only "
+    "without AM and PM."
+)
 _DAY_NAMES = ("Mondays", "Tuesdays", "Wednesdays", "Thursdays", "Fridays", "Saturdays", "Sundays")
 
 
@@ -178,7 +182,7 @@ def propose(
     try:
         search.find()
     except FileRefused as last:
-        refused = last if search.settings else refused
+        refused = last if search.settings or last.rule == "no_dates" else refused
         search.parsed = None
     return Proposal(
         key,
@@ -425,8 +429,16 @@ class _Search:
     def _date_column(self, table: _Columns, taken: Sequence[int]) -> int:
         dated = [i for i in table.free(taken) if table.dates(i)]
         if not dated:
+            named = [i for i in table.free(taken) if table.meant(i) == "date" and table.texts(i)]
+            held = "; ".join(f"{table.names[i]!r} holds {short(table.texts(i)[0])}" for i in named)
             raise FileRefused(
-                "no_dates", f"{self.key} has no column of dates; its columns are {', '.join(table.names)}."
+                "no_dates",
+                f"{self.key} has no column of dates that can be read; "
+                + (
+                    f"{held} in line {table.line(named[0])}. {_WRITE_DAYS}"
+                    if named
+                    else f"its columns are {', '.join(table.names)}."
+                ),
             )
         if len(dated) > 1:
             dated.sort(key=lambda i: table.meant(i) != "date")
@@ -472,9 +484,14 @@ class _Search:
             raise _Asked
 
     def _sales_column(self, table: _Columns, taken: Sequence[int]) -> int | None:
-        """The one whose name says so, where no other name speaks of sales."""
-        spoken = [i for i in self._figures(table, taken) if evidence.speaks_of_sales(table.names[i])]
+        """The one whose name says so, where no other name speaks of sales; pieces only beside no figure of money."""
+        figures = self._figures(table, taken)
+        spoken = [i for i in figures if evidence.speaks_of_sales(table.names[i])]
         if len(spoken) != 1 or table.meant(spoken[0]) != "weekly_sales":
+            return None
+        if evidence.means_pieces(table.names[spoken[0]]) and any(
+            not table.whole(i) or evidence.speaks_of_money(table.names[i]) for i in figures if i != spoken[0]
+        ):
             return None
         self._map("weekly_sales", table.names[spoken[0]])
         return spoken[0]
@@ -542,6 +559,13 @@ class _Search:
             typed = block.typed(column)
         return list(found)[:_MOST_TEXTS], typed
 
+    def _line_of(self, date: str) -> int:
+        """The first line with that text for a date."""
+        for block in blocks(self._opened, self.dialect, ("date", "weekly_sales"), ()):
+            if (at := mask(pc.equal(block.text("date"), date))).any():
+                return int(block.rows.line[at.argmax()])
+        return 1
+
     def _dates(self) -> None:
         if self.kind != "sales":
             return
@@ -558,7 +582,8 @@ class _Search:
         if len(unread) > _STRAY * len(texts):
             raise FileRefused(
                 "date_format",
-                f"{self.key} has dates in no format that is known, such as {', '.join(map(short, unread[:3]))}.",
+                f"{self.key} has dates in no format that is known, such as {', '.join(map(short, unread[:3]))} (line "
+                f"{self._line_of(unread[0])}). {_WRITE_DAYS}",
             )
         if (~np.isnat(day)).any() and "date_format" not in self.answered:
             self._choose_format(found, [t for t, d in zip(texts, day, strict=True) if not np.isnat(d)], texts)
@@ -906,10 +931,13 @@ class _Columns:
         self.names = [unicodedata.normalize("NFC", name.strip()) for name in file.header]
         self._typed: frozenset[int] = frozenset()
         parts: dict[int, list[pa.Array]] = {i: [] for i in range(len(self.names))}
+        lines = [np.zeros(0, np.int64)]
         for rows in file.rows(range(len(self.names))):
             self._typed = rows.typed
+            lines.append(rows.line)
             for i, column in rows.columns.items():
                 parts[i].append(pc.utf8_trim_whitespace(column))
+        self._lines = np.concatenate(lines)
         self._columns = {i: pa.chunked_array(p, pa.string()) for i, p in parts.items()}
         self._missing = pa.array([*dialect.missing_in("weekly_sales"), *evidence.NO_VALUE], pa.string())
 
@@ -935,6 +963,10 @@ class _Columns:
     def numeric(self, i: int) -> bool:
         texts = [t for t in self.texts(i) if t not in evidence.DASHES]
         return bool(texts) and sum(map(evidence.number_like, texts)) >= 0.5 * len(texts)
+
+    def line(self, i: int) -> int:
+        """The line of a column's first value."""
+        return int(self._lines[int(mask(pc.equal(self._columns[i], self.texts(i)[0])).argmax())])
 
     def flags(self, i: int) -> bool:
         return bool(self.texts(i)) and not to_flags(pa.array(self.texts(i), pa.string()))[1].any()

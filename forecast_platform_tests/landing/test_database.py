@@ -108,6 +108,42 @@ def test_a_row_that_is_gone_is_withdrawn_and_a_week_that_is_gone_is_named(shop: 
     assert f"no row any more of {LAST - WEEK}, which stay in force" in str(taken)
 
 
+def test_a_bad_row_in_a_week_that_is_otherwise_as_it_was_is_named_once_and_nothing_is_lost(shop: Shop) -> None:
+    shop.take()
+    shop.ingest()
+    shop.run(f"INSERT INTO sales VALUES (NULL, 'd1', '{LAST - WEEK}', 12)")
+    assert shop.take().weeks == (LAST - WEEK,)
+    (entry,) = shop.ingest()
+    assert (entry.accepted, entry.quarantined, entry.appeared, entry.changed, entry.vanished) == (6, 1, 0, 0, 0)
+    (refused,) = shop.lake.query("SELECT rule, record FROM quarantine").to_pylist()
+    assert refused["rule"] == "missing_store"
+    assert '"weekly_sales": 12' in refused["record"]
+    # Asked again, it is known; a further one is not, and neither is one of a week without any other row.
+    assert shop.take().landed is None
+    shop.run(
+        f"INSERT INTO sales VALUES (NULL, 'd2', '{LAST}', 13)",
+        f"INSERT INTO sales VALUES (NULL, 'd2', '{LAST + WEEK}', 14)",
+    )
+    later = NOW + WEEK
+    assert shop.take(now=later).weeks == (LAST, LAST + WEEK)
+    (entry,) = shop.ingest(later)
+    assert (entry.accepted, entry.quarantined) == (6, 2)
+    assert shop.take(now=later).landed is None
+
+
+def test_days_that_wait_for_their_week_are_no_news(database: Postgres, tmp_path: Path) -> None:
+    """Asked from a Saturday on, the first week is whole; the days before a first sale leave one that waits."""
+    database.run(
+        """CREATE TABLE sales AS SELECT 1 AS store, 'a' AS dept, d::date AS date, 10.5::float8 AS weekly_sales
+           FROM generate_series(TIMESTAMP '2025-01-07', '2025-02-02', '1 day') AS d"""
+    )
+    shop = Shop(database, tmp_path, aggregate="sum")
+    shop.take("SELECT * FROM sales")
+    (entry,) = shop.ingest()
+    assert (entry.quarantined, entry.weeks) == (4, 3)
+    assert shop.take("SELECT * FROM sales").landed is None
+
+
 def test_what_people_decided_stays_until_the_database_says_something_else(shop: Shop) -> None:
     shop.take()
     (entry,) = shop.ingest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import gzip
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -307,6 +308,11 @@ def test_dates_of_spreadsheets_half_of_which_were_swapped_are_asked_about(tmp_pa
         ("store,dept,date,Umsatz,Menge", "1,a,2026-11-20,5,3", ["Umsatz", "Menge"]),
         ("store,dept,date,Sales,Sales last year", "1,a,2026-11-20,5,3", ["Sales", "Sales last year"]),
         ("store,dept,date,Netto,Brutto", "1,a,2026-11-20,5,3", ["Netto", "Brutto"]),
+        # Pieces beside what they cost: added up they would be no money, and prices are no sales.
+        ("store,dept,date,quantity,total", "1,a,2026-11-20,5,3", ["quantity", "total"]),
+        ("store,dept,date,Stück,Einzelpreis", "1,a,2026-11-20,5,3", ["Stück", "Einzelpreis"]),
+        ("store,dept,date,판매량,금액", "1,a,2026-11-20,5,3", ["판매량", "금액"]),
+        ("store,dept,date,qty,paid", "1,a,2026-11-20,2,3.00", ["qty", "paid"]),
     ],
 )
 def test_which_of_two_columns_is_sales_is_asked(header: str, row: str, among: list[str], tmp_path: Path) -> None:
@@ -315,6 +321,11 @@ def test_which_of_two_columns_is_sales_is_asked(header: str, row: str, among: li
     assert [choice["columns"]["weekly_sales"] for choice in question] == among
     chosen = agree(path, {"columns": {"weekly_sales": among[1]}})
     assert read(path, chosen)["sales"].to_pylist() == [3]
+
+
+def test_pieces_beside_no_figure_of_money_are_sales(tmp_path: Path) -> None:
+    path = put(tmp_path, "store,dept,date,receipt,units\n1,a,2026-11-20,77,5\n")
+    assert read(path, agree(path))["sales"].to_pylist() == [5]
 
 
 def test_sales_that_look_like_dates_are_sales(tmp_path: Path) -> None:
@@ -433,6 +444,23 @@ def test_parquet_with_other_names(tmp_path: Path) -> None:
 def test_dates_in_no_known_format_are_not_read_in_part(dates: list[str], tmp_path: Path) -> None:
     path = put(tmp_path, "store;dept;date;weekly_sales\n" + "".join(f"1;a;{day};5\n" for day in dates))
     assert not look(path).helps
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ("Filiale;Datum;Umsatz\n\n1;1. März 2026;5", r"'Datum' holds '1\. März 2026' in line 3\..* in English only"),
+        ("store,date,sales\n1,2026-11-20,5\n1,11/27/2026 9:30 AM,5", r"'11/27/2026 9:30 AM' \(line 3\)\..*without AM"),
+        ("store,dept,year,week,sales\n1,1,2026,47,5", r"'week' holds '47' in line 2\..*weeks as 2026-W47"),
+    ],
+)
+def test_dates_that_no_settings_read_are_named_by_line_and_how_to_write_them(
+    rows: str, said: str, tmp_path: Path
+) -> None:
+    proposal = look(put(tmp_path, rows + "\n"))
+    assert not proposal.helps
+    assert re.search(said, str(proposal.refusal))
+    assert "sales.csv" in str(proposal.refusal)
 
 
 def test_an_old_korean_encoding_gives_its_words_or_a_question(tmp_path: Path) -> None:
