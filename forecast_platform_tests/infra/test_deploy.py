@@ -25,9 +25,6 @@ import boto3
 import pytest
 import tomlkit
 from click.testing import CliRunner
-from moto.cloudformation.models import ChangeSet, cloudformation_backends
-from moto.cloudformation.parsing import ResourceMap
-from moto.cloudformation.responses import CloudFormationResponse
 
 from forecast_platform.cli import main
 from forecast_platform.demo import history_files, make_retailer
@@ -101,6 +98,8 @@ class Machine:
 def change_sets(monkeypatch: pytest.MonkeyPatch) -> None:
     """moto executes them, but leaves the stack's outputs as they were; and one without a change it refuses at once,
     where CloudFormation makes it and lets it fail."""
+    from moto.cloudformation.models import ChangeSet
+
     execute = ChangeSet.apply
 
     def apply(change: ChangeSet) -> None:
@@ -110,7 +109,15 @@ def change_sets(monkeypatch: pytest.MonkeyPatch) -> None:
         change.stack.parameters = dict(change.stack.stack_parameters)  # with the defaults, as the next one names them
 
     monkeypatch.setattr(ChangeSet, "apply", apply)
-    monkeypatch.setattr(CloudFormationResponse, "_validate_different_update", lambda *_: None)
+    monkeypatch.setattr(
+        "moto.cloudformation.responses.CloudFormationResponse._validate_different_update", lambda *_: None
+    )
+
+
+def stacks() -> list[Any]:
+    from moto.cloudformation.models import cloudformation_backends
+
+    return list(cloudformation_backends[ACCOUNT][REGION].stacks.values())
 
 
 @pytest.fixture
@@ -153,7 +160,7 @@ def test_from_nothing_to_a_green_doctor_and_again_also_after_an_update_that_was_
     assert f"ok    region    {REGION}" in told.output
 
     code = f"CODE={settings.partition('FORECAST_IMAGE=')[2].split()[0].rpartition(':')[2].partition('-')[0]}"
-    (stack,) = cloudformation_backends[ACCOUNT][REGION].stacks.values()
+    (stack,) = stacks()
     for status in ("CREATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE"):
         stack.status = status
         assert "No changes to deploy" in machine.make("deploy", code)
@@ -170,7 +177,7 @@ def test_the_machine_is_made_of_the_stack_s_outputs_and_the_release_is_what_is_c
     session = boto3.Session(region_name=REGION)
     ec2, s3 = session.client("ec2"), session.client("s3")
     image, subnet = ec2.describe_images()["Images"][0]["ImageId"], ec2.describe_subnets()["Subnets"][0]
-    monkeypatch.setattr(ResourceMap, "parse_ssm_parameter", lambda *_: image)
+    monkeypatch.setattr("moto.cloudformation.parsing.ResourceMap.parse_ssm_parameter", lambda *_: image)
     machine.make("host", f"PARAMETERS=VpcId={subnet['VpcId']} SubnetId={subnet['SubnetId']}")
     (reservation,) = ec2.describe_instances()["Reservations"]
     assert reservation["Instances"][0]["SubnetId"] == subnet["SubnetId"]
@@ -200,10 +207,10 @@ def test_after_a_first_creation_that_was_rolled_back(machine: Machine, doctor: C
     empty = {"Resources": {"Left": {"Type": "AWS::SNS::Topic"}}}
     cloudformation = boto3.Session().client("cloudformation", region_name=REGION)
     cloudformation.create_stack(StackName="forecast", TemplateBody=json.dumps(empty))
-    (failed,) = cloudformation_backends[ACCOUNT][REGION].stacks.values()
+    (failed,) = stacks()
     failed.status = "ROLLBACK_COMPLETE"
     machine.make("deploy", "CODE=abc")
-    (made,) = cloudformation_backends[ACCOUNT][REGION].stacks.values()
+    (made,) = stacks()
     assert made.stack_id != failed.stack_id
     told = doctor(machine.make("settings"))
     assert [line.split()[1] for line in told.output.splitlines() if line.startswith("FAIL")] == ["image"], told.output

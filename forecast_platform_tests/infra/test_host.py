@@ -24,7 +24,6 @@ import boto3
 import dagster as dg
 import pytest
 import yaml
-from moto.cloudformation.parsing import ResourceMap
 
 from forecast_platform.draining import drained
 from forecast_platform_tests.infra.template import ACCOUNT, REGION, load, resolve
@@ -101,7 +100,7 @@ def test_it_deploys_and_the_machine_is_as_written(s3: Any, monkeypatch: pytest.M
     iam.create_instance_profile(InstanceProfileName="forecast-machine")
     image = ec2.describe_images()["Images"][0]["ImageId"]
     # moto knows no parameters of Canonical's.
-    monkeypatch.setattr(ResourceMap, "parse_ssm_parameter", lambda *_: image)
+    monkeypatch.setattr("moto.cloudformation.parsing.ResourceMap.parse_ssm_parameter", lambda *_: image)
     given = {**GIVEN, "VpcId": subnet["VpcId"], "SubnetId": subnet["SubnetId"]}
     cloudformation.create_stack(
         StackName="forecast-host",
