@@ -337,12 +337,14 @@ class _Before:
 
     Attributes:
         weeks, names: of what is known, by column.
+        elsewhere: names, by column, in weeks that the file says nothing of.
         old, new: sales by store and week, of the stores and departments that both have.
     """
 
     def __init__(self, rows: ByWeek, known: Known) -> None:
         self.weeks: set[dt.date] = set()
         self.names: dict[str, dict[str, None]] = {"store": {}, "dept": {}}
+        self.elsewhere: dict[str, set[str]] = {"store": set(), "dept": set()}
         self.old: dict[tuple[str, dt.date], float] = {}
         self.new: dict[tuple[str, dt.date], float] = {}
         tables = [known.rows] if isinstance(known.rows, pa.Table) else known.rows
@@ -363,6 +365,9 @@ class _Before:
                 codes = pc.fill_null(pc.index_in(encoded.dictionary, rows.names(column)), -1)
                 coded[column] = codes.take(encoded.indices)
             self.weeks |= set(pc.unique(table["week"]).to_pylist())
+            other_weeks = table.filter(pc.invert(pc.is_in(table["week"], pa.array(rows.weeks, pa.date32()))))
+            for column, texts in self.elsewhere.items():
+                texts |= set(pc.unique(other_weeks[column]).to_pylist())
             here = rows.pairs(pa.table(coded))
             here[np.minimum(*(codes.to_numpy() for codes in coded.values())) < 0] = -1
             at = np.minimum(np.searchsorted(pairs, here), len(pairs) - 1)
@@ -482,11 +487,11 @@ def _totals(rows: ByWeek, before: _Before, dialect: Dialect) -> list[str]:
     if dialect.totals == "keep":
         return []
     texts = []
-    for column, names in ({} if isinstance(dialect.totals, str) else dialect.totals).items():
-        if stayed := [name for name in names if name in before.names[column]]:
+    for column, names in dialect.sums.items():
+        if stayed := [name for name in names if name in before.elsewhere[column]]:
             texts.append(
-                f"{column} {', '.join(map(repr, stayed))} is left out as a sum, and has rows of files before, which "
-                "count twice; read those again: forecast landing reread KEY"
+                f"{column} {', '.join(map(repr, stayed))} is left out as a sum, and files of other weeks have rows of "
+                "it, which count twice; read those files again: forecast landing reread KEY"
             )
     for column in ("store", "dept"):
         left = rows.names_left(column)
