@@ -490,15 +490,15 @@ def _totals(rows: ByWeek, before: _Before, dialect: Dialect) -> list[str]:
     for column, names in dialect.sums.items():
         if stayed := [name for name in names if name in before.elsewhere[column]]:
             texts.append(
-                f"{column} {', '.join(map(repr, stayed))} is left out as a sum, and files of other weeks have rows of "
-                "it, which count twice; read those files again: forecast landing reread KEY"
+                f"left out as a sum: {column} {', '.join(map(repr, stayed))}; files of other weeks have such rows, "
+                "which count twice; read those files again: forecast landing reread KEY"
             )
     for column in ("store", "dept"):
         left = rows.names_left(column)
         if (said := [name for name in left if says_so(name)]) and len(left) > 1:
             out = setting("totals", with_names(dialect.totals, {column: said}))
             texts.append(
-                f"{column} {', '.join(map(repr, said))} is named like a sum, and is none of the rows here; "
+                f"{column} {', '.join(map(repr, said))} is named like a sum, and is no sum of the rows here; "
                 f"if it is one, set {out}"
             )
     return texts

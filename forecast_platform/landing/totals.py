@@ -30,8 +30,8 @@ _ODDS = 15.0  # natural logarithm of the odds against chance
 _INDEPENDENT = 1e-3  # least singular value of the others' changes: figures made up by one pattern add up in any way
 _MOST_ROWS = 160  # weeks, or cells, that are solved for
 _MOST_NAMES = 10_000
-_SOLVED = 20_000  # names tried times names there are; but never fewer than
-_TRIED = 25
+_SOLVED = 100_000  # names tried times names there are; but never fewer than
+_TRIED = 50
 _CELL_WEEKS = 8
 _SHORT = 104  # weeks; of a shorter file cells are looked at, too
 
@@ -84,8 +84,8 @@ def totals(rows: ByWeek) -> list[Total]:
     a store (or stores of a department) in its last eight weeks serve as well as weeks do.
 
     Not found: sums of more names than there are weeks and cells to tell them by (160 at most); sums among more than
-    10,000 names; and sums that are not among the largest names: 20,000 divided by the number of names are tried, and
-    no fewer than 25.
+    10,000 names; and sums that are not among the largest names: 100,000 divided by the number of names are tried, and
+    no fewer than 50.
     """
     names = {column: rows.names(column).to_pylist() for column in ("store", "dept")}
     tallies = {column: _Tally(len(found)) for column, found in names.items()}
@@ -244,17 +244,14 @@ def _of_some(weekly: Table, cells: Table | None, whole: Sequence[int]) -> dict[i
 
 def _members(observed: Table, name: int, others: Names) -> Names | None:
     """The others of which a name is the sum in each row; None: it is not, or it may be chance."""
-    from scipy.optimize import nnls
-
     rows = observed[observed[:, name] != 0][-_MOST_ROWS:]
     if len(rows) < _FEWEST or np.abs(rows[:, name]).mean() < _LARGE:
         return None
     others = others[(rows[:, others] != 0).any(0)]
     target, parts = rows[:, name], rows[:, others]
     length = np.sqrt((parts**2).sum(0))
-    try:
-        weights, _ = nnls(parts / length, target, maxiter=4 * len(rows))
-    except RuntimeError:  # no solution within as many steps
+    weights = _not_negative(parts / length, target)
+    if weights is None:
         return None
     members = others[np.round(weights / length) == 1]
     if not 2 <= len(members) <= len(rows) - _SPARE or not _adds_up(rows, name, members):
@@ -266,6 +263,36 @@ def _members(observed: Table, name: int, others: Names) -> Names | None:
     if np.linalg.svd(changes / length, compute_uv=False)[-1] < _INDEPENDENT:
         return None
     return members if _against_chance(target, len(members), len(others)) else None
+
+
+def _not_negative(parts: Table, target: Table) -> Table | None:
+    """The weights, none below 0, by which columns of length 1 come closest to the target: the method of Lawson and
+    Hanson. (SciPy has it, and is too large for a Lambda, where files land as well.) None: too many would be needed."""
+    weights, used = np.zeros(parts.shape[1]), np.zeros(parts.shape[1], bool)
+    rest, enough = target, 1e-9 * float(np.linalg.norm(target))
+    for _ in range(3 * len(target)):
+        gain = np.where(used, -np.inf, rest @ parts)
+        best = int(gain.argmax())
+        if gain[best] <= enough:
+            return weights
+        used[best] = True
+        if used.sum() > len(target) - _SPARE:
+            return None
+        while True:
+            at = np.flatnonzero(used)
+            solved = np.linalg.lstsq(parts[:, at], target)[0]
+            below = solved <= 0
+            if not below.any():
+                break
+            # As far towards the solution as no weight falls below 0; what reaches it is used no more.
+            before = weights[at]
+            reach = before[below] / (before[below] - solved[below])
+            weights[at] = before + reach.min() * (solved - before)
+            gone = at[np.flatnonzero(below)[reach <= reach.min()]]
+            weights[gone], used[gone] = 0, False
+        weights[at] = solved
+        rest = target - parts[:, at] @ solved
+    return None
 
 
 def _adds_up(rows: Table, name: int, members: Names) -> bool:

@@ -221,7 +221,9 @@ def test_rows_of_a_sum_in_weeks_that_landed_before_it_was_named_are_told_of() ->
     for data, told in ((other_week, True), (text(figures(1, 4), {}), False)):
         parsed = parse_sales(data.encode(), "sales/b.csv", dialect, WeekCalendar(), NEWEST)
         warnings = judge(parsed, Known(before), "sales/b.csv", dialect, Limits()).warnings
-        assert any("'North' is left out as a sum, and files of other weeks have rows" in w for w in warnings) is told
+        assert (
+            any("left out as a sum: store 'North'; files of other weeks have such rows" in w for w in warnings) is told
+        )
 
 
 # --- the setting
