@@ -125,7 +125,8 @@ class Settings(BaseSettings):
     )
     totals: Annotated[Literal["", "refuse", "leave_out", "keep"] | dict[str, tuple[str, ...]], NoDecode] = Field(
         "",
-        description='rows that are sums: refuse (default), leave_out if named so, keep; names left out: {"store": ["North"]}',
+        description="rows that are sums: refuse (default), leave_out if named so, keep; names left out: "
+        '{"store": ["North"]}',
     )
     normalise_keys: Annotated[tuple[Literal["numbers", "case"], ...], NoDecode] = Field(
         (), description="spellings of a store or department that are one: numbers (08, 8 and 8.0), case"
