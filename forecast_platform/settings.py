@@ -37,7 +37,7 @@ from pydantic_settings import (
 
 from forecast_platform.databases import has_password, is_address, passwords
 from forecast_platform.history.covariates import AUTO, NONE, Declarations
-from forecast_platform.landing.dialects import PRESETS, Dialect
+from forecast_platform.landing.dialects import PRESETS, TOTALS, Dialect
 from forecast_platform.landing.digest import reading_digest
 from forecast_platform.landing.judgement import Limits
 from forecast_platform.levels import LEVELS
@@ -123,8 +123,10 @@ class Settings(BaseSettings):
         "",
         description="rows of one store, department and week: sum (days become weeks), last, refuse; empty: few or none",
     )
-    totals: Literal["", "refuse", "leave_out", "keep"] = Field(
-        "", description="rows that are sums of others: refuse the file (default), leave them out, keep them"
+    totals: Annotated[Literal["", "refuse", "leave_out", "keep"] | dict[str, tuple[str, ...]], NoDecode] = Field(
+        "",
+        description="rows that are sums: refuse (default), leave_out if named so, keep; names left out: "
+        '{"store": ["North"]}',
     )
     normalise_keys: Annotated[tuple[Literal["numbers", "case"], ...], NoDecode] = Field(
         (), description="spellings of a store or department that are one: numbers (08, 8 and 8.0), case"
@@ -399,6 +401,21 @@ class Settings(BaseSettings):
             value = json.loads(value) if value.lstrip().startswith(("[", "{")) else value.split(",")
         if isinstance(value, list | tuple):
             value = {"": [str(marker).strip() for marker in value]}
+        return value
+
+    @field_validator("totals", mode="before")
+    @classmethod
+    def _a_word_or_names(cls, value: Any) -> Any:
+        """Names of stores may be numbers, and need no quotes then."""
+        if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
+            value = json.loads(value)
+        if isinstance(value, Mapping):
+            return {c: tuple(map(str, n if isinstance(n, list | tuple) else [n])) for c, n in value.items()}
+        if not isinstance(value, str) or value not in ("", *TOTALS):
+            raise ValueError(
+                f"{value!r} is none of {', '.join(TOTALS)}, nor names of sums by column, such as "
+                '{"store": ["North", "South"]}'
+            )
         return value
 
     @field_validator("covariates", mode="before")

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from forecast_platform.landing.identity import normal_form
 from forecast_platform.landing.kinds import CANONICAL
 from forecast_platform.landing.values import COMMA, POINT, DateStyle, NumberStyle, check_formats, formats_of
 from forecast_platform.weeks import WeekCalendar
@@ -15,6 +16,7 @@ from forecast_platform.weeks import WeekCalendar
 MISSING = ("", "NA", "NaN", "NULL", "null")
 AGGREGATES = ("", "refuse", "sum", "last")
 TOTALS = ("refuse", "leave_out", "keep")
+_NAMED = 'the names of sums, such as {store = ["North", "South"]}'
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,9 @@ class Dialect:
         aggregate: what becomes of several rows of one store, department and week. "sum" adds them up, so that days and
             transactions become weeks; "last" keeps the last one; "refuse" refuses the file. Empty: a few are
             quarantined, more refuse the file.
-        totals: what becomes of rows that are sums of others: "refuse" the file, "leave_out", or "keep".
+        totals: what becomes of rows that are sums of others: "refuse" the file; "leave_out" those whose name says so;
+            "keep"; or the names of sums, column (store, dept) -> names, left out wherever they stand, beside those
+            whose name says so. Sums that are neither kept nor left out refuse the file.
         normalise_keys: which spellings of a store or department are one: "numbers" (08, 8 and 8.0), "case".
 
     Raises:
@@ -70,7 +74,7 @@ class Dialect:
     accounting: bool = False
     missing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     aggregate: str = ""
-    totals: str = "refuse"
+    totals: str | Mapping[str, tuple[str, ...]] = "refuse"
     normalise_keys: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -88,11 +92,16 @@ class Dialect:
             raise ValueError(f"time_zone {self.time_zone!r} is unknown; write it like Europe/Berlin")
         if self.skip_rows < 0:
             raise ValueError(f"skip_rows is {self.skip_rows}; give the number of lines before the header")
-        allowed = {"week_label": ("end", "start"), "decimal": ("", ".", ","), "aggregate": AGGREGATES, "totals": TOTALS}
+        allowed = {"week_label": ("end", "start"), "decimal": ("", ".", ","), "aggregate": AGGREGATES}
         for name, values in allowed.items():
             if getattr(self, name) not in values:
                 words = ", ".join(value or "(empty)" for value in values)
                 raise ValueError(f"{name} is {getattr(self, name)!r}; use one of {words}")
+        if isinstance(self.totals, str):
+            if self.totals not in TOTALS:
+                raise ValueError(f"totals is {self.totals!r}; use one of {', '.join(TOTALS)}, or {_NAMED}")
+        elif unknown := sorted(set(self.totals) - {"store", "dept"}):
+            raise ValueError(f"totals names sums of {', '.join(unknown)}; they are of store or dept: {_NAMED}")
         if unknown := sorted(set(self.normalise_keys) - {"numbers", "case"}):
             raise ValueError(f"normalise_keys holds {', '.join(unknown)}; use numbers, case or both")
         if self.decimal and self.decimal in self.thousands:
@@ -128,6 +137,12 @@ class Dialect:
         if self.thousands:
             changes["thousands"] = self.thousands
         return dataclasses.replace(style, **changes)
+
+    @property
+    def sums(self) -> dict[str, tuple[str, ...]]:
+        """Names that are left out as sums, by column, as keys are kept."""
+        named = {} if isinstance(self.totals, str) else self.totals
+        return {c: tuple(normal_form(name, self.normalise_keys) for name in names) for c, names in named.items()}
 
     def missing_in(self, column: str) -> tuple[str, ...]:
         """Texts that mean "no value" in a column of that canonical name."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -131,8 +132,12 @@ def short(value: str) -> str:
     return repr(value if len(value) <= 60 else value[:57] + "...")
 
 
-def setting(name: str, value: str) -> str:
+def setting(name: str, value: str | Mapping[str, Sequence[str]]) -> str:
     """How a person sets it: `FORECAST_DECIMAL=,` (in settings.toml: decimal = ",")."""
+    if not isinstance(value, str):  # names by column; a text in JSON is one in TOML
+        table = ", ".join(f"{column} = {json.dumps(list(v), ensure_ascii=False)}" for column, v in value.items())
+        text = json.dumps(dict(value), ensure_ascii=False)
+        return f"FORECAST_{name.upper()}='{text}' (settings.toml: {name} = {{{table}}})"
     return f'FORECAST_{name.upper()}={value} (settings.toml: {name} = "{value}")'
 
 

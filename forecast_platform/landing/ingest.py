@@ -181,7 +181,8 @@ class _Desk:
         effect = self.standing.effect(entry, parsed.sales)
         if effect.nothing and twin and twin.status == INGESTED and weeks:
             return self._known(entry, twin, f"the same bytes as {twin.key}: landing them would change nothing")
-        known = Known(self.standing.known(weeks[0], weeks[-1]) if weeks else (), self._columns())
+        last = self.newest_week if self.dialect.sums else max(weeks, default=None)  # sums count twice in any week
+        known = Known(self.standing.known(weeks[0], last) if weeks and last else (), self._columns())
         verdict = judge(parsed, known, entry.key, self.dialect, self.limits)
         entry = replace(entry, warnings=(*entry.warnings, *verdict.warnings))
         if verdict.refusal and not verdict.acceptable:

@@ -16,11 +16,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from forecast_platform.landing.by_week import ByWeek, sums_by
+from forecast_platform.landing.by_week import ByWeek
 from forecast_platform.landing.dialects import Dialect
 from forecast_platform.landing.files import Block, setting, short
 from forecast_platform.landing.identity import look_alikes
-from forecast_platform.landing.kinds import TOTALS, FileRefused, Parsed
+from forecast_platform.landing.kinds import FileRefused, Parsed
+from forecast_platform.landing.totals import leaving_out, says_so, totals, with_names
 from forecast_platform.landing.values import (
     COMMA,
     ISO,
@@ -52,8 +53,6 @@ EXPECTED = (
     "week_incomplete",
     "total_row",
 )  # rules by which rows wait, or are left out as the settings ask: nothing is wrong
-_LARGE = 10  # from this many sales a week on, an equal sum is no coincidence
-_CLOSE = 1e-4  # sums of rounded figures differ by no more than this share
 
 
 @dataclass(frozen=True)
@@ -275,14 +274,13 @@ def judge(parsed: Parsed, known: Known, key: str, dialect: Dialect, limits: Limi
     rules = Counter(parsed.rejected["rule"].to_pylist())
     if refusal := _too_much_refused(parsed, rules, key, dialect, limits):
         return Verdict(refusal)
-    if dialect.totals == "refuse" and (found := totals(parsed.sales)):
-        what = "; ".join(f"{column} {name!r}" for column, name in found)
+    if dialect.totals != "keep" and (found := totals(parsed.sales)):
+        out = setting("totals", leaving_out(found, dialect.totals))
         return Verdict(
             FileRefused(
                 "total_rows",
-                f"{key} holds sums among its rows: {what} equals the sum of the others in every week. Set "
-                f"{setting('totals', 'leave_out')} to leave such rows out; if they are no sums: "
-                f"forecast landing accept {key}, or {setting('totals', 'keep')}.",
+                f"{key} holds sums among its rows, week by week: {'; '.join(map(str, found))}. Set {out} to leave such "
+                f"rows out; if they are no sums: forecast landing accept {key}, or {setting('totals', 'keep')}.",
             ),
             acceptable=True,
         )
@@ -297,6 +295,7 @@ def judge(parsed: Parsed, known: Known, key: str, dialect: Dialect, limits: Limi
         warnings.append(f"{refused:,} of {parsed.rows:,} rows were refused, {count:,} of them by {top}")
     warnings += _columns(parsed, known)
     warnings += _names(parsed.sales, before)
+    warnings += _totals(parsed.sales, before, dialect)
     return Verdict(warnings=tuple(warnings))
 
 
@@ -330,43 +329,6 @@ def _too_much_refused(
     )
 
 
-def totals(rows: ByWeek) -> list[tuple[str, str]]:
-    """(column, name) of the stores and departments whose sales are the sum of all others', week by week.
-
-    A name that says so needs one such week, any other name three weeks and three others.
-    """
-    names = {column: rows.names(column).to_pylist() for column in ("store", "dept")}
-    tallies = {column: np.zeros((4, len(found))) for column, found in names.items()}
-    for week in rows.weeks:
-        coded = rows.coded(week)
-        for column, tally in tallies.items():
-            sums, there = sums_by(coded, column, tally.shape[1])
-            size = np.abs(sums)
-            here = size > 0
-            equal = here & (np.abs(sums.sum() - 2 * sums) <= _CLOSE * size)
-            tally += [there, here, equal, size]
-    found = []
-    for column, (weeks_there, weeks_here, weeks_equal, size) in tallies.items():
-        left = np.flatnonzero(weeks_there)
-        said = {i for i in left.tolist() if names[column][i].strip().lower() in TOTALS}
-        if len(left) < 2 or (len(left) < 4 and not said):
-            continue
-        large = size >= _LARGE * weeks_here  # small counts can equal sums of each other by chance
-        for i in left.tolist():
-            every = large[i] and weeks_here[i] >= 3 and weeks_equal[i] == weeks_here[i]
-            if (i in said and weeks_equal[i] > 0.5 * weeks_here[i]) or (len(left) >= 4 and every):
-                found.append((column, names[column][i]))
-    return found
-
-
-def is_total(rows: pa.Table, found: Iterable[tuple[str, str]]) -> np.ndarray:
-    """Which rows belong to one of the names found by `totals`."""
-    total = np.zeros(len(rows), bool)
-    for column, name in found:
-        total |= mask(pc.equal(rows[column].combine_chunks(), name))
-    return total
-
-
 _HISTORY = 13  # weeks whose median is what a store usually sells
 
 
@@ -375,12 +337,14 @@ class _Before:
 
     Attributes:
         weeks, names: of what is known, by column.
+        elsewhere: names, by column, in weeks that the file says nothing of.
         old, new: sales by store and week, of the stores and departments that both have.
     """
 
     def __init__(self, rows: ByWeek, known: Known) -> None:
         self.weeks: set[dt.date] = set()
         self.names: dict[str, dict[str, None]] = {"store": {}, "dept": {}}
+        self.elsewhere: dict[str, set[str]] = {"store": set(), "dept": set()}
         self.old: dict[tuple[str, dt.date], float] = {}
         self.new: dict[tuple[str, dt.date], float] = {}
         tables = [known.rows] if isinstance(known.rows, pa.Table) else known.rows
@@ -401,6 +365,9 @@ class _Before:
                 codes = pc.fill_null(pc.index_in(encoded.dictionary, rows.names(column)), -1)
                 coded[column] = codes.take(encoded.indices)
             self.weeks |= set(pc.unique(table["week"]).to_pylist())
+            other_weeks = table.filter(pc.invert(pc.is_in(table["week"], pa.array(rows.weeks, pa.date32()))))
+            for column, texts in self.elsewhere.items():
+                texts |= set(pc.unique(other_weeks[column]).to_pylist())
             here = rows.pairs(pa.table(coded))
             here[np.minimum(*(codes.to_numpy() for codes in coded.values())) < 0] = -1
             at = np.minimum(np.searchsorted(pairs, here), len(pairs) - 1)
@@ -511,6 +478,28 @@ def _names(rows: ByWeek, before: _Before) -> list[str]:
             texts.append(
                 f"{word} {', '.join(map(repr, odd))} is taken as a name; if it means that there is none, set "
                 "FORECAST_MISSING"
+            )
+    return texts
+
+
+def _totals(rows: ByWeek, before: _Before, dialect: Dialect) -> list[str]:
+    """Warnings about rows that may count twice: of files before, and of names that say that they are sums."""
+    if dialect.totals == "keep":
+        return []
+    texts = []
+    for column, names in dialect.sums.items():
+        if stayed := [name for name in names if name in before.elsewhere[column]]:
+            texts.append(
+                f"left out as a sum: {column} {', '.join(map(repr, stayed))}; files of other weeks have such rows, "
+                "which count twice; read those files again: forecast landing reread KEY"
+            )
+    for column in ("store", "dept"):
+        left = rows.names_left(column)
+        if (said := [name for name in left if says_so(name)]) and len(left) > 1:
+            out = setting("totals", with_names(dialect.totals, {column: said}))
+            texts.append(
+                f"{column} {', '.join(map(repr, said))} is named like a sum, and is no sum of the rows here; "
+                f"if it is one, set {out}"
             )
     return texts
 

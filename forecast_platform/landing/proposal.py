@@ -30,9 +30,10 @@ from forecast_platform.landing import evidence, rules
 from forecast_platform.landing.dialects import MISSING, Dialect
 from forecast_platform.landing.files import Opened, short
 from forecast_platform.landing.identity import look_alikes
-from forecast_platform.landing.judgement import Known, Limits, judge, totals
-from forecast_platform.landing.kinds import TOTALS, FileRefused, Parsed
+from forecast_platform.landing.judgement import Known, Limits, judge
+from forecast_platform.landing.kinds import FileRefused, Parsed
 from forecast_platform.landing.reading import TEXT, blocks, canonical, open_file, open_table, unpacked
+from forecast_platform.landing.totals import leaving_out, totals
 from forecast_platform.landing.typed import BATCH, sheet_cells
 from forecast_platform.landing.values import Days, check_formats, has_zone, mask, to_flags, to_numbers
 from forecast_platform.weeks import EARLIEST, WEEKDAYS, WeekCalendar
@@ -868,15 +869,16 @@ class _Search:
     def _totals(self) -> None:
         assert self.parsed is not None
         found = totals(self.parsed.sales)
-        names = ", ".join(f"{column} {name!r}" for column, name in found)
-        if all(name.strip().lower() in TOTALS for _, name in found):
-            self._settle("totals", "leave_out", f"{names} is called a sum, and is the sum of the others")
+        names, out = "; ".join(map(str, found)), leaving_out(found, self.dialect.totals)
+        if all(total.said for total in found):
+            self._settle("totals", out, f"{names}, and its name says so")
             return
+        one = len(found) == 1
         self._ask(
-            f"{names} equals the sum of the others in every week. What is it?",
+            f"Week by week {names}. What {'is it' if one else 'are they'}?",
             [
-                Answer({"totals": "leave_out"}, "the sum: it is left out"),
-                Answer({"totals": "keep"}, "a store or department of its own"),
+                Answer({"totals": out}, "the sum: it is left out" if one else "sums: they are left out"),
+                Answer({"totals": "keep"}, "a store or department of its own" if one else "of their own: they count"),
             ],
         )
 

@@ -26,7 +26,7 @@ from forecast_platform.landing.by_week import ByWeek, has_twins
 from forecast_platform.landing.dialects import Dialect
 from forecast_platform.landing.files import Block, Opened, ignored, listed, setting, short
 from forecast_platform.landing.identity import normal_form
-from forecast_platform.landing.judgement import Profile, is_total, totals
+from forecast_platform.landing.judgement import Profile
 from forecast_platform.landing.kinds import (
     CALENDAR_SCHEMA,
     DEPARTMENTS_SCHEMA,
@@ -38,6 +38,7 @@ from forecast_platform.landing.kinds import (
     Parsed,
 )
 from forecast_platform.landing.reading import blocks, canonical, delimiter_hint, likely, missing_columns, open_file
+from forecast_platform.landing.totals import totals
 from forecast_platform.landing.values import Mask, example, has_zone, mask, tidy, to_flags, to_numbers
 from forecast_platform.weeks import WeekCalendar
 
@@ -106,16 +107,13 @@ def parse_sales(data: bytes | Path, key: str, dialect: Dialect, calendar: WeekCa
         twice = _without_twins(kept, review)
         splits = _splits(file, dialect, twice) if len(twice) else []
         rows_accepted = len(kept)
-    if dialect.totals == "leave_out" and (found := totals(kept)):
-        sums = _without_totals(kept, found)
-        names = ", ".join(f"{column} {name!r}" for column, name in found)
+    for label, why, sums in _without_totals(kept, dialect):
         if weeks:
-            notes = [*notes, f"{names}: sums of other rows, left out"]
+            notes = [*notes, f"{label} {why}: left out"]
         else:
             told = zip(sums["line"].to_pylist(), _cells(file, sums, np.arange(len(sums))), strict=True)
-            review.reject_lines(
-                "total_row", [(line, cell, names) for line, cell in told], "{} is the sum of other rows, and left out"
-            )
+            message = why.replace("{", "{{").replace("}", "}}")
+            review.reject_lines("total_row", [(*at, label) for at in told], f"{{}} {message}, and left out")
             rows_accepted -= len(sums)
     return review.parsed(kept, rows_accepted, [*notes, *review.notes], splits)
 
@@ -132,13 +130,25 @@ def _without_twins(rows: ByWeek, review: _Review) -> pa.Table:
     return pa.concat_tables(found)
 
 
-def _without_totals(rows: ByWeek, found: Sequence[tuple[str, str]]) -> pa.Table:
-    """Take out the rows of sums, and give them back."""
+def _without_totals(rows: ByWeek, dialect: Dialect) -> Iterator[tuple[str, str, pa.Table]]:
+    """Take out the rows of sums that the dialect leaves out, and give them back: whose they are, why, and the rows."""
+    if dialect.totals in ("refuse", "keep"):
+        return
+    for column, names in dialect.sums.items():
+        for name in names:
+            if len(sums := _without_name(rows, column, name)):
+                yield f"{column} {name!r}", "is named as a sum by FORECAST_TOTALS", sums
+    for total in totals(rows):
+        if total.said and len(sums := _without_name(rows, total.column, total.name)):
+            yield total.label, f"is {total.what}", sums
+
+
+def _without_name(rows: ByWeek, column: str, name: str) -> pa.Table:
     out = [SALES_SCHEMA.empty_table()]
-    for week in rows.weeks:
-        frame = rows.of(week)
-        sums = np.flatnonzero(is_total(frame, found))
-        if len(sums):
+    at = pc.index(rows.names(column), name).as_py()
+    for week in rows.weeks if at >= 0 else ():
+        if len(sums := np.flatnonzero(rows.coded(week)[column].combine_chunks().to_numpy() == at)):
+            frame = rows.of(week)
             out.append(frame.take(pa.array(sums)))
             rows.replace(week, _without(frame, sums))
     return pa.concat_tables(out)

@@ -126,6 +126,19 @@ def _weeks(first: str, values: list[Any], form: str = "%Y-%m-%d", sep: str = ","
 
 
 GERMAN = {"delimiter": ";", "date_format": "%d.%m.%Y"}
+# Ten weeks of four stores.
+REGION = [[300 + (31 * week * week + 17 * store * week) % 101 for store in range(1, 5)] for week in range(1, 11)]
+
+
+def _region() -> str:
+    rows = []
+    for number, week in enumerate(REGION):
+        named = {"1": week[0], "2": week[1], "3": week[2], "4": week[3], "North": week[0] + week[1]}
+        day = dt.date(2026, 9, 18) + dt.timedelta(weeks=number)
+        rows += [f"{store},a,{day},{sales}\n" for store, sales in named.items()]
+    return "".join(rows)
+
+
 HEAD_DE = HEAD.replace(",", ";")
 EUROS = HEAD_DE + _weeks("2026-10-02", ["1.234", "1.250", "998", "1.410"], "%d.%m.%Y", ";")
 TILL = HEAD_DE + _weeks("2026-10-02", ["1.234,56", "1.234", "850", "12.500", "0,50"], "%d.%m.%Y", ";")
@@ -578,7 +591,49 @@ CASES = [
             for s, v in (("1", 5), ("2", 6), ("3", 7), ("9999", 18))
         ),
         refused="total_rows",
-        says=("'9999'",),
+        says=("store '9999' is the sum of all others", """FORECAST_TOTALS='{"store": ["9999"]}'"""),
+    ),
+    Case(
+        "totals",
+        "stores 1 to 4 beside North (1 and 2), ten weeks long",
+        "refused, naming North, 1 and 2, and `totals`",
+        HEAD + _region(),
+        refused="total_rows",
+        says=("store 'North' is the sum of '1' and '2'", 'totals = {store = ["North"]}'),
+    ),
+    Case(
+        "totals",
+        'the same with `totals = "leave_out"`, which leaves out what is named like a sum',
+        "refused, naming North, 1 and 2, and `totals`",
+        HEAD + _region(),
+        settings={"totals": "leave_out"},
+        refused="total_rows",
+        says=("store 'North' is the sum of '1' and '2'", 'totals = {store = ["North"]}'),
+    ),
+    Case(
+        "totals",
+        'one week of stores 1, 2 and North with `totals = {store = ["North"]}`',
+        "left out, quarantined",
+        HEAD + "1,a,2026-11-20,5\n2,a,2026-11-20,6\nNorth,a,2026-11-20,11\n",
+        settings={"totals": {"store": ["North"]}},
+        sales=[5, 6],
+        rejected=["store 'North'"],
+    ),
+    Case(
+        "totals",
+        "one week with a store 9999 that is the sum of three others to the cent",
+        "refused, naming `totals`",
+        HEAD + "1,a,2026-11-20,512.34\n2,a,2026-11-20,640.10\n3,a,2026-11-20,77.07\n9999,a,2026-11-20,1229.51\n",
+        refused="total_rows",
+        says=("store '9999' is the sum of all others",),
+    ),
+    Case(
+        "totals",
+        "a store Total whose sales are no sum of other rows",
+        "counts, with a note",
+        HEAD + "1,a,2026-11-20,5\n2,a,2026-11-20,6\nTotal,a,2026-11-20,17\n",
+        sales=[5, 6, 17],
+        notes=("store 'Total' is named like a sum",),
     ),
     # --- flags
     Case(

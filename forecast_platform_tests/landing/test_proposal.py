@@ -20,7 +20,7 @@ from forecast_platform.landing.proposal import Answer, Proposal, propose
 from forecast_platform.landing.rules import parse_sales
 from forecast_platform.settings import Settings
 from forecast_platform.weeks import WEEKDAYS
-from forecast_platform_tests.landing.field_cases import CASES, HEAD, _days, _weeks, _xlsx
+from forecast_platform_tests.landing.field_cases import CASES, HEAD, REGION, _days, _weeks, _xlsx
 
 NOW = dt.datetime(2026, 11, 28, 12, tzinfo=dt.UTC)
 BY_NAME = {(case.kind, case.have): case for case in CASES}
@@ -170,9 +170,17 @@ GUIDED: list[tuple[tuple[str, str], dict[str, Any], dict[str, Any], list[Any], d
         ("totals", "a store 9999 that is the sum of three others, three weeks long"),
         {},
         {},
-        [[{"totals": "leave_out"}, {"totals": "keep"}]],
-        {"totals": "leave_out"},
+        [[{"totals": {"store": ["9999"]}}, {"totals": "keep"}]],
+        {"totals": {"store": ["9999"]}},
         [5, 6, 7, 10, 12, 14, 15, 18, 21],
+    ),
+    (
+        ("totals", "stores 1 to 4 beside North (1 and 2), ten weeks long"),
+        {},
+        {},
+        [[{"totals": {"store": ["North"]}}, {"totals": "keep"}]],
+        {"totals": {"store": ["North"]}},
+        [float(sales) for week in REGION for sales in week],
     ),
     (("spreadsheets", "two lines of titles, `skip_rows = 2`"), {}, {"skip_rows": 2}, [], {}, [5]),
     (("spreadsheets", "cp1252"), {}, {"encoding": "cp1252"}, [], {}, [5]),

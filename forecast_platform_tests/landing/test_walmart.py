@@ -12,6 +12,7 @@ import pytest
 
 from forecast_platform.landing.dialects import Dialect
 from forecast_platform.landing.rules import kind_of, parse_features, parse_sales, parse_stores, weeks_in
+from forecast_platform.landing.totals import totals
 from forecast_platform.weeks import WeekCalendar
 
 REPOSITORY = Path(__file__).parents[2]
@@ -37,6 +38,7 @@ def test_every_sale_is_accepted_and_the_sum_is_right_to_the_cent() -> None:
     parsed = parse_sales(data, "sales/sales.csv.gz", WALMART, CALENDAR, NEWEST)
     assert time.process_time() - started < 5  # about half a second; slow machines may take more
     assert (parsed.rows, parsed.accepted_rows, len(parsed.rejected)) == (421_570, 421_570, 0)
+    assert totals(parsed.sales) == []
     cents = pc.cast(pc.round(pc.multiply(parsed.accepted["sales"], 100)), "int64")
     assert pc.sum(cents).as_py() == 673_721_898_711
     assert parsed.accepted["line"].to_pylist()[::421_569] == [2, 421_571]
