@@ -20,11 +20,11 @@ ALLOWED: dict[str, set[str]] = {
     "figures": set(),
     "words": {"figures", "weeks"},
     "scores": set(),
-    "compiled": set(),
+    "kernels": set(),
     "databases": set(),
-    "deepar": {"compiled"},
+    "deepar": {"kernels"},
     "history": {"levels", "weeks"},
-    "models": {"compiled", "deepar", "history", "levels", "settings", "weeks"},
+    "models": {"deepar", "history", "kernels", "levels", "settings", "weeks"},
     "lake": {"levels", "scores", "weeks"},
     "landing": {"databases", "history", "lake", "weeks"},
     "settings": {"databases", "history", "landing", "levels", "weeks", "words"},
@@ -53,7 +53,7 @@ PEOPLES = {
     "draining",
 }  # where it all meets: they may know everything
 NO_DAGSTER = ALLOWED.keys() - {"dashboard"}  # which shows what its runs are doing
-NO_CLOUD = {"compiled", "weeks", "levels", "scores", "deepar", "history", "models", "landing", "publishing"}
+NO_CLOUD = {"kernels", "weeks", "levels", "scores", "deepar", "history", "models", "landing", "publishing"}
 NO_CLOUD |= {"streaming"}
 
 
@@ -163,12 +163,41 @@ def test_what_benchmarks_import_is_there() -> None:
         assert there, f"benchmarks/{file} imports {name} from {module}"
 
 
+def test_tests_name_no_private_part_of_a_module() -> None:
+    """What is worth a test of its own has a name for others. Attributes of objects are not looked at."""
+    named, read = [], 0
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        tree, modules = ast.parse(path.read_text()), set[str]()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and re.match("forecast_platform|benchmarks", node.module or ""):
+                modules |= {each.asname or each.name for each in node.names}
+                named += [f"{path.name}: {each.name}" for each in node.names if re.match("_(?!_)", each.name)]
+        read += len(modules)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
+                private = re.match("_(?!_)", node.attr)
+                named += [f"{path.name}: {node.value.id}.{node.attr}"] if private else []
+    assert read > 500
+    assert named == []
+
+
 def test_addresses_in_s3_are_taken_apart_and_errors_of_aws_put_into_words_in_one_place() -> None:
     split = {file for file in _sources() if re.search(r'removeprefix\("s3://"\)', file.read_text())}
     assert split == {ROOT / "clouds" / "aws" / "clients.py"}
     unreached = {file for file in _sources() if re.search(r"except.*Boto(Core|3)Error", file.read_text())}
     allowed = {"clients.py", "jobs.py", "job_logs.py"}  # jobs go on when an answer is lost
     assert {file.name for file in unreached} == allowed
+
+
+def test_accuracy_is_added_up_in_sql_in_one_place() -> None:
+    of_sums = r"nullif\(sum\([^)]*abs\(actual|avg\([^)]*in_interval|sum\(quantile_loss\)"
+    assert {file.name for file in _sources() if re.search(of_sums, _without_docstrings(file))} == {"scores.py"}
+
+
+def test_numba_is_known_to_one_file() -> None:
+    assert {file for _, file, module in imports() if module.partition(".")[0] in ("numba", "llvmlite")} == {
+        "kernels.py"
+    }
 
 
 def test_whoever_needs_a_twin_is_given_it() -> None:
@@ -178,6 +207,14 @@ def test_whoever_needs_a_twin_is_given_it() -> None:
 
 def _sources() -> list[Path]:
     return sorted(ROOT.rglob("*.py"))
+
+
+def _without_docstrings(path: Path) -> str:
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body[0] = ast.Pass()
+    return ast.unparse(tree)
 
 
 def _name(path: Path) -> str:
