@@ -110,14 +110,6 @@ def test_what_is_allowed_has_no_circle() -> None:
         left = {room: known for room, known in left.items() if room not in done}
 
 
-# Modules of a room that know each other: the lake has the error that its parts raise and opens them when it is used; a
-# twin asks where twins are chosen for its landing place.
-KNOW_EACH_OTHER = [
-    {f"lake.{name}" for name in ("lake", "blocks", "files", "guard", "local")},
-    {"clouds.base", "clouds.local"},
-]
-
-
 def test_no_other_modules_import_each_other_not_even_within_a_room() -> None:
     known: dict[str, set[str]] = {_name(path.relative_to(ROOT)): set() for path in _sources()}
     for _, file, imported in imports():
@@ -135,7 +127,7 @@ def test_no_other_modules_import_each_other_not_even_within_a_room() -> None:
 
     reach = {name: reached(name) for name in known}
     circles = [{b for b in reach[a] if a in reach[b]} for a in sorted(known) if a in reach[a]]
-    assert [circle for circle in circles if circle not in KNOW_EACH_OTHER] == []
+    assert circles == []
 
 
 def test_only_the_asset_layer_knows_dagster_and_only_the_twins_a_cloud() -> None:
