@@ -10,6 +10,8 @@ import importlib.util
 import re
 from pathlib import Path
 
+import pytest
+
 import forecast_platform
 
 ROOT = Path(forecast_platform.__file__).parent
@@ -155,10 +157,11 @@ def test_what_benchmarks_import_is_there() -> None:
         assert there, f"benchmarks/{file} imports {name} from {module}"
 
 
-def test_tests_name_no_private_part_of_a_module() -> None:
-    """What is worth a test of its own has a name for others. Attributes of objects are not looked at."""
+@pytest.mark.parametrize("folder", [ROOT, Path(__file__).parent], ids=["modules", "tests"])
+def test_nobody_names_a_private_part_of_another_module(folder: Path) -> None:
+    """What others need, or is worth a test of its own, has a name for them. Attributes of objects are not looked at."""
     named, read = [], 0
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
+    for path in sorted(folder.rglob("*.py")):
         tree, modules = ast.parse(path.read_text()), set[str]()
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and re.match("forecast_platform|benchmarks", node.module or ""):
