@@ -121,7 +121,7 @@ def write(results: Results, page: Path, small: Mapping[str, Any] | None = None) 
     alt = "change in WAPE: of the reference step by step, and of the network with one thing otherwise"
     picture = report.themed_picture(images, "ablations", alt, lambda ink: _draw(results, ink))
     parts = [_head(results), picture, _reference(results), _network(results), _calibration(results)]
-    parts += [_small(small)] if small else []
+    parts += [of_small_pieces(small)] if small else []
     page.write_text("\n\n".join(parts) + "\n")
 
 
@@ -184,7 +184,7 @@ def _calibration(results: Results) -> str:
     return _CALIBRATION + _table(heads, lines)
 
 
-def _small(small: Mapping[str, Any]) -> str:
+def of_small_pieces(small: Mapping[str, Any]) -> str:
     runs = small["runs"]
     datas = list(dict.fromkeys(run["data"] for run in runs))
     pieces = {(run["data"], run["seed"]): run["series"] for run in runs}

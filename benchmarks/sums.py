@@ -81,7 +81,7 @@ def measure(panel: Panel, cutoff: dt.date, candidate: str) -> list[dict[str, Any
                 )
                 forecasts = pa.concat_tables(blocks).to_pandas()
                 found = forecasts[forecasts["weeks"] == weeks] if lead else forecasts
-                rows += [{"paths": paths, "weeks": weeks, **each} for each in _scores(found, actuals, weeks)]
+                rows += [{"paths": paths, "weeks": weeks, **each} for each in scores(found, actuals, weeks)]
     return rows
 
 
@@ -95,7 +95,7 @@ def _actuals(panel: Panel, active: Panel) -> pd.DataFrame:
     return pd.DataFrame({**names, "target_week": np.tile(weeks, len(sales)), "sales": sales.ravel()})
 
 
-def _scores(forecasts: pd.DataFrame, actuals: pd.DataFrame, weeks: int) -> list[dict[str, Any]]:
+def scores(forecasts: pd.DataFrame, actuals: pd.DataFrame, weeks: int) -> list[dict[str, Any]]:
     """Coverage and wQL of each level, for forecasts of single weeks or of the first `weeks` added up."""
     forecasts = forecasts.assign(target_week=pd.to_datetime(forecasts["target_week"]), everything="")
     actuals = actuals.assign(everything="")

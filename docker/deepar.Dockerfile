@@ -8,7 +8,7 @@
 FROM python:3.11-slim-bookworm@sha256:0bee7276f83efd4a1ee05bbbf4281d95ed28e079220a9457f25a93e3f1e3c31b
 
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1
-# The few compiled loops (deepar/kernels.py) are kept here, whoever the image runs as.
+# The few compiled loops (kernels.py) are kept here, whoever the image runs as.
 ENV NUMBA_CACHE_DIR=/tmp/numba
 
 # LightGBM's wheel expects OpenMP's library of the system.

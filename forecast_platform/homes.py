@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]
 """Called with (what, done, total)."""
 
-_MANIFEST = ".forecast-backup.json"
+MANIFEST = ".forecast-backup.json"
 _FORMAT = 1
 _TRIES = 5
 # Locks, and what a run under way or a killed one left unfinished.
@@ -128,11 +128,11 @@ def _write(home: Path, path: Path, suffix: str, progress: Progress | None) -> Co
             _compressed(path, suffix) as stream,
             tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT) as tar,
         ):
-            return _Backup(home, tar, progress or _silent).write()
+            return Backup(home, tar, progress or _silent).write()
     raise HomeError(f"the tables changed {_TRIES} times while they were read; run the backup when less is written")
 
 
-class _Backup:
+class Backup:
     """One try at a backup."""
 
     def __init__(self, home: Path, tar: tarfile.TarFile, progress: Progress) -> None:
@@ -217,7 +217,7 @@ class _Backup:
         info.size = size
         info.mode = stat.S_IMODE(status.st_mode) if status else 0o644
         info.mtime = status.st_mtime if status else dt.datetime.now().timestamp()  # noqa: DTZ005 (seconds since 1970)
-        reader = _Reader(file, size)
+        reader = FileReader(file, size)
         self._tar.addfile(info, reader)  # type: ignore[arg-type]  # it needs no more than read
         self._contents.files[name] = (size, reader.digest.hexdigest())
 
@@ -234,12 +234,12 @@ class _Backup:
                 "left_out": contents.left_out,
             }
         ).encode()
-        info = tarfile.TarInfo(_MANIFEST)
+        info = tarfile.TarInfo(MANIFEST)
         info.size = len(text)
         self._tar.addfile(info, io.BytesIO(text))
 
 
-class _Reader:
+class FileReader:
     """Exactly `size` bytes of a file, digested; one that became shorter is filled up, and found to have changed."""
 
     def __init__(self, file: IO[bytes], size: int) -> None:
@@ -310,7 +310,7 @@ def _unpack(file: Path, folder: Path, progress: Progress) -> Contents:
                 data = tar.extractfile(member) if member.isreg() else None
                 if data is None or manifest is not None:
                     raise HomeError(f"{file} is no backup of a home: {member.name!r} is no file of one")
-                if member.name == _MANIFEST:
+                if member.name == MANIFEST:
                     manifest = json.loads(data.read())
                     continue
                 path = folder.joinpath(*_safe(member.name, found, file))
@@ -448,7 +448,7 @@ def _walk(home: Path) -> Iterator[Path]:
         links = [f for f in folders if Path(parent, f).is_symlink()]
         for name in sorted([*names, *links]):
             base = next((name.removesuffix(s) for s in ("-wal", "-shm", "-journal") if name.endswith(s)), "")
-            if not name.endswith(_UNFINISHED) and not (base and base in names) and name != _MANIFEST:
+            if not name.endswith(_UNFINISHED) and not (base and base in names) and name != MANIFEST:
                 yield Path(parent, name)
 
 

@@ -472,13 +472,13 @@ def test_backtest_says_what_of_the_folder_it_uses_as_what(wednesday: Path) -> No
 def test_backtest_with_columns_of_ones_own(
     wednesday: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from forecast_platform.cli.backtest import declared, read_panel
+    from forecast_platform.cli.backtest import declared, read_folder
     from forecast_platform.settings import Settings
 
     monkeypatch.setenv("FORECAST_HOME", str(tmp_path))
     covariates = declared("known", ("promo=0", "price = last")) | declared("past", ("rain",))
     assert covariates == {"promo": "known:0", "price": "known:last", "rain": "past"}
-    panel = read_panel(wednesday, Settings(week_ends="WED", covariates=covariates, exposure="open_days"))
+    panel = read_folder(wednesday, Settings(week_ends="WED", covariates=covariates, exposure="open_days"))
     says = "covariates promo (known, else 0), price (known, else last), rain (past); exposure open_days; holidays Fair"
     assert says in capsys.readouterr().err
     assert panel.covariates is not None

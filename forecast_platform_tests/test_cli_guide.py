@@ -18,10 +18,19 @@ import pytest
 from forecast_platform.cli.guide import guide
 from forecast_platform.lake.lake import Lake
 from forecast_platform.settings import Settings, get_settings, write
-from forecast_platform_tests.landing.field_cases import AMERICAN, EUROS, HEAD, SIGNS, TILL, TRANSACTIONS, _days, _weeks
+from forecast_platform_tests.landing.field_cases import (
+    AMERICAN,
+    EUROS,
+    HEAD,
+    SIGNS,
+    TILL,
+    TRANSACTIONS,
+    days_of,
+    weeks_from,
+)
 from forecast_platform_tests.test_cli import forecast
 
-SATURDAYS = HEAD + _weeks("2026-10-17", [100, 101, 102])
+SATURDAYS = HEAD + weeks_from("2026-10-17", [100, 101, 102])
 BAKER = (HEAD + "1,B\u00e4cker,2026-11-20,5\n").encode("cp1252")
 
 
@@ -57,7 +66,7 @@ def answered(text: str, *answers: str) -> str:
     [
         (TILL, "", [], [1234.56, 1234, 850, 12500, 0.5]),
         (EUROS, "", ['decimal = ","'], [1234, 1250, 998, 1410]),
-        (HEAD + _days("2026-10-31", 21), "", [], [70, 70, 70]),
+        (HEAD + days_of("2026-10-31", 21), "", [], [70, 70, 70]),
         (TRANSACTIONS, "", ['aggregate = "sum"'], [29.97, 12]),
         (BAKER, "", [], [5]),
         (SATURDAYS, "", ['week_ends = "SAT"'], [100, 101, 102]),

@@ -13,7 +13,7 @@ from pyiceberg.types import DoubleType
 
 from forecast_platform.cli import main
 from forecast_platform.clouds.base import open_lake
-from forecast_platform.lake.lake import LakeError
+from forecast_platform.lake.tables import LakeError
 from forecast_platform.models.trained import code_version
 from forecast_platform.settings import Settings
 

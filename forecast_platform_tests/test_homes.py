@@ -21,8 +21,9 @@ import pytest
 
 from forecast_platform import homes
 from forecast_platform.homes import HomeError, backup, move, restore
-from forecast_platform.lake.lake import Lake, LakeError
+from forecast_platform.lake.lake import Lake
 from forecast_platform.lake.maintenance import maintain
+from forecast_platform.lake.tables import LakeError
 from forecast_platform_tests.lake.conftest import QUANTILES, content, forecast_rows, one_week, tree, week
 from forecast_platform_tests.processes import forked
 
@@ -136,7 +137,7 @@ def test_states_swept_while_they_are_read_start_the_backup_anew(home, tmp_path, 
     """Maintenance that forgets and deletes a state between the catalog's copy and the copy of its files."""
     import datetime as dt
 
-    lake, original, tries = opened(home), homes._Backup._tables, []
+    lake, original, tries = opened(home), homes.Backup._tables, []
 
     def swept(self: Any) -> Any:
         found = original(self)
@@ -146,7 +147,7 @@ def test_states_swept_while_they_are_read_start_the_backup_anew(home, tmp_path, 
             maintain(lake, keep=day, now=dt.datetime.now(dt.UTC) + 30 * day)
         return found
 
-    monkeypatch.setattr(homes._Backup, "_tables", swept)
+    monkeypatch.setattr(homes.Backup, "_tables", swept)
     backup(home, tmp_path / "b.tar")
     assert len(tries) == 2
     restore(tmp_path / "b.tar", tmp_path / "new")
@@ -159,14 +160,14 @@ def test_a_file_that_changes_meanwhile_is_left_out_and_named(home, tmp_path):
 
     def grow(what: str, done: int, total: int) -> None:
         if done == 1:
-            original = homes._Reader.read
+            original = homes.FileReader.read
 
             def read(self: Any, size: int) -> bytes:
                 with open(growing, "ab") as file:
                     file.write(b"y")
                 return original(self, size)
 
-            patch.setattr(homes._Reader, "read", read)
+            patch.setattr(homes.FileReader, "read", read)
 
     with pytest.MonkeyPatch.context() as patch:
         made = backup(home, tmp_path / "b.tar", grow)
@@ -271,7 +272,7 @@ def test_a_backup_whose_tables_do_not_fit_its_files_is_refused(home, tmp_path):
     with tarfile.open(tmp_path / "b.tar") as old, tarfile.open(tmp_path / "c.tar", "w") as new:
         for member in old:
             data = old.extractfile(member).read()  # type: ignore[union-attr]
-            if member.name == homes._MANIFEST:
+            if member.name == homes.MANIFEST:
                 manifest = json.loads(data)
                 manifest["tables"][TABLE] += 1
                 data = json.dumps(manifest).encode()

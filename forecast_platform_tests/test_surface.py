@@ -11,7 +11,7 @@ import pytest
 
 import forecast_platform as fp
 from forecast_platform.demo import MadeUpRetailer, week_file
-from forecast_platform.lake.lake import LakeError
+from forecast_platform.lake.tables import LakeError
 from forecast_platform.models.leaderboard import WHOLE, Decision, Leaderboard, Tally
 from forecast_platform_tests.conftest import SMALL, HistoryHome, landing_day, weeks_of
 

@@ -107,7 +107,7 @@ def backtest(
         raise click.UsageError(f"{', '.join(given)}: how files are read, and there are none: give their folder, --data")
     settings = Settings(**changes)
     asked = _asked(candidates)
-    panel = read_panel(data, settings) if data else _landed(settings)
+    panel = read_folder(data, settings) if data else _landed(settings)
     results: list[BacktestResult] = []
     forecasts: list[pa.Table] = []
 
@@ -264,7 +264,7 @@ def declared(known: str, options: Sequence[str]) -> dict[str, str]:
     return {name.strip(): f"{known}:{fill.strip()}" if separator else known for name, separator, fill in parts}
 
 
-def read_panel(folder: Path, settings: Settings) -> Panel:
+def read_folder(folder: Path, settings: Settings) -> Panel:
     """The panel of all sales, features and calendar files in a folder, by the settings' contract. What a file holds is
     told by its columns, or by the folder it lies in where that is named sales, features or calendar."""
     import pyarrow as pa

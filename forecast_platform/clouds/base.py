@@ -77,7 +77,7 @@ def cloud_of(settings: Settings) -> Cloud:
     if settings.profile == "local":
         from forecast_platform.clouds.local import LocalCloud
 
-        return LocalCloud(settings)
+        return LocalCloud(settings, open_landing)
     from forecast_platform.clouds.aws.cloud import AwsCloud
 
     return AwsCloud(settings)

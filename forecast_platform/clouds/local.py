@@ -12,17 +12,22 @@ import pyarrow as pa
 
 from forecast_platform.lake.guard import check, hold
 from forecast_platform.lake.lake import Lake
+from forecast_platform.landing.place import Landing
 from forecast_platform.settings import Settings
 
 
 class LocalCloud:
-    """See base.Cloud."""
+    """See base.Cloud.
+
+    Args:
+        open_landing: opens the landing place at an address, which may be of another cloud.
+    """
 
     beside: tuple[str, ...] = ("dagster-duckdb",)
     monitored = False
 
-    def __init__(self, settings: Settings) -> None:
-        self.home = settings.home
+    def __init__(self, settings: Settings, open_landing: Callable[[str], Landing]) -> None:
+        self.home, self._open_landing = settings.home, open_landing
         self._warehouse, self._landing = settings.warehouse, settings.landing
         self.lake = Lake.local(settings.warehouse, settings.quantile_columns, settings.memory_gb / 2)
 
@@ -35,9 +40,7 @@ class LocalCloud:
         return {"landing": self._check_landing, "lake": self._check_lake}
 
     def _check_landing(self) -> str:
-        from forecast_platform.clouds.base import open_landing
-
-        return f"{self._landing}: {len(open_landing(self._landing).list())} files"
+        return f"{self._landing}: {len(self._open_landing(self._landing).list())} files"
 
     def _check_lake(self) -> str:
         rows = self.lake.query(

@@ -44,23 +44,26 @@ class Source:
     """
 
     def __init__(
-        self, lake: Lake, clock: Callable[[], float] = time.monotonic, prepare: Callable[[_State], None] | None = None
+        self,
+        lake: Lake,
+        clock: Callable[[], float] = time.monotonic,
+        prepare: Callable[[LakeState], None] | None = None,
     ) -> None:
         self._lake, self._clock, self._prepare = lake, clock, prepare
         self._closed = threading.Event()
         self._lock = threading.Lock()
         self._looked = float("-inf")
-        self._state: _State | None = None
+        self._state: LakeState | None = None
         if prepare:
             threading.Thread(target=self._watch, args=(prepare,), daemon=True).start()
 
-    def state(self) -> _State:
+    def state(self) -> LakeState:
         """The newest state of the lake, looked up at most every CHECK_SECONDS; or the newest that is prepared."""
         with self._lock:
             if self._state is None or (not self._prepare and self._clock() - self._looked >= CHECK_SECONDS):
                 version = self._version()
                 if self._state is None or version != self._state.version:
-                    self._state = _State(version, self._lake)
+                    self._state = LakeState(version, self._lake)
                 self._looked = self._clock()
             return self._state
 
@@ -72,13 +75,13 @@ class Source:
                 self._state.close()
             self._state = None
 
-    def _watch(self, prepare: Callable[[_State], None]) -> None:
+    def _watch(self, prepare: Callable[[LakeState], None]) -> None:
         prepared = ""
         while not self._closed.is_set():
             try:
                 new = self.state()
                 if new.version != (version := self._version()):
-                    new = _State(version, self._lake)
+                    new = LakeState(version, self._lake)
                 if new.version != prepared:
                     prepare(new)
                     prepared = new.version
@@ -94,7 +97,7 @@ class Source:
         return hashlib.sha256("\0".join(snapshots).encode()).hexdigest()[:16]
 
 
-class _State:
+class LakeState:
     """The lake between two commits."""
 
     def __init__(self, version: str, lake: Lake) -> None:

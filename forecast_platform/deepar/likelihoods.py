@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from forecast_platform.deepar import kernels
+from forecast_platform import kernels
 from forecast_platform.deepar.hyperparameters import ContractError
 from forecast_platform.deepar.series import SeriesSet
 
@@ -117,7 +117,7 @@ class Likelihood:
         if self.name == "gaussian":
             return params[0] + params[1] * base[0]
         if self.name == "negative-binomial":
-            draws = _nbinom_ppf(_np(base[0]), _np(params[0]), _np(params[1]))
+            draws = nbinom_ppf(_np(base[0]), _np(params[0]), _np(params[1]))
         elif self.name == "beta":
             from scipy.special import betaincinv
 
@@ -199,7 +199,7 @@ def _np(x: Tensor) -> NDArray[np.float64]:
     return x.detach().cpu().numpy().astype(np.float64)
 
 
-def _nbinom_ppf(u: NDArray[np.float64], mean: NDArray[np.float64], alpha: NDArray[np.float64]) -> NDArray[np.float64]:
+def nbinom_ppf(u: NDArray[np.float64], mean: NDArray[np.float64], alpha: NDArray[np.float64]) -> NDArray[np.float64]:
     """Smallest count whose cumulative probability reaches u."""
     shape, (u, mean, alpha) = u.shape, (x.ravel() for x in (u, mean, alpha))
     size, odds = 1.0 / alpha, alpha * mean / (1.0 + alpha * mean)
@@ -219,11 +219,11 @@ def _nbinom_ppf(u: NDArray[np.float64], mean: NDArray[np.float64], alpha: NDArra
         mass = mass * q * (n + count) / (count + 1.0)
         total = total + mass
     rest = np.concatenate([np.flatnonzero(mean >= _SUMMED), which])
-    out[rest] = _nbinom_inverse(u[rest], mean[rest], alpha[rest])
+    out[rest] = nbinom_inverse(u[rest], mean[rest], alpha[rest])
     return out.reshape(shape)
 
 
-def _nbinom_inverse(
+def nbinom_inverse(
     u: NDArray[np.float64], mean: NDArray[np.float64], alpha: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """The same for a count of any size, by inverting the incomplete beta function."""

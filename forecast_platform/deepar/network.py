@@ -15,7 +15,7 @@ static ones: the standardised log scale and the embedded categories.
 
 The LSTM is Hochreiter and Schmidhuber's (1997), with the forget gate of Gers et al. (2000); gates are in the order
 input, forget, output, candidate, and K counts layers. On the CPU in float32 its elementwise half is compiled
-(kernels.py); anywhere else, such as on a GPU, it is torch's, step by step.
+(../kernels.py); anywhere else, such as on a GPU, it is torch's, step by step.
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from forecast_platform.compiled import PROCESSOR
-from forecast_platform.deepar import kernels
+from forecast_platform import kernels
 
 LARGE = 1_000_000  # multiplications in a tick's product from which oneDNN's speed makes up for its slower start
 
@@ -357,7 +356,7 @@ def large_products(device: torch.device, transposed: bool = False) -> AbstractCo
     as fast elsewhere. "Medium" also allows oneDNN to round to bfloat16, which it does where the CPU has tiles (AMX);
     there, and on a GPU, the context does nothing.
     """
-    gains = device.type == "cpu" and (transposed or PROCESSOR.startswith("znver"))
+    gains = device.type == "cpu" and (transposed or kernels.PROCESSOR.startswith("znver"))
     return _ThroughOneDNN() if gains and _one_dnn_is_exact() else nullcontext()
 
 

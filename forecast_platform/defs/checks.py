@@ -20,6 +20,7 @@ from forecast_platform.engines.predictions import BatchError
 from forecast_platform.history.cleaning import completeness
 from forecast_platform.history.reading import observations
 from forecast_platform.panels import KNOWN
+from forecast_platform.scores import SCORE
 from forecast_platform.weeks import key
 
 ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
@@ -208,7 +209,7 @@ def interval_coverage(
     quantiles = platform.settings.quantiles
     with lake_connection(platform, duckdb, "forecast_accuracy") as con:
         row = con.execute(
-            "SELECT avg(in_interval::INT), count(in_interval), avg(coalesce(interval, ?)) FROM forecast_accuracy "
+            f"SELECT {SCORE['coverage']}, count(in_interval), avg(coalesce(interval, ?)) FROM forecast_accuracy "  # noqa: S608
             "WHERE level = 'series' AND week BETWEEN ? AND ?",
             [quantiles[-1] - quantiles[0], weeks_of(context)[0], weeks_of(context)[-1]],
         ).fetchone()

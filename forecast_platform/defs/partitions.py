@@ -14,7 +14,7 @@ from forecast_platform.landing.ledger import Ledger
 from forecast_platform.settings import get_settings
 from forecast_platform.weeks import key
 
-_calendar = get_settings().calendar
+CALENDAR = get_settings().calendar
 # Whether a code server is loading these, whose partitions people and the daemon see. A run, a command or a test has
 # every week of the calendar, whatever it brings in.
 SHOWN = DefinitionsLoadContext.is_set() and DefinitionsLoadContext.get().load_type is DefinitionsLoadType.INITIALIZATION
@@ -23,23 +23,23 @@ SHOWN = DefinitionsLoadContext.is_set() and DefinitionsLoadContext.get().load_ty
 def first_landed(ledger: Ledger) -> dt.date:
     """The week that partitions should begin with: the first that landed, or of an empty lake the first there may be."""
     landed = ledger.first_week
-    return max(_calendar.first_week, _calendar.week_of(landed)) if landed else _calendar.first_week
+    return max(CALENDAR.first_week, CALENDAR.week_of(landed)) if landed else CALENDAR.first_week
 
 
 def _first() -> dt.date:
     if not SHOWN:
-        return _calendar.first_week
+        return CALENDAR.first_week
     try:
         cloud = cloud_of(get_settings())
-        return first_landed(Ledger.of(cloud.lake)) if cloud.begun() else _calendar.first_week
+        return first_landed(Ledger.of(cloud.lake)) if cloud.begun() else CALENDAR.first_week
     except Exception:  # any trouble of the lake: too many weeks do no harm, while a platform that does not load does
         logging.getLogger(__name__).warning("the lake cannot be asked for its first week", exc_info=True)
-        return _calendar.first_week
+        return CALENDAR.first_week
 
 
 # A partition is a business week, its key the date it ends on. With end_offset=1 the newest key exists from that date.
 FIRST = _first()
-weekly = dg.WeeklyPartitionsDefinition(start_date=key(FIRST), day_offset=_calendar.day_offset, end_offset=1)
+weekly = dg.WeeklyPartitionsDefinition(start_date=key(FIRST), day_offset=CALENDAR.day_offset, end_offset=1)
 
 # Weeks of history that a week depends on in the lineage view. What is read is all of them.
 LINEAGE_WEEKS = 52

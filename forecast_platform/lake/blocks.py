@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from forecast_platform.lake.lake import LakeError
-from forecast_platform.lake.tables import TableSpec
+from forecast_platform.lake.tables import LakeError, TableSpec
 
 if TYPE_CHECKING:
     from pyiceberg.manifest import DataFile

@@ -14,8 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from forecast_platform.lake.lake import LakeError
-from forecast_platform.lake.tables import LOCAL, NAMESPACE
+from forecast_platform.lake.tables import LOCAL, NAMESPACE, LakeError
 
 # A location on disk: the folder of the home it was written in, then a table's folder, then perhaps a file of it.
 _LOCATION = re.compile(rf"(?:{LOCAL})?/(?:.*/)?({NAMESPACE}/\w+(?:/(?:data|metadata)/.+)?)", re.DOTALL)

@@ -7,8 +7,7 @@ import fcntl
 from pathlib import Path
 from typing import IO, Any
 
-from forecast_platform.lake.lake import LakeError
-from forecast_platform.lake.tables import NAMESPACE
+from forecast_platform.lake.tables import NAMESPACE, LakeError
 
 UNFINISHED = ".unfinished"  # in the lake's folder while a home is being restored there or taken away; says why
 

@@ -23,7 +23,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from forecast_platform.lake.duck import bound, literal, scan, show
-from forecast_platform.lake.tables import LOCAL, NAMESPACE, PROVENANCE, QUANTILE, SPILL, VIEWS, TableSpec, table_specs
+from forecast_platform.lake.tables import (
+    LOCAL,
+    NAMESPACE,
+    PROVENANCE,
+    QUANTILE,
+    SPILL,
+    VIEWS,
+    LakeError,
+    TableSpec,
+    table_specs,
+)
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
@@ -47,10 +57,6 @@ _PROPERTIES = {
     "write.parquet.compression-codec": "zstd",
 }
 _CONFLICT_RETRIES = 20
-
-
-class LakeError(RuntimeError):
-    """The lake could not be read or written; the message says what to do."""
 
 
 class Lake:

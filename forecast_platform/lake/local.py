@@ -18,8 +18,7 @@ from pyiceberg.io.pyarrow import PyArrowFileIO
 
 from forecast_platform.lake.files import Inside
 from forecast_platform.lake.guard import check, hold
-from forecast_platform.lake.lake import LakeError
-from forecast_platform.lake.tables import LOCAL, NAMESPACE
+from forecast_platform.lake.tables import LOCAL, NAMESPACE, LakeError
 
 if TYPE_CHECKING:
     from pyiceberg.io import FileIO

@@ -1,4 +1,5 @@
-"""Schemas of the lake's tables: the names, types and grain that SQL, dashboards and tests rely on."""
+"""Schemas of the lake's tables: the names, types and grain that SQL, dashboards and tests rely on; and the error that
+the modules of the lake raise."""
 
 from __future__ import annotations
 
@@ -14,6 +15,11 @@ NAMESPACE = "forecast"
 QUANTILE = re.compile(r"p\d{1,2}")  # a column of a published quantile; which there are, the settings say
 LOCAL = "file://"  # begins a location on disk
 SPILL = "spill"  # the folder, beside the tables, of what a query has no memory for
+
+
+class LakeError(RuntimeError):
+    """The lake could not be read or written; the message says what to do."""
+
 
 _DAY = pa.date32()
 _TIME = pa.timestamp("us", tz="UTC")

@@ -135,7 +135,7 @@ class Standing:
 
     def _difference(self, weeks: list[dt.date], change: Callable[[duckdb.DuckDBPyConnection], None]) -> Effect:
         """What a change of the tables does to rows in force in some weeks; it is undone."""
-        con, first, last = self._open(), weeks[0], weeks[-1]
+        con, first, last = self.connection(), weeks[0], weeks[-1]
         before = in_force(con, first, last, EVER)
         con.execute("BEGIN")
         try:
@@ -174,7 +174,7 @@ class Standing:
         while first <= last:
             until = min(self._until(first), last)
             if self._meets(first, until):
-                yield in_force(self._open(), first, until, EVER).select(_ROWS.names[:-1])
+                yield in_force(self.connection(), first, until, EVER).select(_ROWS.names[:-1])
             first = until + DAY
 
     def add(self, entry: Entry, rows: ByWeek) -> None:
@@ -194,7 +194,7 @@ class Standing:
             for e in self._ledger.entries
         )  # fmt: skip
 
-    def _open(self) -> duckdb.DuckDBPyConnection:
+    def connection(self) -> duckdb.DuckDBPyConnection:
         if self._con is None:
             con = self._con = self._lake.attach(duckdb.connect(), "raw_sales", "landings")
             # Rows that an interrupted try left in raw_sales have no line in the ledger, so they do not count.

@@ -1,9 +1,9 @@
 """The settings that would read a file of unknown shape: found where the file decides, asked where it does not.
 
-A file that the settings of now read is left alone. For another one each setting is looked for in turn: what only one
-way of reading fits is proposed with its reason, and what several fit becomes a question with an answer for each. Later
-ones wait until earlier ones are answered. Nothing here knows a terminal: an answer is a setting, given with the next
-call.
+A file that the current settings read is left alone. For any other file each setting is looked for in turn. Where only
+one value reads the file, it is proposed with its reason. Where several do, they become the answers of a question. Later
+settings wait until earlier questions are answered. Nothing here knows a terminal: an answer is a setting, given with
+the next call.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Proposal:
         return bool(self.questions) or bool(self.settings and self.parsed)
 
     def beside_others(self, contract: Dialect) -> Proposal:
-        """The same for a home that has sales: refused where the files it has would be read otherwise from then on.
+        """The proposal for a home that has sales: refused where it would change how files of before are read.
 
         Args:
             contract: how files are read by now.
@@ -139,7 +139,8 @@ class Proposal:
 
 
 def _with_format_of_now(settings: Mapping[str, Any], contract: Dialect) -> dict[str, Any]:
-    """The same with the format of dates beside the one of now. Raises ValueError where they can be confused."""
+    """The settings, with their date format added to the current one. Raises ValueError where both could read a
+    date."""
     form, own = str(settings.get("date_format", "")), contract.date_format
     if not form or form.startswith(own):
         return dict(settings)
@@ -221,7 +222,7 @@ def _sample(data: Path, key: str) -> tuple[bytes | Path, str, bool]:
 
 
 class _Asked(Exception):
-    """What comes next depends on an answer."""
+    """The search stops here: what comes next depends on an answer."""
 
 
 @dataclass
@@ -278,7 +279,7 @@ class _Search:
         self.questions.append(Question(text, tuple(choices)))
 
     def _parse(self) -> None:
-        """Raises FileRefused where the file, or all of it that counts, is refused."""
+        """Parse the file with the settings found so far. Raises FileRefused where it is refused as a whole."""
         newest = self.calendar.last_started(self.now)
         self.parsed = rules.parse(self.kind, self.data, self.key, self.dialect, self.calendar, newest)
         if self.kind == "sales":
@@ -319,7 +320,7 @@ class _Search:
         raise _Asked
 
     def _text(self, data: bytes) -> str:
-        """All of it, decoded; the encoding is settled or asked."""
+        """The whole text, decoded. Finds the encoding, or asks for it."""
         begin = self.dialect.encoding or "utf-8"
         if data.startswith((b"\xff\xfe", b"\xfe\xff")):
             begin = "utf-16"
@@ -399,7 +400,8 @@ class _Search:
             self._flag_column(table)
 
     def _kind(self, header: Sequence[str]) -> str:
-        """Which of KINDS it is, whose columns may be unmapped: others than sales only where nothing is like sales."""
+        """The kind of the file, one of KINDS, though columns may not be mapped yet: sales, unless nothing looks like
+        them."""
         try:
             kind = rules.kind_of(self.data, self.key, self.dialect)
         except FileRefused:
@@ -485,7 +487,8 @@ class _Search:
             raise _Asked
 
     def _sales_column(self, table: _Columns, taken: Sequence[int]) -> int | None:
-        """The one whose name says so, where no other name speaks of sales; pieces only beside no figure of money."""
+        """The column of sales: the only one whose name speaks of sales. Of pieces only where no column is of
+        money."""
         figures = self._figures(table, taken)
         spoken = [i for i in figures if evidence.speaks_of_sales(table.names[i])]
         if len(spoken) != 1 or table.meant(spoken[0]) != "weekly_sales":
@@ -523,7 +526,7 @@ class _Search:
             self._map("is_holiday", table.names[named[0]])
 
     def _wide(self, header: Sequence[str], names: Sequence[str]) -> list[int] | None:
-        """The columns that are weeks or days; their format is settled or asked. None: there are none."""
+        """The columns whose titles are weeks or days; None where there are none. Finds their format, or asks for it."""
         if "date" in names or "weekly_sales" in names:
             return None
         at = [i for i, name in enumerate(header) if re.search("[0-9]", name)]
@@ -636,7 +639,7 @@ class _Search:
         )
 
     def _added(self, form: str) -> str:
-        """The format, beside those of now where a person set them and no text can be read by both."""
+        """The format to set: added to those that a person has set, unless a text could be read by both."""
         if "date_format" not in self.said:
             return form
         both = f"{self.dialect.date_format}|{form}"
@@ -750,7 +753,7 @@ class _Search:
         self._week_of(int(common), column, distinct)
 
     def _days(self) -> tuple[Days, str, bool]:
-        """The day of each row as written, the name of their column, and whether times of day are."""
+        """The day of each row as written, the name of that column, and whether it has times of day."""
         file = open_file(self.data, self.key, self.dialect)
         plain = dataclasses.replace(self.dialect, week_label="end")
         found: list[Days] = [np.zeros(0, "datetime64[D]")]
@@ -768,7 +771,7 @@ class _Search:
         return np.concatenate(found), column, timed
 
     def _add_up(self, what: str) -> None:
-        """Days or transactions become weeks; where rows are there twice, that is asked."""
+        """Have days or transactions added up to weeks. Asks where there are rows with the same keys."""
         twice = self._twice()
         if not twice and self.whole:
             self._settle("aggregate", "sum", f"its rows are of days, not of weeks: {what}")
@@ -780,7 +783,7 @@ class _Search:
         )
 
     def _twice(self) -> int:
-        """Rows of a store, department and moment that an earlier row is of."""
+        """How many rows have the store, department and moment of an earlier row."""
         seen: set[tuple[Any, ...]] = set()
         twice = 0
         for keys in self._key_rows():
@@ -790,12 +793,12 @@ class _Search:
 
     def _key_rows(self) -> Iterator[tuple[Any, ...]]:
         file = open_file(self.data, self.key, self.dialect)
-        constants, _ = rules._constants(file, self.dialect)
+        constants, _ = rules.constants_of(file, self.dialect)
         for block in blocks(file, self.dialect, ("store", "dept", "date"), (), constants):
             yield from zip(*(block.text(role).to_pylist() for role in ("store", "dept", "date")), strict=True)
 
     def _week_ends_of_days(self, days: Days) -> None:
-        """On which day weeks end is the business's, not the file's, unless the file begins and ends with them."""
+        """Ask on which day weeks end: days do not tell, unless the file begins and ends with whole weeks."""
         if {"week_ends"} & {*self.said, *self.answered}:
             return
         ends = self.calendar
@@ -812,7 +815,7 @@ class _Search:
         )
 
     def _week_of(self, weekday: int, column: str, days: Days) -> None:
-        """Weeks of which each date is one day: their last or their first."""
+        """Find, or ask, whether the dates are the last or the first days of their weeks."""
         said = evidence.label(column)
         start = self.dialect.week_label == "start"
         own = (self.calendar.weekday + 1) % 7 if start else self.calendar.weekday
@@ -1034,5 +1037,5 @@ def _with(texts: Sequence[str], sign: str) -> str:
 
 
 def _but_now(dialect: Dialect, changes: Mapping[str, str]) -> dict[str, str]:
-    """Those that are not so by now; the label where none is."""
+    """The settings that differ from the current ones; all of them where none does."""
     return {k: v for k, v in changes.items() if getattr(dialect, k) != v} or dict(changes)

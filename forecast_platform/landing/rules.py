@@ -78,7 +78,7 @@ def parse_sales(data: bytes | Path, key: str, dialect: Dialect, calendar: WeekCa
     With `aggregate = "sum"` the rows are days or transactions, and become the weeks that they fill.
     """
     file = open_file(data, key, dialect)
-    constants, notes = _constants(file, dialect)
+    constants, notes = constants_of(file, dialect)
     profile = Profile(key, dialect, calendar)
     review = _Review(file, dialect)
     weeks = Weeks(calendar, newest_week) if dialect.aggregate == "sum" else None
@@ -294,7 +294,7 @@ def kind_of(data: bytes | Path, key: str, dialect: Dialect) -> str:
     )
 
 
-def _constants(file: Opened, dialect: Dialect) -> tuple[dict[str, str], list[str]]:
+def constants_of(file: Opened, dialect: Dialect) -> tuple[dict[str, str], list[str]]:
     """Values of the key columns that a sales file does not have, and what to say about them."""
     names = canonical(file.header, dialect)
     constants = {"store": dialect.store} if "store" not in names and dialect.store else {}

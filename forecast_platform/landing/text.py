@@ -148,7 +148,7 @@ def _not_that_encoding(data: Content, key: str, encoding: str, at: int, line: in
     )
 
 
-def _csv_rows(text: bytes, key: str, delimiter: str) -> Iterator[tuple[int, int, list[str]]]:
+def csv_rows(text: bytes, key: str, delimiter: str) -> Iterator[tuple[int, int, list[str]]]:
     """(first line, last line, fields) of each row, by the csv module."""
     reader = csv.reader(io.StringIO(text.decode(errors="replace"), newline="\n"), delimiter=delimiter)
     line = 1
@@ -163,7 +163,7 @@ def _csv_rows(text: bytes, key: str, delimiter: str) -> Iterator[tuple[int, int,
 
 def _header(text: bytes, key: str, delimiter: str) -> tuple[list[str], int]:
     """The header, and how many lines it and the blank ones before it take."""
-    for _, last, fields in _csv_rows(text, key, delimiter):
+    for _, last, fields in csv_rows(text, key, delimiter):
         return fields, last
     raise no_rows(key)
 
@@ -219,14 +219,14 @@ class _Layout:
 
 def _split(text: bytes, key: str, delimiter: str, width: int) -> tuple[bytes, _Layout, list[list[str]] | None]:
     """A block's text, where its rows lie in it, and their fields where they had to be split one by one."""
-    layout = _layout(text, delimiter)
+    layout = layout_of(text, delimiter)
     if layout is not None:
         return *_without_empty_ends(text, layout, delimiter, width), None
     # Quotes in odd places, 5" pipe: the csv module has customs for them, at a tenth of the speed.
     lines = text.split(b"\n")
     found = [
         (line - 1, _trimmed(fields, width, lines[last - 1], delimiter.encode()))
-        for line, last, fields in _csv_rows(text, key, delimiter)
+        for line, last, fields in csv_rows(text, key, delimiter)
         if lines[line - 1].strip(delimiter.encode())
     ]
     at = np.array([line for line, _ in found], np.int64)
@@ -293,12 +293,12 @@ def _without_empty_ends(text: bytes, layout: _Layout, delimiter: str, width: int
     np.add.at(drop, cut, 1)
     np.add.at(drop, stop, -1)
     text = raw[np.cumsum(drop)[:-1] == 0].tobytes()
-    again = _layout(text, delimiter)
+    again = layout_of(text, delimiter)
     assert again is not None, "quotes stay where they are"
     return text, again
 
 
-def _layout(text: bytes, delimiter: str) -> _Layout | None:
+def layout_of(text: bytes, delimiter: str) -> _Layout | None:
     """The layout by numpy, or None if quotes stand where RFC 4180 has none."""
     raw = np.frombuffer(text, np.uint8)
     line_end, field_end = raw == ord("\n"), raw == ord(delimiter)

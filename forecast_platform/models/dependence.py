@@ -116,11 +116,11 @@ class Dependence:
     def arranged(self, samples: Floats, store: Names, dept: Names, seed: int) -> Floats:
         """Joint sample paths, shape (N, S, H): in each week a series keeps its values, and `order` says which path has
         which."""
-        from forecast_platform.models import shocks  # Numba takes a while to load
+        from forecast_platform import kernels  # Numba takes a while to load
 
         order = self.order(store, dept, samples.shape[2], samples.shape[1], seed)
         joint = np.empty(samples.shape)
-        shocks.deal(np.sort(samples.astype(np.float64, order="C", copy=False), axis=1), order, joint)
+        kernels.deal(np.sort(samples.astype(np.float64, order="C", copy=False), axis=1), order, joint)
         return joint
 
 
@@ -131,16 +131,16 @@ def _shocks(kind: str, names: Sequence[str], over_time: Floats, num_samples: int
     Args:
         over_time: Cholesky factor of the covariance of the weeks, lower triangle, shape (H, H).
     """
-    from forecast_platform.models import shocks  # Numba takes a while to load
+    from forecast_platform import kernels  # Numba takes a while to load
 
     horizon = len(over_time)
     digests = [int.from_bytes(hashlib.sha256(f"{kind}\0{name}".encode()).digest()[:8]) for name in names]
     keys = mix(np.array(digests, dtype=np.uint64) + np.uint64(seed))
     words = np.empty((len(keys), horizon, num_samples), np.uint64)
-    shocks.random_words(keys, words)
+    kernels.random_words(keys, words)
     normal = np.array([NormalDist().inv_cdf((k + 0.5) / num_samples) for k in range(num_samples)])
     found = np.zeros(words.shape)
-    shocks.add_over_time(words.argsort(axis=2), normal / (normal.std() or 1.0), over_time, found)
+    kernels.add_over_time(words.argsort(axis=2), normal / (normal.std() or 1.0), over_time, found)
     return found
 
 

@@ -210,10 +210,10 @@ def code_of(folder: Path) -> str | None:
     return str(json.loads(file.read_text()).get("code", "")) if file.exists() else None
 
 
-# What decides a model: these modules, and all modules of the packages DECIDING that they import, directly or not.
+# What decides a model: these modules, and all modules of DECIDING that they import, directly or not.
 # Everything else of the platform may change without making another model.
 ROOTS = ("forecast_platform.models.trained",)
-DECIDING = ("forecast_platform.models", "forecast_platform.history", "forecast_platform.deepar")
+DECIDING = tuple(f"forecast_platform.{name}" for name in ("models", "history", "deepar", "kernels"))
 
 
 # How this project imports its own modules. (To parse their source takes most of a second, in every process.)
@@ -242,9 +242,14 @@ def deciding_modules() -> dict[str, Path]:
             continue
         found[name] = path
         waiting.append(name.rpartition(".")[0])  # the package it lies in
-        for module, names in _IMPORT.findall(path.read_text()):
-            waiting += [module, *(f"{module}.{entry}" for entry in re.findall(r"\w+", names))]
+        for module, names in imports_of(path.read_text()):
+            waiting += [module, *(f"{module}.{entry}" for entry in names)]
     return found
+
+
+def imports_of(source: str) -> list[tuple[str, list[str]]]:
+    """(module, names imported from it) of this project's modules."""
+    return [(module, re.findall(r"\w+", names)) for module, names in _IMPORT.findall(source)]
 
 
 def training_week(week: dt.date, calendar: WeekCalendar, retrain_every_weeks: int) -> dt.date:

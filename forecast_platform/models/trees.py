@@ -120,7 +120,7 @@ class Trees:
             np.asarray(lightgbm.Booster(model_str=text).predict(rows.features, num_threads=1)).reshape(rows.unit.shape)
             for text in self.boosters
         ], axis=1)  # fmt: skip
-        forecast = np.exp(_between(np.sort(logs, axis=1), quantiles) + rows.unit[:, None]) - rows.padding[:, None, None]
+        forecast = np.exp(between(np.sort(logs, axis=1), quantiles) + rows.unit[:, None]) - rows.padding[:, None, None]
         return multiply_exposure(forecast, ready, horizon)
 
 
@@ -318,7 +318,7 @@ def _mean(values: Floats) -> Floats:
         return np.asarray(np.nanmean(values, axis=1))
 
 
-def _between(logs: Floats, quantiles: Sequence[float]) -> Floats:
+def between(logs: Floats, quantiles: Sequence[float]) -> Floats:
     """Quantiles at any levels, shape (N, Q, H), from those at LEVELS, shape (N, 3, H): linear in the quantiles of a
     normal distribution, between the three and beyond them."""
     known, asked = (np.array([NormalDist().inv_cdf(level) for level in levels]) for levels in (LEVELS, quantiles))

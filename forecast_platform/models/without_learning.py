@@ -85,7 +85,7 @@ class WithoutLearning:
 def recent_level(history: Panel, horizon: int, quantiles: Sequence[float]) -> Floats:
     """Quantiles of each series' past weeks, later weeks weighing more; the same for every week ahead. (N, Q, H), in the
     units of the sales."""
-    found = _weighted_quantiles(history.sales, _recency(history, HALF_LIFE), quantiles)
+    found = weighted_quantiles(history.sales, _recency(history, HALF_LIFE), quantiles)
     return np.repeat(found[:, :, None], horizon, axis=2)
 
 
@@ -111,7 +111,7 @@ def intermittent(history: Panel, horizon: int, quantiles: Sequence[float], retai
     ahead = season[:, known:] / ((weight * season[:, :known]).sum(axis=1) / weeks)[:, None]
     chance_ahead = 1 - (1 - chance)[:, None] ** ahead
     levels = ((np.arange(50) + 0.5) / 50).tolist()
-    found = _weighted_quantiles(np.where(sold, sales, np.nan), _recency(history, SIZES_HALF_LIFE), levels)
+    found = weighted_quantiles(np.where(sold, sales, np.nan), _recency(history, SIZES_HALF_LIFE), levels)
     found = np.where(sold.any(axis=1, keepdims=True), found, 0.0)
     found = found[:, :, None] * (ahead * chance[:, None] / chance_ahead)[:, None]
     among_sales = (np.asarray(quantiles) - (1 - chance_ahead[:, :, None])) / chance_ahead[:, :, None]  # (N, H, Q)
@@ -178,7 +178,7 @@ def _recency(history: Panel, half_life: float) -> Floats:
     return np.where(history.observed, 0.5 ** (later / half_life), 0.0)
 
 
-def _weighted_quantiles(values: Floats, weights: Floats, levels: Sequence[float]) -> Floats:
+def weighted_quantiles(values: Floats, weights: Floats, levels: Sequence[float]) -> Floats:
     """Weighted quantiles of each row of values, shape (N, T), NaN left out: linear between the midpoints of the values'
     weights, shape (N, Q). With equal weights it is numpy's method "hazen". NaN for a row without values."""
     weights = np.where(np.isnan(values), 0, weights)

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import duckdb
 import pyarrow as pa
 
-from forecast_platform.lake.lake import Lake, LakeError
-from forecast_platform.lake.tables import QUANTILE
+from forecast_platform.lake.lake import Lake
+from forecast_platform.lake.tables import QUANTILE, LakeError
 from forecast_platform.levels import by_level_sql, by_member_sql
 from forecast_platform.weeks import WEEK
 

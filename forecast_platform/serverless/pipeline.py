@@ -93,12 +93,12 @@ def begin(engine: ContainerEngine, model_name: str, folder: Path, now: dt.dateti
         NothingToForecast, LandingError, JobError, SpendRefused: the message says what to do.
     """
     storage, settings = engine.storage, engine.settings
-    landed = _landed(engine, folder, now)
+    landed = landed_of(engine, folder, now)
     week = landed.week
     model = _model(engine, model_name, folder)
     if model.trained_as_of > week:
         raise JobError(f"{model_name} was trained on weeks up to {model.trained_as_of}, which {week} did not know")
-    panel, without = _series(settings, landed, folder)
+    panel, without = series_of(settings, landed, folder)
     if not len(panel):
         raise NothingToForecast(f"every series up to {week} is closed")
     if _order(open_landing(settings.landing)) != landed.order:
@@ -185,7 +185,7 @@ def train(engine: ContainerEngine, folder: Path, now: dt.datetime, progress: Pro
     Raises:
         NothingToForecast, TooLittleHistory, ValueError, JobError, SpendRefused: see Engine.train.
     """
-    settings, landed = engine.settings, _landed(engine, folder, now)
+    settings, landed = engine.settings, landed_of(engine, folder, now)
     candidates = engine.candidates(settings)
     with landed.lake.connection(*KNOWN) as con:
         panel, _ = known_panel(con, landed.week, "now", settings)
@@ -208,7 +208,7 @@ def start_crawler(name: str) -> None:
 # --- the steps of begin
 
 
-def _landed(engine: ContainerEngine, folder: Path, now: dt.datetime) -> _Landed:
+def landed_of(engine: ContainerEngine, folder: Path, now: dt.datetime) -> _Landed:
     """Read and clean all that has landed, and put what was refused into quarantine.
 
     Raises:
@@ -235,7 +235,7 @@ def _landed(engine: ContainerEngine, folder: Path, now: dt.datetime) -> _Landed:
     return _Landed(lake, week, order)
 
 
-def _series(settings: Settings, landed: _Landed, folder: Path) -> tuple[Panel, pa.Table]:
+def series_of(settings: Settings, landed: _Landed, folder: Path) -> tuple[Panel, pa.Table]:
     """The series to forecast and rows of the others with the reason, as publishing.series lists them; what it tells of
     events beside takes packages that are too large for a Lambda."""
     with landed.lake.connection(*KNOWN) as con:

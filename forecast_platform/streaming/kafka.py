@@ -97,11 +97,11 @@ class Topic:
         """
         partitions = self._partitions()
         if new := [p for p in partitions if p not in self._next]:
-            first = self._offsets(new, _ADMIN.OffsetSpec.earliest())
+            first = self.offsets(new, _ADMIN.OffsetSpec.earliest())
             self._next |= first
             self._unsure |= {p for p in new if first[p] and self._since}
             self._consumer.incremental_assign([ck.TopicPartition(self.topic, p, first[p]) for p in new])
-        return {str(p): offset for p, offset in self._offsets(partitions, _ADMIN.OffsetSpec.latest()).items()}
+        return {str(p): offset for p, offset in self.offsets(partitions, _ADMIN.OffsetSpec.latest()).items()}
 
     def poll(self, seconds: float) -> Messages:
         """The messages that come within that time, at most MOST.
@@ -146,7 +146,7 @@ class Topic:
             raise StreamError(f"the topic {self.topic}: {found.error.str()}; is its name right (FORECAST_KAFKA_TOPIC)?")
         return sorted(found.partitions)
 
-    def _offsets(self, partitions: list[int], which: Any) -> dict[int, int]:
+    def offsets(self, partitions: list[int], which: Any) -> dict[int, int]:
         asked = {ck.TopicPartition(self.topic, p): which for p in partitions}
         answers = self._asked(lambda: self._admin.list_offsets(asked, request_timeout=PATIENCE))
         return {at.partition: int(self._asked(answer.result).offset) for at, answer in answers.items()}
@@ -178,7 +178,7 @@ class Topic:
 
     def _lost(self, partition: int) -> str:
         first, end = (
-            self._offsets([partition], which)[partition]
+            self.offsets([partition], which)[partition]
             for which in (_ADMIN.OffsetSpec.earliest(), _ADMIN.OffsetSpec.latest())
         )
         return (

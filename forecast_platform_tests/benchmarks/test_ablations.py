@@ -109,5 +109,5 @@ def test_pieces_are_chosen_by_their_seed_and_their_table_counts_what_errs_more(t
         "commit": "1234567",
         "runs": runs,
     }
-    page = ablations_report._small(about)
+    page = ablations_report.of_small_pieces(about)
     assert "| the reference alone: another | +10.0%, 2 of 3 | - |" in page

@@ -45,7 +45,7 @@ def test_sums_are_scored_against_what_was_sold_of_their_series(weeks: int) -> No
             said = {c: weeks * whole * (1 - off + (k - 4) / 100) for k, c in enumerate(COLUMNS)}
             names_and_figures = {"level": level.name, "store": store, "dept": dept, **said}
             rows += [{**names_and_figures, "target_week": week} for week in targets]
-    found = pd.DataFrame(sums._scores(pd.DataFrame(rows), sold, weeks)).set_index("level")
+    found = pd.DataFrame(sums.scores(pd.DataFrame(rows), sold, weeks)).set_index("level")
     assert found["coverage"].to_dict() == {"series": 1, "store": 0.5, "dept": 1, "total": 1}
     assert (found["sums"] / len(targets)).to_dict() == {"series": 3, "store": 2, "dept": 2, "total": 1}
     # Each quantile is k% of the sales off: 2 x that x the smaller of its level and what it leaves.

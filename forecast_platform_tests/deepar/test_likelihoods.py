@@ -109,7 +109,7 @@ def test_negative_binomial_draws_are_the_exact_inverse():
 @given(u=st.floats(2.0**-24, 1 - 2.0**-24), log_mean=st.floats(-9, 6), log_alpha=st.floats(-9, 9))
 def test_counting_up_finds_what_the_inverse_function_finds(u, log_mean, log_alpha):
     given = [np.full((2, 1), x) for x in (u, np.exp(log_mean), np.exp(log_alpha))]
-    counted, inverted = (f(*given) for f in (likelihoods._nbinom_ppf, likelihoods._nbinom_inverse))
+    counted, inverted = (f(*given) for f in (likelihoods.nbinom_ppf, likelihoods.nbinom_inverse))
     assert counted.shape == (2, 1)
     size, p = 1 / given[2], 1 / (1 + given[1] * given[2])
     if (counted != inverted).any():  # both are right where u lies on a step, to rounding

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from forecast_platform import deepar
-from forecast_platform.deepar import ContractError, SeriesSet, kernels, sampling, write_records
+from forecast_platform import deepar, kernels
+from forecast_platform.deepar import ContractError, SeriesSet, sampling, write_records
 from forecast_platform.deepar.artifact import Model, network_shape
 from forecast_platform.deepar.network import DeepARNetwork
 from forecast_platform.deepar.randomness import keys_apart, series_keys, uniforms

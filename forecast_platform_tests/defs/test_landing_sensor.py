@@ -352,7 +352,7 @@ def test_definitions_loaded_before_anything_landed_are_loaded_again_to_begin_wit
     monkeypatch.setattr(partitions, "FIRST", weeks_of(retailer)[0])
     sensor.tick()
     assert not server.asked.acquire(timeout=0.2), "they begin there, or are a run's and not shown"
-    monkeypatch.setattr(partitions, "FIRST", partitions._calendar.first_week)
+    monkeypatch.setattr(partitions, "FIRST", partitions.CALENDAR.first_week)
     assert sensor.tick().skip_message == "nothing new landed"
     assert server.asked.acquire(timeout=10)
 

@@ -70,7 +70,7 @@ def test_every_asset_names_those_whose_tables_it_reads(
     count("sources")
     watch(Lake, "attach")
     watch(Lake, "read")
-    watch(source._State, "rows")
+    watch(source.LakeState, "rows")
     graph.land(dict([week_file(retailer, week)]), at=landing_day(week))
     for now in WRITES:
         result = graph.week(week, only=[now], drawn=True)

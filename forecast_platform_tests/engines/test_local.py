@@ -6,7 +6,6 @@ import ast
 import dataclasses
 import datetime as dt
 import json
-import re
 import subprocess
 import sys
 import threading
@@ -159,6 +158,7 @@ class TestAddress:
             "target",
             "panel",
             "network",
+            "kernels",
         ],
     )
     def test_a_change_of_what_trains_chooses_and_prepares_is_a_change_of_model(self, monkeypatch, name):
@@ -181,7 +181,7 @@ class TestAddress:
         )
         loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
         assert set(loaded) <= set(module.deciding_modules())
-        assert {"forecast_platform.deepar.kernels", "forecast_platform.history.panel"} <= set(module.deciding_modules())
+        assert {"forecast_platform.kernels", "forecast_platform.history.panel"} <= set(module.deciding_modules())
 
     def test_every_import_of_ours_is_seen(self):
         """They are looked for by a pattern; here the source is parsed."""
@@ -195,11 +195,7 @@ class TestAddress:
                 for each in node.names
                 if node.module and node.module.startswith("forecast_platform")
             }
-            seen = {
-                (of, name)
-                for of, names in module._IMPORT.findall(path.read_text())
-                for name in re.findall(r"\w+", names)
-            }
+            seen = {(of, name) for of, names in module.imports_of(path.read_text()) for name in names}
             assert written <= seen, path
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from forecast_platform.cli.backtest import read_panel as read_folder
+from forecast_platform.cli.backtest import read_folder
 from forecast_platform.history.absence import interpret, judge, told
 from forecast_platform.history.cleaning import completeness
 from forecast_platform.history.covariates import Covariates, Declaration

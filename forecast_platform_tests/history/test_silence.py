@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from forecast_platform.cli.backtest import read_panel as read_folder
+from forecast_platform.cli.backtest import read_folder
 from forecast_platform.history.panel import Panel
 from forecast_platform.history.silence import (
     EDGES,

@@ -221,11 +221,14 @@ def test_the_pages_count_and_price_what_the_templates_make(page: str) -> None:
 
 
 def test_what_an_alarm_says_leads_to_a_page_that_knows_it() -> None:
+    told = set()
     for properties in resources(PATH, PATH.with_name("host.yaml")):
         for page in re.findall(r"docs/\S+?\.md", properties.get("AlarmDescription", "")):
             name = properties["AlarmName"]["Fn::Sub"].removeprefix("${Name}-")
             known = (ROOT / page).read_text()
+            told.add(name)
             assert f"`{name}`" in known or ("DeadLettersUrl" in known and name == "dead-letters"), name
+    assert len(told) > 5
 
 
 def test_every_alarm_says_what_to_do_and_is_mailed(alarms: Alarms) -> None:

@@ -140,7 +140,9 @@ def test_nothing_is_public() -> None:
 
 
 def test_what_starts_the_tasks_may_do_no_more() -> None:
-    for policy in properties("StartRole")["Policies"]:
+    policies = properties("StartRole")["Policies"]
+    assert policies
+    for policy in policies:
         for statement in policy["PolicyDocument"]["Statement"]:
             actions = listed(statement["Action"])
             assert not [action for action in actions if "*" in action]

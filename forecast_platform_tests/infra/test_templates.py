@@ -184,7 +184,9 @@ def test_policies_of_a_role_fit_into_what_iam_takes(path: Path, monkeypatch: pyt
     monkeypatch.setitem(PSEUDO, "AWS::Region", "ap-southeast-1")
     choices = GUARDED | {"Name": "a" * 21, "Database": "b" * 60} | ({"Crawler": "yes"} if path == PATH else {})
     stack = resolve(path, **choices)
-    for role in (name for name, kind in stack.types.items() if kind == "AWS::IAM::Role"):
+    roles = [name for name, kind in stack.types.items() if kind == "AWS::IAM::Role"]
+    assert len(roles) > 1
+    for role in roles:
         length = len(json.dumps(stack.policies(role), separators=(",", ":")))
         assert 100 < length < 9_500, (role, length)  # leaves room for each document's frame
 
@@ -192,12 +194,15 @@ def test_policies_of_a_role_fit_into_what_iam_takes(path: Path, monkeypatch: pyt
 def test_services_act_for_this_account_only(stack: Stack) -> None:
     """Against the confused deputy: a service that acts for any account must say for which one. EC2 cannot be asked by
     others to take a role, so it sends no such key."""
+    asked = set()
     for where, statement in statements(stack):
         service = statement.get("Principal", {}) if statement["Effect"] == "Allow" else {}
+        asked.add(service.get("Service"))
         if service.get("Service") == "events.amazonaws.com":  # names the rule, and with it the account
             assert statement["Condition"] == {"ArnEquals": {"aws:SourceArn": RULE}}, where
         elif service and service.get("Service") not in (None, "ec2.amazonaws.com"):
             assert statement["Condition"]["StringEquals"]["aws:SourceAccount"] == ACCOUNT, where
+    assert {"events.amazonaws.com", "sagemaker.amazonaws.com"} <= asked
 
 
 def sagemaker(kind: str, name: str) -> str:

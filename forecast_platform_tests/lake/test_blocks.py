@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from pyiceberg.expressions import And, EqualTo
 
 from forecast_platform.lake import blocks
-from forecast_platform.lake.lake import Lake, LakeError, any_of
+from forecast_platform.lake.lake import Lake, any_of
 from forecast_platform.lake.maintenance import maintain
+from forecast_platform.lake.tables import LakeError
 from forecast_platform_tests.lake.conftest import QUANTILES, SPECS, clean_rows, one_week, snapshots, week
 from forecast_platform_tests.processes import forked
 

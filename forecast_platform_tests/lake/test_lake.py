@@ -17,8 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException, NoSuchTableError
 from pyiceberg.expressions import EqualTo
 
-from forecast_platform.lake.lake import Lake, LakeError, any_of, run_columns, with_columns
-from forecast_platform.lake.tables import COLUMNS, PROVENANCE, VIEWS, about_column
+from forecast_platform.lake.lake import Lake, any_of, run_columns, with_columns
+from forecast_platform.lake.tables import COLUMNS, PROVENANCE, VIEWS, LakeError, about_column
 from forecast_platform_tests.lake.conftest import (
     QUANTILES,
     SPECS,

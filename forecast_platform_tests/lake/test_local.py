@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from forecast_platform.lake.files import Inside, OutsideHome
 from forecast_platform.lake.guard import hold, hold_alone
-from forecast_platform.lake.lake import Lake, LakeError
+from forecast_platform.lake.lake import Lake
 from forecast_platform.lake.maintenance import maintain
+from forecast_platform.lake.tables import LakeError
 from forecast_platform_tests.lake.conftest import QUANTILES, content, forecast_rows, one_week, tree, week
 
 TABLE, DAY = "cleaned_series", dt.timedelta(days=1)

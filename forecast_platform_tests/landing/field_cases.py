@@ -73,7 +73,7 @@ def _parquet(**columns: pa.Array) -> bytes:
     return out.getvalue()
 
 
-def _xlsx(rows: list[list[Any]]) -> bytes:
+def xlsx_of(rows: list[list[Any]]) -> bytes:
     """A workbook written by hand, so that the reader is tried on another's bytes."""
     serial = dt.date(1899, 12, 30)
 
@@ -112,12 +112,12 @@ def _xlsx(rows: list[list[Any]]) -> bytes:
     return out.getvalue()
 
 
-def _days(first: str, number: int, rows: str = "1,a,{},10\n") -> str:
+def days_of(first: str, number: int, rows: str = "1,a,{},10\n") -> str:
     start = dt.date.fromisoformat(first)
     return "".join(rows.format(start + dt.timedelta(days=i)) for i in range(number))
 
 
-def _weeks(first: str, values: list[Any], form: str = "%Y-%m-%d", sep: str = ",", keys: str = "1,a") -> str:
+def weeks_from(first: str, values: list[Any], form: str = "%Y-%m-%d", sep: str = ",", keys: str = "1,a") -> str:
     start = dt.date.fromisoformat(first)
     prefix = keys.replace(",", sep)
     return "".join(
@@ -140,8 +140,8 @@ def _region() -> str:
 
 
 HEAD_DE = HEAD.replace(",", ";")
-EUROS = HEAD_DE + _weeks("2026-10-02", ["1.234", "1.250", "998", "1.410"], "%d.%m.%Y", ";")
-TILL = HEAD_DE + _weeks("2026-10-02", ["1.234,56", "1.234", "850", "12.500", "0,50"], "%d.%m.%Y", ";")
+EUROS = HEAD_DE + weeks_from("2026-10-02", ["1.234", "1.250", "998", "1.410"], "%d.%m.%Y", ";")
+TILL = HEAD_DE + weeks_from("2026-10-02", ["1.234,56", "1.234", "850", "12.500", "0,50"], "%d.%m.%Y", ";")
 SIGNS = HEAD + "".join(
     f"s{i},x,2026-11-20,{value}\n"
     for i, value in enumerate(
@@ -161,7 +161,7 @@ SIGNS = HEAD + "".join(
     )
 )
 TRANSACTIONS = HEAD + "t,a,2026-11-20,9.99\n" * 3 + "t,b,2026-11-20,5\nt,b,2026-11-20,7\n"
-AMERICAN = HEAD + _weeks("2012-01-06", [1000 + i for i in range(52)], "%m/%d/%Y")
+AMERICAN = HEAD + weeks_from("2012-01-06", [1000 + i for i in range(52)], "%m/%d/%Y")
 
 CASES = [
     # --- numbers
@@ -203,7 +203,7 @@ CASES = [
         "numbers",
         "groups by commas: 1,234.50",
         "refused, naming the setting",
-        HEAD + _weeks("2026-10-02", ['"1,234.50"', '"2,000"', "850"]),
+        HEAD + weeks_from("2026-10-02", ['"1,234.50"', '"2,000"', "850"]),
         refused="number_style",
         says=("FORECAST_DECIMAL=.",),
     ),
@@ -211,7 +211,7 @@ CASES = [
         "numbers",
         "groups by NBSP, narrow NBSP, apostrophes, with `decimal` set",
         "read",
-        HEAD + _weeks("2026-10-02", ["1\u00a0234.5", "1\u202f234.5", "1'234.5", "1\u2019234.5", "1 234.5"]),
+        HEAD + weeks_from("2026-10-02", ["1\u00a0234.5", "1\u202f234.5", "1'234.5", "1\u2019234.5", "1 234.5"]),
         settings={"decimal": "."},
         sales=[1234.5] * 5,
     ),
@@ -219,7 +219,7 @@ CASES = [
         "numbers",
         "decimals of three digits: 0.125, 12.345, 1500",
         "read: no thousands are written like that",
-        HEAD + _weeks("2026-10-02", ["0.125", "12.345", "1500"]),
+        HEAD + weeks_from("2026-10-02", ["0.125", "12.345", "1500"]),
         sales=[0.125, 12.345, 1500],
     ),
     Case(
@@ -243,7 +243,7 @@ CASES = [
         "numbers",
         "the minus sign U+2212 alone",
         "a minus",
-        HEAD + _weeks("2026-10-02", ["\u22125", "5", "6"]),
+        HEAD + weeks_from("2026-10-02", ["\u22125", "5", "6"]),
         sales=[-5, 5, 6],
     ),
     # --- dates
@@ -268,7 +268,7 @@ CASES = [
         "dates",
         "16.10.2026 where ISO dates are expected",
         "refused, naming the format",
-        HEAD + _weeks("2026-10-16", [1, 2, 3], "%d.%m.%Y"),
+        HEAD + weeks_from("2026-10-16", [1, 2, 3], "%d.%m.%Y"),
         refused="date_format",
         says=("%d.%m.%Y",),
     ),
@@ -301,7 +301,7 @@ CASES = [
         "dates",
         "weeks end on Saturday",
         "refused, naming `week_ends`",
-        HEAD + _weeks("2026-10-17", [100, 101, 102]),
+        HEAD + weeks_from("2026-10-17", [100, 101, 102]),
         refused="wrong_weekday",
         says=("FORECAST_WEEK_ENDS=SAT",),
     ),
@@ -309,7 +309,7 @@ CASES = [
         "dates",
         "the same with `week_ends`",
         "read",
-        HEAD + _weeks("2026-10-17", [100, 101, 102]),
+        HEAD + weeks_from("2026-10-17", [100, 101, 102]),
         settings={"week_ends": "SAT"},
         sales=[100, 101, 102],
     ),
@@ -317,7 +317,7 @@ CASES = [
         "dates",
         'weeks named by their first day, `week_label = "start"`',
         "read as the week six days later",
-        HEAD + _weeks("2026-10-17", [100, 101]),
+        HEAD + weeks_from("2026-10-17", [100, 101]),
         settings={"week_label": "start"},
         sales=[100, 101],
         weeks=["2026-10-23", "2026-10-30"],
@@ -356,13 +356,13 @@ CASES = [
         sales=[5, 6],
         weeks=["2026-11-13", "2026-11-20"],
     ),
-    Case("dates", "weeks before 2010", "read", HEAD + _weeks("1989-09-15", [1, 2]), sales=[1, 2]),
+    Case("dates", "weeks before 2010", "read", HEAD + weeks_from("1989-09-15", [1, 2]), sales=[1, 2]),
     # --- days and transactions
     Case(
         "days",
         "a file of days",
         "refused, naming `aggregate`",
-        HEAD + _days("2026-10-31", 21),
+        HEAD + days_of("2026-10-31", 21),
         refused="daily_rows",
         says=("FORECAST_AGGREGATE=sum", "21 days in 3 weeks"),
     ),
@@ -370,7 +370,7 @@ CASES = [
         "days",
         'the same with `aggregate = "sum"`',
         "weeks",
-        HEAD + _days("2026-10-31", 21),
+        HEAD + days_of("2026-10-31", 21),
         settings={"aggregate": "sum"},
         sales=[70, 70, 70],
         weeks=["2026-11-06", "2026-11-13", "2026-11-20"],
@@ -379,7 +379,7 @@ CASES = [
         "days",
         "days up to a Wednesday",
         "the week that is not whole waits, named",
-        HEAD + _days("2026-10-31", 19),
+        HEAD + days_of("2026-10-31", 19),
         settings={"aggregate": "sum"},
         sales=[70, 70],
         rejected=[f"{dt.date(2026, 11, 14 + i)} in the week ending 2026-11-20" for i in range(5)],
@@ -389,7 +389,7 @@ CASES = [
         "days",
         "days from a Tuesday on",
         "the week that is not whole waits, named",
-        HEAD + _days("2026-11-03", 18),
+        HEAD + days_of("2026-11-03", 18),
         settings={"aggregate": "sum"},
         sales=[70, 70],
         rejected=[f"{dt.date(2026, 11, 3 + i)} in the week ending 2026-11-06" for i in range(4)],
@@ -399,7 +399,7 @@ CASES = [
         "days",
         "shops closed on Sundays, weeks that end on them",
         "whole weeks: the file says which days are open",
-        HEAD + "".join(_days(first, 6) for first in ("2026-10-26", "2026-11-02", "2026-11-09")),
+        HEAD + "".join(days_of(first, 6) for first in ("2026-10-26", "2026-11-02", "2026-11-09")),
         settings={"aggregate": "sum", "week_ends": "SUN"},
         sales=[60, 60, 60],
     ),
@@ -416,7 +416,7 @@ CASES = [
         "days",
         "returns among transactions",
         "netted",
-        HEAD + _days("2026-11-07", 14, "1,a,{},10\n1,a,{},-4\n".replace("{}", "{0}")),
+        HEAD + days_of("2026-11-07", 14, "1,a,{},10\n1,a,{},-4\n".replace("{}", "{0}")),
         settings={"aggregate": "sum"},
         sales=[42, 42],
     ),
@@ -448,7 +448,7 @@ CASES = [
         "transactions",
         '`aggregate = "refuse"`, one row twice among many',
         "refused",
-        HEAD + _weeks("2026-01-02", list(range(40))) + "1,a,2026-01-02,0\n",
+        HEAD + weeks_from("2026-01-02", list(range(40))) + "1,a,2026-01-02,0\n",
         settings={"aggregate": "refuse"},
         refused="duplicate_rows",
     ),
@@ -456,7 +456,7 @@ CASES = [
         "transactions",
         "one row twice among many",
         "the copy is quarantined",
-        HEAD + _weeks("2026-01-02", list(range(40))) + "1,a,2026-01-02,0\n",
+        HEAD + weeks_from("2026-01-02", list(range(40))) + "1,a,2026-01-02,0\n",
         sales=list(map(float, range(40))),
         rejected=["line 2"],
     ),
@@ -707,7 +707,7 @@ CASES = [
         "spreadsheets",
         "an .xlsx with dates and numbers",
         "read",
-        _xlsx(
+        xlsx_of(
             [
                 ["Store", "Dept", "Date", "Weekly_Sales"],
                 [8, "a", dt.date(2026, 11, 20), 1.234],

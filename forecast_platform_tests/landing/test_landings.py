@@ -577,7 +577,7 @@ def test_rows_of_many_series_are_found_in_little_memory(tmp_path: Path):
     rows = [pa.table({"week": pa.repeat(week, series), **columns}).select(schema.names).cast(schema) for week in W]
     lake.replace_weeks("raw_sales", W, pa.concat_tables(rows))
     standing = effect.Standing(lake, Ledger.of(lake))
-    standing._open().execute("SET max_temp_directory_size = '0KB'")
+    standing.connection().execute("SET max_temp_directory_size = '0KB'")
     assert sum(map(len, standing.in_force(W[1], W[3]))) == 3 * series
     standing.close()
 

@@ -20,7 +20,7 @@ from forecast_platform.landing.proposal import Answer, Proposal, propose
 from forecast_platform.landing.rules import parse_sales
 from forecast_platform.settings import Settings
 from forecast_platform.weeks import WEEKDAYS
-from forecast_platform_tests.landing.field_cases import CASES, HEAD, REGION, _days, _weeks, _xlsx
+from forecast_platform_tests.landing.field_cases import CASES, HEAD, REGION, days_of, weeks_from, xlsx_of
 
 NOW = dt.datetime(2026, 11, 28, 12, tzinfo=dt.UTC)
 BY_NAME = {(case.kind, case.have): case for case in CASES}
@@ -305,7 +305,7 @@ def test_the_order_of_day_and_month_is_asked(text: str, choices: list[str], tmp_
 
 def test_dates_of_spreadsheets_half_of_which_were_swapped_are_asked_about(tmp_path: Path) -> None:
     rows = [[1, "a", dt.date(2026, 10, 2), 5], [1, "a", "16/10/2026", 6], [1, "a", "23/10/2026", 7]]
-    path = put(tmp_path, _xlsx([["store", "dept", "date", "weekly_sales"], *rows]), "sales.xlsx")
+    path = put(tmp_path, xlsx_of([["store", "dept", "date", "weekly_sales"], *rows]), "sales.xlsx")
     (question,) = asked(look(path))
     assert all("|" in choice["date_format"] for choice in question)
 
@@ -359,12 +359,12 @@ def test_two_columns_of_dates_are_asked_about(tmp_path: Path) -> None:
     [("Week ending", {"week_ends": "SUN"}), ("Week commencing", {"week_ends": "SAT", "week_label": "start"})],
 )
 def test_a_name_says_which_day_of_the_week_a_date_is(name: str, chosen: dict[str, str], tmp_path: Path) -> None:
-    path = put(tmp_path, f"store,dept,{name},weekly_sales\n" + _weeks("2026-10-18", [1, 2, 3]))
+    path = put(tmp_path, f"store,dept,{name},weekly_sales\n" + weeks_from("2026-10-18", [1, 2, 3]))
     assert agree(path) == {"columns": {"date": name}} | chosen
 
 
 def test_days_that_fit_no_week_ask_for_its_last_day(tmp_path: Path) -> None:
-    path = put(tmp_path, HEAD + _days("2026-11-02", 19))  # Monday to Friday, two weeks and a half
+    path = put(tmp_path, HEAD + days_of("2026-11-02", 19))  # Monday to Friday, two weeks and a half
     proposal = look(path)
     assert dict(proposal.settings) == {"aggregate": "sum"}
     (question,) = asked(proposal)
@@ -374,12 +374,12 @@ def test_days_that_fit_no_week_ask_for_its_last_day(tmp_path: Path) -> None:
 
 
 def test_days_twice_are_not_added_up_unasked(tmp_path: Path) -> None:
-    path = put(tmp_path, HEAD + _days("2026-10-31", 21) + _days("2026-10-31", 21))
+    path = put(tmp_path, HEAD + days_of("2026-10-31", 21) + days_of("2026-10-31", 21))
     assert asked(look(path)) == [[{"aggregate": "sum"}]]
 
 
 def test_a_week_without_a_row_is_asked_about(tmp_path: Path) -> None:
-    rows = _weeks("2026-10-02", [1, 2, 3, 4]) + "1,b,2026-10-02,5\n1,b,2026-10-23,6\n"
+    rows = weeks_from("2026-10-02", [1, 2, 3, 4]) + "1,b,2026-10-02,5\n1,b,2026-10-23,6\n"
     path = put(tmp_path, (HEAD + rows).replace(",", ";"))
     (question,) = asked(look(path))
     assert [choice["no_row"] for choice in question] == ["zero", "unknown", "auto"]
@@ -428,7 +428,7 @@ def test_moments_with_a_zone_ask_where_the_stores_are(tmp_path: Path) -> None:
 def test_a_workbook_with_titles_and_other_names(tmp_path: Path) -> None:
     rows: list[list[Any]] = [["Umsatz je Woche"], [], ["Filiale", "Sparte", "Woche", "Umsatz"]]
     rows += [["Nord", "Brot", dt.date(2026, 11, 13 + 7 * i), 10.5 + i] for i in range(2)]
-    path = put(tmp_path, _xlsx(rows), "umsatz.xlsx")
+    path = put(tmp_path, xlsx_of(rows), "umsatz.xlsx")
     chosen = agree(path)
     assert chosen["skip_rows"] == 2
     assert read(path, chosen)["sales"].to_pylist() == [10.5, 11.5]
@@ -498,7 +498,7 @@ def test_stores_in_another_dialect_are_taken_for_stores(tmp_path: Path) -> None:
 
 
 def test_a_file_without_a_header_is_refused(tmp_path: Path) -> None:
-    proposal = look(put(tmp_path, _weeks("2026-10-02", [1, 2, 3]).replace(",", ";")))
+    proposal = look(put(tmp_path, weeks_from("2026-10-02", [1, 2, 3]).replace(",", ";")))
     assert not proposal.helps
     assert proposal.refusal is not None
     assert proposal.refusal.rule == "no_header"
@@ -520,13 +520,13 @@ def test_the_beginning_of_a_large_file_is_looked_at(tmp_path: Path) -> None:
 
 def test_a_home_with_sales_keeps_its_way_of_reading(tmp_path: Path) -> None:
     now = Settings().contract
-    other = look(put(tmp_path, (HEAD + _weeks("2026-10-02", [1])).replace(",", ";"))).beside_others(now)
+    other = look(put(tmp_path, (HEAD + weeks_from("2026-10-02", [1])).replace(",", ";"))).beside_others(now)
     assert not other.helps
     assert other.refusal is not None
     assert "delimiter" in other.refusal.message
     more = look(put(tmp_path, "Filiale,dept,date,weekly_sales\n1,a,2026-11-20,5\n")).beside_others(now)
     assert dict(more.settings) == {"columns": {"store": "Filiale"}}
-    dates = put(tmp_path, HEAD + _weeks("2026-10-16", [1, 2, 3], "%m/%d/%Y"))
+    dates = put(tmp_path, HEAD + weeks_from("2026-10-16", [1, 2, 3], "%m/%d/%Y"))
     assert dict(look(dates).beside_others(now).settings) == {"date_format": "%Y-%m-%d|%m/%d/%Y"}
     british = {"date_format": "%d/%m/%Y"}
     confused = look(dates, british).beside_others(Settings(**british).contract)

@@ -226,7 +226,7 @@ def test_the_fast_splitter_agrees_with_the_csv_module(rows: list[list[str]], quo
     csv.writer(out, lineterminator="\n", quoting=quoting).writerows([["store", "b", "c"], *rows])
     text = out.getvalue()
     truth = rows_by_the_csv_module(text.encode(), 3)
-    assert text_files._layout(text.encode(), ",") is not None
+    assert text_files.layout_of(text.encode(), ",") is not None
     found = whole(text.encode())
     assert [line for line, _ in found.ragged] == [line for line, fields in truth if len(fields) != 3]
     assert found.line == [line for line, fields in truth if len(fields) == 3]
@@ -261,7 +261,7 @@ def whole(data: bytes) -> Whole:
 def rows_by_the_csv_module(data: bytes, width: int) -> list[tuple[int, list[str]]]:
     """(line, fields) of each row after the header that holds anything, without empty fields after its last one."""
     rows = []
-    for line, last, fields in list(text_files._csv_rows(data, "a.csv", ","))[1:]:
+    for line, last, fields in list(text_files.csv_rows(data, "a.csv", ","))[1:]:
         end = data.split(b"\n")[last - 1]
         if 0 < len(fields) - width <= len(end) - len(end.rstrip(b",")):
             fields = fields[:width]

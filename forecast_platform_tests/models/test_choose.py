@@ -296,6 +296,18 @@ class TestChoice:
         assert other.sums == pytest.approx(one.sums, rel=1e-6)
         assert one.sums.keys() == {"store", "dept", "total"}
 
+    def test_intervals_are_those_of_the_blend_and_not_of_one_of_its_candidates(self, monkeypatch):
+        """Two err to either side, so that together they hardly err: each alone would need far wider intervals."""
+
+        def answer(name, history, horizon):
+            y = actual(self.PANEL, history, horizon)
+            return (1.2 if name == SALES else 0.8) * y, 0.1 * y[:, None]
+
+        play(monkeypatch, answer)
+        choice = choose(self.PANEL, candidates(SALES, SKIP))
+        assert len(choice.blend.names) == 2
+        assert np.max(choice.calibration.factors) < 1
+
     def test_no_window_tried_reaches_past_the_cutoff_or_into_its_own_answer(self, monkeypatch):
         def answer(name, history, horizon):
             assert horizon == HORIZON

@@ -9,9 +9,9 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
+from forecast_platform import kernels
 from forecast_platform.deepar.randomness import mix
 from forecast_platform.levels import LEVELS, SUMS, Level
-from forecast_platform.models import shocks
 from forecast_platform.models.calibration import Window
 from forecast_platform.models.dependence import FADING, SHOCKS, USUAL, Dependence
 
@@ -177,16 +177,16 @@ def test_the_compiled_loops_are_numpys_to_the_last_bit(names: int, horizon: int,
     rng = np.random.default_rng(0)
     keys = rng.integers(0, 2**63, names).astype(np.uint64)
     words, got = np.empty((names, horizon, paths), np.uint64), np.zeros((names, horizon, paths))
-    shocks.random_words(keys, words)
+    kernels.random_words(keys, words)
     counter = (np.arange(horizon, dtype=np.uint64)[:, None] << np.uint64(32)) | np.arange(paths, dtype=np.uint64)
     assert np.array_equal(words, mix(mix(counter + np.uint64(1)) ^ keys[:, None, None]))
     order, normal, over_time = words.argsort(axis=2), rng.normal(size=paths), rng.normal(size=(horizon, horizon))
-    shocks.add_over_time(order, normal, over_time, got)
+    kernels.add_over_time(order, normal, over_time, got)
     want = np.zeros_like(got)
     for week in range(horizon):
         for earlier in range(week + 1):
             want[:, week] += over_time[week, earlier] * normal[order][:, earlier]
     assert np.array_equal(got, want)
     ascending, dealt = rng.normal(size=(names, paths, horizon)), np.empty((names, paths, horizon))
-    shocks.deal(ascending, order, dealt)
+    kernels.deal(ascending, order, dealt)
     assert np.array_equal(np.take_along_axis(dealt, order.swapaxes(1, 2), axis=1), ascending)

@@ -155,7 +155,7 @@ def test_a_file_of_another_version_is_refused(tmp_path: Path):
 
 def test_between_its_levels_quantiles_are_those_of_a_normal_distribution():
     ahead = np.array([-1.2816, 0.0, 2 * 1.2816]).reshape(1, 3, 1)
-    found = module._between(ahead, (*LEVELS, 0.3, 0.7, 0.99))[0, :, 0]
+    found = module.between(ahead, (*LEVELS, 0.3, 0.7, 0.99))[0, :, 0]
     np.testing.assert_allclose(found, [-1.2816, 0, 2.5631, -0.5244, 2 * 0.5244, 2 * 2.3263], rtol=1e-3)
 
 

@@ -19,7 +19,7 @@ from forecast_platform.models.choose import choose
 from forecast_platform.models.combine import Combination
 from forecast_platform.models.registry import CANDIDATES, plans
 from forecast_platform.models.trained import TrainedModel
-from forecast_platform.models.without_learning import _weighted_quantiles, draw_paths
+from forecast_platform.models.without_learning import draw_paths, weighted_quantiles
 from forecast_platform.settings import Settings
 
 LEVELS = (0.1, 0.5, 0.835)  # the last between two that candidates are asked for
@@ -104,8 +104,8 @@ def test_quantiles_by_equal_weights_are_numpys():
     values = np.random.default_rng(0).normal(size=(5, 9))
     values[0, 3], values[1, 1:] = np.nan, np.nan
     expected = np.nanquantile(values, LEVELS, axis=1, method="hazen").T
-    np.testing.assert_allclose(_weighted_quantiles(values, np.ones((5, 9)), LEVELS), expected)
-    assert np.isnan(_weighted_quantiles(np.full((1, 4), np.nan), np.ones((1, 4)), LEVELS)).all()
+    np.testing.assert_allclose(weighted_quantiles(values, np.ones((5, 9)), LEVELS), expected)
+    assert np.isnan(weighted_quantiles(np.full((1, 4), np.nan), np.ones((1, 4)), LEVELS)).all()
 
 
 class TestIntermittent:

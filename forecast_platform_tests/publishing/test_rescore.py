@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from forecast_platform.lake.lake import Lake, LakeError
+from forecast_platform.lake.lake import Lake
+from forecast_platform.lake.tables import LakeError
 from forecast_platform.publishing.accuracy import rescore, score_weeks
 from forecast_platform.weeks import WEEK
 from forecast_platform_tests.lake.conftest import QUANTILES, clean_rows, forecast_rows, week

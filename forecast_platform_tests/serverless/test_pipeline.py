@@ -236,8 +236,8 @@ def each_write(monkeypatch: pytest.MonkeyPatch, step: Callable[[], Any], most: i
 def test_a_lambda_that_dies_before_any_of_its_writes_is_paid_once_and_ends_the_same(
     cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    landed = pipeline._landed(cloud.engine(), cloud.new_folder(), NOW)
-    monkeypatch.setattr(pipeline, "_landed", lambda *args: landed)  # it writes nothing where nothing was refused
+    landed = pipeline.landed_of(cloud.engine(), cloud.new_folder(), NOW)
+    monkeypatch.setattr(pipeline, "landed_of", lambda *args: landed)  # it writes nothing where nothing was refused
     begun = each_write(monkeypatch, cloud.begin, 20)
     assert len(cloud.paid) == 1
     said = each_write(monkeypatch, lambda: cloud.publish(begun["job"]), 20)
@@ -268,14 +268,14 @@ def test_an_answer_that_newer_files_overtook_is_not_published(cloud: Cloud) -> N
 
 def test_files_that_land_meanwhile_are_left_to_their_own_event(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a hundred files at once each is an event; one job is enough."""
-    real = pipeline._series
+    real = pipeline.series_of
 
     def landing_meanwhile(*args: Any) -> Any:
         cloud.land("stores/more.csv", b"store,name\n1,Ulm\n")
         return real(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "_series", landing_meanwhile)
+        patch.setattr(pipeline, "series_of", landing_meanwhile)
         assert "files have landed meanwhile" in cloud.begin()["why"]
     assert cloud.paid == []
     assert cloud.begin()["job"]

@@ -202,12 +202,12 @@ def test_weeks_before_the_first_are_left_to_files(shop: Shop) -> None:
 def test_a_topic_that_lost_messages_of_a_week_is_refused(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     sent = dt.datetime(2026, 9, 29, tzinfo=dt.UTC)  # three days into the first week
     shop.send(*(sale("1", "1", WEEKS[1], 1) for _ in range(40)), at=sent)
-    offsets = Topic._offsets  # as after retention: the first three are gone
+    offsets = Topic.offsets  # as after retention: the first three are gone
 
     def later(self: Topic, partitions: list[int], which: Any) -> dict[int, int]:
         return {p: max(offset, 3) for p, offset in offsets(self, partitions, which).items()}
 
-    monkeypatch.setattr(Topic, "_offsets", later)
+    monkeypatch.setattr(Topic, "offsets", later)
     with pytest.raises(StreamError, match=r"deleted the messages of partition . before offset 3"):
         shop.stream()
     home = shop.home

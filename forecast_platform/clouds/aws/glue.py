@@ -55,7 +55,7 @@ class Catalog(GlueCatalog):
         return self._file_io
 
     def _update_glue_table(self, *arguments: Any, **named: Any) -> None:
-        _commit(lambda: super(Catalog, self)._update_glue_table(*arguments, **named))
+        commit(lambda: super(Catalog, self)._update_glue_table(*arguments, **named))
 
 
 class RenewedFileIO(PyArrowFileIO):
@@ -71,7 +71,7 @@ class RenewedFileIO(PyArrowFileIO):
         # thread that waits for them may hold.
         self.fs_by_scheme = lambda scheme, bucket: self.of_now().fs_by_scheme(scheme, bucket)
         self._credentials = credentials
-        self._frozen = functools.lru_cache(maxsize=2)(_file_io)
+        self._frozen = functools.lru_cache(maxsize=2)(file_io)
         self._one_at_a_time = threading.Lock()  # tables are read by several threads, and making it takes a while
 
     def of_now(self) -> PyArrowFileIO:
@@ -93,7 +93,7 @@ def glue_lake(
     )
 
 
-def _file_io(credentials: ReadOnlyCredentials | None) -> PyArrowFileIO:
+def file_io(credentials: ReadOnlyCredentials | None) -> PyArrowFileIO:
     """Access to S3 with these credentials, where boto3's clients find it."""
     s3 = client("s3")
     properties = {
@@ -113,7 +113,7 @@ def _file_io(credentials: ReadOnlyCredentials | None) -> PyArrowFileIO:
     return PyArrowFileIO(properties)
 
 
-def _commit(update: Callable[[], None]) -> None:
+def commit(update: Callable[[], None]) -> None:
     """Point Glue at a new state. An outcome that is not known is never reported as a failure.
 
     Raises:

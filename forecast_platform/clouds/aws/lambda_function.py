@@ -123,7 +123,7 @@ def _post(body: dict[str, Any], config: Config) -> str:
     """Why Dagster did not take it; empty when it did."""
     headers = {"Content-Type": "application/json"}
     if config.token_secret_arn:
-        token = _token(config.token_secret_arn)
+        token = secret_token(config.token_secret_arn)
         # The first is what proxies before Dagster ask for, the second is Dagster+'s.
         headers |= {"Authorization": f"Bearer {token}", "Dagster-Cloud-Api-Token": token}
     address = f"{config.dagster_url}/report_asset_observation/landing"
@@ -133,14 +133,14 @@ def _post(body: dict[str, Any], config: Config) -> str:
             return ""
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
-            _token.cache_clear()  # it may have been renewed
+            secret_token.cache_clear()  # it may have been renewed
         return f"{address} answered {error.code} {error.reason}"
     except OSError as error:
         return f"{address} can't be reached: {error}"
 
 
 @functools.cache
-def _token(secret_arn: str) -> str:
+def secret_token(secret_arn: str) -> str:
     import boto3
 
     return str(boto3.Session().client("secretsmanager").get_secret_value(SecretId=secret_arn)["SecretString"]).strip()

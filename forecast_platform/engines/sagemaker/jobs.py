@@ -57,7 +57,7 @@ class Jobs:
     def __init__(
         self, storage: Storage, ledger: Spending, sleep: Callable[[float], None], now: Callable[[], dt.datetime]
     ) -> None:
-        self._storage, self._ledger, self._sleep, self._now = storage, ledger, sleep, now
+        self.storage, self._ledger, self._sleep, self._now = storage, ledger, sleep, now
         self.charges: list[Charge] = []
         self._running = ""  # the job an interruption has to stop
 
@@ -133,7 +133,7 @@ class Jobs:
             described = self._describe(spec.kind, name)
             state = state_of(spec.kind, described) if described else None
             artefacts = tuple(key.format(job=name) for key in spec.artefacts)
-            there = state is not None and state.status == "Completed" and all(map(self._storage.exists, artefacts))
+            there = state is not None and state.status == "Completed" and all(map(self.storage.exists, artefacts))
             if described and state and state.ended:
                 self._running = ""
                 self._settle(spec, name, described, paid_now=ours)

@@ -76,8 +76,8 @@ def one_year_back(
 
 
 def times(cells: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`cells @ weights`, (..., T) by (T, M), with few weights in a column; see products.py."""
-    from forecast_platform.models.products import of_few  # Numba takes a while to load
+    """`cells @ weights`, (..., T) by (T, M), with few weights in a column; see kernels.py."""
+    from forecast_platform.kernels import of_few  # Numba takes a while to load
 
     return of_few(cells, weights)
 

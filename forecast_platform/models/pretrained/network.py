@@ -352,7 +352,7 @@ def quantiles_of(outputs: Floats) -> Floats:
 
 
 def _product(x: Floats, weight: Floats) -> Floats:
-    """`x @ weight`, see products.py."""
-    from forecast_platform.models.products import product  # Numba takes a while to load
+    """`x @ weight`, see kernels.py."""
+    from forecast_platform.kernels import product  # Numba takes a while to load
 
     return product(x, weight)

@@ -121,7 +121,7 @@ def _member(x: Tensor, y: Tensor, weights: Tensor, epochs: int, seed: int) -> tu
             out = x[batch]
             for layer in layers[:-1]:
                 out = nn.functional.silu(layer(out))
-            error = y[batch, None] - _quantiles(layers[-1](out))
+            error = y[batch, None] - torch_quantiles(layers[-1](out))
             loss = (torch.maximum(levels * error, (levels - 1) * error) * importance).mean(1)
             optimizer.zero_grad()
             (loss * weights[batch]).mean().backward()  # type: ignore[no-untyped-call]
@@ -131,7 +131,7 @@ def _member(x: Tensor, y: Tensor, weights: Tensor, epochs: int, seed: int) -> tu
     return tuple((layer.weight.detach().numpy().T.copy(), layer.bias.detach().numpy()) for layer in layers)
 
 
-def _quantiles(outputs: Tensor) -> Tensor:
+def torch_quantiles(outputs: Tensor) -> Tensor:
     """network.quantiles_of in PyTorch, for its gradients."""
     middle, steps = outputs[:, :1], nn.functional.softplus(outputs[:, 1:])
     below = -steps[:, :MIDDLE].flip(1).cumsum(1).flip(1)

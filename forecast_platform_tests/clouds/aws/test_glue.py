@@ -26,8 +26,9 @@ from forecast_platform.clouds.aws.clients import client
 from forecast_platform.clouds.aws.glue import glue_lake
 from forecast_platform.dashboard.source import Source
 from forecast_platform.lake.duck import dataset
-from forecast_platform.lake.lake import Lake, LakeError
+from forecast_platform.lake.lake import Lake
 from forecast_platform.lake.maintenance import merge
+from forecast_platform.lake.tables import LakeError
 from forecast_platform.landing.ledger import Entry, Ledger, record
 from forecast_platform_tests.lake import test_lake
 from forecast_platform_tests.lake.conftest import (
@@ -217,7 +218,7 @@ def test_what_glue_says_of_a_commit(answer, meaning):
         raise answer
 
     with pytest.raises(meaning):
-        glue._commit(update)
+        glue.commit(update)
 
 
 @pytest.mark.parametrize("lands", [True, False], ids=["landed", "did not land"])
@@ -288,7 +289,7 @@ def test_the_state_that_a_crawler_pinned_is_read_after_20_commits(lake):
     pinned = lake.table(TABLE)
     for value in range(20):
         lake.replace_weeks(TABLE, [week(0)], one_week(week(0), float(value)))
-    crawled = StaticTable.from_metadata(pinned.metadata_location, properties={**glue._file_io(None).properties})
+    crawled = StaticTable.from_metadata(pinned.metadata_location, properties={**glue.file_io(None).properties})
     assert set(crawled.scan().to_arrow()["sales"].to_pylist()) == {0.5}
     assert set(content(lake.read(TABLE)).values()) == {19.0}
 
@@ -310,15 +311,15 @@ def test_connections_are_kept_while_the_keys_last(lake):
 
 
 def test_an_endpoint_of_our_own_is_used_and_amazons_is_left_to_the_library(s3, endpoint, monkeypatch):
-    assert glue._file_io(None).properties["s3.endpoint"].rstrip("/") == endpoint
+    assert glue.file_io(None).properties["s3.endpoint"].rstrip("/") == endpoint
     monkeypatch.delenv("AWS_ENDPOINT_URL")
     for region in ("us-east-1", "eu-central-1", "cn-north-1"):
         monkeypatch.setenv("AWS_DEFAULT_REGION", region)
-        properties = glue._file_io(None).properties
+        properties = glue.file_io(None).properties
         assert "s3.endpoint" not in properties
         assert properties["s3.region"] == region
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "https://bucket.vpce-1-2.s3.cn-north-1.vpce.amazonaws.com.cn")
-    assert "vpce" in glue._file_io(None).properties["s3.endpoint"]
+    assert "vpce" in glue.file_io(None).properties["s3.endpoint"]
 
 
 def test_slow_down_is_waited_out(s3, monkeypatch):
@@ -339,7 +340,7 @@ def test_slow_down_is_waited_out(s3, monkeypatch):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{server.server_port}")
         try:
-            assert len(glue._file_io(None).new_input("s3://drop/a")) == 3
+            assert len(glue.file_io(None).new_input("s3://drop/a")) == 3
         finally:
             server.shutdown()
     assert len(refusals) == 4

@@ -99,7 +99,7 @@ def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
     monkeypatch.setenv("DAGSTER_URL", found.url)
     for name in ("LANDING_PREFIX", "MODEL_NAME", "DAGSTER_TOKEN_SECRET_ARN"):
         monkeypatch.delenv(name, raising=False)
-    lambda_function._token.cache_clear()
+    lambda_function.secret_token.cache_clear()
     yield found
     found.server.shutdown()
     found.server.server_close()

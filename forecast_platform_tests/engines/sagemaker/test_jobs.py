@@ -250,7 +250,7 @@ def ledger(made: Jobs) -> dict[str, tuple[float, bool]]:
     """Job -> (USD, settled)."""
     import json
 
-    entries = [json.loads(made._storage.get_bytes(item.key)) for item in made._storage.list("spend")]
+    entries = [json.loads(made.storage.get_bytes(item.key)) for item in made.storage.list("spend")]
     return {entry["job"]: (entry["usd"], entry["settled"]) for entry in entries}
 
 
@@ -288,7 +288,7 @@ class TestEnsure:
         spec = training() if kind == "train" else transform(made)
         done = made.ensure(spec)
         assert done.name == spec.name(1)
-        assert all(made._storage.exists(key) for key in done.artefacts)
+        assert all(made.storage.exists(key) for key in done.artefacts)
         again = make_jobs(clock)
         assert again.ensure(spec).name == done.name
         assert emulator.billed == [done.name]
@@ -319,7 +319,7 @@ class TestEnsure:
     def test_a_running_job_of_a_process_that_died_is_waited_for(self, emulator, made, clock):
         spec = training()
         emulator.hold()
-        made._create(spec, spec.name(1), False, 0)
+        made.begin(spec)
         clock.before = emulator.release
         assert make_jobs(clock).ensure(spec).name == spec.name(1)
         assert len(emulator.billed) == 1
@@ -394,7 +394,7 @@ class TestEnsure:
     def test_a_job_being_stopped_when_first_seen_is_not_of_this_call(self, emulator, made, clock):
         spec = training()
         emulator.hold()
-        made._create(spec, spec.name(1), False, 0)
+        made.begin(spec)
         job = emulator.jobs["training", spec.name(1)]
         job.status = "Stopping"
 
@@ -408,7 +408,7 @@ class TestEnsure:
     def test_outputs_that_were_removed_are_made_again(self, emulator, made):
         spec = training()
         done = made.ensure(spec)
-        made._storage.delete(done.artefacts[0])
+        made.storage.delete(done.artefacts[0])
         assert made.ensure(spec).name == spec.name(2)
 
     def test_a_completed_job_without_its_outputs_fails(self, emulator, made):
@@ -529,7 +529,7 @@ class TestCaps:
     def test_a_job_whose_creation_nobody_heard_of_counts_until_it_is_seen_again(self, emulator, made, clock):
         spec = training()
         emulator.faults.add("CreateTrainingJob", "lost_response")
-        made._create(spec, spec.name(1), False, 0)  # and then the process died
+        made.begin(spec)  # and then the process died
         assert ledger(made) == {spec.name(1): (pytest.approx(0.068), False)}
         emulator.wait_idle()
         make_jobs(clock).ensure(spec)

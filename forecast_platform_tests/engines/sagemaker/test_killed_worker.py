@@ -59,7 +59,7 @@ def test_whoever_asks_next_finds_the_job(emulator: Emulator, point: str, side: s
         before = len(emulator.billed)
         done = made.ensure(spec)
         assert done.name == spec.name(1)
-        assert all(made._storage.exists(key) for key in done.artefacts)
+        assert all(made.storage.exists(key) for key in done.artefacts)
         assert emulator.billed.count(done.name) == 1
         assert len(emulator.billed) - before <= 1
         usd, settled = ledger(made)[done.name]

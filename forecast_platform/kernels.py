@@ -1,25 +1,80 @@
-"""Kernels compiled by Numba: the elementwise half of an LSTM's step (in sampling, and forwards and backwards in
-training), and the draw from Student's t.
+"""Every loop that Numba compiles: those of an LSTM's step and its draw, of matrix products, and of sample paths.
 
-torch needs some ten calls a step for each; a call takes a microsecond to start and as long to work. A kernel is one
-pass that keeps a cell in registers from the gates' pre-activations to the new state. Matrix products stay torch's.
+A loop is compiled when it is first called, for this machine's processor, and comes out of a cache from then on.
 
-Arrays are float32 and C-contiguous. Dimension letters as in network.py, with K layers; gates are in the parameters'
-order: input, forget, output, candidate.
+- An LSTM's step (in sampling, and forwards and backwards in training) and the draw from Student's t. torch needs some
+  ten calls for each; a call takes a microsecond to start and as long to work. A kernel is one pass that keeps a cell in
+  registers from the gates' pre-activations to the new state. Matrix products stay torch's.
+- Matrix products of which each row is the same to the last bit, however many rows there are. A BLAS may add in another
+  order where a matrix has more rows. Forecasts must not depend on the number of shards, so here products are rounded
+  and added one by one, in the order of the columns.
+- The inner loops of models/dependence.py. NumPy would wait for memory there, for half of a prediction. The results are
+  NumPy's to the last bit: each sum and product is rounded by itself, in the order that it is written in.
 """
 
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numba
 import numpy as np
-import torch
+from llvmlite import binding
 from numpy.typing import NDArray
 
-from forecast_platform.compiled import compiled
+if TYPE_CHECKING:
+    import torch
 
-Floats = NDArray[np.float32]
+Arguments = ParamSpec("Arguments")
+Singles = NDArray[np.float32]
+Floats = NDArray[np.float64]
+Words = NDArray[np.uint64]
+
+_config: Any = numba.config
+
+PROCESSOR: str = binding.get_host_cpu_name()  # in LLVM's words: "znver3", "cascadelake"
+_features = binding.get_host_cpu_features()
+if _config.CPU_FEATURES is None and _features.get("avx512f"):
+    # By itself LLVM uses half of each register, for the sake of the clock; a BLAS beside it uses all of it.
+    _config.CPU_FEATURES = _features.flatten() + ",-prefer-256-bit"
+
+
+def compiled(*types: Any, **options: Any) -> Callable[[Callable[Arguments, None]], Callable[Arguments, None]]:
+    """For arguments of these types; one of another type or layout is an error and no second compilation.
+
+    It is compiled at its first call, which takes a second or so, and kept in a cache beside the source or in the user's
+    folder. So a process compiles and loads only what it uses.
+    """
+    options = {"error_model": "numpy", "nogil": True, **options}
+
+    def made(function: Callable[Arguments, None]) -> Callable[Arguments, None]:
+        @functools.cache
+        def machine_code() -> Callable[..., None]:
+            try:
+                found: Callable[..., None] = numba.njit(numba.void(*types), cache=True, **options)(function)
+            except RuntimeError:  # there is no folder to keep it in that can be written to
+                found = numba.njit(numba.void(*types), **options)(function)
+            return found
+
+        @functools.wraps(function)
+        def called(*given: Arguments.args, **named: Arguments.kwargs) -> None:
+            machine_code()(*given, **named)
+
+        return called
+
+    return made
+
+
+def _array(kind: numba.types.Type, dimensions: int) -> numba.types.Array:
+    return numba.types.Array(kind, dimensions, "C")
+
+
+# --- an LSTM's step, and the draw from Student's t
+#
+# Arrays are float32 and C-contiguous. Dimension letters as in deepar/network.py, with K layers; gates are in the
+# parameters' order: input, forget, output, candidate.
 
 _ONE, _TWO, _ZERO = np.float32(1.0), np.float32(2.0), np.float32(0.0)
 # e^-x = 2^n 2^r with n whole and |r| <= 1/2. x is clipped to [-43, 43]: beyond it sigmoid and tanh are constant in
@@ -36,11 +91,11 @@ _BITS_OF_ONE = np.int32(0x3F800000)
 
 
 def serve(like: torch.Tensor) -> bool:
-    """Whether the kernels take such a tensor: float32 on the CPU."""
-    return bool(like.device.type == "cpu" and like.dtype == torch.float32)
+    """Whether the kernels of a step and a draw take such a tensor: float32 on the CPU."""
+    return like.device.type == "cpu" and str(like.dtype) == "torch.float32"
 
 
-_1D, _2D, _3D, _4D, _5D = (numba.types.Array(numba.float32, dimensions, "C") for dimensions in (1, 2, 3, 4, 5))
+_1D, _2D, _3D, _4D, _5D = (_array(numba.float32, dimensions) for dimensions in (1, 2, 3, 4, 5))
 # A product and a sum may be fused into one operation; nothing else is rearranged, so that a cell gets the same bits
 # wherever in the array it stands.
 _compiled = functools.partial(compiled, fastmath={"contract"})
@@ -84,7 +139,7 @@ def _softplus(x: np.float32) -> np.float32:
 
 
 @_compiled(_2D, _1D, _1D, numba.float32, _1D)
-def student_t(raw: Floats, log_u: Floats, cosine: Floats, floor: np.float32, out: Floats) -> None:
+def student_t(raw: Singles, log_u: Singles, cosine: Singles, floor: np.float32, out: Singles) -> None:
     """Draws in units of the scale: Likelihood's `parameters` and `sample` in one pass.
 
     Args:
@@ -98,7 +153,7 @@ def student_t(raw: Floats, log_u: Floats, cosine: Floats, floor: np.float32, out
 
 
 @_compiled(_3D, _3D, numba.int64, _2D, _2D)
-def step(gates: Floats, known: Floats, paths: int, cells: Floats, hidden: Floats) -> None:
+def step(gates: Singles, known: Singles, paths: int, cells: Singles, hidden: Singles) -> None:
     """One layer's step while sampling.
 
     Args:
@@ -127,7 +182,7 @@ def step(gates: Floats, known: Floats, paths: int, cells: Floats, hidden: Floats
 
 @_compiled(numba.int64, _5D, _4D, _4D, _4D, _4D, _3D)
 def forward_tick(
-    tick: int, gates: Floats, cells: Floats, squashed: Floats, rows: Floats, constant: Floats, keep: Floats
+    tick: int, gates: Singles, cells: Singles, squashed: Singles, rows: Singles, constant: Singles, keep: Singles
 ) -> None:
     """From the products of weights and rows to the next tick's state, for all layers (ticks: network.LSTMLayers).
 
@@ -168,14 +223,14 @@ def forward_tick(
 @_compiled(numba.int64, _3D, _5D, _4D, _4D, _3D, _3D, _3D, _5D)
 def backward_tick(
     tick: int,
-    d_top: Floats,
-    gates: Floats,
-    cells: Floats,
-    squashed: Floats,
-    keep: Floats,
-    d_rows: Floats,
-    d_cells: Floats,
-    d_gates: Floats,
+    d_top: Singles,
+    gates: Singles,
+    cells: Singles,
+    squashed: Singles,
+    keep: Singles,
+    d_rows: Singles,
+    d_cells: Singles,
+    d_gates: Singles,
 ) -> None:
     """From the gradients at the end of a tick to those of the gates' pre-activations, for all layers.
 
@@ -211,3 +266,111 @@ def backward_tick(
                 d_o[b] = dh * at_squash * at_o * (_ONE - at_o)
                 d_g[b] = dc * at_i * (_ONE - at_g * at_g)
                 d_cell[b] = dc * at_f
+
+
+# --- products of matrices
+
+_MATRIX, _POSITIONS = _array(numba.float64, 2), _array(numba.int64, 2)
+
+
+@compiled(_MATRIX, _POSITIONS, _MATRIX, _MATRIX)
+def _of_few(cells: Floats, at: NDArray[np.int64], weights: Floats, total: Floats) -> None:
+    for row in range(len(cells)):
+        for source in range(len(at)):
+            for column in range(at.shape[1]):
+                total[row, column] += cells[row, at[source, column]] * weights[source, column]
+
+
+@compiled(_MATRIX, _MATRIX, _MATRIX)
+def _of_all(x: Floats, weights: Floats, total: Floats) -> None:
+    for row in range(len(x)):
+        for source in range(len(weights)):
+            value = x[row, source]
+            for column in range(weights.shape[1]):
+                total[row, column] += value * weights[source, column]
+
+
+def of_few(cells: Floats, weights: Floats) -> Floats:
+    """`cells @ weights`, shapes (..., T) and (T, M), where each column has few weights that are not 0."""
+    sources = np.count_nonzero(weights, axis=0).max(initial=0)
+    # Rows of each column's weights: first those that are not 0, in order; zeros up to the longest column.
+    at = np.argsort(weights == 0, axis=0, kind="stable")[:sources].astype(np.int64)
+    *outer, weeks = cells.shape
+    total = np.zeros((math.prod(outer), weights.shape[1]))
+    rows = np.ascontiguousarray(cells, np.float64).reshape(len(total), weeks)
+    _of_few(rows, at, np.ascontiguousarray(np.take_along_axis(weights, at, axis=0), np.float64), total)
+    return total.reshape(*outer, weights.shape[1])
+
+
+def product(x: Floats, weights: Floats) -> Floats:
+    """`x @ weights`, shapes (N, T) and (T, M)."""
+    total = np.zeros((len(x), weights.shape[1]))
+    _of_all(np.ascontiguousarray(x, np.float64), np.ascontiguousarray(weights, np.float64), total)
+    return total
+
+
+# --- sample paths
+#
+# Letters: N series, S sample paths, H weeks ahead, K names.
+
+_NEXT, _M1, _M2 = (np.uint64(word) for word in (1, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+_S0, _S1, _S2, _WEEK = (np.uint64(bits) for bits in (30, 27, 31, 32))
+
+
+@numba.njit(inline="always")
+def _mix(x: np.uint64) -> np.uint64:
+    """randomness.mix of one word."""
+    x = (x ^ (x >> _S0)) * _M1
+    x = (x ^ (x >> _S1)) * _M2
+    return x ^ (x >> _S2)
+
+
+@compiled(_array(numba.uint64, 1), _array(numba.uint64, 3))
+def random_words(keys: Words, words: Words) -> None:
+    """A random word for each week and path of each name, shape (K, H, S), by the name's key, shape (K,)."""
+    _, horizon, paths = words.shape
+    counted = np.empty((horizon, paths), np.uint64)
+    for week in range(horizon):
+        for path in range(paths):
+            counted[week, path] = _mix(((np.uint64(week) << _WEEK) | np.uint64(path)) + _NEXT)
+    for name in range(len(keys)):
+        for week in range(horizon):
+            for path in range(paths):
+                words[name, week, path] = _mix(counted[week, path] ^ keys[name])
+
+
+@compiled(_array(numba.int64, 3), _array(numba.float64, 1), _array(numba.float64, 2), _array(numba.float64, 3))
+def add_over_time(order: NDArray[np.int64], normal: Floats, over_time: Floats, shocks: Floats) -> None:
+    """Add over_time @ draws to the shocks of each name.
+
+    Args:
+        order: shape (K, H, S); normal: shape (S,). A name's draws are normal[order[name]].
+        over_time: lower triangle, shape (H, H).
+        shocks: shape (K, H, S), changed in place.
+    """
+    names, horizon, paths = order.shape
+    drawn = np.empty((horizon, paths))
+    for name in range(names):
+        for week in range(horizon):
+            for path in range(paths):
+                drawn[week, path] = normal[order[name, week, path]]
+            shock = shocks[name, week]
+            for earlier in range(week + 1):
+                part, draw = over_time[week, earlier], drawn[earlier]
+                for path in range(paths):
+                    shock[path] += part * draw[path]
+
+
+@compiled(_array(numba.float64, 3), _array(numba.int64, 3), _array(numba.float64, 3))
+def deal(ascending: Floats, order: NDArray[np.int64], dealt: Floats) -> None:
+    """Give each series' and week's r-th value to the path order[series, week, r].
+
+    Args:
+        ascending: values in ascending order, shape (N, S, H). order: shape (N, H, S).
+        dealt: where the paths are written, shape (N, S, H).
+    """
+    series, paths, horizon = ascending.shape
+    for one in range(series):
+        for week in range(horizon):
+            for rank in range(paths):
+                dealt[one, order[one, week, rank], week] = ascending[one, rank, week]

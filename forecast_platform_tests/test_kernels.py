@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forecast_platform.models.products import of_few, product
+from forecast_platform.kernels import of_few, product
 
 
 @settings(derandomize=True, deadline=None, max_examples=60)
