@@ -81,6 +81,7 @@ STAGES = (
     Stage(capacity.PREDICT, "batch_predictions", _WEEKLY, "last", _FORECAST),
     Stage(capacity.PUBLISH, "forecast_table", _WEEKLY, "last", ("rows", "series", "without_forecast")),
     Stage(capacity.REPORT, "weekly_report", _WEEKLY, "last"),
+    Stage(scale_report.EXPORTS, "exports", _WEEKLY, "last", ("rows",)),
     Stage(capacity.IMPORT_WEEK, "raw_sales", _INGEST, "next", _LANDED),
     Stage(capacity.CLEAN_WEEK, "cleaned_series", _INGEST, "next", ("rows", "weeks")),
     Stage(capacity.SCORE_WEEK, "forecast_accuracy", _INGEST, "next", ("rows",)),
@@ -108,11 +109,15 @@ class Tree:
         """
         code = "from forecast_platform.settings import Settings; print(*Settings.model_fields)"
         done = subprocess.run(  # noqa: S603 - our own code
-            [sys.executable, "-P", "-c", code], env=_environment(path, {}), capture_output=True, text=True
+            [sys.executable, "-P", "-c", code], env=environment_of(path, {}), capture_output=True, text=True
         )
         if done.returncode:
             raise RuntimeError(f"{path} is no checkout of forecast_platform: {done.stderr.strip()[-300:]}")
         return cls(name, path, commit(path), frozenset(done.stdout.split()))
+
+    def has(self, stage: Stage) -> bool:
+        """Whether it knows the stage's asset, each of which has a file of its name; an older one may not."""
+        return stage.asset is None or (self.path / "forecast_platform" / "defs" / f"{stage.asset}.py").exists()
 
 
 @dataclass(frozen=True)
@@ -162,7 +167,7 @@ class Trial:
         }
         given = {f"FORECAST_{k.upper()}": v for k, v in self.settings.items() if k in tree.known}
         before, log = _size(home), self.folder / f"{tree.name}.{stage.name}.log"
-        environment = _environment(tree.path, given | {"FORECAST_HOME": str(home)})
+        environment = environment_of(tree.path, given | {"FORECAST_HOME": str(home)})
         code, left_cpu_s, peak_mb = self.start(json.dumps(order), environment, log)
         if code:
             lines = log.read_text().strip().splitlines()
@@ -203,13 +208,14 @@ def measure(trial: Trial, trees: Sequence[Tree], keep: Path, about: dict[str, An
         trial.land(trial.folder / tree.name, "history")
     for stage in STAGES:
         for tree in trees:
-            if tree.failed:
+            if tree.failed or not tree.has(stage):
                 continue
             if stage.name == capacity.IMPORT_WEEK:
                 trial.land(trial.folder / tree.name, "next")
             try:
                 found = trial.run(stage, tree)
-                check(stage, found["said"], written, retailer.series)
+                published = tree.stages.get(capacity.PUBLISH, {"said": {"rows": 0}})["said"]["rows"]
+                check(stage, found["said"], written | {"published": published}, retailer.series)
                 tree.stages[stage.name] = found
                 print(f"{retailer.series:>9,} {tree.name:4} {stage.name:15} {_line(found)}", flush=True)
             except RuntimeError as error:
@@ -224,7 +230,7 @@ def check(stage: Stage, said: Mapping[str, Any], written: Mapping[str, int], ser
 
     Args:
         said: what its asset reported.
-        written: rows of the files of the history, and of the next week.
+        written: rows of the files of the history, and of the next week; and those published.
 
     Raises:
         RuntimeError: it did not work on all of it.
@@ -236,6 +242,9 @@ def check(stage: Stage, said: Mapping[str, Any], written: Mapping[str, int], ser
     elif stage.name in (capacity.PREDICT, capacity.PUBLISH):
         if said["series"] + said["without_forecast"] != series:
             raise RuntimeError(f"{said} of {series:,} series")
+    elif stage.name == scale_report.EXPORTS:
+        if said["rows"] != written["published"]:
+            raise RuntimeError(f"{said} of {written['published']:,} rows published")
     elif stage.asset is None and min(said["rows"]) == 0:
         raise RuntimeError("series that are sold have no forecast")
 
@@ -326,7 +335,7 @@ def _size(home: Path) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-def _environment(tree: Path, given: Mapping[str, str]) -> dict[str, str]:
+def environment_of(tree: Path, given: Mapping[str, str]) -> dict[str, str]:
     """The environment for a tree's code, with these settings and no others; numpy and torch on one thread, as in
     `make`."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("FORECAST_", "DAGSTER_"))}

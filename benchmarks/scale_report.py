@@ -14,7 +14,7 @@ from benchmarks import report
 from forecast_platform.engines import capacity
 from forecast_platform.engines.capacity import HISTORY, PREDICT, PUBLISH, TRAIN, WEEK, Rates
 
-READ = "read_series"
+READ, EXPORTS = "read_series", "exports"  # no stages of a week, as capacity.py counts it
 NEW, OLD = "new", "old"
 LABELS = {
     "import_history": "import the history",
@@ -24,6 +24,7 @@ LABELS = {
     "predict": "predict",
     "publish": "publish",
     "report": "the week on one page",
+    EXPORTS: "the week as CSV and Parquet",
     "import_week": "import a week",
     "clean_week": "clean that week",
     "score_week": "score what was forecast of it",
@@ -40,8 +41,8 @@ _HEAD = """\
 Made-up retailers of {depts} departments a store and {weeks} weeks land as Parquet, a file a quarter. Then each stage of
 the weekly run runs through Dagster's graph, with its checks, in a process of its own. CPU seconds are those of the
 process and its children, without the {start:.1f} of starting it; memory is the peak of it and its children together.
-With `--old TREE` another checkout did the same in turns. The files of the asset `exports` are not among the stages.
-What to choose at which size: [scale.md](scale.md).
+With `--old TREE` another checkout did the same in turns. The files of the asset `exports`, CSV and Parquet, are a stage
+of their own, which the sums of a week leave out. What to choose at which size: [scale.md](scale.md).
 
 - Command: `{command}`, {when}, at commit {commits}.
 - Machine: {machines}. numpy and torch on one thread; DuckDB and workers on all cores.
@@ -280,6 +281,8 @@ ROWS = (
     Row("- peak memory, GB", _peak_gb(*HISTORY), _figure),
     Row("choose and train a model, CPU s", lambda s, t: s.total(t, [TRAIN], "cpu_s"), _figure, _training_asked),
     Row("- peak memory, GB", _peak_gb(TRAIN), _figure),
+    Row("files for people (exports), CPU s per 1,000 series", _per_thousand(EXPORTS), _figure),
+    Row("- peak memory, GB", _peak_gb(EXPORTS), _figure),
     Row("one series from the forecasts, ms", lambda s, t: s.said(t, READ, "ms"), _figure, _below(50)),
     Row("- CPU ms", lambda s, t: s.said(t, READ, "cpu_ms"), _figure),
     Row("- MB read", lambda s, t: s.said(t, READ, "mb"), lambda v: f"{v:.3f}", _below(1)),
@@ -298,13 +301,17 @@ def _ratios(sizes: Sequence[Size]) -> str:
         for size in both:
             new, old = row.value(size, NEW), row.value(size, OLD)
             if new is None or old is None:
-                cells.append(
-                    f"{'failed' if old is None else row.shown(old)} / {'failed' if new is None else row.shown(new)}"
-                )
+                cells.append(" / ".join(_shown(size, tree, row) for tree in (OLD, NEW)))
             else:
                 cells.append((f"**{old / new:.2f} x** " if new else "") + f"({row.shown(old)} / {row.shown(new)})")
         lines.append(f"| {row.label} | {' | '.join(cells)} |")
     return "## Ratios\n\n" + "\n".join(lines)
+
+
+def _shown(size: Size, tree: str, row: Row) -> str:
+    """A figure; of a tree that has no such stage a dash."""
+    value = row.value(size, tree)
+    return row.shown(value) if value is not None else "failed" if size.trees[tree]["failed"] else "-"
 
 
 def _asked(sizes: Sequence[Size]) -> str:
@@ -332,7 +339,7 @@ def _stages(size: Size) -> str:
         f"| stage | {' | '.join(h if t == NEW else f'old: {h}' for t in trees for h in heads)} |",
         "|---" * (1 + len(heads) * len(trees)) + "|",
     ]
-    for name in (*HISTORY, TRAIN, *WEEK, READ):
+    for name in (*HISTORY, TRAIN, *WEEK, EXPORTS, READ):
         cells = []
         for tree in trees:
             stage = size.stages(tree).get(name)

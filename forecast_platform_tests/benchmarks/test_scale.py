@@ -81,12 +81,13 @@ def test_seconds_of_what_outlives_the_program_count(tmp_path: Path) -> None:
         (0, {"rows_accepted": 100, "rows_quarantined": 1}),
         (4, {"series": 6, "without_forecast": 1}),
         (5, {"series": 9, "without_forecast": 0}),
+        (7, {"rows": 95}),
         (-1, {"rows": [12, 0, 12]}),
     ],
 )
 def test_a_stage_that_did_not_do_all_is_no_measurement(stage: int, said: Mapping[str, Any]) -> None:
     with pytest.raises(RuntimeError):
-        scale.check(scale.STAGES[stage], said, {"history": 100, "next": 9}, 8)
+        scale.check(scale.STAGES[stage], said, {"history": 100, "next": 9, "published": 96}, 8)
 
 
 @pytest.mark.kill
@@ -108,6 +109,8 @@ def test_every_stage_is_measured_and_every_number_is_there(tmp_path: Path, monke
     assert stages["import_history"]["disk_mb"] > 0
     assert stages["predict"]["said"]["series"] > 100
     assert stages["train"]["said"]["target"] == "sales"
+    assert stages["exports"]["said"]["rows"] == stages["publish"]["said"]["rows"] > 400
+    assert stages["exports"]["disk_mb"] > 0
     read = stages[scale_report.READ]["said"]
     assert read["rows"] == [4] * 21
     assert min(read[name] for name in ("ms", "first_ms", "cpu_ms")) > 0

@@ -8,6 +8,7 @@ attempts side by side. So a file is whole or not there, and holds the same which
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import pickle
 import platform
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 _FINAL = (ValueError, BatchError, EngineError)
 _ARCHIVE = "environment"  # the folder that workers unpack it to
 _OUTCOME = "number long, outcome binary"
+# The JVMs pass on a few bytes a task: to compile that a second time, better, costs more than it gains.
+_JAVA = "-XX:TieredStopAtLevel=1"
 
 
 class SparkEngine(LocalEngine):
@@ -119,6 +122,8 @@ class Cluster:
     def configuration(self) -> dict[str, str]:
         """Spark's configuration: what the work needs, overridden by the settings."""
         needed = {"spark.ui.showConsoleProgress": "false", "spark.executorEnv.OMP_NUM_THREADS": "1"}
+        if self._settings.spark_master.startswith("local"):  # a cluster has options of its own
+            needed |= {f"spark.{of}.defaultJavaOptions": _JAVA for of in ("driver", "executor")}
         if self._settings.spark_archive:
             needed["spark.archives"] = f"{self._settings.spark_archive}#{_ARCHIVE}"
         else:
@@ -132,6 +137,8 @@ def _python(_: None) -> str:
 
 def _worked(source: str, tasks: bytes, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """The outcomes of the tasks of these numbers, on a worker. `source` is the driver's."""
+    # pyspark looks for garbage after each task, among all that was ever imported: most of what a small task took.
+    gc.freeze()
     for batch in batches:
         for number in batch.column("id").to_pylist():
             try:

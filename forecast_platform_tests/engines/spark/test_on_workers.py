@@ -8,6 +8,8 @@ import re
 import pytest
 
 from forecast_platform.engines.base import EngineError
+from forecast_platform.engines.spark.cluster import Cluster
+from forecast_platform.settings import Settings
 from forecast_platform_tests.engines.spark import work
 from forecast_platform_tests.engines.spark.work import Item
 
@@ -30,6 +32,20 @@ def test_work_is_done_by_other_processes(cluster, items):
     found = list(cluster(work.process, items))
     assert os.getpid() not in {worker for worker, _ in found}
     assert os.getpid() not in {executor for _, executor in found}
+
+
+def test_what_was_imported_is_not_searched_for_garbage_after_each_task(cluster, items):
+    """That was nine tenths of what a small task took."""
+    assert min(cluster(work.passed_over, items)) > 10_000
+
+
+@pytest.mark.parametrize(("master", "quick"), [("local[*]", True), ("local-cluster[2,1,1024]", True), ("yarn", False)])
+def test_java_options_are_ours_on_this_machine_and_a_clusters_are_its_own(master, quick):
+    options = [f"spark.{of}.defaultJavaOptions" for of in ("driver", "executor")]
+    found = Cluster(Settings(engine="spark", spark_master=master)).configuration()
+    assert [name in found for name in options] == [quick, quick]
+    said = Settings(engine="spark", spark_master=master, spark_conf={options[0]: "-Xss4m"})
+    assert Cluster(said).configuration()[options[0]] == "-Xss4m"
 
 
 def test_the_doctor_says_what_is_there(cluster):

@@ -5,6 +5,7 @@ A marker is a file that the first attempt leaves behind.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -44,6 +45,11 @@ def executor() -> int:
     daemon = os.getppid()
     status = Path(f"/proc/{daemon}/stat").read_text()
     return int(status.rpartition(")")[2].split()[1])
+
+
+def passed_over(_: Item) -> int:
+    """Objects that a search for garbage leaves alone."""
+    return gc.get_freeze_count()
 
 
 def kills_its_worker(item: Item) -> int:
