@@ -248,6 +248,8 @@ def _members(observed: Table, name: int, others: Names) -> Names | None:
     if len(rows) < _FEWEST or np.abs(rows[:, name]).mean() < _LARGE:
         return None
     others = others[(rows[:, others] != 0).any(0)]
+    if len(others) < 2:
+        return None
     target, parts = rows[:, name], rows[:, others]
     length = np.sqrt((parts**2).sum(0))
     weights = _not_negative(parts / length, target)

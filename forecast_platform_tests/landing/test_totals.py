@@ -136,6 +136,14 @@ def test_independent_sales_are_never_sums(weeks: int, stores: int, seed: int, pi
     assert not totals(read(text(sales, {})))
 
 
+def test_a_name_that_sells_when_no_other_does_is_no_sum() -> None:
+    sales = figures(40, 3)
+    sales[:20, 2] = 0
+    sales[20:, :2] = 0
+    sales[:, 2] *= 100
+    assert totals(read(text(sales, {}))) == []
+
+
 def test_figures_made_up_by_one_pattern_add_up_by_themselves() -> None:
     weeks = np.arange(1, 31)[:, None, None]
     for pattern in (np.ones_like(weeks), weeks, 100 + weeks % 7):
