@@ -28,7 +28,8 @@ def query(sql: str, form: str, rows: int, local: bool) -> None:
 @click.option("--dept", default="", help="only this department")
 @click.option("--member", default="", help="only this group of a level by an attribute")
 @click.option("--week", default=None, help="the last week known then; without it the newest")
-@click.option("--above", type=float, default=None, help="also the probability that more than this is sold")
+@click.option("--above", type=float, default=None, help="also the probability that more than this is sold; beyond p10 "
+              "and p90 no more is known: 0.9 is 0.9 or more, 0.1 is 0.1 or less")  # fmt: skip
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
 @click.option("--rows", default=40, show_default=True, help="rows shown of a table (csv and json give all)")
 def quantiles(
