@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -94,3 +96,26 @@ def test_what_the_images_copy_is_let_through_to_docker() -> None:
     let_through = {line[1:] for line in ignored if line.startswith("!")}
     copied = re.findall(r"^COPY (.*) \S+$", "".join(p.read_text() for p in DOCKER.glob("*.Dockerfile")), flags=re.M)
     assert {path.partition("/")[0] for line in copied for path in line.split()} == let_through
+
+
+@pytest.mark.skipif(
+    (sys.platform, sys.version_info[:2]) != ("linux", (3, 11)), reason="the images are Linux with Python 3.11"
+)
+@pytest.mark.timeout(900)  # it fetches them
+def test_pip_finds_each_file_by_its_hash(tmp_path: Path) -> None:
+    """What an index gives under these names has these hashes, down to the last package."""
+    lock, text = tmp_path / "platform.lock", (DOCKER / "platform.lock").read_text()
+    # PyTorch's index; else wherever pip is told to look for its wheels.
+    for told in (text, re.sub(TORCH, r"torch==\1+cpu", text)):
+        lock.write_text(told)
+        pip = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--retries", "0"]
+        options = ["--only-binary", ":all:", "--no-deps", "--require-hashes", "--requirement", str(lock)]
+        done = subprocess.run([*pip, *options], capture_output=True, text=True)
+        if done.returncode == 0:
+            break
+        assert "DO NOT MATCH" not in done.stderr, done.stderr
+        unreachable = re.search(r"ConnectionError|Max retries|No matching distribution found for torch", done.stderr)
+        assert unreachable, done.stderr
+    else:
+        pytest.skip("no index with these files can be reached from here")
+    assert re.search(r"Would install .*torch-\d", done.stdout), done.stdout
